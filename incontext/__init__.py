@@ -1,0 +1,31 @@
+"""In-context segmentation: show one example, segment everything like it.
+
+The public names, nothing else. Each is imported when it is first used, so that `import incontext` stays cheap.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from incontext.engine import Segmenter, load
+    from incontext.types import Palette, Prompt, Segmentation
+
+__version__ = version("incontext")
+
+__all__ = ["Palette", "Prompt", "Segmentation", "Segmenter", "__version__", "load"]
+
+_HOMES = {"Palette": "types", "Prompt": "types", "Segmentation": "types", "Segmenter": "engine", "load": "engine"}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from the module that defines it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'incontext' has no attribute {name!r}; it exports {', '.join(__all__)}")
+    value: object = getattr(import_module(f"incontext.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,574 @@
+"""Files to arrays and back: every image, mask and annotation format that goes in or out.
+
+Knows Pillow and numpy. Refuses to know what a prompt, a palette or a tensor is. Whatever a user can get wrong about a file
+is a ValueError (or FileNotFoundError) in one sentence: what was expected, what came, what to do.
+"""
+
+import os
+import threading
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
+
+IMAGE_SUFFIXES: Final = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+MAX_PIXELS: Final = 100_000_000
+IGNORED: Final = 255  # the id of pixels that are neither background nor object: left out of training and scoring
+MAX_STRAY_SHARE: Final = 0.005  # of the pixels, for one stray colour
+MAX_STRAY_TOTAL: Final = 0.03  # of the pixels, for all stray colours together
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_WARNINGS_LOCK = (
+    threading.Lock()
+)  # the list of warning filters belongs to the process, and folder jobs decode in threads
+
+
+class MaskWarning(UserWarning):
+    """A mask could be read, but not without a guess that the user should know of."""
+
+
+@dataclass(frozen=True, eq=False)
+class MaskFile:
+    """What `read_mask` found: ids (H, W) uint8, 0 background, 1..254 objects, 255 ignored; colors (256, 3) uint8, where
+    row i is the colour that id i had in the file (rows of absent ids say nothing), or None where the file had none."""
+
+    ids: Pixels
+    colors: Pixels | None
+
+
+# ---------------------------------------------------------------------------------------------------------------- images
+
+
+def read_image(image: ImageLike) -> Pixels:
+    """An image as people see it: (H, W, 3) uint8 RGB, at most 100 megapixels.
+
+    image: a path, a PIL image, or a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), which is not copied when it has
+    three channels already. Turned upright by its EXIF orientation, transparency laid over white, 16 bits scaled to 8, CMYK
+    and indexed colours converted, the first frame of an animation.
+    Raises FileNotFoundError, or ValueError with the file's name.
+    """
+    if isinstance(image, np.ndarray):
+        return _rgb_from_array(image, "image", paper=255)
+    picture, name = _picture(image, "image")
+    return _rgb_from_picture(picture, name, paper=255)
+
+
+def read_colors(mask: ImageLike) -> Pixels:
+    """A mask's colours as they are, (H, W, 3) uint8 RGB, with nothing read into them; transparency is black background."""
+    if isinstance(mask, np.ndarray):
+        return _rgb_from_array(mask, "mask", paper=0)
+    picture, name = _picture(mask, "mask")
+    return _rgb_from_picture(picture, name, paper=0)
+
+
+def _picture(source: str | os.PathLike[str] | Image.Image, noun: str) -> tuple[Image.Image, str]:
+    """The decoded, upright picture and the name to use in messages."""
+    if isinstance(source, Image.Image):
+        name = f"the {noun}"
+        return _decoded(source, name), name
+    if not isinstance(source, str | os.PathLike):
+        raise ValueError(f"expected the {noun} as a path, a PIL image or an array, got {type(source).__name__}")
+    path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file")
+    if path.is_dir():
+        raise ValueError(f"{path}: expected an image file, got a folder")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: the file is empty (0 bytes); copy it again from where it came")
+    try:
+        with path.open("rb") as stream:
+            with _quiet():
+                picture = Image.open(stream)
+            return _decoded(picture, str(path)), str(path)
+    except UnidentifiedImageError:
+        raise ValueError(f"{path}: expected an image file, got something that Pillow does not recognise") from None
+    except Image.DecompressionBombError:
+        raise ValueError(_too_large(str(path))) from None
+    except OSError as error:  # opening it; decoding has its own sentence
+        raise ValueError(f"{path}: cannot be opened ({error.strerror or error})") from error
+
+
+def _decoded(picture: Image.Image, name: str) -> Image.Image:
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(_too_large(name, width * height))
+    if width * height == 0:
+        raise ValueError(f"{name}: expected at least one pixel, got {width} x {height}")
+    try:
+        picture.load()
+    except Exception as error:  # noqa: BLE001  broken files make decoders raise nearly anything
+        raise ValueError(
+            f"{name}: the file is broken or cut off ({error}); copy it again from where it came"
+        ) from error
+    try:
+        with _quiet():
+            turn = _UPRIGHT.get(picture.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # noqa: BLE001  unreadable metadata must not cost the pixels
+        turn = None
+    return picture if turn is None else picture.transpose(turn)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings: between 89 and 100 megapixels it calls a photograph a bomb; the limit here is MAX_PIXELS."""
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _too_large(name: str, pixels: int | None = None) -> str:
+    came = "more than that" if pixels is None else f"{pixels / 1e6:.0f}"
+    return f"{name}: expected at most {MAX_PIXELS / 1e6:.0f} megapixels, got {came}; make it smaller first"
+
+
+def _rgb_from_picture(picture: Image.Image, name: str, *, paper: int) -> Pixels:
+    if picture.mode == "F":
+        raise ValueError(f"{name}: expected 8 or 16 bits per channel, got floating point; save it as an 8-bit PNG")
+    if picture.mode.startswith("I"):
+        return np.repeat(_eight_bits(np.asarray(picture), name)[..., None], 3, axis=2)
+    try:
+        if picture.has_transparency_data:
+            backdrop = Image.new("RGBA", picture.size, (paper, paper, paper, 255))
+            picture = Image.alpha_composite(backdrop, picture.convert("RGBA"))
+        return np.asarray(picture.convert("RGB"))
+    except ValueError as error:
+        raise ValueError(f"{name}: cannot convert mode {picture.mode} to RGB ({error}); save it as RGB") from error
+
+
+def _eight_bits(values: npt.NDArray[Any], name: str) -> Pixels:
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(
+            f"{name}: expected grey values in 0..65535, got {values.min()}..{values.max()}; save it with 16 bits"
+        )
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _rgb_from_array(array: npt.NDArray[Any], noun: str, *, paper: int) -> Pixels:
+    expected = f"expected the {noun} as a uint8 array (H, W, 3) of RGB or (H, W) of grey values"
+    if array.dtype != np.uint8:
+        raise ValueError(f"{expected}, got {array.dtype}; convert it to 0..255 and uint8")
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise ValueError(f"{expected}, got shape {array.shape}")
+    if array.size == 0:
+        raise ValueError(f"{expected}, got no pixels: shape {array.shape}")
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise ValueError(_too_large(f"the {noun}", array.shape[0] * array.shape[1]))
+    if array.shape[2] == 1:
+        return np.repeat(array, 3, axis=2)
+    if array.shape[2] == 4:
+        return _rgb_from_picture(Image.fromarray(np.ascontiguousarray(array)), f"the {noun}", paper=paper)
+    return array
+
+
+# ----------------------------------------------------------------------------------------------------------------- masks
+
+
+def read_mask(mask: ImageLike, *, snap: bool = False) -> MaskFile:
+    """A mask as ids. The one entrance for masks; each form has one reading:
+
+    * bool array or 1-bit image: {0, 1}; array of integers (H, W): the ids as they are;
+    * indexed image ("P"): the indices are the ids, the palette is kept, fully transparent entries are background;
+    * grey image: {0, 255} (at 16 bits also {0, 65535}) is {0, 1}; anything else is ids, and 255 is ignored. Where 255 stands
+      beside mid-grey ids only, as in {0, 128, 255}, white may have been meant as an object: a `MaskWarning` says so;
+    * RGB(A) image or uint8 array (H, W, 3 or 4): black and transparent are background, every other colour is an id, counted
+      from 1 in ascending order of (R, G, B); at most 255 colours with the background.
+
+    A picture whose colours blend at its edges is *smoothed*. Its main colours are black and those that fill a 3 x 3 block
+    without being a blend of their surroundings; the others are stray. Few strays (below 0.5 % of the pixels each and 3 %
+    together) snap to the nearest main colour with one `MaskWarning`; more are refused, in a JPEG any.
+    `snap=True` snaps however many there are, and says nothing.
+    Raises FileNotFoundError, or ValueError with the file's name. A mask without any object can be read; a prompt refuses it.
+    """
+    if isinstance(mask, np.ndarray):
+        return _mask_from_array(mask, snap=snap)
+    picture, name = _picture(mask, "mask")
+    lossy = picture.format in {"JPEG", "MPO"}
+    if picture.mode == "1":
+        return MaskFile(np.asarray(picture).astype(np.uint8), None)
+    if picture.mode == "P":
+        return _mask_from_indexed(picture, name)
+    if picture.mode == "F":
+        raise ValueError(
+            f"{name}: expected a mask of integer ids or colours, got floating point; save it as an 8-bit PNG"
+        )
+    if picture.mode.startswith("I"):
+        return MaskFile(_ids_from_grey_picture(np.asarray(picture), name), None)
+    if picture.mode in {"L", "LA"}:
+        grey = _rgb_from_picture(picture, name, paper=0)[..., 0]
+        if lossy or _is_smoothed_grey(grey):
+            return _mask_from_colors(np.repeat(grey[..., None], 3, axis=2), name, snap=snap, lossy=lossy)
+        return MaskFile(_ids_from_grey_picture(grey, name), None)
+    return _mask_from_colors(_rgb_from_picture(picture, name, paper=0), name, snap=snap, lossy=lossy)
+
+
+def _mask_from_array(array: npt.NDArray[Any], *, snap: bool) -> MaskFile:
+    name = "the mask"
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim == 3:
+        return _mask_from_colors(_rgb_from_array(array, "mask", paper=0), name, snap=snap, lossy=False)
+    ids = check_ids(array, name)
+    if array.size > MAX_PIXELS:
+        raise ValueError(_too_large(name, array.size))
+    if array.dtype == np.uint8 and array.max() == IGNORED and _is_smoothed_grey(array):
+        return _mask_from_colors(np.repeat(array[..., None], 3, axis=2), name, snap=snap, lossy=False)
+    return MaskFile(ids, None)
+
+
+def check_ids(values: npt.NDArray[Any], name: str) -> Pixels:
+    """Ids (H, W) of any integer type or bool as uint8; ValueError if they are not in 0..255."""
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"{name}: expected ids (H, W), got shape {values.shape}")
+    if values.dtype.kind not in "bui":
+        raise ValueError(
+            f"{name}: expected integer ids or bool, got {values.dtype}; round, or compare with a threshold first"
+        )
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > IGNORED:
+        raise ValueError(f"{name}: expected ids in 0..254 (255 = ignored), got {low}..{high}; number the objects anew")
+    return values.astype(np.uint8, copy=False)
+
+
+def _ids_from_grey_picture(values: npt.NDArray[Any], name: str) -> Pixels:
+    present = set(np.unique(values).tolist())
+    if present <= {0, 255} or present <= {0, 65535}:
+        return (values > 0).astype(np.uint8)
+    ids = check_ids(values, name)
+    if IGNORED in present and min(present - {0}) >= 32:  # grey levels, as it seems, rather than ids counted from 1
+        share = np.count_nonzero(ids == IGNORED) / ids.size
+        _warn(
+            f"{name}: 255 ({share:.1%} of the pixels) is read as ignored; if white is an object, save the mask as RGB"
+        )
+    return ids
+
+
+def _mask_from_indexed(picture: Image.Image, name: str) -> MaskFile:
+    ids = np.array(picture)
+    colors = np.zeros((256, 3), np.uint8)
+    table = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    colors[: len(table)] = table
+    clear = picture.info.get("transparency")
+    if clear is not None:
+        alpha = np.frombuffer(clear, np.uint8) if isinstance(clear, bytes) else None
+        hidden = np.flatnonzero(alpha == 0) if alpha is not None else np.array([clear])
+        ids[np.isin(ids, hidden)] = 0
+    present = np.unique(ids)
+    black = [int(i) for i in present if 0 < i < IGNORED and not colors[i].any()]
+    if black and 0 in present and colors[0].any():
+        _warn(
+            f"{name}: index 0 is read as background, but index {black[0]} is the black one; if not so, save it as RGB"
+        )
+    return MaskFile(ids, colors)
+
+
+def _mask_from_colors(rgb: Pixels, name: str, *, snap: bool, lossy: bool) -> MaskFile:
+    index, colors, counts = _indexed(rgb)
+    if lossy or len(colors) > 255 or _is_smoothed(index, colors):
+        main = _main_colors(index, colors, counts)
+    else:
+        main = np.ones(len(colors), np.bool_)
+    objects = colors[main & colors.any(axis=1)]
+    strays, shares = int(np.count_nonzero(~main)), counts[~main] / index.size
+    few = not lossy and shares.max(initial=0) < MAX_STRAY_SHARE and shares.sum() < MAX_STRAY_TOTAL
+    if strays and not (few or snap):
+        raise ValueError(
+            f"{name}: expected a mask of flat colours, got {strays} stray colours on {shares.sum():.1%} of the pixels (is it"
+            " anti-aliased, JPEG-compressed or a photograph?); save it without smoothing as PNG, or give each the nearest"
+            " main colour with --snap-colors (snap=True in Python)"
+        )
+    if len(objects) > IGNORED - 1:
+        raise ValueError(f"{name}: expected at most 255 colours, got {len(objects) + 1}; is it a mask?")
+    table = np.zeros((256, 3), np.uint8)
+    table[1 : len(objects) + 1] = objects
+    ids = _nearest(colors, table[: len(objects) + 1])[index]
+    if strays and not snap:
+        _warn(f"{name}: {strays} stray colours on {shares.sum():.2%} of the pixels snapped to the nearest main colour")
+    return MaskFile(ids, table)
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, MaskWarning, stacklevel=4)
+
+
+# ------------------------------------------------------------------------------------------- colours of a smoothed mask
+
+
+def _indexed(rgb: Pixels) -> tuple[npt.NDArray[np.int32], Pixels, npt.NDArray[np.int64]]:
+    """(H, W) indices into the colours that occur, those colours (n, 3) in ascending order of (R, G, B), and their counts."""
+    packed = (rgb[..., 0].astype(np.int32) << 16) | (rgb[..., 1].astype(np.int32) << 8) | rgb[..., 2]
+    occurs = np.zeros(1 << 24, np.bool_)
+    occurs[packed] = True
+    values = np.flatnonzero(occurs)
+    rank = np.empty(1 << 24, np.int32)
+    rank[values] = np.arange(len(values), dtype=np.int32)
+    index = rank[packed]
+    colors = np.stack([values >> 16, (values >> 8) & 255, values & 255], axis=1).astype(np.uint8)
+    return index, colors, np.bincount(index.ravel(), minlength=len(values))
+
+
+def _solid(index: npt.NDArray[np.int32], n: int, block: int) -> npt.NDArray[np.bool_]:
+    """Which of the n colours fill a block x block square somewhere."""
+    same = np.ones(index.shape, np.bool_)
+    for axis in (0, 1):  # runs of equal neighbours down, then squares of equal runs across
+        ahead, behind = (np.s_[1:, :], np.s_[:-1, :]) if axis == 0 else (np.s_[:, 1:], np.s_[:, :-1])
+        for _ in range(block - 1):
+            trimmed = index[: same.shape[0], : same.shape[1]]
+            same = same[behind] & same[ahead] & (trimmed[behind] == trimmed[ahead])
+    found = np.zeros(n, np.bool_)
+    found[index[: same.shape[0], : same.shape[1]][same]] = True
+    return found
+
+
+def _blends(index: npt.NDArray[np.int32], colors: Pixels, thin: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which of the thin colours lie, at most of their pixels, between the colours on opposite sides of the pixel."""
+    where = np.flatnonzero(thin[index.ravel()])
+    where = where[:: len(where) // 200_000 + 1]  # enough to judge by
+    rows, columns = np.unravel_index(where, index.shape)
+    own = index[rows, columns]
+    color = colors[own].astype(np.float32)
+    blended = np.zeros(len(where), np.bool_)
+    for distance in range(1, 5):  # up to 4, as the edge may be soft or magnified
+        for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+            one, other = (
+                colors[
+                    index[
+                        np.clip(rows + sign * distance * down, 0, index.shape[0] - 1),
+                        np.clip(columns + sign * distance * right, 0, index.shape[1] - 1),
+                    ]
+                ].astype(np.float32)
+                for sign in (-1, 1)
+            )
+            line = other - one
+            length = np.maximum((line**2).sum(axis=1), 1)
+            position = ((color - one) * line).sum(axis=1) / length
+            off = ((color - one - position[:, None] * line) ** 2).sum(axis=1)
+            blended |= (length >= 64**2) & (position > 0.02) & (position < 0.98) & (off <= 8**2)
+    votes = np.bincount(own, weights=blended, minlength=len(colors))
+    return thin & (votes > 0.5 * np.bincount(own, minlength=len(colors)))
+
+
+def _is_smoothed(index: npt.NDArray[np.int32], colors: Pixels) -> bool:
+    """Whether at least half of the colours beyond two are thin blends, as anti-aliasing makes them and objects do not."""
+    solid = _solid(index, len(colors), 5)
+    if (
+        len(colors) < 3 or solid.all() or not solid.any()
+    ):  # with nothing solid it is a texture: there is no edge to smooth
+        return False
+    blends = int(np.count_nonzero(_blends(index, colors, ~solid)))
+    return 0 < blends and 2 * blends >= len(colors) - 2
+
+
+def _is_smoothed_grey(values: Pixels) -> bool:
+    levels, index = np.unique(values, return_inverse=True)
+    return _is_smoothed(index.reshape(values.shape).astype(np.int32), np.repeat(levels[:, None], 3, axis=1))
+
+
+def _main_colors(index: npt.NDArray[np.int32], colors: Pixels, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Black, and the colours that fill a 3 x 3 block, are no blend of their surroundings, and are no near copy (closer than
+    24 of 441) of a more frequent one. If that leaves black alone, as thin strokes do, the brightest colour joins it."""
+    solid = _solid(index, len(colors), 3)
+    solid &= ~_blends(index, colors, solid)
+    black = ~colors.any(axis=1)
+    kept = [np.zeros(3, np.float32)]
+    main = black.copy()
+    for i in np.flatnonzero(solid & ~black)[np.argsort(-counts[solid & ~black], kind="stable")]:
+        color = colors[i].astype(np.float32)
+        if ((np.stack(kept) - color) ** 2).sum(axis=1).min() >= 24**2:
+            kept.append(color)
+            main[i] = True
+        if len(kept) > 255:
+            break
+    if len(kept) == 1 and not black.all():
+        main[np.argmax((colors.astype(np.int64) ** 2).sum(axis=1))] = True
+    return main
+
+
+def _nearest(colors: Pixels, table: Pixels) -> Pixels:
+    """The row of `table` nearest to each of the colours (n, 3)."""
+    best = np.full(len(colors), np.inf)
+    rows = np.zeros(len(colors), np.uint8)
+    for row, color in enumerate(table.astype(np.int64)):
+        distance = ((colors - color) ** 2).sum(axis=1)
+        rows[distance < best] = row
+        best = np.minimum(best, distance)
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------------------------- writing
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A stream to write `path` through: the file appears whole when the block ends, and not at all when it raises."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent} to write to; create it first")
+    beside = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        with beside.open("xb") as stream:
+            yield stream
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_mask(path: str | os.PathLike[str], mask: npt.NDArray[Any], colors: Pixels) -> None:
+    """Ids (H, W) in 0..255 as an indexed PNG; colors (256, 3) uint8, row i the colour of id i."""
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"{path}: masks are saved as PNG, which keeps ids as they are; name it .png")
+    if colors.shape != (256, 3):
+        raise ValueError(f"{path}: expected colours (256, 3), got {colors.shape}")
+    picture = Image.fromarray(check_ids(mask, str(path)))
+    picture.putpalette(colors.astype(np.uint8).tobytes(), "RGB")
+    with whole_file(path) as stream:
+        picture.save(stream, format="PNG")
+
+
+def write_image(path: str | os.PathLike[str], image: Pixels) -> None:
+    """(H, W, 3) uint8 RGB, or (H, W) uint8 grey, in the format that the suffix names."""
+    suffix = Path(path).suffix.lower()
+    kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}.get(suffix)
+    if kind is None:
+        raise ValueError(f"{path}: expected a name that ends in .png, .jpg or .webp, got {suffix or 'no suffix'}")
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)) or image.size == 0:
+        raise ValueError(f"{path}: expected uint8 (H, W, 3) or (H, W), got {image.dtype} {image.shape}")
+    with whole_file(path) as stream:
+        Image.fromarray(np.ascontiguousarray(image)).save(stream, format=kind, quality=92)
+
+
+def write_gray(path: str | os.PathLike[str], values: npt.NDArray[np.floating[Any]]) -> None:
+    """(H, W) values in 0..1, such as a confidence, as an 8-bit grey picture: 0 is black and 1 is white."""
+    if values.dtype.kind != "f":
+        raise ValueError(f"{path}: expected values in 0..1, got {values.dtype}")
+    write_image(path, np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8))
+
+
+# ----------------------------------------------------------------------------------------------------------- annotations
+
+
+def rle_from_mask(selected: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """COCO's compressed run-length encoding of an (H, W) bool mask: {"size": [H, W], "counts": str}.
+
+    Runs go down the columns, the first is of zeros; the string is that of pycocotools (common/maskApi.c, rleToString).
+    """
+    return {"size": list(selected.shape), "counts": rle_string(rle_counts(selected))}
+
+
+def rle_counts(selected: npt.NDArray[np.bool_]) -> list[int]:
+    """COCO's uncompressed runs of an (H, W) bool mask: lengths of alternating zeros and ones, column by column."""
+    flat = selected.astype(np.bool_).ravel(order="F")
+    ends = np.concatenate([np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
+    runs: list[int] = np.diff(ends, prepend=0).tolist()
+    return [0, *runs] if flat[:1].any() else runs
+
+
+def rle_string(counts: list[int]) -> str:
+    """The runs as text: each, less the run before last, in groups of 5 bits from the low end, with a bit for "more"."""
+    text: list[str] = []
+    for i, count in enumerate(counts):
+        value = count - counts[i - 2] if i > 2 else count
+        more = True
+        while more:
+            bits, value = value & 31, value >> 5
+            more = value != (-1 if bits & 16 else 0)
+            text.append(chr(48 + bits + 32 * more))
+    return "".join(text)
+
+
+def mask_from_rle(rle: dict[str, Any]) -> npt.NDArray[np.bool_]:
+    """The (H, W) bool mask of a COCO run-length encoding, compressed (text) or not (a list of runs)."""
+    height, width = rle["size"]
+    counts = rle["counts"] if isinstance(rle["counts"], list) else _rle_counts_from_string(rle["counts"])
+    if min(counts, default=0) < 0 or sum(counts) != height * width:
+        raise ValueError(f"expected runs for {height} x {width} = {height * width} pixels, got {sum(counts)}")
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width, order="F")
+
+
+def _rle_counts_from_string(text: str | bytes) -> list[int]:
+    counts: list[int] = []
+    value = shift = 0
+    for code in text.encode() if isinstance(text, str) else text:
+        bits = code - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            if bits & 16:
+                value -= 1 << shift
+            counts.append(value + counts[-2] if len(counts) > 2 else value)
+            value = shift = 0
+    return counts
+
+
+def polygons(selected: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int32]]:
+    """The outlines of an (H, W) bool mask, exactly along the pixels' edges: rings (n, 2) of corners (x, y), not repeated.
+
+    Pixels belong together when they share an edge. Outer rings run clockwise as seen, so their area by the shoelace formula
+    is positive with y downward; holes are rings of their own and run the other way.
+    """
+    padded = np.pad(selected.astype(np.bool_), 1)
+    around = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
+    upper_left, upper_right, lower_left, lower_right = around
+    total = sum(quarter.astype(np.int8) for quarter in around)
+    touching = (total == 2) & (
+        upper_left == lower_right
+    )  # two pixels that meet in a point only: two corners in one place
+    y, x = np.nonzero((total % 2 == 1) | touching)
+    twice = np.flatnonzero(touching[y, x])
+    swapped = upper_left[y[twice], x[twice]]
+    # A doubled corner is first the end of the edge from the left, then the start of the edge to the right. Its vertical
+    # edges go to the same two in the order in which the ring turns there.
+    order = np.sort(np.concatenate([np.arange(len(y)), twice]), kind="stable")
+    y, x = y[order], x[order]
+    second = np.zeros(len(y), np.bool_)
+    second[1:] = (y[1:] == y[:-1]) & (x[1:] == x[:-1])
+    rank = second.astype(np.int8)
+    turned = np.zeros(total.shape, np.bool_)
+    turned[y[second][~swapped], x[second][~swapped]] = True
+    rank = np.where(turned[y, x], 1 - rank, rank)
+    across = np.arange(len(y))  # already by row, then by column
+    down = np.lexsort((rank, y, x))
+    mates = np.empty((2, len(y)), np.int64)
+    for mate, line in zip(mates, (across, down), strict=True):
+        mate[line[0::2]], mate[line[1::2]] = line[1::2], line[0::2]
+    return _rings(x, y, mates, lower_right[y, x])
+
+
+def _rings(
+    x: npt.NDArray[np.int64], y: npt.NDArray[np.int64], mates: npt.NDArray[np.int64], outer: npt.NDArray[np.bool_]
+) -> list[npt.NDArray[np.int32]]:
+    horizontal, vertical = mates.tolist()
+    left = [True] * len(horizontal)
+    rings = []
+    for start in range(len(horizontal)):  # the first corner met of each ring is its uppermost, leftmost one
+        if not left[start]:
+            continue
+        ring = []
+        at, step, other = start, horizontal, vertical
+        while left[at]:
+            left[at] = False
+            ring.append(at)
+            at, step, other = step[at], other, step
+        corners = np.stack([x[ring], y[ring]], axis=1).astype(np.int32)
+        rings.append(corners if outer[start] else corners[::-1])
+    return rings

@@ -1,0 +1,1 @@
+"""Training: episodes, in-context coloring, rendered scenes, the loop, recipes."""

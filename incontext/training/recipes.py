@@ -1,0 +1,73 @@
+"""Recipes: everything that decides what a training run computes, as plain numbers that are stored with the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from incontext.model import ModelConfig
+from incontext.training.coloring import Coloring
+from incontext.training.episodes import Sampling
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run at one picture size."""
+
+    side: int  # pixels along one side of a prompt or query
+    steps: int
+    batch: int  # episodes per step
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run. Steps count over all stages; learning rates are the plateau's."""
+
+    model: ModelConfig
+    stages: tuple[Stage, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    coloring: Coloring = field(default_factory=Coloring)
+    seed: int = 0
+    matrix_lr: float = 1e-3  # Muon, for the matrices of the blocks
+    other_lr: float = 1e-3  # AdamW, for everything else
+    weight_decay: float = 0.05
+    warmup_steps: int = 400
+    decay_share: float = 0.3  # the last part of the run, over which the learning rates fall to zero
+    beta: float = 1.0  # of smooth L1, until the decay; falls to final_beta over it
+    final_beta: float = 0.1
+    ema: float = 0.999  # decay per step of the averaged weights, which are the result
+    clip_norm: float = 1.0
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_at(self, step: int) -> tuple[Stage, int]:
+        """The stage that a step belongs to, and the number of episodes before that stage."""
+        before = episodes = 0
+        for stage in self.stages:
+            if step < before + stage.steps:
+                return stage, episodes
+            before += stage.steps
+            episodes += stage.steps * stage.batch
+        raise IndexError(f"step {step} is past the last of {self.steps}")
+
+    def first_step(self, stage: Stage) -> int:
+        """The number of the first step of a stage."""
+        return sum(s.steps for s in self.stages[: self.stages.index(stage)])
+
+    def decay(self, step: int) -> float:
+        """Progress through the final decay, 0 before it and 1 at the end."""
+        length = max(1.0, self.steps * self.decay_share)
+        return min(1.0, max(0.0, (step - (self.steps - length)) / length))
+
+    def rate(self, step: int) -> float:
+        """The factor on the learning rates: linear warm-up, plateau, a cosine to zero."""
+        import math
+
+        return min(1.0, (step + 1) / self.warmup_steps) * 0.5 * (1 + math.cos(math.pi * self.decay(step)))
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain numbers and strings, for JSON."""
+        return dataclasses.asdict(self)

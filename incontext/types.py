@@ -1,0 +1,316 @@
+"""The values that users hold: Prompt, Palette, Segmentation. Frozen, validated when made, numpy inside.
+
+Refuses to know tensors, models and devices. Colours never leave a Palette except as pixels.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from incontext import formats
+from incontext.formats import IGNORED, ImageLike, Pixels
+
+if TYPE_CHECKING:
+    import supervision
+
+IGNORED_COLOR = (224, 224, 192)  # what the VOC devkit shows "ignored" in
+
+
+def _read_only(array: npt.NDArray[Any], source: object) -> Any:
+    """The array, made read-only; a copy first where it shares memory with what the caller may still write to."""
+    if isinstance(source, np.ndarray) and source.flags.writeable and np.may_share_memory(array, source):
+        array = array.copy()
+    array.setflags(write=False)
+    return array
+
+
+def _ids_in(mask: Pixels) -> tuple[int, ...]:
+    present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    return tuple(int(i) for i in present if i not in (0, IGNORED))
+
+
+@dataclass(frozen=True, eq=False)
+class Palette:
+    """Ids and their colours, to paint masks for the network and for people, and to read paint back.
+
+    ids (K+1,) uint8, distinct, the first 0; colors (K+1, 3) uint8 RGB, distinct, the first black.
+    """
+
+    ids: Pixels
+    colors: Pixels
+
+    def __post_init__(self) -> None:
+        ids, colors = np.asarray(self.ids), np.asarray(self.colors)
+        if ids.ndim != 1 or colors.shape != (len(ids), 3):
+            raise ValueError(f"expected ids (K+1,) and colors (K+1, 3), got {ids.shape} and {colors.shape}")
+        if (
+            ids.dtype.kind not in "ui"
+            or colors.dtype.kind not in "ui"
+            or colors.min(initial=0) < 0
+            or colors.max(initial=0) > 255
+        ):
+            raise ValueError(f"expected integer ids, and colors in 0..255, got {ids.dtype} and {colors.dtype}")
+        if len(ids) == 0 or ids[0] != 0 or colors[0].any():
+            raise ValueError(
+                "expected row 0 of the palette to be id 0 in black, got something else; put the background first"
+            )
+        if ids.min() < 0 or ids.max() >= IGNORED or len(np.unique(ids)) < len(ids):
+            raise ValueError(f"expected distinct ids in 0..254, got {ids.tolist()}")
+        if len(np.unique(colors, axis=0)) < len(colors):
+            raise ValueError("expected a colour of its own for each id, got one colour twice")
+        object.__setattr__(self, "ids", _read_only(ids.astype(np.uint8), self.ids))
+        object.__setattr__(self, "colors", _read_only(colors.astype(np.uint8), self.colors))
+
+    @classmethod
+    def spread(cls, ids: Iterable[int]) -> Self:
+        """A palette for these ids (1..254, in any order) with colours far from black and from each other.
+
+        Always the same: the smallest id is white, the next red, green, blue, yellow, magenta, cyan, then finer grids of the
+        colour cube, each time the point farthest from those taken.
+        """
+        rows = np.array(sorted({int(i) for i in ids} - {0}), np.int64)
+        return cls(np.concatenate([[0], rows]), np.concatenate([[(0, 0, 0)], _far_colors(254)[: len(rows)]]))
+
+    @property
+    def table(self) -> Pixels:
+        """(256, 3) uint8: row i is the colour of id i, as image files want it; 255 is a light grey, absent ids are black."""
+        table = np.zeros((256, 3), np.uint8)
+        table[self.ids] = self.colors
+        table[IGNORED] = IGNORED_COLOR
+        return table
+
+    def paint(self, mask: npt.NDArray[Any]) -> Pixels:
+        """(H, W) ids -> (H, W, 3) uint8 colours. Ignored pixels (255) are black; an id without a colour is a ValueError."""
+        table = self.table
+        table[IGNORED] = 0
+        ids = formats.check_ids(mask, "the mask")
+        if missing := set(_ids_in(ids)) - set(self.ids.tolist()):
+            raise ValueError(f"expected ids of the palette {self.ids.tolist()}, got {sorted(missing)}")
+        return table[ids]
+
+    def read(self, colors: npt.NDArray[Any]) -> tuple[Pixels, npt.NDArray[np.float32]]:
+        """Colours (..., 3) in 0..255 -> ids (...) uint8 of the nearest colours, and confidence (...) float32 in 0..1.
+
+        Confidence is the colour margin (d2 - d1) / (d2 + d1), d1 and d2 the distances to the nearest and the second nearest
+        colour: 1 on a palette colour, 0 half way between two. Of equally near colours the first row wins.
+        """
+        colors = np.asarray(colors, np.float32)
+        nearest = np.full(colors.shape[:-1], np.inf, np.float32)
+        second = np.full(colors.shape[:-1], np.inf, np.float32)
+        ids = np.zeros(colors.shape[:-1], np.uint8)
+        for i, color in zip(self.ids, self.colors.astype(np.float32), strict=True):
+            distance = np.sqrt(((colors - color) ** 2).sum(axis=-1))
+            ids = np.where(distance < nearest, i, ids)
+            second = np.minimum(second, np.maximum(nearest, distance))
+            nearest = np.minimum(nearest, distance)
+        if len(self.ids) == 1:
+            return ids, np.ones(ids.shape, np.float32)
+        return ids, ((second - nearest) / (second + nearest)).astype(np.float32)
+
+
+@lru_cache
+def _far_colors(count: int) -> Pixels:
+    """(count, 3) uint8: greedily the grid point farthest from black and from all before it, coarse grids first."""
+    first = np.array(
+        [(255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255)]
+    )
+    chosen = first
+    for levels in (3, 5, 9):
+        steps = np.rint(np.linspace(0, 255, levels)).astype(np.int64)
+        grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+        taken = np.concatenate([[(0, 0, 0)], chosen])
+        distance = ((grid[:, None] - taken[None]) ** 2).sum(axis=-1).min(axis=1)
+        while distance.max() > 0 and len(chosen) < count:
+            far = grid[np.argmax(distance)]
+            chosen = np.concatenate([chosen, far[None]])
+            distance = np.minimum(distance, ((grid - far) ** 2).sum(axis=-1))
+    return chosen.astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """One example: an image and the mask that shows what to segment in it.
+
+    image (H, W, 3) uint8 RGB; mask (H, W) uint8 ids, 0 background, 255 ignored, of the image's size and with at least one id.
+    Both may be given as anything that `formats.read_image` and `formats.read_mask` take; an array of ids is taken literally.
+    colors: (H, W, 3) uint8 to be painted as they are in place of the mask (`from_colors`), else None.
+    palette: the colours that the mask came in, to show answers in, or None where it had none; `from_colors` always has one,
+    and its answers are read with it.
+    """
+
+    image: Pixels
+    mask: Pixels
+    colors: Pixels | None = None
+    palette: Palette | None = None
+
+    def __post_init__(self) -> None:
+        image, file = formats.read_image(self.image), formats.read_mask(self.mask)
+        mask = file.ids
+        if mask.shape != image.shape[:2]:
+            raise ValueError(
+                f"expected a mask of the image's size {_size(image)}, got {_size(mask)}; resize one of them"
+            )
+        present = _ids_in(mask)
+        if not present:
+            raise ValueError(_nothing_marked(mask))
+        palette = self.palette if self.palette is not None else _palette_of(present, file.colors)
+        if palette is not None and (missing := set(present) - set(palette.ids.tolist())):
+            raise ValueError(f"expected a palette with colours for all ids of the mask, got none for {sorted(missing)}")
+        if self.colors is not None:
+            colors = formats.read_colors(self.colors)
+            if colors.shape != image.shape:
+                raise ValueError(
+                    f"expected colours of the image's size {_size(image)}, got {_size(colors)}; resize one of them"
+                )
+            if palette is None:
+                raise ValueError("expected a palette to read the answers to raw colours with; use Prompt.from_colors")
+            object.__setattr__(self, "colors", _read_only(colors, self.colors))
+        object.__setattr__(self, "palette", palette)
+        object.__setattr__(self, "image", _read_only(image, self.image))
+        object.__setattr__(self, "mask", _read_only(mask, self.mask))
+
+    @classmethod
+    def open(cls, image_path: ImageLike, mask_path: ImageLike, *, snap: bool = False) -> Self:
+        """A prompt from two files (or PIL images, or arrays). snap: see `formats.read_mask`.
+
+        Raises FileNotFoundError, or ValueError with the file's name.
+        """
+        image, file = formats.read_image(image_path), formats.read_mask(mask_path, snap=snap)
+        try:
+            return cls(image, file.ids, palette=_palette_of(_ids_in(file.ids), file.colors))
+        except ValueError as error:
+            if isinstance(mask_path, str | os.PathLike):
+                raise ValueError(f"{os.fspath(mask_path)}: {error}") from None
+            raise
+
+    @classmethod
+    def from_colors(cls, image: ImageLike, colors: ImageLike) -> Self:
+        """A raw colour prompt: the colours are painted as they are, anti-aliasing kept, as the published code does.
+
+        `.mask` holds ids 1.. of the main colours (`formats.read_mask` says which those are), `.palette` their colours.
+        """
+        rgb = formats.read_colors(colors)
+        file = formats.read_mask(rgb, snap=True)
+        return cls(formats.read_image(image), file.ids, rgb, _palette_of(_ids_in(file.ids), file.colors))
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The ids in the mask, ascending, without 0 and 255."""
+        return _ids_in(self.mask)
+
+
+def _size(array: npt.NDArray[Any]) -> str:
+    return f"{array.shape[1]} x {array.shape[0]} (width x height)"
+
+
+def _nothing_marked(mask: Pixels) -> str:
+    what = "expected a mask that marks something (an id from 1 to 254), got "
+    if not mask.any():
+        return what + "background (0) everywhere: the mask is empty"
+    if (mask == IGNORED).all():
+        return what + "ignored (255) everywhere"
+    return what + "only background (0) and ignored (255); if 255 marks the object, pass `mask > 0`"
+
+
+def _palette_of(ids: tuple[int, ...], colors: Pixels | None) -> Palette | None:
+    """The file's colours of these ids, or None where it had none or they cannot be told apart."""
+    rows = [0, *ids]
+    if colors is None:
+        return None
+    table = colors.copy()
+    table[0] = 0
+    return Palette(np.array(rows), table[rows]) if len(np.unique(table[rows], axis=0)) == len(rows) else None
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """What was found in a query, at the query's own size.
+
+    mask (H, W) uint8 ids, those of the prompt; confidence (H, W) float32 in 0..1, the colour margin; palette: the colours to
+    show the ids in.
+    """
+
+    mask: Pixels
+    confidence: npt.NDArray[np.float32]
+    palette: Palette
+
+    def __post_init__(self) -> None:
+        mask, confidence = formats.check_ids(self.mask, "the mask"), np.asarray(self.confidence)
+        if confidence.shape != mask.shape or confidence.dtype.kind != "f":
+            raise ValueError(
+                f"expected a confidence of floats for the mask {mask.shape}, got {confidence.dtype} {confidence.shape}"
+            )
+        if not (confidence.min() >= 0 and confidence.max() <= 1):  # catches NaN as well
+            raise ValueError(f"expected a confidence in 0..1, got {confidence.min()}..{confidence.max()}")
+        if missing := set(_ids_in(mask)) - set(self.palette.ids.tolist()):
+            raise ValueError(f"expected a palette with colours for all ids of the mask, got none for {sorted(missing)}")
+        object.__setattr__(self, "mask", _read_only(mask, self.mask))
+        object.__setattr__(self, "confidence", _read_only(confidence.astype(np.float32, copy=False), self.confidence))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) of the query."""
+        return self.mask.shape[0], self.mask.shape[1]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The ids that were found, ascending."""
+        return _ids_in(self.mask)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was found."""
+        return not self.ids
+
+    def overlay(self, image: ImageLike, alpha: float = 0.5) -> Pixels:
+        """(H, W, 3) uint8: the query with the ids laid over it, opaque by alpha (0..1), and outlined in colour and black."""
+        rgb = formats.read_image(image)
+        if rgb.shape[:2] != self.shape:
+            raise ValueError(f"expected the query itself, {_size(self.mask)}, got an image of {_size(rgb)}")
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"expected alpha in 0..1, got {alpha}")
+        found = (self.mask > 0) & (self.mask < IGNORED)
+        paint = self.palette.paint(self.mask)
+        shown = rgb.copy()
+        shown[found] = np.rint((1 - alpha) * rgb[found] + alpha * paint[found]).astype(np.uint8)
+        reach = max(1, round(min(self.shape) / 400))
+        edge = np.zeros(self.shape, np.bool_)
+        for axis in (0, 1):
+            ahead, behind = (np.s_[reach:], np.s_[:-reach]) if axis == 0 else (np.s_[:, reach:], np.s_[:, :-reach])
+            differs = self.mask[ahead] != self.mask[behind]
+            edge[ahead] |= differs
+            edge[behind] |= differs
+        shown[edge] = paint[edge]  # black on the background's side, so that white shows on snow
+        return shown
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """The mask as an indexed PNG in the palette's colours; the file appears whole or not at all."""
+        formats.write_mask(path, self.mask, self.palette.table)
+
+    def to_coco_rle(self) -> dict[int, dict[str, Any]]:
+        """For each id its COCO run-length encoding {"size": [H, W], "counts": str}, as pycocotools reads it."""
+        return {i: formats.rle_from_mask(self.mask == i) for i in self.ids}
+
+    def to_polygons(self) -> dict[int, list[npt.NDArray[np.int32]]]:
+        """For each id its outlines, exact rings (n, 2) of (x, y); holes run the other way, see `formats.polygons`."""
+        return {i: formats.polygons(self.mask == i) for i in self.ids}
+
+    def to_supervision(self) -> "supervision.Detections":
+        """One detection for each id: box, mask, id as class, mean confidence. Needs `pip install supervision`."""
+        try:
+            import supervision
+        except ImportError:
+            raise ImportError("expected supervision to be installed for this; run: pip install supervision") from None
+        masks = np.stack([self.mask == i for i in self.ids]) if self.ids else np.zeros((0, *self.shape), np.bool_)
+        boxes = [(*np.argwhere(m).min(axis=0)[::-1], *(np.argwhere(m).max(axis=0)[::-1] + 1)) for m in masks]
+        return supervision.Detections(
+            xyxy=np.array(boxes, np.float32).reshape(-1, 4),
+            mask=masks,
+            confidence=np.array([self.confidence[m].mean() for m in masks], np.float32),
+            class_id=np.array(self.ids, np.int64),
+        )
