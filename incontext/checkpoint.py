@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from incontext.formats import whole_file
 from incontext.layouts import (
     LAYOUTS,
     CheckpointError,
@@ -27,7 +28,6 @@ from incontext.layouts import (
     some,
     transformers_name,
     write,
-    written_whole,
 )
 from incontext.model import ModelConfig, SegGPT
 
@@ -251,18 +251,23 @@ def registry() -> dict[str, Entry]:
 def resolve(name_or_path: Location) -> Path:
     """Find weights by a name of the registry, else by their path. What is not on this machine is downloaded.
 
-    A name wins over a file of the same name, which is reached as ``./name``. Embedded files are checked against the
-    manifest's SHA-256 (milliseconds); those of the hub when they are downloaded.
+    A name wins over a file of the same name, which ``./name`` or a Path reaches. Embedded files are checked against
+    the manifest's SHA-256 (milliseconds); those of the hub when they are downloaded.
 
     Raises:
-        FileNotFoundError: neither a name nor a path; or not in the cache, and the hub cannot be reached.
+        FileNotFoundError: neither a name nor a path; or not in the cache, and the hub does not give it.
         CheckpointError: the file is not the one that the manifest describes.
     """
-    entry = registry().get(os.fspath(name_or_path))
-    if entry is None and Path(name_or_path).exists():
+    entry = _named(name_or_path)
+    if entry is None and not Path(name_or_path).exists():
+        raise FileNotFoundError(
+            f"there is no file {os.fspath(name_or_path)!r} and no weights of that name; "
+            f"expected a path or one of {', '.join(registry())}"
+        )
+    if entry is None:
         return Path(name_or_path)
-    cached = cached_path(entry) if entry is not None and entry.hub is not None else None
-    return cached or download(os.fspath(name_or_path))
+    cached = cached_path(entry) if entry.hub is not None else None
+    return cached or download(entry.name)
 
 
 def cached_path(entry: Entry) -> Path | None:
@@ -279,12 +284,9 @@ def cached_path(entry: Entry) -> Path | None:
 def download(name: str) -> Path:
     """Bring named weights into the hub's cache, with a progress bar, and check their SHA-256. Errors as in
     :func:`resolve`. Embedded weights are there already."""
-    entries = registry()
-    if name not in entries:
-        raise FileNotFoundError(
-            f"there is no file {name!r} and no weights of that name; expected a path or one of {', '.join(entries)}"
-        )
-    entry = entries[name]
+    entry = _named(name)
+    if entry is None:
+        raise FileNotFoundError(f"there are no weights named {name!r}; expected one of {', '.join(registry())}")
     path = _fetch(entry, entry.hub) if entry.hub is not None else cached_path(entry)
     if path is None:
         raise FileNotFoundError(f"the embedded weights {name!r} are not in {weights_folder()}; reinstall incontext")
@@ -300,7 +302,7 @@ def verify(name_or_path: Location) -> WeightsInfo:
     path = resolve(name_or_path)
     load_model(path)
     found = info(path)
-    entry = registry().get(os.fspath(name_or_path))
+    entry = _named(name_or_path)
     if entry is not None:
         _check_sha256(path, entry)
         if found.config != entry.config:
@@ -328,9 +330,13 @@ def register(
     # A new name goes first: what is embedded comes before what has to be downloaded.
     entries = {**entries, name: entry} if name in entries else {name: entry, **entries}
     rows = [{key: value for key, value in asdict(row).items() if value is not None} for row in entries.values()]
-    with written_whole(weights_folder() / "manifest.json") as part:
-        part.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    with whole_file(weights_folder() / "manifest.json") as stream:
+        stream.write(json.dumps(rows, indent=2).encode() + b"\n")
     return entry
+
+
+def _named(name: Location) -> Entry | None:
+    return registry().get(name) if isinstance(name, str) else None
 
 
 def _fetch(entry: Entry, hub: Hub) -> Path:
@@ -340,7 +346,7 @@ def _fetch(entry: Entry, hub: Hub) -> Path:
         # One question first: where there is no network, hf_hub_download repeats its own for 20 seconds.
         get_hf_file_metadata(hf_hub_url(hub.repo, hub.filename, revision=hub.revision))
         return Path(hf_hub_download(hub.repo, hub.filename, revision=hub.revision))
-    except Exception as error:  # noqa: BLE001 - the client's HTTP library, and so its errors, changes with its version
+    except Exception as error:  # the HTTP library of the hub's client, and so its errors, changes with its version
         cached = cached_path(entry)
         if cached is not None:
             return cached

@@ -1,7 +1,7 @@
 """Files to arrays and back: every image, mask and annotation format that goes in or out.
 
-Knows Pillow and numpy. Refuses to know what a prompt, a palette or a tensor is. Whatever a user can get wrong about a file
-is a ValueError (or FileNotFoundError) in one sentence: what was expected, what came, what to do.
+Knows Pillow and numpy. Refuses to know what a prompt, a palette or a tensor is. Whatever a user can get wrong about a
+file is a ValueError (or FileNotFoundError) in one sentence: what was expected, what came, what to do.
 """
 
 import os
@@ -55,15 +55,15 @@ class MaskFile:
     colors: Pixels | None
 
 
-# ---------------------------------------------------------------------------------------------------------------- images
+# ---------------------------------------------------------------------------------------------- images
 
 
 def read_image(image: ImageLike) -> Pixels:
     """An image as people see it: (H, W, 3) uint8 RGB, at most 100 megapixels.
 
-    image: a path, a PIL image, or a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), which is not copied when it has
-    three channels already. Turned upright by its EXIF orientation, transparency laid over white, 16 bits scaled to 8, CMYK
-    and indexed colours converted, the first frame of an animation.
+    image: a path, a PIL image, or a uint8 array (H, W), (H, W, 1), (H, W, 3: not copied) or (H, W, 4).
+    Turned upright by its EXIF orientation, transparency laid over white, 16 bits scaled to 8, CMYK and indexed colours
+    converted, the first frame of an animation.
     Raises FileNotFoundError, or ValueError with the file's name.
     """
     if isinstance(image, np.ndarray):
@@ -73,7 +73,7 @@ def read_image(image: ImageLike) -> Pixels:
 
 
 def read_colors(mask: ImageLike) -> Pixels:
-    """A mask's colours as they are, (H, W, 3) uint8 RGB, with nothing read into them; transparency is black background."""
+    """A mask's colours as they are, (H, W, 3) uint8 RGB, nothing read into them; what is transparent is black."""
     if isinstance(mask, np.ndarray):
         return _rgb_from_array(mask, "mask", paper=0)
     picture, name = _picture(mask, "mask")
@@ -95,16 +95,20 @@ def _picture(source: str | os.PathLike[str] | Image.Image, noun: str) -> tuple[I
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty (0 bytes); copy it again from where it came")
     try:
-        with path.open("rb") as stream:
+        stream = path.open("rb")
+    except OSError as error:
+        raise ValueError(f"{path}: the file cannot be opened ({error.strerror})") from error
+    with stream:
+        try:
             with _quiet():
                 picture = Image.open(stream)
-            return _decoded(picture, str(path)), str(path)
-    except UnidentifiedImageError:
-        raise ValueError(f"{path}: expected an image file, got something that Pillow does not recognise") from None
-    except Image.DecompressionBombError:
-        raise ValueError(_too_large(str(path))) from None
-    except OSError as error:  # opening it; decoding has its own sentence
-        raise ValueError(f"{path}: cannot be opened ({error.strerror or error})") from error
+        except UnidentifiedImageError:
+            raise ValueError(f"{path}: expected an image file, got something that is none") from None
+        except Image.DecompressionBombError:
+            raise ValueError(_too_large(str(path))) from None
+        except Exception as error:  # a broken header makes decoders raise nearly anything
+            raise ValueError(_broken(str(path), error)) from error
+        return _decoded(picture, str(path)), str(path)
 
 
 def _decoded(picture: Image.Image, name: str) -> Image.Image:
@@ -115,21 +119,27 @@ def _decoded(picture: Image.Image, name: str) -> Image.Image:
         raise ValueError(f"{name}: expected at least one pixel, got {width} x {height}")
     try:
         picture.load()
-    except Exception as error:  # noqa: BLE001  broken files make decoders raise nearly anything
-        raise ValueError(
-            f"{name}: the file is broken or cut off ({error}); copy it again from where it came"
-        ) from error
+    except Exception as error:  # as above
+        raise ValueError(_broken(name, error)) from error
     try:
         with _quiet():
             turn = _UPRIGHT.get(picture.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # noqa: BLE001  unreadable metadata must not cost the pixels
         turn = None
-    return picture if turn is None else picture.transpose(turn)
+    if turn is None:
+        return picture
+    upright = picture.transpose(turn)
+    upright.format = picture.format
+    return upright
+
+
+def _broken(name: str, error: Exception) -> str:
+    return f"{name}: the file is broken or cut off ({error}); copy it again from where it came"
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Pillow's warnings: between 89 and 100 megapixels it calls a photograph a bomb; the limit here is MAX_PIXELS."""
+    """Without Pillow's warnings: from 89 megapixels on it suspects a bomb; the limit here is MAX_PIXELS."""
     with _WARNINGS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -149,7 +159,7 @@ def _rgb_from_picture(picture: Image.Image, name: str, *, paper: int) -> Pixels:
         if picture.has_transparency_data:
             backdrop = Image.new("RGBA", picture.size, (paper, paper, paper, 255))
             picture = Image.alpha_composite(backdrop, picture.convert("RGBA"))
-        return np.asarray(picture.convert("RGB"))
+        return np.array(picture.convert("RGB"))
     except ValueError as error:
         raise ValueError(f"{name}: cannot convert mode {picture.mode} to RGB ({error}); save it as RGB") from error
 
@@ -181,7 +191,7 @@ def _rgb_from_array(array: npt.NDArray[Any], noun: str, *, paper: int) -> Pixels
     return array
 
 
-# ----------------------------------------------------------------------------------------------------------------- masks
+# ----------------------------------------------------------------------------------------------- masks
 
 
 def read_mask(mask: ImageLike, *, snap: bool = False) -> MaskFile:
@@ -189,16 +199,16 @@ def read_mask(mask: ImageLike, *, snap: bool = False) -> MaskFile:
 
     * bool array or 1-bit image: {0, 1}; array of integers (H, W): the ids as they are;
     * indexed image ("P"): the indices are the ids, the palette is kept, fully transparent entries are background;
-    * grey image: {0, 255} (at 16 bits also {0, 65535}) is {0, 1}; anything else is ids, and 255 is ignored. Where 255 stands
-      beside mid-grey ids only, as in {0, 128, 255}, white may have been meant as an object: a `MaskWarning` says so;
-    * RGB(A) image or uint8 array (H, W, 3 or 4): black and transparent are background, every other colour is an id, counted
-      from 1 in ascending order of (R, G, B); at most 255 colours with the background.
+    * grey image: {0, 255} (at 16 bits also {0, 65535}) is {0, 1}; anything else is ids, and 255 is ignored. Where 255
+      stands beside mid-grey only, as in {0, 128, 255}, white may have been meant as an object: a `MaskWarning` says it;
+    * RGB(A) image or uint8 array (H, W, 3 or 4): black and transparent are background, every other colour is an id,
+      counted from 1 in ascending order of (R, G, B); at most 255 colours, the background among them.
 
-    A picture whose colours blend at its edges is *smoothed*. Its main colours are black and those that fill a 3 x 3 block
-    without being a blend of their surroundings; the others are stray. Few strays (below 0.5 % of the pixels each and 3 %
-    together) snap to the nearest main colour with one `MaskWarning`; more are refused, in a JPEG any.
+    A picture whose colours blend at its edges is *smoothed*. Its main colours are black and those that fill 3 x 3 pixels
+    somewhere without being a blend of their surroundings; the others are stray. Few strays (below 0.5 % of the pixels
+    each and 3 % together) snap to the nearest main colour with one `MaskWarning`; more are refused, in a JPEG any are.
     `snap=True` snaps however many there are, and says nothing.
-    Raises FileNotFoundError, or ValueError with the file's name. A mask without any object can be read; a prompt refuses it.
+    Raises FileNotFoundError, or ValueError with the file's name. A mask without ids can be read; a prompt refuses it.
     """
     if isinstance(mask, np.ndarray):
         return _mask_from_array(mask, snap=snap)
@@ -231,7 +241,8 @@ def _mask_from_array(array: npt.NDArray[Any], *, snap: bool) -> MaskFile:
     ids = check_ids(array, name)
     if array.size > MAX_PIXELS:
         raise ValueError(_too_large(name, array.size))
-    if array.dtype == np.uint8 and array.max() == IGNORED and _is_smoothed_grey(array):
+    # Ids in an array are taken at their word, but grey pixels in an array are a common slip: 255 would count as ignored.
+    if array.dtype == np.uint8 and array.max() == IGNORED and _is_smoothed_grey(array, least=8):
         return _mask_from_colors(np.repeat(array[..., None], 3, axis=2), name, snap=snap, lossy=False)
     return MaskFile(ids, None)
 
@@ -284,7 +295,7 @@ def _mask_from_indexed(picture: Image.Image, name: str) -> MaskFile:
 
 def _mask_from_colors(rgb: Pixels, name: str, *, snap: bool, lossy: bool) -> MaskFile:
     index, colors, counts = _indexed(rgb)
-    if lossy or len(colors) > 255 or _is_smoothed(index, colors):
+    if lossy or len(colors) > 255 or _thin_blends(index, colors).any():
         main = _main_colors(index, colors, counts)
     else:
         main = np.ones(len(colors), np.bool_)
@@ -293,9 +304,9 @@ def _mask_from_colors(rgb: Pixels, name: str, *, snap: bool, lossy: bool) -> Mas
     few = not lossy and shares.max(initial=0) < MAX_STRAY_SHARE and shares.sum() < MAX_STRAY_TOTAL
     if strays and not (few or snap):
         raise ValueError(
-            f"{name}: expected a mask of flat colours, got {strays} stray colours on {shares.sum():.1%} of the pixels (is it"
-            " anti-aliased, JPEG-compressed or a photograph?); save it without smoothing as PNG, or give each the nearest"
-            " main colour with --snap-colors (snap=True in Python)"
+            f"{name}: expected a mask of flat colours, got {strays} stray colours on {shares.sum():.1%} of the pixels"
+            " (is it anti-aliased, JPEG-compressed, a photograph?); save it as PNG without smoothing, or give each the"
+            " nearest main colour with --snap-colors (snap=True in Python)"
         )
     if len(objects) > IGNORED - 1:
         raise ValueError(f"{name}: expected at most 255 colours, got {len(objects) + 1}; is it a mask?")
@@ -311,11 +322,11 @@ def _warn(sentence: str) -> None:
     warnings.warn(sentence, MaskWarning, stacklevel=4)
 
 
-# ------------------------------------------------------------------------------------------- colours of a smoothed mask
+# -------------------------------------------------------------------------- colours of a smoothed mask
 
 
 def _indexed(rgb: Pixels) -> tuple[npt.NDArray[np.int32], Pixels, npt.NDArray[np.int64]]:
-    """(H, W) indices into the colours that occur, those colours (n, 3) in ascending order of (R, G, B), and their counts."""
+    """(H, W) indices into the colours that occur; those (n, 3), in ascending order of (R, G, B); and their counts."""
     packed = (rgb[..., 0].astype(np.int32) << 16) | (rgb[..., 1].astype(np.int32) << 8) | rgb[..., 2]
     occurs = np.zeros(1 << 24, np.bool_)
     occurs[packed] = True
@@ -329,15 +340,12 @@ def _indexed(rgb: Pixels) -> tuple[npt.NDArray[np.int32], Pixels, npt.NDArray[np
 
 def _solid(index: npt.NDArray[np.int32], n: int, block: int) -> npt.NDArray[np.bool_]:
     """Which of the n colours fill a block x block square somewhere."""
-    same = np.ones(index.shape, np.bool_)
-    for axis in (0, 1):  # runs of equal neighbours down, then squares of equal runs across
-        ahead, behind = (np.s_[1:, :], np.s_[:-1, :]) if axis == 0 else (np.s_[:, 1:], np.s_[:, :-1])
-        for _ in range(block - 1):
-            trimmed = index[: same.shape[0], : same.shape[1]]
-            same = same[behind] & same[ahead] & (trimmed[behind] == trimmed[ahead])
-    found = np.zeros(n, np.bool_)
-    found[index[: same.shape[0], : same.shape[1]][same]] = True
-    return found
+    height, width = (max(0, length - block + 1) for length in index.shape)
+    corner = index[:height, :width]
+    same = np.ones((height, width), np.bool_)
+    for y, x in np.ndindex(block, block):
+        same &= corner == index[y : y + height, x : x + width]
+    return np.bincount(corner[same], minlength=n) > 0
 
 
 def _blends(index: npt.NDArray[np.int32], colors: Pixels, thin: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -368,38 +376,44 @@ def _blends(index: npt.NDArray[np.int32], colors: Pixels, thin: npt.NDArray[np.b
     return thin & (votes > 0.5 * np.bincount(own, minlength=len(colors)))
 
 
-def _is_smoothed(index: npt.NDArray[np.int32], colors: Pixels) -> bool:
-    """Whether at least half of the colours beyond two are thin blends, as anti-aliasing makes them and objects do not."""
+def _thin_blends(index: npt.NDArray[np.int32], colors: Pixels) -> npt.NDArray[np.bool_]:
+    """The thin blends among the colours, where they make up half of those beyond two; otherwise none.
+
+    Anti-aliasing makes such colours in numbers, objects make few: a sliver between two others may look like a blend.
+    """
     solid = _solid(index, len(colors), 5)
-    if (
-        len(colors) < 3 or solid.all() or not solid.any()
-    ):  # with nothing solid it is a texture: there is no edge to smooth
-        return False
-    blends = int(np.count_nonzero(_blends(index, colors, ~solid)))
-    return 0 < blends and 2 * blends >= len(colors) - 2
+    none = np.zeros(len(colors), np.bool_)
+    if len(colors) < 3 or solid.all() or not solid.any():  # nothing solid is a texture: it has no edges to smooth
+        return none
+    blends = _blends(index, colors, ~solid)
+    return blends if 2 * np.count_nonzero(blends) >= len(colors) - 2 else none
 
 
-def _is_smoothed_grey(values: Pixels) -> bool:
+def _is_smoothed_grey(values: Pixels, least: int = 1) -> bool:
+    """Whether grey values are a smoothed picture: `least` of the thin blends are mid-grey, which ids seldom are."""
     levels, index = np.unique(values, return_inverse=True)
-    return _is_smoothed(index.reshape(values.shape).astype(np.int32), np.repeat(levels[:, None], 3, axis=1))
+    grey = np.repeat(levels[:, None], 3, axis=1)
+    blends = levels[_thin_blends(index.reshape(values.shape).astype(np.int32), grey)]
+    return int(np.count_nonzero((blends >= 64) & (blends < 192))) >= least
 
 
 def _main_colors(index: npt.NDArray[np.int32], colors: Pixels, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Black, and the colours that fill a 3 x 3 block, are no blend of their surroundings, and are no near copy (closer than
-    24 of 441) of a more frequent one. If that leaves black alone, as thin strokes do, the brightest colour joins it."""
+    """Black, and the colours that fill 3 x 3 pixels, are no blend of their surroundings and no near copy (closer than
+    24 of 441) of a more frequent one. Where that leaves black alone, as in thin strokes, the brightest joins it."""
     solid = _solid(index, len(colors), 3)
     solid &= ~_blends(index, colors, solid)
-    black = ~colors.any(axis=1)
+    black = colors.max(axis=1) == 0
     kept = [np.zeros(3, np.float32)]
-    main = black.copy()
-    for i in np.flatnonzero(solid & ~black)[np.argsort(-counts[solid & ~black], kind="stable")]:
+    main = np.copy(black)
+    candidates = np.flatnonzero(solid & ~black)
+    for i in candidates[np.argsort(-counts[candidates], kind="stable")]:
         color = colors[i].astype(np.float32)
         if ((np.stack(kept) - color) ** 2).sum(axis=1).min() >= 24**2:
             kept.append(color)
             main[i] = True
         if len(kept) > 255:
             break
-    if len(kept) == 1 and not black.all():
+    if len(kept) == 1:
         main[np.argmax((colors.astype(np.int64) ** 2).sum(axis=1))] = True
     return main
 
@@ -415,7 +429,7 @@ def _nearest(colors: Pixels, table: Pixels) -> Pixels:
     return rows
 
 
-# ---------------------------------------------------------------------------------------------------------------- writing
+# --------------------------------------------------------------------------------------------- writing
 
 
 @contextmanager
@@ -464,7 +478,7 @@ def write_gray(path: str | os.PathLike[str], values: npt.NDArray[np.floating[Any
     write_image(path, np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8))
 
 
-# ----------------------------------------------------------------------------------------------------------- annotations
+# ----------------------------------------------------------------------------------------- annotations
 
 
 def rle_from_mask(selected: npt.NDArray[np.bool_]) -> dict[str, Any]:
@@ -496,79 +510,36 @@ def rle_string(counts: list[int]) -> str:
     return "".join(text)
 
 
-def mask_from_rle(rle: dict[str, Any]) -> npt.NDArray[np.bool_]:
-    """The (H, W) bool mask of a COCO run-length encoding, compressed (text) or not (a list of runs)."""
-    height, width = rle["size"]
-    counts = rle["counts"] if isinstance(rle["counts"], list) else _rle_counts_from_string(rle["counts"])
-    if min(counts, default=0) < 0 or sum(counts) != height * width:
-        raise ValueError(f"expected runs for {height} x {width} = {height * width} pixels, got {sum(counts)}")
-    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width, order="F")
-
-
-def _rle_counts_from_string(text: str | bytes) -> list[int]:
-    counts: list[int] = []
-    value = shift = 0
-    for code in text.encode() if isinstance(text, str) else text:
-        bits = code - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:
-                value -= 1 << shift
-            counts.append(value + counts[-2] if len(counts) > 2 else value)
-            value = shift = 0
-    return counts
-
-
 def polygons(selected: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int32]]:
-    """The outlines of an (H, W) bool mask, exactly along the pixels' edges: rings (n, 2) of corners (x, y), not repeated.
+    """The outlines of an (H, W) bool mask, exactly along the pixels' edges: rings (n, 2) of corners (x, y), not closed.
 
-    Pixels belong together when they share an edge. Outer rings run clockwise as seen, so their area by the shoelace formula
-    is positive with y downward; holes are rings of their own and run the other way.
+    Pixels belong together when they share an edge. Outer rings run clockwise as seen, so that the shoelace formula gives
+    them a positive area (y points down); holes are rings of their own and run the other way.
     """
     padded = np.pad(selected.astype(np.bool_), 1)
-    around = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
-    upper_left, upper_right, lower_left, lower_right = around
-    total = sum(quarter.astype(np.int8) for quarter in around)
-    touching = (total == 2) & (
-        upper_left == lower_right
-    )  # two pixels that meet in a point only: two corners in one place
-    y, x = np.nonzero((total % 2 == 1) | touching)
-    twice = np.flatnonzero(touching[y, x])
-    swapped = upper_left[y[twice], x[twice]]
-    # A doubled corner is first the end of the edge from the left, then the start of the edge to the right. Its vertical
-    # edges go to the same two in the order in which the ring turns there.
-    order = np.sort(np.concatenate([np.arange(len(y)), twice]), kind="stable")
-    y, x = y[order], x[order]
-    second = np.zeros(len(y), np.bool_)
-    second[1:] = (y[1:] == y[:-1]) & (x[1:] == x[:-1])
-    rank = second.astype(np.int8)
-    turned = np.zeros(total.shape, np.bool_)
-    turned[y[second][~swapped], x[second][~swapped]] = True
-    rank = np.where(turned[y, x], 1 - rank, rank)
-    across = np.arange(len(y))  # already by row, then by column
-    down = np.lexsort((rank, y, x))
-    mates = np.empty((2, len(y)), np.int64)
-    for mate, line in zip(mates, (across, down), strict=True):
-        mate[line[0::2]], mate[line[1::2]] = line[1::2], line[0::2]
-    return _rings(x, y, mates, lower_right[y, x])
-
-
-def _rings(
-    x: npt.NDArray[np.int64], y: npt.NDArray[np.int64], mates: npt.NDArray[np.int64], outer: npt.NDArray[np.bool_]
-) -> list[npt.NDArray[np.int32]]:
-    horizontal, vertical = mates.tolist()
-    left = [True] * len(horizontal)
+    upper_left, upper_right = padded[:-1, :-1], padded[:-1, 1:]
+    lower_left, lower_right = padded[1:, :-1], padded[1:, 1:]
+    leaving = (  # corners from which an outline goes right, down, left and up, with its pixels on the right hand
+        lower_right & ~upper_right,
+        lower_left & ~lower_right,
+        upper_left & ~lower_left,
+        upper_right & ~upper_left,
+    )
+    edges = [set(np.flatnonzero(corners).tolist()) for corners in leaving]
+    width = padded.shape[1] - 1
+    step = (1, width, -1, -width)
     rings = []
-    for start in range(len(horizontal)):  # the first corner met of each ring is its uppermost, leftmost one
-        if not left[start]:
+    for start in sorted(edges[0]):  # every ring goes right somewhere, and first at a corner
+        if start not in edges[0]:
             continue
-        ring = []
-        at, step, other = start, horizontal, vertical
-        while left[at]:
-            left[at] = False
+        ring: list[int] = []
+        at, heading = start, 0
+        while not ring or (at, heading) != (start, 0):
             ring.append(at)
-            at, step, other = step[at], other, step
-        corners = np.stack([x[ring], y[ring]], axis=1).astype(np.int32)
-        rings.append(corners if outer[start] else corners[::-1])
+            while at in edges[heading]:
+                edges[heading].remove(at)
+                at += step[heading]
+            right, left = (heading + 1) % 4, (heading - 1) % 4  # right first: round the same pixel where two only touch
+            heading = right if at in edges[right] or (at, right) == (start, 0) else left
+        rings.append(np.stack(np.divmod(ring, width)[::-1], axis=1).astype(np.int32))
     return rings

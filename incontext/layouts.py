@@ -12,10 +12,8 @@ whether they make a whole network, and trusts nothing that it reads.
 from __future__ import annotations
 
 import json
-import os
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,12 +23,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from incontext.formats import whole_file
 from incontext.model import ModelConfig
 
 Layout = Literal["incontext", "published", "transformers"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
-_CONFIG_KEY = "incontext.config"  # in the metadata of a safetensors file
+# The one entry of ours in a safetensors file's metadata: {"config": ..., "metadata": ...}. One, because the library
+# writes entries in random order, and equal weights should make equal files.
+_RECORD = "incontext"
 _FOLDER_FILE = "model.safetensors"  # in a folder of the transformers layout
 
 
@@ -80,34 +81,35 @@ def write(
 ) -> None:
     """Write tensors under the published names. Each file, "transformers" has two in a folder, appears whole or not at
     all. ``notes`` travel along in every layout.
+
+    Raises:
+        CheckpointError: a folder lies where a file is to be written, or a file where a folder is.
+        FileNotFoundError: there is no folder to write to.
     """
+    if path.exists() and path.is_dir() != (layout == "transformers"):
+        expected, found = ("folder", "file") if layout == "transformers" else ("file", "folder")
+        raise CheckpointError(
+            f"{path}: the layout {layout!r} is a {expected}, and here is a {found}; give another name"
+        )
     if layout == "incontext":
-        with written_whole(path) as part:
-            save_file(dict(tensors), part, {"format": "pt", **notes, _CONFIG_KEY: json.dumps(asdict(config))})
+        _write_safetensors(path, tensors, {_RECORD: json.dumps({"config": asdict(config), "metadata": notes})})
     elif layout == "published":
         # The authors' code looks at "model" alone.
-        with written_whole(path) as part:
-            torch.save({"model": dict(tensors), "config": asdict(config), "metadata": notes}, part)
+        with whole_file(path) as stream:
+            torch.save({"model": dict(tensors), "config": asdict(config), "metadata": notes}, stream)
     else:
+        path.mkdir(parents=True, exist_ok=True)
         named = {transformers_name(name): value for name, value in tensors.items()}
-        with written_whole(path / _FOLDER_FILE) as part:
-            save_file(named, part, {"format": "pt", **notes})
-        with written_whole(path / "config.json") as part:
-            part.write_text(json.dumps(_transformers_config(config), indent=2) + "\n", encoding="utf-8")
+        # "pt" is what transformers asks for.
+        _write_safetensors(path / _FOLDER_FILE, named, {"format": "pt", _RECORD: json.dumps({"metadata": notes})})
+        with whole_file(path / "config.json") as stream:
+            stream.write(json.dumps(_transformers_config(config), indent=2).encode() + b"\n")
 
 
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A path to write to: what lies there at the end gets the final name, and nothing is left after a failure."""
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; expected the name of a file to write")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+def _write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    with whole_file(path) as stream:
+        # By name, because the library streams to a path, and only gives whole files in memory otherwise.
+        save_file(dict(tensors), stream.name, dict(metadata))
 
 
 def some(names: Iterable[object]) -> str:
@@ -128,8 +130,11 @@ _Raw = tuple[Layout, dict[str, Tensor], Mapping[str, Any] | None, dict[str, str]
 
 def _read_raw(path: Path) -> _Raw:
     """A file as it is: its layout, its own names, the configuration that it carries, its metadata."""
-    with path.open("rb") as file:
-        head = file.read(64)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     if head[8:9] == b"{":  # a length of eight bytes, then JSON
         return _read_safetensors(path)
     if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":  # PyTorch's archive, and its bare pickle from before 1.6
@@ -147,20 +152,23 @@ def _read_safetensors(path: Path) -> _Raw:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path} is damaged or cut short: {first_line(error)}") from error
-    metadata.pop("format", None)  # "pt": transformers asks for it
-    config = metadata.pop(_CONFIG_KEY, None)
-    if config is not None:
-        return "incontext", tensors, _json_object(path, config), metadata
+    record = _json_object(path, metadata.pop(_RECORD, "{}"))
+    metadata = {name: value for name, value in metadata.items() if name != "format"} | _notes(record)
+    if "config" in record:
+        return "incontext", tensors, record["config"], metadata
     if not any(name.startswith("model.encoder.") for name in tensors):
         return "published", tensors, None, metadata
     beside = path.with_name("config.json")
-    theirs = _json_object(beside, beside.read_text(encoding="utf-8")) if beside.is_file() else None
+    theirs = _json_object(beside, beside.read_bytes()) if beside.is_file() else None
     return "transformers", tensors, None if theirs is None else _from_transformers_config(beside, theirs), metadata
 
 
 def _read_pickle(path: Path, *, mapped: bool) -> _Raw:
+    # Given a path that ends in .safetensors, newer versions of PyTorch expect safetensors there, whatever it holds.
+    by_name = mapped and path.suffix != ".safetensors"
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with path.open("rb") as file:
+            loaded = torch.load(path if by_name else file, map_location="cpu", weights_only=True, mmap=by_name)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} was refused: it is damaged, or holds more than tensors, and a pickle with code in it can do "
@@ -172,19 +180,18 @@ def _read_pickle(path: Path, *, mapped: bool) -> _Raw:
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         found = f"a dictionary of {some(loaded)}" if isinstance(loaded, dict) else type(loaded).__name__
         raise CheckpointError(f'{path}: expected {{"model": tensors by name}}, got {found}')
-    config, notes = loaded.get("config"), loaded.get("metadata")
-    return (
-        "published",
-        {str(name): value for name, value in tensors.items()},
-        config if isinstance(config, dict) else None,
-        {str(key): str(value) for key, value in notes.items()} if isinstance(notes, dict) else {},
-    )
+    return "published", {str(name): value for name, value in tensors.items()}, loaded.get("config"), _notes(loaded)
 
 
-def _json_object(path: Path, text: str) -> dict[str, Any]:
+def _notes(record: Mapping[str, Any]) -> dict[str, str]:
+    notes = record.get("metadata")
+    return {str(key): str(value) for key, value in notes.items()} if isinstance(notes, dict) else {}
+
+
+def _json_object(path: Path, text: str | bytes) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its configuration is no JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected its configuration to be a JSON object, got {text[:40]!r}")
@@ -192,12 +199,14 @@ def _json_object(path: Path, text: str) -> dict[str, Any]:
 
 
 def _infer_config(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Read the sizes off the tensors. What leaves no trace there (merge layer, epsilon) is taken as published."""
+    """Read the sizes off the tensors. What leaves no trace there is taken as published: evenly spaced taps, streams
+    merged after block 2 (or the first tap, where that comes earlier), epsilon.
+    """
     try:
         width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
         depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
         columns, head_width = tensors["blocks.0.attn.rel_pos_w"].shape
-        every = depth * width // tensors["decoder_embed.weight"].shape[1]  # taps are evenly spaced, as published
+        every = depth * width // tensors["decoder_embed.weight"].shape[1]  # blocks from tap to tap
         positions = tensors["pos_embed"].shape[1] - 1
         return {
             "width": width,
@@ -207,6 +216,7 @@ def _infer_config(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
             "side": (columns + 1) // 2 * patch,
             "decoder_width": tensors["decoder_pred.0.weight"].shape[0],
             "mlp_ratio": tensors["blocks.0.mlp.fc1.weight"].shape[0] / width,
+            "merge_layer": min(ModelConfig.merge_layer, every - 1),
             "taps": tuple(range(every - 1, depth, every)),
             "pretrain_side": round(positions**0.5) * patch,
         }

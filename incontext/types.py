@@ -16,7 +16,7 @@ from incontext import formats
 from incontext.formats import IGNORED, ImageLike, Pixels
 
 if TYPE_CHECKING:
-    import supervision
+    import supervision  # type: ignore[import-not-found, unused-ignore]
 
 IGNORED_COLOR = (224, 224, 192)  # what the VOC devkit shows "ignored" in
 
@@ -70,22 +70,22 @@ class Palette:
     def spread(cls, ids: Iterable[int]) -> Self:
         """A palette for these ids (1..254, in any order) with colours far from black and from each other.
 
-        Always the same: the smallest id is white, the next red, green, blue, yellow, magenta, cyan, then finer grids of the
-        colour cube, each time the point farthest from those taken.
+        Always the same: the smallest id is white, the next red, green, blue, yellow, magenta, cyan, then finer grids of
+        the colour cube, each time the point farthest from those taken.
         """
         rows = np.array(sorted({int(i) for i in ids} - {0}), np.int64)
         return cls(np.concatenate([[0], rows]), np.concatenate([[(0, 0, 0)], _far_colors(254)[: len(rows)]]))
 
     @property
     def table(self) -> Pixels:
-        """(256, 3) uint8: row i is the colour of id i, as image files want it; 255 is a light grey, absent ids are black."""
+        """(256, 3) uint8 for image files: row i is the colour of id i, 255 is a light grey, absent ids are black."""
         table = np.zeros((256, 3), np.uint8)
         table[self.ids] = self.colors
         table[IGNORED] = IGNORED_COLOR
         return table
 
     def paint(self, mask: npt.NDArray[Any]) -> Pixels:
-        """(H, W) ids -> (H, W, 3) uint8 colours. Ignored pixels (255) are black; an id without a colour is a ValueError."""
+        """(H, W) ids -> (H, W, 3) uint8 colours, ignored (255) in black. An id without a colour is a ValueError."""
         table = self.table
         table[IGNORED] = 0
         ids = formats.check_ids(mask, "the mask")
@@ -96,8 +96,8 @@ class Palette:
     def read(self, colors: npt.NDArray[Any]) -> tuple[Pixels, npt.NDArray[np.float32]]:
         """Colours (..., 3) in 0..255 -> ids (...) uint8 of the nearest colours, and confidence (...) float32 in 0..1.
 
-        Confidence is the colour margin (d2 - d1) / (d2 + d1), d1 and d2 the distances to the nearest and the second nearest
-        colour: 1 on a palette colour, 0 half way between two. Of equally near colours the first row wins.
+        Confidence is the colour margin (d2 - d1) / (d2 + d1), d1 and d2 the distances to the nearest and the second
+        nearest colour: 1 on a palette colour, 0 half way between two. Of equally near colours the first row wins.
         """
         colors = np.asarray(colors, np.float32)
         nearest = np.full(colors.shape[:-1], np.inf, np.float32)
@@ -136,11 +136,11 @@ def _far_colors(count: int) -> Pixels:
 class Prompt:
     """One example: an image and the mask that shows what to segment in it.
 
-    image (H, W, 3) uint8 RGB; mask (H, W) uint8 ids, 0 background, 255 ignored, of the image's size and with at least one id.
-    Both may be given as anything that `formats.read_image` and `formats.read_mask` take; an array of ids is taken literally.
+    image: (H, W, 3) uint8 RGB. mask: (H, W) uint8 ids, 0 background, 255 ignored, of the image's size and with at least
+    one id. Both are read by `formats.read_image` and `formats.read_mask`, an array of ids as it is.
     colors: (H, W, 3) uint8 to be painted as they are in place of the mask (`from_colors`), else None.
-    palette: the colours that the mask came in, to show answers in, or None where it had none; `from_colors` always has one,
-    and its answers are read with it.
+    palette: the colours that the mask came in, to show answers in, or None where it had none. `from_colors` always has
+    one, and its answers are read with it.
     """
 
     image: Pixels
@@ -231,8 +231,8 @@ def _palette_of(ids: tuple[int, ...], colors: Pixels | None) -> Palette | None:
 class Segmentation:
     """What was found in a query, at the query's own size.
 
-    mask (H, W) uint8 ids, those of the prompt; confidence (H, W) float32 in 0..1, the colour margin; palette: the colours to
-    show the ids in.
+    mask: (H, W) uint8 ids, those of the prompt. confidence: (H, W) float32 in 0..1, the colour margin. palette: the
+    colours to show the ids in.
     """
 
     mask: Pixels
@@ -268,7 +268,7 @@ class Segmentation:
         return not self.ids
 
     def overlay(self, image: ImageLike, alpha: float = 0.5) -> Pixels:
-        """(H, W, 3) uint8: the query with the ids laid over it, opaque by alpha (0..1), and outlined in colour and black."""
+        """(H, W, 3) uint8: the query, its ids laid over it with opacity alpha (0..1), outlined in colour and black."""
         rgb = formats.read_image(image)
         if rgb.shape[:2] != self.shape:
             raise ValueError(f"expected the query itself, {_size(self.mask)}, got an image of {_size(rgb)}")

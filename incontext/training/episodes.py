@@ -67,7 +67,6 @@ class Episode:
     images: np.ndarray  # (2, side, side, 3) uint8
     masks: np.ndarray  # (2, side, side) uint8
     count: int
-    task: str  # "semantic" or "instance"
 
 
 def read_set(folder: Path, *, shorter_side: int = 256) -> ImageSet:
@@ -87,7 +86,7 @@ def read_set(folder: Path, *, shorter_side: int = 256) -> ImageSet:
         raise ValueError(f"expected {folder} to hold images/ and masks/ with files of the same names; found no pair")
     images, masks = [], []
     for image_path, mask_path in pairs:
-        image, mask = read_image(image_path), read_mask(mask_path)
+        image, mask = read_image(image_path), read_mask(mask_path).ids
         if image.shape[:2] != mask.shape:
             raise ValueError(f"expected {mask_path} to have its picture's size {image.shape[:2]}, got {mask.shape}")
         height, width = mask.shape
@@ -95,8 +94,7 @@ def read_set(folder: Path, *, shorter_side: int = 256) -> ImageSet:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         if scale < 1.0:
             image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-            mask = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST))
-        mask = mask.astype(np.uint8)
+            mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
         images.append(image)
         masks.append(mask)
     made = ImageSet(folder.name, kind.startswith(("regions", "instances")), tuple(images), tuple(masks))
@@ -139,7 +137,7 @@ class EpisodeSource:
         shared = [int(i) for i in np.unique(masks[0]) if i not in (0, IGNORED)]
         ids = self._choose_ids(rng, shared) or [1]
         changed = np.stack([jitter(image, rng) for image in images])
-        return Episode(changed, np.stack([relabel(mask, ids) for mask in masks]), len(ids), "semantic")
+        return Episode(changed, np.stack([relabel(mask, ids) for mask in masks]), len(ids))
 
     def _drawn(self, rng: np.random.Generator, source: ImageSet) -> Episode:
         some = self.sampling
@@ -171,9 +169,7 @@ class EpisodeSource:
             images.append(jitter(image, rng))
             masks.append(relabel(mask, ids))
         order = [0, 1] if rng.random() < 0.5 or not two_views else [1, 0]
-        return Episode(
-            np.stack(images)[order], np.stack(masks)[order], len(ids), "instance" if source.regions else "semantic"
-        )
+        return Episode(np.stack(images)[order], np.stack(masks)[order], len(ids))
 
     def _choose_ids(self, rng: np.random.Generator, ids: Sequence[int], first: int | None = None) -> list[int]:
         """The ids that an episode asks for, in random order; ``first`` is always among them."""

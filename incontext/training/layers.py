@@ -1,9 +1,9 @@
-"""What a synthetic scene is made of: looks (textures), a view to draw on, and the layers that draw themselves on it.
+"""What a synthetic scene is made of: a view to draw on, and the layers that draw themselves on it.
 
 For: `synthetic`, which composes scenes from these. Refuses to know: which scenes there are, pairs, networks, files.
 
-Pillow draws (8 bit, compiled), numpy makes texture fields. Outlines are drawn at twice the side and reduced: pictures have soft
-edges, and a pixel belongs to the thing that covers at least half of it. A layer draws itself afresh each time it is asked.
+Pillow draws (8 bit, compiled). Outlines are drawn at twice the side and reduced: pictures have soft edges, and a pixel
+belongs to the thing that covers at least half of it. A layer draws itself afresh each time it is asked.
 """
 
 from __future__ import annotations
@@ -19,122 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from incontext.training import shapes
+from incontext.training.looks import Look, Rng, noise, uniform
 
-Rng = np.random.Generator
-Bytes = NDArray[np.uint8]
-Pattern = Literal["plain", "clouds", "grain", "stripes", "checks", "dots", "marble", "tufts"]
-_PATTERNS: tuple[Pattern, ...] = ("plain", "clouds", "grain", "stripes", "checks", "dots", "marble", "tufts")
 _THIN = 1.45  # a one-pixel line between two rows covers neither by half: strokes need only half / _THIN
 _FLIPS = (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180)
-_RAMP = np.clip(1 - np.abs(np.linspace(0, 3, 256)[:, None] - np.arange(4)), 0, 1)  # (256, 4): blends four colour stops
-
-
-def uniform(rng: Rng, low: float, high: float) -> float:
-    return low + (high - low) * float(rng.random())
-
-
-def log_uniform(rng: Rng, low: float, high: float) -> float:
-    return low * (high / low) ** float(rng.random())
-
-
-def noise(rng: Rng, side: int, cells: int) -> Image.Image:
-    """Smooth noise, 8 bit: a random grid of cells x cells values, enlarged."""
-    cells = max(2, min(cells, side))
-    grid = Image.fromarray(rng.integers(0, 256, (cells, cells), dtype=np.uint8))
-    return grid.resize((side, side), Image.Resampling.BICUBIC if cells < 12 else Image.Resampling.BILINEAR)
-
-
-@dataclass(frozen=True)
-class Look:
-    """A texture: a pattern of one scalar field, coloured through a ramp. `period` is in sides, `ramp` (256, 3) 0..255 float."""
-
-    pattern: Pattern
-    ramp: NDArray[np.float64]
-    period: float
-    angle: float
-    warp: float
-
-    def tint(self, rng: Rng, levels: Image.Image, gain: float) -> Image.Image:
-        """`levels` (from `field`) as RGB; `gain` is the strength of a view's own shift of the colours."""
-        ramp = self.ramp * (1 + gain * rng.normal(0, 0.1)) + gain * rng.normal(0, 6, 3)
-        levels.putpalette(np.clip(ramp, 0, 255).astype(np.uint8).tobytes())
-        return levels.convert("RGB")
-
-    def field(self, rng: Rng, side: int) -> Image.Image:
-        """The pattern, (side, side), 8 bit."""
-        cells = round(1 / self.period)
-        if self.pattern == "plain":
-            return noise(rng, side, 3)
-        if self.pattern == "clouds":
-            return ImageChops.blend(noise(rng, side, cells), noise(rng, side, 3 * cells), 0.4)
-        if self.pattern == "grain":
-            return ImageChops.blend(noise(rng, side, 4), noise(rng, side, max(side // 3, 4 * cells)), 0.7)
-        if self.pattern == "marble":  # thin dark veins where the noise crosses its middle
-            return noise(rng, side, cells).point([min(255, 4 * abs(value - 128)) for value in range(256)])
-        if self.pattern == "tufts":  # short upright streaks: grass, fur, bark
-            grid = Image.fromarray(rng.integers(0, 256, (max(2, cells), max(4, 4 * cells)), dtype=np.uint8))
-            return grid.resize((side, side), Image.Resampling.BICUBIC).rotate(math.degrees(self.angle) / 4)
-        turn = self.angle + (0.1 * rng.standard_normal())
-        x = np.arange(side, dtype=np.float32) * (2 * math.pi / (self.period * side))
-        c, s = math.cos(turn), math.sin(turn)
-        bend = np.asarray(noise(rng, side, 4)).astype(np.float32) * (self.warp / 40) if self.warp > 0 else np.float32(0)
-        along = np.sin(x * np.float32(c) + (x * np.float32(s) + np.float32(6 * rng.random()))[:, None] + bend)
-        if self.pattern == "stripes":
-            wave = along
-        else:
-            across = np.sin(x * np.float32(s) - (x * np.float32(c))[:, None] + bend)
-            wave = np.clip(6 * along * across, -1, 1) if self.pattern == "checks" else np.clip(along + across, -1, 1)
-        return Image.fromarray((wave * 127 + 128).astype(np.uint8))
-
-
-@dataclass
-class Wardrobe:
-    """Hands out looks and ids for one scene, so that no two looks are too alike."""
-
-    rng: Rng
-    grey: bool
-    contrast: float
-    taken: list[list[float]] = field(default_factory=list)
-    next_id: int = 1
-
-    def new_id(self) -> int:
-        self.next_id += 1
-        return self.next_id - 1
-
-    def color(self, low: float, high: float) -> list[float]:
-        """A colour whose brightest channel is in low..high."""
-        rng = self.rng
-        value = uniform(rng, low, high)
-        if self.grey:
-            return [value] * 3
-        saturation = uniform(rng, 0, 0.4) if rng.random() < 0.65 else uniform(rng, 0.3, 0.95)
-        turn = 6 * float(rng.random())
-        hues = (min(1.0, max(0.0, abs((turn + shift) % 6 - 3) - 1)) for shift in (0, 4, 2))
-        return [value * (1 - saturation + saturation * hue) for hue in hues]
-
-    def look(self, *patterns: Pattern, like: Look | None = None, low: float = 30, high: float = 250) -> Look:
-        """A new look in one of `patterns` (none: any), its main colour apart from all others and low..high bright;
-        or one with the colours of `like` in another pattern."""
-        rng = self.rng
-        names = [name for name in patterns or _PATTERNS if like is None or name != like.pattern]
-        pattern = names[int(rng.integers(len(names)))]
-        shape = (log_uniform(rng, 0.03, 0.3), uniform(rng, 0, math.pi), max(0.0, uniform(rng, -0.5, 1.0)))
-        if like is not None:
-            return Look(pattern, like.ramp, *shape)
-        base = self.color(low, high)
-        for _ in range(8):
-            if all(sum(abs(a - b) for a, b in zip(base, other, strict=True)) > 110 * self.contrast for other in self.taken):
-                break
-            base = self.color(low, high)
-        self.taken.append(base)
-        spread = log_uniform(rng, 0.06, 0.5)
-        stops = np.array(base) * (1 + spread * np.array([[-1.0], [-0.2], [0.4], [1.0]]))
-        if not self.grey:
-            stops += rng.normal(0, 60 * spread, (4, 3))
-            if rng.random() < 0.2:
-                stops[int(rng.integers(4))] = self.color(30, 250)
-        ramp = _RAMP @ stops
-        return Look(pattern, ramp, *shape)
 
 
 @dataclass
@@ -155,12 +43,19 @@ class View:
         self.ids = Image.new("L", (self.side, self.side))
 
     def texture(self, look: Look) -> Image.Image:
-        if id(look) not in self.textures:
-            if id(look) not in self.fields:
-                self.fields[id(look)] = look.field(self.rng, self.side)
-            levels = self.fields[id(look)].transpose(_FLIPS[int(self.rng.integers(3))])
-            self.textures[id(look)] = look.tint(self.rng, levels, self.gain)
-        return self.textures[id(look)]
+        """`look` over the whole picture, RGB, the same each time within this view."""
+        key = id(look)
+        if key not in self.textures:
+            colors, size = look.colors(self.rng, self.gain), (self.side, self.side)
+            if look.pattern == "flat":
+                self.textures[key] = Image.new("RGB", size, tuple(colors[128].tolist()))
+            else:
+                if key not in self.fields:
+                    self.fields[key] = look.levels(self.rng, self.side)
+                levels = self.fields[key].transpose(_FLIPS[int(self.rng.integers(3))])
+                levels.putpalette(colors.tobytes())
+                self.textures[key] = levels.convert("RGB")
+        return self.textures[key]
 
     def fill(self, look: Look, label: int) -> None:
         self.image.paste(self.texture(look))
@@ -176,7 +71,8 @@ class View:
         shade: Image.Image | None = None,
         reach: float = 1.0,
     ) -> None:
-        """Lay `look` where `cover` (8 bit, upper left corner `at`, inside the picture) is bright; `shade` multiplies it.
+        """Lay `look` where `cover` (8 bit, upper left corner `at`, inside the picture) is bright; `shade` multiplies
+        it.
 
         A pixel gets the label where the coverage times `reach` is a half or more."""
         box = (*at, at[0] + cover.width, at[1] + cover.height)
@@ -192,9 +88,11 @@ class View:
         """A shadow: the picture gets darker under `cover`, the ids stay."""
         self.image.paste((0, 0, 0), at, ImageChops.multiply(cover, Image.new("L", cover.size, int(255 * strength))))
 
-    def stencil(self, outlines: Sequence[NDArray[np.float64]], soft: float = 0.0) -> tuple[Image.Image, tuple[int, int]] | None:
-        """Filled outlines, in pixels, as (coverage, upper left corner), cut to what is inside the picture; None: nothing is."""
-        points = np.concatenate(outlines)
+    def stencil(
+        self, outlines: Sequence[NDArray[np.float64]], soft: float = 0.0
+    ) -> tuple[Image.Image, tuple[int, int]] | None:
+        """Filled outlines, in pixels, as (coverage, upper left corner), cut to what is inside the picture; None:
+        nothing is.""" points = np.concatenate(outlines)
         pad = 2 + int(2 * soft)
         x0, y0 = (max(0, int(value) - pad) for value in points.min(axis=0).tolist())
         x1, y1 = (min(self.side, int(value) + 1 + pad) for value in points.max(axis=0).tolist())
@@ -211,10 +109,17 @@ class View:
         return (cover.filter(ImageFilter.BoxBlur(soft)) if soft > 0.2 else cover), (x0, y0)
 
 
-_Pose = tuple[NDArray[np.float64], list[tuple[int, int, int]]]  # all points of a thing, and (look, start, end) of its parts
+_Pose = tuple[
+    NDArray[np.float64], list[tuple[int, int, int]]
+]  # all points of a thing, and (look, start, end) of its parts
+
+
+Style = Literal["walk", "tree", "curve", "streets", "writing"]
 
 
 class Layer(Protocol):
+    """Something that draws itself on a view."""
+
     def draw(self, view: View) -> None: ...
 
 
@@ -255,13 +160,17 @@ class Things:
         feet = sorted(rng.random(count).tolist())
         poses = [self._pose(rng) for _ in range(min(count, 5))]
         things = [self._place(view, poses[k % 5], foot, k, count, scale, tilt) for k, foot in enumerate(feet)]
-        groups = [things] if count > 2 else [[thing] for thing in things]  # many: together, run by run, which is much faster
+        groups = (
+            [things] if count > 2 else [[thing] for thing in things]
+        )  # many: together, run by run, which is much faster
         for group in groups:
             if self.shadow > 0:
                 shift = 0.03 * view.side * self.size + 0.7
                 if stencil := view.stencil([outline + shift for thing in group for _, outline in thing], 1.0):
                     view.darken(*stencil, self.shadow)
-            runs = [[(look, [outline for _, outline in run]) for look, run in groupby(thing, key=_look)] for thing in group]
+            runs = [
+                [(look, [outline for _, outline in run]) for look, run in groupby(thing, key=_look)] for thing in group
+            ]
             for step in zip_longest(*runs):
                 self._draw_run(view, [run for run in step if run is not None], looks)
 
@@ -272,7 +181,9 @@ class Things:
         spans = [(min(look, last), end - len(outline), end) for (look, outline), end in zip(parts, ends, strict=True)]
         return np.concatenate([outline for _, outline in parts]), spans
 
-    def _place(self, view: View, pose: _Pose, foot: float, k: int, count: int, scale: float, tilt: float) -> shapes.Parts:
+    def _place(
+        self, view: View, pose: _Pose, foot: float, k: int, count: int, scale: float, tilt: float
+    ) -> shapes.Parts:
         """One thing, placed: its parts with outlines in pixels."""
         rng, side = view.rng, view.side
         grow, lean, stretch, bend, dx, dy = rng.standard_normal(6).tolist()
@@ -321,7 +232,7 @@ def _look(part: tuple[int, NDArray[np.float64]]) -> int:
 
 def _relief(rng: Rng, size: tuple[int, int]) -> Image.Image:
     """Light from one side over a patch."""
-    corners = Image.fromarray(rng.integers(90, 256, (2, 2), dtype=np.uint8))
+    corners = Image.frombytes("L", (2, 2), rng.integers(90, 256, 4, dtype=np.uint8).tobytes())
     return corners.resize(size, Image.Resampling.BILINEAR)
 
 
@@ -331,7 +242,7 @@ class Strokes:
 
     look: Look
     label: int
-    style: Literal["walk", "tree", "curve", "streets", "writing"]
+    style: Style
     width: float
     count: int
     glyphs: NDArray[np.float64]  # (glyphs, strokes, 2, 2): the alphabet of "writing"
@@ -342,7 +253,9 @@ class Strokes:
         draw = ImageDraw.Draw(cover)
         for path, width in self._paths(view.rng):
             pixels = max(1, round(2 * width * side / 128))
-            draw.line((path * (2 * side)).ravel().tolist(), fill=255, width=pixels, joint="curve" if pixels > 4 else None)
+            draw.line(
+                (path * (2 * side)).ravel().tolist(), fill=255, width=pixels, joint="curve" if pixels > 4 else None
+            )
         view.paint(cover.reduce(2), (0, 0), self.look, self.label, reach=_THIN)
 
     def _paths(self, rng: Rng) -> Iterable[tuple[NDArray[np.float64], float]]:
@@ -356,7 +269,9 @@ class Strokes:
                 heading = math.atan2(0.5 - start[1], 0.5 - start[0]) + rng.normal(0, 0.7)
                 yield from self._walk(rng, start, heading, self.width, 2 if self.style == "tree" else 0)
 
-    def _walk(self, rng: Rng, start: NDArray[np.float64], heading: float, width: float, forks: int) -> Iterable[tuple[NDArray[np.float64], float]]:
+    def _walk(
+        self, rng: Rng, start: NDArray[np.float64], heading: float, width: float, forks: int
+    ) -> Iterable[tuple[NDArray[np.float64], float]]:
         steps = int(rng.integers(12, 45))
         kink = 0.5 if self.style == "walk" else 0.12
         turns = heading + np.cumsum(rng.normal(0, kink, steps)) * (0.5 if self.style == "walk" else 1.0)
@@ -369,7 +284,9 @@ class Strokes:
             yield path, width
         for _ in range(int(rng.integers(0, 3)) if forks > 0 else int(rng.random() < 0.3) * (self.style == "walk")):
             k = int(rng.integers(steps))
-            yield from self._walk(rng, path[k], float(turns[k]) + rng.choice((-1, 1)) * uniform(rng, 0.4, 1.1), 0.65 * width, forks - 1)
+            yield from self._walk(
+                rng, path[k], float(turns[k]) + rng.choice((-1, 1)) * uniform(rng, 0.4, 1.1), 0.65 * width, forks - 1
+            )
 
     def _streets(self, rng: Rng) -> Iterable[tuple[NDArray[np.float64], float]]:
         turn = uniform(rng, 0, math.pi)
@@ -389,7 +306,7 @@ class Strokes:
             for place in range(int(rng.integers(3, 11))):
                 if rng.random() < 0.85:
                     for stroke in self.glyphs[int(rng.integers(len(self.glyphs)))]:
-                        yield (stroke + (0.9 * place, 0)) @ frame + start, self.width
+                        yield (stroke + np.array([0.9 * place, 0])) @ frame + start, self.width
 
 
 @dataclass(frozen=True)
@@ -402,7 +319,9 @@ class Stains:
     share: float  # of the picture, about
 
     def draw(self, view: View) -> None:
-        rough = ImageChops.blend(noise(view.rng, view.side, self.cells), noise(view.rng, view.side, 4 * self.cells), 0.25)
+        rough = ImageChops.blend(
+            noise(view.rng, view.side, self.cells), noise(view.rng, view.side, 4 * self.cells), 0.25
+        )
         level = 255 * (0.5 + 0.42 * (0.5 - self.share)) + 20
         cover = rough.point(np.clip(128 + 10 * (np.arange(256) - level), 0, 255).astype(int).tolist())
         view.paint(cover, (0, 0), self.look, self.label)
@@ -410,7 +329,8 @@ class Stains:
 
 @dataclass(frozen=True)
 class Band:
-    """Everything below a line: the ground of a landscape. `ragged`: how far the line wanders; `steps`: roofs rather than hills."""
+    """Everything below a line: the ground of a landscape. `ragged`: how far the line wanders; `steps`: roofs rather
+    than hills."""
 
     look: Look
     label: int
@@ -443,7 +363,12 @@ class Lane:
     def draw(self, view: View) -> None:
         rng, side = view.rng, view.side
         vanish, middle = uniform(rng, 0.2, 0.8), uniform(rng, 0.2, 0.8)
-        corners = [(vanish - 0.02, self.horizon), (vanish + 0.02, self.horizon), (middle + self.width, 1.05), (middle - self.width, 1.05)]
+        corners = [
+            (vanish - 0.02, self.horizon),
+            (vanish + 0.02, self.horizon),
+            (middle + self.width, 1.05),
+            (middle - self.width, 1.05),
+        ]
         if stencil := view.stencil([np.array(corners) * side]):
             view.paint(*stencil, self.look, self.label)
         if self.line is None:
@@ -453,7 +378,9 @@ class Lane:
         for y0, y1 in cuts.reshape(3, 2):
             at = [vanish + (middle - vanish) * (y - self.horizon) / (1.05 - self.horizon) for y in (y0, y1)]
             w = [0.03 * (y - self.horizon) + 0.003 for y in (y0, y1)]
-            dashes.append(np.array([(at[0] - w[0], y0), (at[0] + w[0], y0), (at[1] + w[1], y1), (at[1] - w[1], y1)]) * side)
+            dashes.append(
+                np.array([(at[0] - w[0], y0), (at[0] + w[0], y0), (at[1] + w[1], y1), (at[1] - w[1], y1)]) * side
+            )
         if stencil := view.stencil(dashes):
             view.paint(*stencil, self.line[0], self.line[1], reach=_THIN)
 
@@ -490,9 +417,12 @@ class Cells:
             np.minimum(nearest, distance, out=nearest)
             np.copyto(owner, cell, where=closer)
         kinds = rng.integers(0, len(self.looks), (n + 2) ** 2, dtype=np.uint8)
-        inside = np.clip((second - nearest - self.wall_width) * (side / n) * 96 + 128, 0, 255).astype(np.uint8)
+        wall = max(self.wall_width, 1.5 * n / side)  # a thinner wall would be seen, but cover no pixel by half
+        inside = np.clip((second - nearest - wall) * (side / n) * 96 + 128, 0, 255).astype(np.uint8)
         view.fill(self.wall, self.wall_label)
         chosen = kinds[owner]
         for index, (look, label) in enumerate(zip(self.looks, self.labels, strict=True)):
-            cover = Image.fromarray(np.where(chosen == index, inside, 0).astype(np.uint8)).resize((side, side), Image.Resampling.BILINEAR)
+            cover = Image.fromarray(np.where(chosen == index, inside, 0).astype(np.uint8)).resize(
+                (side, side), Image.Resampling.BILINEAR
+            )
             view.paint(cover, (0, 0), look, label)

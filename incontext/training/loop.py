@@ -7,13 +7,14 @@ colours are (coloring.py).
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +22,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from incontext.checkpoint import save_model
-from incontext.model import SegGPT
-from incontext.training.coloring import Painted, collate, paint_batch, paint_episode, training_loss
+from incontext.model import SegGPT, Task
+from incontext.training.coloring import Batch, Painted, collate, paint_batch, paint_episode, training_loss
 from incontext.training.episodes import EpisodeSource, ImageSet
 from incontext.training.recipes import Recipe
+from incontext.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,12 @@ class Progress:
 
     step: int  # steps done
     steps: int  # steps of the whole run
+    side: int  # of the stage
     loss: float  # running mean
     parts: dict[str, float]
     episodes_per_second: float
     waiting: float  # share of the time that the network waited for episodes
+    validation: float | None = None  # mean IoU of the averaged weights on held-out pictures, in steps that measure it
 
 
 class _Painter(Dataset[Painted]):
@@ -94,111 +98,129 @@ def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
     ]
 
 
+class Run:
+    """The state of a run: weights, their average, optimizers and the step, on a device."""
+
+    def __init__(self, recipe: Recipe, device: torch.device, init: SegGPT | None = None) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe = recipe
+        self.device = device
+        self.step = 0
+        self.model = SegGPT(recipe.model, kernel="plain")  # measured fastest with gradients at the sides of training
+        if init is not None:
+            self.model.load_state_dict(init.state_dict())
+        self.model.to(device).train()
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.optimizers = make_optimizers(self.model, recipe)
+        self._plateau = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+
+    def advance(self, batch: Batch) -> tuple[float, dict[str, float]]:
+        """One step: the loss and its parts."""
+        recipe = self.recipe
+        for optimizer, rates in zip(self.optimizers, self._plateau, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * recipe.rate(self.step)
+        # Both type tokens see all kinds of episodes in turn, so that either serves whatever is asked of it.
+        task: Task = "instance" if self.step % 2 else "semantic"
+        with torch.autocast(self.device.type, torch.bfloat16):
+            painted = self.model.paint_canvas(batch.image_canvas, batch.mask_canvas, batch.masked, task=task)
+        loss, parts = training_loss(painted, batch, recipe.coloring, beta=recipe.beta_at(self.step))
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        keep = min(recipe.ema, (1 + self.step) / (10 + self.step))  # the first steps are soon forgotten
+        with torch.no_grad():
+            for averaged, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                averaged.lerp_(value, 1 - keep)
+        return loss.item(), parts
+
+    def save(self, path: Path) -> None:
+        """Write the whole state; the file appears whole or not at all."""
+        state = {
+            "recipe": json.dumps(self.recipe.to_dict()),
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+        beside = path.with_suffix(".partial")
+        torch.save(state, beside)
+        os.replace(beside, path)
+
+    def restore(self, path: Path) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            ValueError: the state belongs to another recipe.
+        """
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["recipe"] != json.dumps(self.recipe.to_dict()):
+            raise ValueError(f"{path} is the state of a run of another recipe; choose another folder, or remove it")
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+
 def train(
     recipe: Recipe,
     sets: Sequence[ImageSet],
     out: Path,
     *,
+    held_out: Sequence[ImageSet] = (),
     device: str = "cpu",
     workers: int = 1,
     save_every: int = 500,
     init: SegGPT | None = None,
-    on_step: Callable[[Progress], None] | None = None,
+    on_report: Callable[[Progress], None] | None = None,
 ) -> Path:
     """Run a recipe, or go on with what ``out`` holds of it, and return the path of the averaged weights.
 
-    ``out/state.pt`` is the whole state, ``out/model.safetensors`` the averaged weights, ``out/log.jsonl`` a line per
-    20 steps. ``init`` gives the first weights (interpolated to the recipe's side by its own tables).
+    sets: what episodes are drawn from; held_out: pictures for validation at every save, drawn into
+    ``out/validation/*.png``. ``out/state.pt`` is the whole state, ``out/model.safetensors`` the averaged weights in
+    float32, ``out/log.jsonl`` has a line per report (20 steps). ``init``: weights to start from, of the recipe's
+    configuration. workers: processes that make episodes; 0 makes them between the steps.
 
     Raises:
         ValueError: ``out`` holds the state of another recipe.
     """
     out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed)
-    target = torch.device(device)
-    model = SegGPT(recipe.model, kernel="plain")
-    if init is not None:
-        model.load_state_dict(init.state_dict())
-    model.to(target).train()
-    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    optimizers = make_optimizers(model, recipe)
-    plateau = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-    step = 0
-    state_path = out / "state.pt"
-    if state_path.exists():
-        state = torch.load(state_path, map_location=target, weights_only=True)
-        if state["recipe"] != json.dumps(recipe.to_dict()):
-            raise ValueError(f"{state_path} belongs to another recipe; choose another folder or remove it")
-        model.load_state_dict(state["model"])
-        average = state["average"]
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        step = state["step"]
-
-    autocast = torch.autocast(target.type, torch.bfloat16)
-    running, clock, waited, since = None, time.perf_counter(), 0.0, step
-    batches = _batches(recipe, sets, step, workers)
-    while step < recipe.steps:
-        before = time.perf_counter()
-        batch = paint_batch(next(batches), target)
+    run = Run(recipe, torch.device(device), init)
+    if (out / "state.pt").exists():
+        run.restore(out / "state.pt")
+    validations: dict[int, Validation] = {}
+    running: float | None = None
+    clock, waited, since = time.perf_counter(), 0.0, run.step
+    batches = _batches(recipe, sets, run.step, workers)
+    while run.step < recipe.steps:
+        side, before = recipe.stage_at(run.step)[0].side, time.perf_counter()
+        batch = paint_batch(next(batches), run.device)
         waited += time.perf_counter() - before
-        for optimizer, rates in zip(optimizers, plateau, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * recipe.rate(step)
-        with autocast:
-            painted = model.paint_canvas(batch.image_canvas, batch.mask_canvas, batch.masked, task="instance")
-        beta = recipe.beta * (recipe.final_beta / recipe.beta) ** recipe.decay(step)
-        loss, parts = training_loss(painted, batch, recipe.coloring, beta=beta)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        step += 1
-        decay = min(recipe.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for name, value in model.state_dict().items():
-                average[name].lerp_(value, 1 - decay)
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
-        if step % 20 == 0 or step == recipe.steps:
+        loss, parts = run.advance(batch)
+        running = loss if running is None else 0.98 * running + 0.02 * loss
+        saving = run.step % save_every == 0 or run.step == recipe.steps
+        score = None
+        if saving:
+            run.save(out / "state.pt")
+            metadata = {"recipe": json.dumps(recipe.to_dict()), "step": str(run.step)}
+            save_model(out / "model.safetensors", run.average, metadata=metadata)
+            if held_out:
+                if side not in validations:
+                    sampling, patch = recipe.sampling, recipe.model.patch
+                    validations[side] = Validation.draw(held_out, sampling=sampling, side=side, patch=patch)
+                picture = out / "validation" / f"step_{run.step:07d}.png"
+                score = validations[side].score(run.average, run.device, picture)
+        if run.step % 20 == 0 or saving:
             now = time.perf_counter()
-            stage, _ = recipe.stage_at(step - 1)
-            speed = (step - since) * stage.batch / (now - clock)
-            progress = Progress(step, recipe.steps, running, parts, speed, waited / (now - clock))
-            clock, waited, since = now, 0.0, step
-            _log(out / "log.jsonl", progress, stage.side)
-            if on_step is not None:
-                on_step(progress)
-        if step % save_every == 0 or step == recipe.steps:
-            _save(state_path, recipe, model, average, optimizers, step)
-            save_average(out / "model.safetensors", recipe, average, step)
+            speed = (run.step - since) * len(batch.ids) / (now - clock)
+            progress = Progress(run.step, recipe.steps, side, running, parts, speed, waited / (now - clock), score)
+            clock, waited, since = now, 0.0, run.step
+            with (out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(dataclasses.asdict(progress)) + "\n")
+            if on_report is not None:
+                on_report(progress)
     return out / "model.safetensors"
-
-
-def save_average(path: Path, recipe: Recipe, average: dict[str, Tensor], step: int) -> None:
-    """Write the averaged weights in our layout, with the recipe."""
-    model = SegGPT(recipe.model)
-    model.load_state_dict(average)
-    save_model(path, model, metadata={"recipe": json.dumps(recipe.to_dict()), "step": str(step)})
-
-
-def _save(
-    path: Path, recipe: Recipe, model: nn.Module, average: dict[str, Tensor], optimizers: Sequence[Any], step: int
-) -> None:
-    state = {
-        "recipe": json.dumps(recipe.to_dict()),
-        "model": model.state_dict(),
-        "average": average,
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "step": step,
-    }
-    beside = path.with_suffix(".partial")
-    torch.save(state, beside)
-    os.replace(beside, path)
-
-
-def _log(path: Path, progress: Progress, side: int) -> None:
-    row = {"step": progress.step, "side": side, "loss": round(progress.loss, 5), **progress.parts}
-    row |= {"episodes_per_second": round(progress.episodes_per_second, 2), "waiting": round(progress.waiting, 4)}
-    with path.open("a") as log:
-        log.write(json.dumps(row) + "\n")

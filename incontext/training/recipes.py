@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 
 from incontext.model import ModelConfig
@@ -64,9 +65,11 @@ class Recipe:
 
     def rate(self, step: int) -> float:
         """The factor on the learning rates: linear warm-up, plateau, a cosine to zero."""
-        import math
-
         return min(1.0, (step + 1) / self.warmup_steps) * 0.5 * (1 + math.cos(math.pi * self.decay(step)))
+
+    def beta_at(self, step: int) -> float:
+        """Smooth L1's beta: constant until the decay, then falling by a constant factor per step to final_beta."""
+        return float(self.beta * (self.final_beta / self.beta) ** self.decay(step))
 
     def to_dict(self) -> dict[str, object]:
         """Plain numbers and strings, for JSON."""

@@ -3,9 +3,9 @@
 For: the synthetic scenes. Refuses to know: pixels, colours, ids, where a thing stands.
 
 The unit frame: x to the right, y down, the thing about 1 long in its longer direction and centred near 0.
-A builder takes `rng` and the kind's `traits`, eight numbers in 0..1 that are the same for every thing of a kind (its proportions);
-what it draws from `rng` differs from thing to thing (its pose). It returns parts from back to front: (look, outline), where `look`
-numbers the kind's textures from 0 (its main one) and `outline` is (n, 2) float64.
+A builder takes `rng` and the kind's `traits`, eight numbers in 0..1 that are the same for every thing of a kind (its
+proportions); what it draws from `rng` differs from thing to thing (its pose). It returns parts from back to front:
+(look, outline), where `look` numbers the kind's textures from 0 (its main one) and `outline` is (n, 2) float64.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def blob(rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def ellipse(rng: np.random.Generator, traits: Traits) -> Parts:
+    """An ellipse, of some kinds with a spot of another look inside."""
     aspect = (0.3 + 0.7 * traits[0]) * (1 + 0.12 * rng.standard_normal())
     parts = [(0, oval(0, 0, 0.5, 0.5 * float(np.clip(aspect, 0.2, 1))))]
     if traits[1] < 0.35:
@@ -74,19 +75,24 @@ def ellipse(rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def polygon(rng: np.random.Generator, traits: Traits) -> Parts:
+    """Three to seven corners, more or less regular."""
     corners = 3 + int(traits[0] * 5)
     turn = (np.arange(corners) + 0.35 * traits[1] * rng.random(corners)) * 2 * math.pi / corners
     return [(0, 0.5 * np.stack([np.cos(turn), (0.4 + 0.6 * traits[2]) * np.sin(turn)], axis=1))]
 
 
 def star(rng: np.random.Generator, traits: Traits) -> Parts:
+    """Three to seven points."""
     points = 3 + int(traits[0] * 5)
-    radius = np.where(np.arange(2 * points) % 2, 0.15 + 0.2 * traits[1], 0.5) * (1 + 0.08 * rng.standard_normal(2 * points))
+    radius = np.where(np.arange(2 * points) % 2, 0.15 + 0.2 * traits[1], 0.5) * (
+        1 + 0.08 * rng.standard_normal(2 * points)
+    )
     turn = np.arange(2 * points) * math.pi / points
     return [(0, np.stack([np.cos(turn), np.sin(turn)], axis=1) * radius[:, None])]
 
 
 def flower(rng: np.random.Generator, traits: Traits) -> Parts:
+    """0 petals, 1 the disc in their middle."""
     petals = 4 + int(traits[0] * 7)
     turns = np.arange(petals) * 2 * math.pi / petals + 0.1 * rng.standard_normal(petals)
     width = (0.6 + 1.0 * traits[1]) * 3 / petals
@@ -126,7 +132,9 @@ def animal(rng: np.random.Generator, traits: Traits) -> Parts:
     body[:, 1] += 0.15 * bulk * np.sin(body[:, 0] * 9 + 6 * traits[7])
     parts.append((0, body))
     if traits[5] < 0.4:  # a patched coat
-        parts += [(1, oval(x, -0.2 * bulk, 0.07, 0.5 * bulk)) for x in (-0.2 + 0.1 * rng.random(), 0.05 + 0.15 * rng.random())]
+        parts += [
+            (1, oval(x, -0.2 * bulk, 0.07, 0.5 * bulk)) for x in (-0.2 + 0.1 * rng.random(), 0.05 + 0.15 * rng.random())
+        ]
     parts.append((0, limb(hx - 0.02, hy - 0.4 * head, hx - 0.06, hy - 1.5 * head, 0.5 * head, 0.1 * head)))
     parts.append((1 if traits[6] < 0.25 else 0, oval(hx, hy, head * (0.9 + 0.4 * traits[7]), 0.8 * head)))
     return parts
@@ -145,7 +153,9 @@ def sitting(rng: np.random.Generator, traits: Traits) -> Parts:
     parts.append((0, oval(lean, hy, head, 0.85 * head)))
     ear = 0.06 + 0.1 * traits[3]
     for s in (-1, 1):
-        parts.append((0, limb(lean + s * 0.6 * head, hy - 0.5 * head, lean + s * 0.8 * head, hy - 0.5 * head - ear, 0.09, 0.01)))
+        parts.append(
+            (0, limb(lean + s * 0.6 * head, hy - 0.5 * head, lean + s * 0.8 * head, hy - 0.5 * head - ear, 0.09, 0.01))
+        )
         parts.append((2, oval(lean + s * 0.4 * head, hy - 0.1 * head, 0.022, 0.022)))
     return parts
 
@@ -156,7 +166,10 @@ def person(rng: np.random.Generator, traits: Traits) -> Parts:
     parts: Parts = []
     for s in (-1, 1):
         knee = 0.03 * s + 0.5 * s * step
-        parts += [(2, limb(0.03 * s, 0.04, knee, 0.26, 0.09, 0.07)), (2, limb(knee, 0.25, 0.035 * s + s * step, 0.48, 0.065, 0.05))]
+        parts += [
+            (2, limb(0.03 * s, 0.04, knee, 0.26, 0.09, 0.07)),
+            (2, limb(knee, 0.25, 0.035 * s + s * step, 0.48, 0.065, 0.05)),
+        ]
     arm = 0.12 * rng.standard_normal()
     elbows = [(s, s * shoulders / 2 + s * 0.03 + arm * 0.4) for s in (-1, 1)]
     parts += [(1, limb(elbow, -0.1, elbow + arm * s, 0.04, 0.04, 0.035)) for s, elbow in elbows]
@@ -164,7 +177,11 @@ def person(rng: np.random.Generator, traits: Traits) -> Parts:
     parts.append((0, np.array([(-shoulders / 2, -0.3), (shoulders / 2, -0.3), (hips / 2, 0.08), (-hips / 2, 0.08)])))
     if traits[2] < 0.3:  # a skirt or a long coat
         parts.append((0, box(-hips * 0.9, 0.0, hips * 0.9, 0.2 + 0.15 * traits[3], 0.03)))
-    parts += [(1, limb(0, -0.33, 0, -0.27, 0.05, 0.05)), (3, oval(0, -0.42, 0.06, 0.07)), (1, oval(0.01, -0.4, 0.05, 0.06))]
+    parts += [
+        (1, limb(0, -0.33, 0, -0.27, 0.05, 0.05)),
+        (3, oval(0, -0.42, 0.06, 0.07)),
+        (1, oval(0.01, -0.4, 0.05, 0.06)),
+    ]
     return parts
 
 
@@ -172,7 +189,10 @@ def bust(rng: np.random.Generator, traits: Traits) -> Parts:
     """Head and shoulders: 0 skin, 1 hair, 2 clothes, 3 eyes and mouth."""
     wide, tall, turn = 0.15 + 0.05 * traits[0], 0.2 + 0.06 * traits[1], 0.03 * rng.standard_normal()
     long = 0.3 * traits[2]
-    parts: Parts = [(1, box(-wide * 1.15, -0.15, wide * 1.15, -0.1 + long, 0.02)), (1, oval(0, -0.17, wide * 1.25, tall * 1.12))]
+    parts: Parts = [
+        (1, box(-wide * 1.15, -0.15, wide * 1.15, -0.1 + long, 0.02)),
+        (1, oval(0, -0.17, wide * 1.25, tall * 1.12)),
+    ]
     parts += [(2, np.array([(-0.1, 0.15), (0.1, 0.15), (0.36, 0.25), (0.45, 0.5), (-0.45, 0.5), (-0.36, 0.25)]))]
     parts += [(0, limb(0, 0, 0, 0.2, 0.15, 0.17)), (0, oval(turn, -0.11, wide, tall))]
     parts.append((1, oval(turn * 0.5, -0.12 - 0.8 * tall, wide * 0.95, 0.3 * tall)))
@@ -180,7 +200,7 @@ def bust(rng: np.random.Generator, traits: Traits) -> Parts:
     return [*parts, (3, oval(turn * 1.5, 0.0, 0.05, 0.013 + 0.02 * rng.random()))]
 
 
-def car(rng: np.random.Generator, traits: Traits) -> Parts:
+def car(_rng: np.random.Generator, traits: Traits) -> Parts:
     """A vehicle from the side: 0 body, 1 windows, 2 wheels, 3 lights."""
     roof, hood, high = 0.08 + 0.16 * traits[0], 0.25 * traits[1], 0.1 + 0.06 * traits[2]
     cabin = [(-0.46, -0.02), (-0.4 + 0.1 * traits[3], -roof), (0.32 - hood, -roof), (0.44 - hood * 0.6, -0.02)]
@@ -232,12 +252,12 @@ def tree(rng: np.random.Generator, traits: Traits) -> Parts:
         crown = [box(-half * k, -0.75 + 0.35 * k, half * k, -0.3 + 0.4 * k, half * k * 0.95) for k in (1.0, 0.75, 0.5)]
     else:
         n = 3 + int(4 * traits[2])
-        spots = rng.normal(0, 0.11, (n, 2)) + (0, -0.2)
+        spots = rng.normal((0, -0.2), 0.11, (n, 2))
         crown = [oval(x, y, 0.14 + 0.08 * traits[1], 0.13 + 0.08 * traits[3]) for x, y in spots.tolist()]
     return [(1, limb(0, 0.5, 0, -0.1, 0.09, 0.05)), *((0, part) for part in crown)]
 
 
-def vessel(rng: np.random.Generator, traits: Traits) -> Parts:
+def vessel(_rng: np.random.Generator, traits: Traits) -> Parts:
     """A turned profile: bottles, vases, screws, tools; traits give radii along the axis. 1 is a band around it."""
     y = np.linspace(-0.5, 0.5, 8)
     radius = 0.05 + 0.25 * np.repeat(traits[:4], 2) ** 1.5
@@ -262,5 +282,18 @@ def creature(rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 SIMPLE: tuple[Builder, ...] = (blob, ellipse, polygon, star)
-COMPOSITE: tuple[Builder, ...] = (flower, rosette, animal, sitting, person, bust, car, front, house, tree, vessel, creature)
+COMPOSITE: tuple[Builder, ...] = (
+    flower,
+    rosette,
+    animal,
+    sitting,
+    person,
+    bust,
+    car,
+    front,
+    house,
+    tree,
+    vessel,
+    creature,
+)
 UPRIGHT: frozenset[Builder] = frozenset({animal, sitting, person, bust, car, front, house, tree, vessel})

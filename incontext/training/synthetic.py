@@ -1,11 +1,12 @@
 """Synthetic scenes: two pictures of the same kinds of things, with exact masks.
 
-For: pairs from which a network learns "find what looks like the marked thing" over far more shapes, textures and sizes than a
-handful of labelled folders hold. A scene is made of *kinds* (a shape family, a texture, a distribution of colours); kind k has id k
-in both pictures, at other places, scales, rotations and counts, often on another ground and in another light.
-Refuses to know: networks, files, mask colours (in-context coloring comes later), global random state.
+For: pairs from which a network learns "find what looks like the marked thing" over far more shapes, textures and sizes
+than a handful of labelled folders hold. A scene is made of *kinds* (a shape family, a texture, a distribution of
+colours); kind k has id k in both pictures, at other places, scales, rotations and counts, often on another ground and
+in another light. Refuses to know: networks, files, mask colours (in-context coloring comes later), global random state.
 
-A scene is a list of layers from back to front. It is drawn twice, each time with fresh random numbers, from the same layers.
+A scene is a list of layers from back to front. It is drawn twice, each time with fresh random numbers, from the same
+layers.
 """
 
 from __future__ import annotations
@@ -26,26 +27,24 @@ from incontext.training.layers import (
     Ground,
     Lane,
     Layer,
-    Look,
-    Rng,
     Stains,
     Strokes,
+    Style,
     Things,
     View,
-    Wardrobe,
-    log_uniform,
-    noise,
-    uniform,
 )
+from incontext.training.looks import Look, Rng, Wardrobe, log_uniform, uniform
 
 _NO_GLYPHS = np.zeros((0, 0, 2, 2))
+Compose = Callable[[Wardrobe], list[Layer]]
 
 
 def render_pair(rng: np.random.Generator, side: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draw one scene twice.
 
-    Returns images (2, side, side, 3) uint8 RGB and masks (2, side, side) uint8: 0 background, k = kind k, the same in both; never 255.
-    A kind may be hidden or absent in either picture. Everything comes from `rng`: the same state gives the same bytes.
+    Returns images (2, side, side, 3) uint8 RGB and masks (2, side, side) uint8: 0 background, k = kind k, the same in
+    both; never 255. A kind may be hidden or absent in either picture. Everything comes from `rng`: the same state
+    gives the same bytes.
     """
     if side < 16:
         raise ValueError(f"expected a side of at least 16 pixels for a synthetic scene, got {side}")
@@ -100,7 +99,9 @@ class _Camera:
         side = image.width
         if self.tint is not None:
             levels = 255 * (np.arange(256) / 255) ** self.gamma
-            image = image.point(np.clip(np.concatenate([levels * factor for factor in self.tint]), 0, 255).astype(int).tolist())
+            image = image.point(
+                np.clip(np.concatenate([levels * factor for factor in self.tint]), 0, 255).astype(int).tolist()
+            )
         if self.light > 0:
             grid = (255 * (1 - self.light * rng.random((3, 3)))).astype(np.uint8)
             lamp = Image.fromarray(grid).resize((side, side), Image.Resampling.BICUBIC)
@@ -111,8 +112,7 @@ class _Camera:
         if self.blur > 0:
             image = image.filter(ImageFilter.BoxBlur(self.blur * side / 128))
         if self.noise > 0:
-            grain = Image.fromarray(np.frombuffer(rng.bytes(side * side * 3), np.uint8).reshape(side, side, 3))
-            image = Image.blend(image, grain, self.noise)
+            image = Image.blend(image, Image.frombytes("RGB", (side, side), rng.bytes(3 * side * side)), self.noise)
         if self.jpeg > 0:
             file = io.BytesIO()
             image.save(file, "JPEG", quality=self.jpeg)
@@ -139,7 +139,7 @@ def _things(
     rng = w.rng
     build, traits = builders[int(rng.integers(len(builders)))], rng.random(8)
     number = 1 + max(look for look, _ in build(rng, traits))
-    looks = (w.look(), *(w.look("plain", "plain", "grain", "stripes") for _ in range(number - 1)))
+    looks = (w.look(), *(w.look("flat", "flat", "plain", "grain", "stripes") for _ in range(number - 1)))
     first = w.new_id()
     labels = (first, *(w.new_id() for _ in looks[1:])) if rng.random() < parts else (first,) * number
     return Things(
@@ -210,7 +210,9 @@ def _micrograph(w: Wardrobe) -> list[Layer]:
     ground = w.look("plain", "clouds", "grain", low=5 if dark else 180, high=60 if dark else 250)
     layers: list[Layer] = [_ground(w, ground)]
     if rng.random() < 0.3:
-        layers.append(Stains(w.look("plain", "clouds", low=low, high=high), w.new_id() * int(rng.random() < 0.5), 3, 0.4))
+        layers.append(
+            Stains(w.look("plain", "clouds", low=low, high=high), w.new_id() * int(rng.random() < 0.5), 3, 0.4)
+        )
     size = log_uniform(rng, 0.03, 0.16)
     for _ in range(int(rng.integers(1, 4))):
         looks = (w.look("plain", "clouds", "grain", low=low, high=high),)
@@ -225,8 +227,8 @@ def _micrograph(w: Wardrobe) -> list[Layer]:
 
 
 def _membranes(w: Wardrobe) -> list[Layer]:
-    """A tissue: walls, interiors of one to three kinds, small bodies inside them that do or do not count as interior."""
-    rng = w.rng
+    """A tissue: walls, interiors of one to three kinds, small bodies inside them that do or do not count as
+    interior.""" rng = w.rng
     inner = tuple(w.look() for _ in range(int(rng.choice((1, 1, 2, 3)))))
     labels = tuple(w.new_id() for _ in inner)
     cells = Cells(inner, labels, w.look(), w.new_id(), int(rng.integers(3, 13)), uniform(rng, 0.04, 0.22))
@@ -239,13 +241,15 @@ def _membranes(w: Wardrobe) -> list[Layer]:
 
 
 def _street(w: Wardrobe) -> list[Layer]:
-    """Bands from the sky to the ground, a road in perspective, things that stand on it and shrink towards the horizon."""
-    rng = w.rng
+    """Bands from the sky to the ground, a road in perspective, things that stand on it and shrink towards the
+    horizon.""" rng = w.rng
     horizon = uniform(rng, 0.3, 0.6)
     sky = w.look("plain", "clouds", low=120)
     layers: list[Layer] = [Ground(sky, sky, w.new_id())]
     for depth in range(int(rng.integers(1, 3))):
-        layers.append(Band(w.look(), w.new_id(), horizon * uniform(rng, 0.4, 0.8) + 0.1 * depth, 0.06, rng.random() < 0.6))
+        layers.append(
+            Band(w.look(), w.new_id(), horizon * uniform(rng, 0.4, 0.8) + 0.1 * depth, 0.06, rng.random() < 0.6)
+        )
     layers.append(Band(w.look(), w.new_id(), horizon, 0.005, False))
     if rng.random() < 0.75:
         line = (w.look("plain", low=200), w.new_id()) if rng.random() < 0.5 else None
@@ -264,7 +268,7 @@ def _aerial(w: Wardrobe) -> list[Layer]:
     layers: list[Layer] = [_ground(w)]
     for _ in range(int(rng.integers(0, 3))):
         layers.append(Stains(w.look(), w.new_id(), int(rng.integers(2, 7)), uniform(rng, 0.2, 0.5)))
-    style = "streets" if rng.random() < 0.7 else "curve"
+    style: Style = "streets" if rng.random() < 0.7 else "curve"
     road = w.look("plain", "grain", "clouds")
     layers.append(Strokes(road, w.new_id(), style, log_uniform(rng, 2, 12), int(rng.integers(1, 6)), _NO_GLYPHS))
     size = log_uniform(rng, 0.04, 0.16)
@@ -295,7 +299,13 @@ def _garden(w: Wardrobe) -> list[Layer]:
     rng = w.rng
     layers: list[Layer] = [_ground(w, w.look("clouds", "grain", "tufts", "marble"))]
     for _ in range(int(rng.integers(1, 4))):
-        kind = _things(w, (shapes.rosette, shapes.rosette, shapes.flower, shapes.star, shapes.blob), log_uniform(rng, 0.07, 0.5), (1, 2), parts=0.3)
+        kind = _things(
+            w,
+            (shapes.rosette, shapes.rosette, shapes.flower, shapes.star, shapes.blob),
+            log_uniform(rng, 0.07, 0.5),
+            (1, 2),
+            parts=0.3,
+        )
         most = int(min(12, 0.6 / kind.size**1.4)) + 1
         layers.append(replace(kind, count=(max(1, most // 2), most), rows=rng.random() < 0.4))
     return layers
@@ -321,11 +331,15 @@ def _page(w: Wardrobe) -> list[Layer]:
         layers.append(_things(w, shapes.SIMPLE, uniform(rng, 0.2, 0.6), (1, 2)))
     for _ in range(int(rng.integers(1, 3))):
         glyphs = rng.integers(0, 4, (int(rng.integers(4, 9)), 3, 2, 2)) * np.array([0.22, 0.4])
-        layers.append(Strokes(w.look("plain", "grain"), w.new_id(), "writing", uniform(rng, 0.8, 3), int(rng.integers(1, 6)), glyphs))
+        layers.append(
+            Strokes(
+                w.look("plain", "grain"), w.new_id(), "writing", uniform(rng, 0.8, 3), int(rng.integers(1, 6)), glyphs
+            )
+        )
     return layers
 
 
-_WEIGHTED: tuple[tuple[Callable[[Wardrobe], list[Layer]], float], ...] = (
+_WEIGHTED: tuple[tuple[Compose, float], ...] = (
     (_objects, 0.30),
     (_portrait, 0.14),
     (_micrograph, 0.12),

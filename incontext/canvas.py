@@ -1,0 +1,141 @@
+"""Pixels to tensors and back: fit, paint, stitch, read. The only place that knows the mean, the std and the two halves.
+
+Refuses to know files, devices and the network. Tensors stay on the device that they come on.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from incontext.formats import Pixels
+from incontext.types import Palette, Prompt
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0..1
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+_BAND_PIXELS = 1 << 22  # of the query, upsampled at a time
+_LEAST_MARGIN = 1e-6  # so that a pixel half way between two colours still has a vote
+
+# (3, 256): what each value of each channel becomes, in float64 and rounded once, as the published code does
+_NORMALISED = ((np.arange(256) / 255 - np.array(IMAGE_MEAN)[:, None]) / np.array(IMAGE_STD)[:, None]).astype(np.float32)
+
+
+def normalise(rgb: npt.NDArray[np.uint8]) -> Tensor:
+    """(H, W, 3) uint8 RGB -> (3, H, W) float32, ImageNet mean 0 and std 1."""
+    return torch.from_numpy(np.stack([_NORMALISED[c][rgb[..., c]] for c in range(3)]))
+
+
+def fit(image: npt.NDArray[np.uint8], side: int) -> Tensor:
+    """An image (H, W, 3) uint8 RGB, resized by Pillow's bicubic filter, aspect not kept -> (3, side, side) normalised."""
+    return normalise(_resized(image, side, Image.Resampling.BICUBIC))
+
+
+def paint(prompt: Prompt, palette: Palette, side: int) -> Tensor:
+    """A prompt's mask, resized to the nearest pixel and painted -> (3, side, side) normalised.
+
+    A raw colour prompt is painted with its own colours; the palette is then for reading only.
+    """
+    if prompt.colors is not None:
+        return normalise(_resized(prompt.colors, side, Image.Resampling.NEAREST))
+    return normalise(palette.paint(_resized(prompt.mask, side, Image.Resampling.NEAREST)))
+
+
+def _resized(pixels: npt.NDArray[np.uint8], side: int, filter: Image.Resampling) -> Pixels:
+    return np.asarray(Image.fromarray(pixels).resize((side, side), filter))
+
+
+def stitch(prompt_half: Tensor, query_half: Tensor) -> Tensor:
+    """Prompt over query: twice (..., side, side) -> a canvas (..., 2*side, side)."""
+    return torch.cat([prompt_half, query_half], dim=-2)
+
+
+def halves(canvas: Tensor) -> tuple[Tensor, Tensor]:
+    """A canvas (..., 2*side, side) -> its prompt half and its query half, each (..., side, side)."""
+    prompt_half, query_half = canvas.chunk(2, dim=-2)
+    return prompt_half, query_half
+
+
+def unpaint(painted: Tensor) -> Tensor:
+    """Paint (B, 3, H, W) normalised -> colours (B, H, W, 3) float32, clipped to 0..255."""
+    mean, std = painted.new_tensor([IMAGE_MEAN, IMAGE_STD], dtype=torch.float32)
+    colors: Tensor = rearrange(painted.float(), "b c h w -> b h w c")
+    return ((colors * std + mean) * 255).clamp(0, 255)
+
+
+def read_colors(colors: Tensor, palette: Palette) -> tuple[Tensor, Tensor]:
+    """`Palette.read` for tensors: colours (..., 3) in 0..255 -> ids (...) uint8 and confidence (...) float32 in 0..1."""
+    nearest = colors.new_full(colors.shape[:-1], torch.inf, dtype=torch.float32)
+    second = nearest.clone()
+    ids = torch.zeros_like(nearest, dtype=torch.uint8)
+    for i, color in zip(
+        palette.ids.tolist(), colors.new_tensor(palette.colors.tolist(), dtype=torch.float32), strict=True
+    ):
+        distance = (colors.float() - color).square().sum(dim=-1).sqrt()
+        ids = ids.masked_fill(distance < nearest, i)
+        second = torch.minimum(second, torch.maximum(nearest, distance))
+        nearest = torch.minimum(nearest, distance)
+    if len(palette.ids) == 1:
+        return ids, torch.ones_like(nearest)
+    return ids, (second - nearest) / (second + nearest)
+
+
+def read(
+    painted: Tensor, palette: Palette, sizes: Sequence[tuple[int, int]]
+) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]:
+    """Paint (B, 3, side, side) normalised -> for each query, at its own size (H, W), ids uint8 and confidence in 0..1.
+
+    Colours are read at the network's resolution, so that no blend of two colours is taken for a third. What is upsampled
+    is each pixel's vote for its id, weighted by its confidence: the id with most votes wins, and the confidence is its
+    lead over all others together. For one id this follows the zero line of the signed colour margin, smooth where
+    nearest upsampling is blocky. At (side, side) nothing changes. Memory is that of a band of rows, for any number of
+    ids.
+    """
+    if painted.ndim != 4 or painted.shape[1] != 3 or len(painted) != len(sizes):
+        raise ValueError(f"expected paint (B, 3, side, side) and B sizes, got {tuple(painted.shape)} and {len(sizes)}")
+    ids, confidence = read_colors(unpaint(painted), palette)
+    return [_at_size(i, c, size) for i, c, size in zip(ids, confidence, sizes, strict=True)]
+
+
+def _at_size(ids: Tensor, confidence: Tensor, size: tuple[int, int]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """ids and confidence, both (h, w), at size (H, W)."""
+    height, width = size
+    if tuple(size) == tuple(ids.shape):
+        return ids.cpu().numpy(), confidence.cpu().numpy()
+    mask, lead = np.empty(size, np.uint8), np.empty(size, np.float32)
+    weight = confidence.clamp(min=_LEAST_MARGIN)
+    shrunk = min(height, len(ids)), min(width, ids.shape[1])
+    rows = max(1, _BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        band = slice(top, min(top + rows, height))
+        upper, lower, fraction = _taps(band, shrunk[0], height, ids.device)
+        winner = torch.zeros((band.stop - top, width), dtype=torch.uint8, device=ids.device)
+        most = weight.new_full(winner.shape, -1.0)
+        total = weight.new_zeros(winner.shape)
+        for i in torch.unique(ids).tolist():
+            votes = torch.where(ids == i, weight, 0)
+            if shrunk != votes.shape:
+                votes = F.interpolate(votes[None, None], shrunk, mode="bilinear", antialias=True)[0, 0]
+            votes = torch.lerp(votes[upper], votes[lower], fraction[:, None])
+            votes = F.interpolate(votes[None], width, mode="linear")[0]
+            total += votes
+            winner = winner.masked_fill(votes > most, i)
+            most = torch.maximum(most, votes)
+        mask[band] = winner.cpu().numpy()
+        lead[band] = (2 * most - total).clamp(0, 1).cpu().numpy()
+    return mask, lead
+
+
+def _taps(band: slice, source: int, height: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For rows of a band, out of `height`: the two of the `source` rows that each lies between, and how far between."""
+    centre = (torch.arange(band.start, band.stop, dtype=torch.float64) + 0.5) * (source / height) - 0.5
+    centre = centre.clamp(0, source - 1)
+    upper = centre.floor().long()
+    lower = (upper + 1).clamp(max=source - 1)
+    return upper.to(device), lower.to(device), (centre - upper).float().to(device)

@@ -1,0 +1,133 @@
+"""Looks: the textures and colours of synthetic things, and a wardrobe that keeps the looks of one scene apart.
+
+Refuses to know: shapes, ids, where anything stands.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops
+
+Rng = np.random.Generator
+Bytes = NDArray[np.uint8]
+Pattern = Literal["flat", "plain", "clouds", "grain", "stripes", "checks", "dots", "marble", "tufts"]
+_PATTERNS: tuple[Pattern, ...] = ("flat", "plain", "clouds", "grain", "stripes", "checks", "dots", "marble", "tufts")
+_RAMP = np.clip(1 - np.abs(np.linspace(0, 3, 256)[:, None] - np.arange(4)), 0, 1)  # (256, 4): blends four colour stops
+
+
+def uniform(rng: Rng, low: float, high: float) -> float:
+    """A number between low and high."""
+    return low + (high - low) * float(rng.random())
+
+
+def log_uniform(rng: Rng, low: float, high: float) -> float:
+    """A number between low and high, each octave as likely as the next."""
+    return low * (high / low) ** float(rng.random())
+
+
+def noise(rng: Rng, side: int, cells: int) -> Image.Image:
+    """Smooth noise, 8 bit: a random grid of cells x cells values, enlarged."""
+    cells = max(2, min(cells, side))
+    grid = Image.frombytes("L", (cells, cells), rng.bytes(cells * cells))
+    return grid.resize((side, side), Image.Resampling.BICUBIC if cells < 12 else Image.Resampling.BILINEAR)
+
+
+@dataclass(frozen=True)
+class Look:
+    """A texture: a pattern of one scalar field, coloured through a ramp. `period` is in sides, `ramp` (256, 3) 0..255
+    float."""
+
+    pattern: Pattern
+    ramp: NDArray[np.float64]
+    period: float
+    angle: float
+    warp: float
+
+    def colors(self, rng: Rng, gain: float) -> Bytes:
+        """The ramp as one view sees it, (256, 3); `gain` is the strength of the view's own shift of the colours."""
+        shift = gain * rng.standard_normal(4)
+        return np.clip(self.ramp * (1 + 0.1 * shift[0]) + 6 * shift[1:], 0, 255).astype(np.uint8)
+
+    def levels(self, rng: Rng, side: int) -> Image.Image:
+        """The pattern, (side, side), 8 bit."""
+        cells = round(1 / self.period)
+        if self.pattern == "plain":
+            return noise(rng, side, 3)
+        if self.pattern == "clouds":
+            return ImageChops.blend(noise(rng, side, cells), noise(rng, side, 3 * cells), 0.4)
+        if self.pattern == "grain":
+            return ImageChops.blend(noise(rng, side, 4), noise(rng, side, max(side // 3, 4 * cells)), 0.7)
+        if self.pattern == "marble":  # thin dark veins where the noise crosses its middle
+            return noise(rng, side, cells).point([min(255, 4 * abs(value - 128)) for value in range(256)])
+        if self.pattern == "tufts":  # short upright streaks: grass, fur, bark
+            rows, columns = max(2, cells), max(4, 4 * cells)
+            grid = Image.frombytes("L", (columns, rows), rng.bytes(columns * rows))
+            return grid.resize((side, side), Image.Resampling.BICUBIC).rotate(math.degrees(self.angle) / 4)
+        turn = self.angle + (0.1 * rng.standard_normal())
+        x = np.arange(side, dtype=np.float32) * (2 * math.pi / (self.period * side))
+        c, s = math.cos(turn), math.sin(turn)
+        bend = np.asarray(noise(rng, side, 4)).astype(np.float32) * (self.warp / 40) if self.warp > 0 else np.float32(0)
+        along = np.sin(x * np.float32(c) + (x * np.float32(s) + np.float32(6 * rng.random()))[:, None] + bend)
+        if self.pattern == "stripes":
+            wave = along
+        else:
+            across = np.sin(x * np.float32(s) - (x * np.float32(c))[:, None] + bend)
+            wave = np.clip(6 * along * across, -1, 1) if self.pattern == "checks" else np.clip(along + across, -1, 1)
+        return Image.fromarray((wave * 127 + 128).astype(np.uint8))
+
+
+@dataclass
+class Wardrobe:
+    """Hands out looks and ids for one scene, so that no two looks are too alike."""
+
+    rng: Rng
+    grey: bool
+    contrast: float
+    taken: list[list[float]] = field(default_factory=list)
+    next_id: int = 1
+
+    def new_id(self) -> int:
+        self.next_id += 1
+        return self.next_id - 1
+
+    def color(self, low: float, high: float) -> list[float]:
+        """A colour whose brightest channel is in low..high."""
+        rng = self.rng
+        value = uniform(rng, low, high)
+        if self.grey:
+            return [value] * 3
+        saturation = uniform(rng, 0, 0.4) if rng.random() < 0.65 else uniform(rng, 0.3, 0.95)
+        turn = 6 * float(rng.random())
+        hues = (min(1.0, max(0.0, abs((turn + shift) % 6 - 3) - 1)) for shift in (0, 4, 2))
+        return [value * (1 - saturation + saturation * hue) for hue in hues]
+
+    def look(self, *patterns: Pattern, like: Look | None = None, low: float = 30, high: float = 250) -> Look:
+        """A new look in one of `patterns` (none: any), its main colour apart from all others and low..high bright;
+        or one with the colours of `like` in another pattern."""
+        rng = self.rng
+        names = [name for name in patterns or _PATTERNS if like is None or name != like.pattern]
+        pattern = names[int(rng.integers(len(names)))]
+        shape = (log_uniform(rng, 0.03, 0.3), uniform(rng, 0, math.pi), max(0.0, uniform(rng, -0.5, 1.0)))
+        if like is not None:
+            return Look(pattern, like.ramp, *shape)
+        base = self.color(low, high)
+        for _ in range(8):
+            if all(
+                sum(abs(a - b) for a, b in zip(base, other, strict=True)) > 110 * self.contrast for other in self.taken
+            ):
+                break
+            base = self.color(low, high)
+        self.taken.append(base)
+        spread = log_uniform(rng, 0.06, 0.5)
+        stops = np.array(base) * (1 + spread * np.array([[-1.0], [-0.2], [0.4], [1.0]]))
+        if not self.grey:
+            stops += rng.normal(0, 60 * spread, (4, 3))
+            if rng.random() < 0.2:
+                stops[int(rng.integers(4))] = self.color(30, 250)
+        ramp = _RAMP @ stops
+        return Look(pattern, ramp, *shape)

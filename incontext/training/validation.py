@@ -1,0 +1,70 @@
+"""Validation of a run on held-out pictures: one number for the log and one picture for the eye."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from incontext.canvas import unpaint
+from incontext.formats import write_image
+from incontext.training.coloring import Batch, Coloring, collate, paint_batch, paint_episode, reading_logits
+from incontext.training.episodes import IGNORED, EpisodeSource, ImageSet, Sampling
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Fixed episodes of held-out pictures, whole pictures with the whole query mask hidden, one id each."""
+
+    batches: tuple[tuple[Tensor, ...], ...]
+
+    @classmethod
+    def draw(cls, sets: Sequence[ImageSet], *, sampling: Sampling, side: int, patch: int, count: int = 128) -> Validation:
+        """Draw ``count`` episodes; the same sets, side and count always give the same episodes."""
+        plain = replace(sampling, rendered=0.0, two_views=0.0, absent=0.0, single_id=1.0, whole_picture=1.0)
+        source = EpisodeSource(sets, plain, side=side, seed=20_230_406)
+        coloring = Coloring(corner_colors=1.0, hide_query=1.0)
+        painted = [
+            paint_episode(source[i], np.random.default_rng([7, i]), patch=patch, coloring=coloring) for i in range(count)
+        ]
+        return cls(tuple(collate(painted[i : i + 16]) for i in range(0, count, 16)))
+
+    @torch.no_grad()
+    def score(self, model: nn.Module, device: torch.device, picture: Path | None = None) -> float:
+        """Mean IoU over the episodes, in 0..1; ``picture``: a sheet of the first 16 is written there."""
+        was_training = model.training
+        model.eval()
+        ious: list[Tensor] = []
+        for number, stacked in enumerate(self.batches):
+            batch = paint_batch(stacked, device)  # type: ignore[arg-type]
+            with torch.autocast(device.type, torch.bfloat16):
+                answer = model.paint_canvas(batch.image_canvas, batch.mask_canvas, batch.masked)  # type: ignore[operator]
+            answer = answer.float()
+            ious.append(_iou(answer, batch))
+            if picture is not None and number == 0:
+                write_image(picture, _sheet(answer, batch))
+        model.train(was_training)
+        return float(torch.cat(ious).mean())
+
+
+def _iou(answer: Tensor, batch: Batch) -> Tensor:
+    """IoU of id 1 in the query half of each episode, (B,)."""
+    read = reading_logits(answer, batch.colors, batch.used, temperature=1.0).argmax(dim=1)
+    found, truth, valid = ((t.chunk(2, dim=1)[1]) for t in (read == 1, batch.ids == 1, batch.ids != IGNORED))
+    overlap = (found & truth & valid).sum((1, 2))
+    union = ((found | truth) & valid).sum((1, 2))
+    return torch.where(union > 0, overlap / union.clamp_min(1), torch.ones_like(overlap))
+
+
+def _sheet(answer: Tensor, batch: Batch) -> np.ndarray:
+    """A row per episode: prompt, its mask, query, its mask, the answer; two columns of episodes; (H, W, 3) uint8."""
+    shown = [unpaint(t) for t in (batch.image_canvas, batch.mask_canvas, answer)]
+    (prompts, queries), (prompt_masks, truths), (_, answers) = (t.chunk(2, dim=1) for t in shown)
+    rows = torch.cat([prompts, prompt_masks, queries, truths, answers], dim=2)
+    sheet = rearrange(rows, "(r two) h w c -> (r h) (two w) c", two=2)
+    return sheet.round().to(torch.uint8).cpu().numpy()

@@ -1,0 +1,113 @@
+"""Synthetic scenes: repeatable, labelled alike in both pictures, masks on the things themselves, varied."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from incontext.training import shapes, synthetic
+from incontext.training.layers import Ground, Things, View
+from incontext.training.looks import Look, Wardrobe
+
+
+@pytest.mark.parametrize("side", [16, 64, 100])
+def test_shapes_dtypes_and_ids(side: int) -> None:
+    images, masks = synthetic.render_pair(np.random.default_rng(0), side)
+    assert images.shape == (2, side, side, 3)
+    assert masks.shape == (2, side, side)
+    assert images.dtype == masks.dtype == np.uint8
+    assert masks.max() < 255
+
+
+def test_the_seed_is_all_that_matters() -> None:
+    first, second = ([synthetic.render_pair(rng, 48) for _ in range(30)] for rng in map(np.random.default_rng, (7, 7)))
+    for (images, masks), (other_images, other_masks) in zip(first, second, strict=True):
+        np.testing.assert_array_equal(images, other_images)
+        np.testing.assert_array_equal(masks, other_masks)
+    assert not np.array_equal(first[0][0], synthetic.render_pair(np.random.default_rng(8), 48)[0])
+
+
+def test_too_small_a_side_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 16 pixels"):
+        synthetic.render_pair(np.random.default_rng(0), 8)
+
+
+def test_pairs_share_kinds_and_differ_in_place() -> None:
+    rng, shared_ids, moved, areas = np.random.default_rng(1), 0, 0, []
+    for _ in range(100):
+        _, (first, second) = synthetic.render_pair(rng, 48)
+        common = (set(np.unique(first)) & set(np.unique(second))) - {0}
+        shared_ids += bool(common)
+        moved += not np.array_equal(first, second)
+        areas += [float((first == i).mean()) for i in common]
+    assert shared_ids > 85
+    assert moved > 95
+    assert min(areas) < 0.005
+    assert max(areas) > 0.5
+
+
+@pytest.mark.parametrize("compose", synthetic._SCENES, ids=lambda compose: compose.__name__)
+def test_every_scene_marks_something(compose: synthetic.Compose) -> None:
+    rng, found = np.random.default_rng(2), 0
+    for _ in range(8):
+        view = View(rng, 48, 0.5, False, {})
+        for layer in compose(Wardrobe(rng, grey=False, contrast=1.0)):
+            layer.draw(view)
+        found += len(set(np.unique(np.asarray(view.ids))) - {0})
+    assert found >= 8
+
+
+def flat(value: float) -> Look:
+    return Look("flat", np.full((256, 3), value), 0.1, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("build", [*shapes.SIMPLE, *shapes.COMPOSITE], ids=lambda build: build.__name__)
+def test_masks_lie_exactly_on_the_things(build: shapes.Builder) -> None:
+    """White things on black: a pixel has the id exactly where it is at least half white."""
+    rng = np.random.default_rng(3)
+    view = View(rng, 96, 0.0, False, {})
+    white = (flat(255.0),) * 4
+    for layer in (Ground(flat(0.0), flat(0.0)), Things(build, rng.random(8), white, (5,) * 4, 0.4, (1, 1))):
+        layer.draw(view)
+    ids, grey = np.asarray(view.ids), np.asarray(view.image.convert("L"))
+    assert set(np.unique(ids)) == {0, 5}
+    agree = (ids == 5) == (grey >= 128)
+    assert agree.mean() > 0.995  # parts that overlap add up to more than half where none covers half alone
+    assert agree[np.isin(grey, (0, 255))].all()
+
+
+@pytest.mark.parametrize("build", [*shapes.SIMPLE, *shapes.COMPOSITE], ids=lambda build: build.__name__)
+def test_outlines_keep_to_the_unit_frame(build: shapes.Builder) -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(30):
+        parts = build(rng, rng.random(8))
+        points = np.concatenate([outline for _, outline in parts])
+        assert np.abs(points).max() < 1.2
+        assert np.ptp(points, axis=0).max() > 0.3
+        assert all(0 <= look < 4 for look, _ in parts)
+
+
+def test_shadows_darken_and_do_not_label() -> None:
+    rng = np.random.default_rng(5)
+    view = View(rng, 32, 0.0, False, {})
+    Ground(flat(200.0), flat(200.0), label=3).draw(view)
+    view.darken(Image.new("L", (8, 8), 255), (4, 4), 0.5)
+    grey = np.asarray(view.image.convert("L"))
+    assert grey[5, 5] < 120 < grey[20, 20]
+    assert (np.asarray(view.ids) == 3).all()
+
+
+def test_the_second_view_may_stand_on_other_ground_and_wear_other_coats() -> None:
+    layers = (
+        Ground(flat(0.0), flat(90.0)),
+        Things(shapes.ellipse, np.full(8, 0.9), (flat(255.0),), (1,), 0.6, (1, 1), repaint=(flat(180.0),)),
+    )
+    greys = []
+    for second in (False, True):
+        view = View(np.random.default_rng(6), 48, 0.0, second, {})
+        for layer in layers:
+            layer.draw(view)
+        ids, grey = np.asarray(view.ids), np.asarray(view.image.convert("L"))
+        greys.append((int(np.median(grey[ids == 0])), int(np.median(grey[ids == 1]))))
+    assert greys == [(0, 255), (90, 180)]
