@@ -4,14 +4,13 @@ The public names, nothing else. Each is imported when it is first used, so that 
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from incontext.engine import Segmenter, load
     from incontext.types import Palette, Prompt, Segmentation
 
-__version__ = version("incontext")
+__version__ = "0.1.0"
 
 __all__ = ["Palette", "Prompt", "Segmentation", "Segmenter", "__version__", "load"]
 

@@ -296,7 +296,7 @@ def _mask_from_indexed(picture: Image.Image, name: str) -> MaskFile:
 def _mask_from_colors(rgb: Pixels, name: str, *, snap: bool, lossy: bool) -> MaskFile:
     index, colors, counts = _indexed(rgb)
     if lossy or len(colors) > 255 or _thin_blends(index, colors).any():
-        main = _main_colors(index, colors, counts)
+        main = _main_colors(index, colors, counts, lossy=lossy)
     else:
         main = np.ones(len(colors), np.bool_)
     objects = colors[main & colors.any(axis=1)]
@@ -314,7 +314,7 @@ def _mask_from_colors(rgb: Pixels, name: str, *, snap: bool, lossy: bool) -> Mas
     table[1 : len(objects) + 1] = objects
     ids = _nearest(colors, table[: len(objects) + 1])[index]
     if strays and not snap:
-        _warn(f"{name}: {strays} stray colours on {shares.sum():.2%} of the pixels snapped to the nearest main colour")
+        _warn(f"{name}: {strays} stray colours on {shares.sum():.2%} of the pixels snapped to the nearest of {len(objects) + 1} main ones")
     return MaskFile(ids, table)
 
 
@@ -397,24 +397,40 @@ def _is_smoothed_grey(values: Pixels, least: int = 1) -> bool:
     return int(np.count_nonzero((blends >= 64) & (blends < 192))) >= least
 
 
-def _main_colors(index: npt.NDArray[np.int32], colors: Pixels, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Black, and the colours that fill 3 x 3 pixels, are no blend of their surroundings and no near copy (closer than
-    24 of 441) of a more frequent one. Where that leaves black alone, as in thin strokes, the brightest joins it."""
-    solid = _solid(index, len(colors), 3)
+def _main_colors(
+    index: npt.NDArray[np.int32], colors: Pixels, counts: npt.NDArray[np.int64], *, lossy: bool
+) -> npt.NDArray[np.bool_]:
+    """Which colours are main, as `read_mask` defines it.
+
+    Near copies (closer than 24 of 441) of a more frequent main colour are not. Colours of strokes too thin to fill 3 x 3
+    pixels join when they cannot be a blend of two main ones (farther than 48 from the line between them) and cover
+    0.01 % of the pixels, the farthest first: compression makes such colours too, so not in a JPEG.
+    """
+    solid = _solid(index, len(colors), 5)
     solid &= ~_blends(index, colors, solid)
-    black = colors.max(axis=1) == 0
+    points = colors.astype(np.float32)
+    main = colors.max(axis=1) == 0
     kept = [np.zeros(3, np.float32)]
-    main = np.copy(black)
-    candidates = np.flatnonzero(solid & ~black)
+    from_lines = np.sqrt((points**2).sum(axis=1))  # distance to the nearest line between two kept colours
+
+    def keep(i: int) -> None:
+        for other in kept:
+            along = points[i] - other
+            position = np.clip((points - other) @ along / (along @ along), 0, 1)
+            np.minimum(from_lines, np.linalg.norm(points - other - position[:, None] * along, axis=1), out=from_lines)
+        kept.append(points[i])
+        main[i] = True
+
+    candidates = np.flatnonzero(solid & ~main)
     for i in candidates[np.argsort(-counts[candidates], kind="stable")]:
-        color = colors[i].astype(np.float32)
-        if ((np.stack(kept) - color) ** 2).sum(axis=1).min() >= 24**2:
-            kept.append(color)
-            main[i] = True
-        if len(kept) > 255:
-            break
-    if len(kept) == 1:
-        main[np.argmax((colors.astype(np.int64) ** 2).sum(axis=1))] = True
+        if len(kept) < 256 and np.linalg.norm(np.stack(kept) - points[i], axis=1).min() >= 24:
+            keep(int(i))
+    if not lossy:
+        frequent = counts >= max(9, 1e-4 * index.size)
+        while len(kept) < 256 and (from_lines * frequent).max() > 48:
+            keep(int(np.argmax(from_lines * frequent)))
+    if len(kept) == 1 and not main.all():
+        keep(int(np.argmax(from_lines)))
     return main
 
 

@@ -12,6 +12,7 @@ whether they make a whole network, and trusts nothing that it reads.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -108,8 +109,9 @@ def write(
 
 def _write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     with whole_file(path) as stream:
-        # By name, because the library streams to a path, and only gives whole files in memory otherwise.
+        # By name: to a stream the library gives only the whole file in memory. It puts a private file in place of ours.
         save_file(dict(tensors), stream.name, dict(metadata))
+        Path(stream.name).chmod(os.fstat(stream.fileno()).st_mode)
 
 
 def some(names: Iterable[object]) -> str:

@@ -410,6 +410,15 @@ def test_a_failed_write_keeps_the_older_file(
     assert {file: file.read_bytes() for file in tmp_path.rglob("*.*")} == before
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_others_may_read_what_is_written(tmp_path: Path, model: SegGPT, layout: Layout) -> None:
+    """As the user's umask says; the safetensors library alone makes private files."""
+    (tmp_path / "usual.txt").touch()
+    checkpoint.save_model(name_of(tmp_path, layout), model, layout=layout)
+    assert len({file.stat().st_mode for file in tmp_path.rglob("*.*")}) == 1
+
+
 def test_a_checkpoint_may_be_written_over_itself(tmp_path: Path, model: SegGPT) -> None:
     path = tmp_path / "w.safetensors"
     checkpoint.save_model(path, model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,7 +207,7 @@ def test_report_as_json_and_as_tables(data: Path) -> None:
         ({"limit": 0}, "expected a limit of at least 1"),
     ],
 )
-def test_bad_arguments(data: Path, arguments: dict[str, object], message: str) -> None:
+def test_bad_arguments(data: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         evaluate(everything, data, **arguments)
 

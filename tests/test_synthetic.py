@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from incontext.training import shapes, synthetic
-from incontext.training.layers import Ground, Things, View
-from incontext.training.looks import Look, Wardrobe
+from incontext.training.layers import Ground, Things
+from incontext.training.looks import Look, View, Wardrobe
 
 
 @pytest.mark.parametrize("side", [16, 64, 100])

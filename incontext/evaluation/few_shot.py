@@ -184,8 +184,8 @@ def read_episodes(data: Path) -> tuple[EpisodeSet, ...]:
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path}: expected {{set: {{instances_as_one, episodes: [{{id, query, prompts}}]}}}}, got something else
-            ({error!r})"
+            f"{path}: expected {{set: {{instances_as_one, episodes: [{{id, query, prompts}}]}}}}, "
+            f"got something else ({error!r}); compare it with the file that came with the data"
         ) from None
 
 
@@ -267,7 +267,7 @@ def _prompts(data: Path, each: EpisodeSet, episode: Episode, shots: int) -> list
 
 
 def _wanted(ids: Pixels, each: EpisodeSet, episode: Episode) -> npt.NDArray[np.bool_]:
-    return (ids != 0) & (ids != IGNORED) if each.instances_as_one else ids == episode.id
+    return np.asarray((ids != 0) & (ids != IGNORED) if each.instances_as_one else ids == episode.id)
 
 
 def _read_answer(answer: Answer, size: tuple[int, ...]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32] | None]:
@@ -277,7 +277,8 @@ def _read_answer(answer: Answer, size: tuple[int, ...]) -> tuple[npt.NDArray[np.
             raise ValueError(f"expected an answer of the query's size {size}, got {array.shape}")
     if mask.dtype.kind not in "bui":
         raise ValueError(f"expected an answer of bool or integer ids, got {mask.dtype}")
-    return np.asarray(mask == 1), confidence
+    found: npt.NDArray[np.bool_] = mask == 1
+    return found, confidence
 
 
 def _small(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -40,8 +40,8 @@ def overlap(found: Flags, truth: Flags, ignored: Flags) -> Overlap:
 
 
 def mean(values: Iterable[float]) -> float:
-    """The plain mean, for IoUs of classes (mIoU), of foreground and background (FB-IoU), or of sets; needs one at
-    least.""" listed = list(values)
+    """The plain mean, of classes' IoUs (mIoU), of foreground's and background's (FB-IoU), or of sets."""
+    listed = list(values)
     if not listed:
         raise ValueError("expected at least one value to average, got none")
     return sum(listed) / len(listed)

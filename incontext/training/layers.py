@@ -1,112 +1,24 @@
-"""What a synthetic scene is made of: a view to draw on, and the layers that draw themselves on it.
+"""What a synthetic scene is made of: layers that draw themselves on a view, afresh each time they are asked.
 
 For: `synthetic`, which composes scenes from these. Refuses to know: which scenes there are, pairs, networks, files.
-
-Pillow draws (8 bit, compiled). Outlines are drawn at twice the side and reduced: pictures have soft edges, and a pixel
-belongs to the thing that covers at least half of it. A layer draws itself afresh each time it is asked.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import accumulate, groupby, zip_longest
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw
 
 from incontext.training import shapes
-from incontext.training.looks import Look, Rng, noise, uniform
+from incontext.training.looks import Look, Rng, View, noise, uniform
 
 _THIN = 1.45  # a one-pixel line between two rows covers neither by half: strokes need only half / _THIN
-_FLIPS = (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180)
-
-
-@dataclass
-class View:
-    """One picture being drawn: its pixels, its ids, and the textures rendered so far."""
-
-    rng: Rng
-    side: int
-    gain: float
-    second: bool
-    fields: dict[int, Image.Image]  # by look; kept between the views of a scene, for they are costly
-    image: Image.Image = field(init=False)
-    ids: Image.Image = field(init=False)
-    textures: dict[int, Image.Image] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.image = Image.new("RGB", (self.side, self.side))
-        self.ids = Image.new("L", (self.side, self.side))
-
-    def texture(self, look: Look) -> Image.Image:
-        """`look` over the whole picture, RGB, the same each time within this view."""
-        key = id(look)
-        if key not in self.textures:
-            colors, size = look.colors(self.rng, self.gain), (self.side, self.side)
-            if look.pattern == "flat":
-                self.textures[key] = Image.new("RGB", size, tuple(colors[128].tolist()))
-            else:
-                if key not in self.fields:
-                    self.fields[key] = look.levels(self.rng, self.side)
-                levels = self.fields[key].transpose(_FLIPS[int(self.rng.integers(3))])
-                levels.putpalette(colors.tobytes())
-                self.textures[key] = levels.convert("RGB")
-        return self.textures[key]
-
-    def fill(self, look: Look, label: int) -> None:
-        self.image.paste(self.texture(look))
-        self.ids.paste(label, (0, 0, self.side, self.side))
-
-    def paint(
-        self,
-        cover: Image.Image,
-        at: tuple[int, int],
-        look: Look,
-        label: int,
-        *,
-        shade: Image.Image | None = None,
-        reach: float = 1.0,
-    ) -> None:
-        """Lay `look` where `cover` (8 bit, upper left corner `at`, inside the picture) is bright; `shade` multiplies
-        it.
-
-        A pixel gets the label where the coverage times `reach` is a half or more."""
-        box = (*at, at[0] + cover.width, at[1] + cover.height)
-        patch = self.texture(look).crop(box)
-        if shade is not None:
-            patch = ImageChops.multiply(patch, Image.merge("RGB", (shade, shade, shade)))
-        self.image.paste(patch, at, cover)
-        if reach != 1:
-            cover = ImageChops.add(cover, cover, 2 / reach)
-        self.ids.paste(label, box, cover.convert("1", dither=Image.Dither.NONE))
-
-    def darken(self, cover: Image.Image, at: tuple[int, int], strength: float) -> None:
-        """A shadow: the picture gets darker under `cover`, the ids stay."""
-        self.image.paste((0, 0, 0), at, ImageChops.multiply(cover, Image.new("L", cover.size, int(255 * strength))))
-
-    def stencil(
-        self, outlines: Sequence[NDArray[np.float64]], soft: float = 0.0
-    ) -> tuple[Image.Image, tuple[int, int]] | None:
-        """Filled outlines, in pixels, as (coverage, upper left corner), cut to what is inside the picture; None:
-        nothing is.""" points = np.concatenate(outlines)
-        pad = 2 + int(2 * soft)
-        x0, y0 = (max(0, int(value) - pad) for value in points.min(axis=0).tolist())
-        x1, y1 = (min(self.side, int(value) + 1 + pad) for value in points.max(axis=0).tolist())
-        if x1 <= x0 or y1 <= y0:
-            return None
-        cover = Image.new("L", (2 * (x1 - x0), 2 * (y1 - y0)))
-        draw = ImageDraw.Draw(cover)
-        flat = ((points - (x0, y0)) * 2 - 0.5).ravel().tolist()
-        start = 0
-        for outline in outlines:
-            draw.polygon(flat[start : start + outline.size], fill=255)
-            start += outline.size
-        cover = cover.reduce(2)
-        return (cover.filter(ImageFilter.BoxBlur(soft)) if soft > 0.2 else cover), (x0, y0)
 
 
 _Pose = tuple[

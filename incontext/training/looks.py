@@ -1,22 +1,27 @@
-"""Looks: the textures and colours of synthetic things, and a wardrobe that keeps the looks of one scene apart.
+"""Looks, the textures and colours of synthetic things; a wardrobe that keeps those of one scene apart; a view to paint.
 
-Refuses to know: shapes, ids, where anything stands.
+For: the layers of synthetic scenes. Refuses to know: what is drawn, scenes, files.
+
+Pillow draws (8 bit, compiled), numpy makes texture fields. Outlines are drawn at twice the side and reduced: pictures
+have soft edges, and a pixel belongs to the thing that covers at least half of it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 Rng = np.random.Generator
 Bytes = NDArray[np.uint8]
 Pattern = Literal["flat", "plain", "clouds", "grain", "stripes", "checks", "dots", "marble", "tufts"]
 _PATTERNS: tuple[Pattern, ...] = ("flat", "plain", "clouds", "grain", "stripes", "checks", "dots", "marble", "tufts")
+_FLIPS = (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180)
 _RAMP = np.clip(1 - np.abs(np.linspace(0, 3, 256)[:, None] - np.arange(4)), 0, 1)  # (256, 4): blends four colour stops
 
 
@@ -39,8 +44,10 @@ def noise(rng: Rng, side: int, cells: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class Look:
-    """A texture: a pattern of one scalar field, coloured through a ramp. `period` is in sides, `ramp` (256, 3) 0..255
-    float."""
+    """A texture: a pattern of one scalar field, coloured through a ramp.
+
+    ramp: (256, 3) float 0..255; period: the size of its features in sides; angle: radians; warp: 0 straight .. 1 bent.
+    """
 
     pattern: Pattern
     ramp: NDArray[np.float64]
@@ -83,7 +90,10 @@ class Look:
 
 @dataclass
 class Wardrobe:
-    """Hands out looks and ids for one scene, so that no two looks are too alike."""
+    """Hands out looks and ids for one scene, so that no two looks are too alike.
+
+    grey: only greys; contrast: how far apart main colours are kept, 1 is 110 levels summed over the channels.
+    """
 
     rng: Rng
     grey: bool
@@ -92,6 +102,7 @@ class Wardrobe:
     next_id: int = 1
 
     def new_id(self) -> int:
+        """An id that no kind has yet."""
         self.next_id += 1
         return self.next_id - 1
 
@@ -131,3 +142,90 @@ class Wardrobe:
                 stops[int(rng.integers(4))] = self.color(30, 250)
         ramp = _RAMP @ stops
         return Look(pattern, ramp, *shape)
+
+
+@dataclass
+class View:
+    """One picture being drawn: its pixels, its ids, and the textures rendered so far.
+
+    gain: how far the looks shift their colours in this view; second: whether it is the second picture of the pair.
+    """
+
+    rng: Rng
+    side: int
+    gain: float
+    second: bool
+    fields: dict[int, Image.Image]  # by look; kept between the views of a scene, for they are costly
+    image: Image.Image = field(init=False)
+    ids: Image.Image = field(init=False)
+    textures: dict[int, Image.Image] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.image = Image.new("RGB", (self.side, self.side))
+        self.ids = Image.new("L", (self.side, self.side))
+
+    def texture(self, look: Look) -> Image.Image:
+        """`look` over the whole picture, RGB, the same each time within this view."""
+        key = id(look)
+        if key not in self.textures:
+            colors, size = look.colors(self.rng, self.gain), (self.side, self.side)
+            if look.pattern == "flat":
+                self.textures[key] = Image.new("RGB", size, tuple(colors[128].tolist()))
+            else:
+                if key not in self.fields:
+                    self.fields[key] = look.levels(self.rng, self.side)
+                levels = self.fields[key].transpose(_FLIPS[int(self.rng.integers(3))])
+                levels.putpalette(colors.tobytes())
+                self.textures[key] = levels.convert("RGB")
+        return self.textures[key]
+
+    def fill(self, look: Look, label: int) -> None:
+        self.image.paste(self.texture(look))
+        self.ids.paste(label, (0, 0, self.side, self.side))
+
+    def paint(
+        self,
+        cover: Image.Image,
+        at: tuple[int, int],
+        look: Look,
+        label: int,
+        *,
+        shade: Image.Image | None = None,
+        reach: float = 1.0,
+    ) -> None:
+        """Lay `look` where `cover` (8 bit, upper left corner `at`, inside the picture) is bright; `shade` multiplies
+        it.
+
+        A pixel gets the label where the coverage times `reach` is a half or more."""
+        box = (*at, at[0] + cover.width, at[1] + cover.height)
+        patch = self.texture(look).crop(box)
+        if shade is not None:
+            patch = ImageChops.multiply(patch, Image.merge("RGB", (shade, shade, shade)))
+        self.image.paste(patch, at, cover)
+        if reach != 1:
+            cover = ImageChops.add(cover, cover, 2 / reach)
+        self.ids.paste(label, box, cover.convert("1", dither=Image.Dither.NONE))
+
+    def darken(self, cover: Image.Image, at: tuple[int, int], strength: float) -> None:
+        """A shadow: the picture gets darker under `cover`, the ids stay."""
+        self.image.paste((0, 0, 0), at, ImageChops.multiply(cover, Image.new("L", cover.size, int(255 * strength))))
+
+    def stencil(
+        self, outlines: Sequence[NDArray[np.float64]], soft: float = 0.0
+    ) -> tuple[Image.Image, tuple[int, int]] | None:
+        """Filled outlines, in pixels, as (coverage, upper left corner), cut to the picture; None: all outside."""
+        points = np.concatenate(outlines)
+        pad = 2 + int(2 * soft)
+        x0, y0 = (max(0, int(value) - pad) for value in points.min(axis=0).tolist())
+        x1, y1 = (min(self.side, int(value) + 1 + pad) for value in points.max(axis=0).tolist())
+        if x1 <= x0 or y1 <= y0:
+            return None
+        cover = Image.new("L", (2 * (x1 - x0), 2 * (y1 - y0)))
+        draw = ImageDraw.Draw(cover)
+        flat = ((points - (x0, y0)) * 2 - 0.5).ravel().tolist()
+        start = 0
+        for outline in outlines:
+            draw.polygon(flat[start : start + outline.size], fill=255)
+            start += outline.size
+        cover = cover.reduce(2)
+        return (cover.filter(ImageFilter.BoxBlur(soft)) if soft > 0.2 else cover), (x0, y0)

@@ -188,7 +188,7 @@ def train(
     Raises:
         ValueError: ``out`` holds the state of another recipe.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    (out / "validation").mkdir(parents=True, exist_ok=True)
     run = Run(recipe, torch.device(device), init)
     if (out / "state.pt").exists():
         run.restore(out / "state.pt")

@@ -74,3 +74,18 @@ class Recipe:
     def to_dict(self) -> dict[str, object]:
         """Plain numbers and strings, for JSON."""
         return dataclasses.asdict(self)
+
+
+_DEFAULT_MODEL = ModelConfig(
+    width=192, heads=3, depth=8, patch=8, side=128, decoder_width=16, merge_layer=1, taps=(1, 3, 5, 7), pretrain_side=64
+)
+_SMOKE_MODEL = ModelConfig(
+    width=64, heads=2, depth=3, patch=8, side=32, decoder_width=8, merge_layer=0, taps=(0, 1, 2), pretrain_side=32
+)
+
+RECIPES: dict[str, Recipe] = {
+    # What the embedded weights were trained with: hours on two cores.
+    "default": Recipe(_DEFAULT_MODEL, (Stage(64, 7000, 32), Stage(96, 1500, 24), Stage(128, 1000, 16))),
+    # A minute: to see that data, loop and checkpoint work.
+    "smoke": Recipe(_SMOKE_MODEL, (Stage(32, 60, 16),), warmup_steps=20),
+}

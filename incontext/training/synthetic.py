@@ -31,9 +31,8 @@ from incontext.training.layers import (
     Strokes,
     Style,
     Things,
-    View,
 )
-from incontext.training.looks import Look, Rng, Wardrobe, log_uniform, uniform
+from incontext.training.looks import Look, Rng, View, Wardrobe, log_uniform, uniform
 
 _NO_GLYPHS = np.zeros((0, 0, 2, 2))
 Compose = Callable[[Wardrobe], list[Layer]]
@@ -163,12 +162,12 @@ def _twin(w: Wardrobe, kind: Things) -> Things:
     labels = (w.new_id(),) * len(kind.labels)
     way = int(rng.integers(3))
     if way == 0:
-        return replace(kind, looks=tuple(w.look() for _ in kind.looks), labels=labels, repaint=None)
+        return replace(kind, looks=tuple(w.look() for _ in kind.looks), labels=labels)
     if way == 1:
-        return replace(kind, looks=tuple(w.look(like=look) for look in kind.looks), labels=labels, repaint=None)
-    builders = shapes.SIMPLE if len(kind.looks) == 1 else shapes.COMPOSITE
+        return replace(kind, looks=tuple(w.look(like=look) for look in kind.looks), labels=labels)
+    builders = (shapes.polygon, shapes.star) if kind.build in (shapes.blob, shapes.ellipse) else shapes.COMPOSITE
     others = [build for build in builders if build is not kind.build]
-    return replace(kind, build=others[int(rng.integers(len(others)))], labels=labels, repaint=None)
+    return replace(kind, build=others[int(rng.integers(len(others)))], labels=labels)
 
 
 def _objects(w: Wardrobe) -> list[Layer]:
@@ -181,7 +180,8 @@ def _objects(w: Wardrobe) -> list[Layer]:
         kind = _things(w, shapes.SIMPLE if rng.random() < 0.4 else shapes.COMPOSITE, size, (max(1, most // 3), most))
         kinds.append(kind)
         if len(kind.looks) <= 2 and rng.random() < 0.3:
-            kinds.append(_twin(w, kind))
+            kinds[-1] = replace(kind, repaint=None)  # or it might put on its twin's look
+            kinds.append(_twin(w, kinds[-1]))
     kinds.sort(key=lambda kind: -kind.size)
     stains: list[Layer] = [Stains(w.look(), 0, int(rng.integers(2, 6)), 0.4)] if rng.random() < 0.4 else []
     return [_ground(w), *stains, *kinds]
@@ -227,8 +227,8 @@ def _micrograph(w: Wardrobe) -> list[Layer]:
 
 
 def _membranes(w: Wardrobe) -> list[Layer]:
-    """A tissue: walls, interiors of one to three kinds, small bodies inside them that do or do not count as
-    interior.""" rng = w.rng
+    """A tissue: walls, interiors of one to three kinds, bodies in them that do or do not count as interior."""
+    rng = w.rng
     inner = tuple(w.look() for _ in range(int(rng.choice((1, 1, 2, 3)))))
     labels = tuple(w.new_id() for _ in inner)
     cells = Cells(inner, labels, w.look(), w.new_id(), int(rng.integers(3, 13)), uniform(rng, 0.04, 0.22))
@@ -241,22 +241,23 @@ def _membranes(w: Wardrobe) -> list[Layer]:
 
 
 def _street(w: Wardrobe) -> list[Layer]:
-    """Bands from the sky to the ground, a road in perspective, things that stand on it and shrink towards the
-    horizon.""" rng = w.rng
+    """Bands from sky to ground, a road in perspective, things that stand on it and shrink towards the horizon."""
+    rng = w.rng
     horizon = uniform(rng, 0.3, 0.6)
     sky = w.look("plain", "clouds", low=120)
     layers: list[Layer] = [Ground(sky, sky, w.new_id())]
     for depth in range(int(rng.integers(1, 3))):
-        layers.append(
-            Band(w.look(), w.new_id(), horizon * uniform(rng, 0.4, 0.8) + 0.1 * depth, 0.06, rng.random() < 0.6)
-        )
+        top, roofs = horizon * uniform(rng, 0.4, 0.8) + 0.1 * depth, rng.random() < 0.6
+        layers.append(Band(w.look(), w.new_id(), top, 0.06, roofs))
     layers.append(Band(w.look(), w.new_id(), horizon, 0.005, False))
     if rng.random() < 0.75:
         line = (w.look("plain", low=200), w.new_id()) if rng.random() < 0.5 else None
         layers.append(Lane(w.look("grain", "clouds", "plain"), w.new_id(), horizon, uniform(rng, 0.3, 0.8), line))
     standing = (shapes.person, shapes.car, shapes.front, shapes.tree, shapes.house, shapes.animal, shapes.vessel)
-    for _ in range(int(rng.integers(1, 3))):
-        layers.append(_things(w, standing, log_uniform(rng, 0.15, 0.7), (1, 4), horizon=horizon, parts=0.2))
+    layers += [
+        _things(w, standing, log_uniform(rng, 0.15, 0.7), (1, 4), horizon=horizon, parts=0.2)
+        for _ in range(int(rng.integers(1, 3)))
+    ]
     if rng.random() < 0.4:  # poles and wires
         layers.append(Strokes(w.look("plain"), w.new_id(), "streets", uniform(rng, 0.7, 2.5), 3, _NO_GLYPHS))
     return layers
@@ -266,8 +267,10 @@ def _aerial(w: Wardrobe) -> list[Layer]:
     """Ground from above: fields, roads, roofs, trees, water."""
     rng = w.rng
     layers: list[Layer] = [_ground(w)]
-    for _ in range(int(rng.integers(0, 3))):
-        layers.append(Stains(w.look(), w.new_id(), int(rng.integers(2, 7)), uniform(rng, 0.2, 0.5)))
+    layers += [
+        Stains(w.look(), w.new_id(), int(rng.integers(2, 7)), uniform(rng, 0.2, 0.5))
+        for _ in range(int(rng.integers(0, 3)))
+    ]
     style: Style = "streets" if rng.random() < 0.7 else "curve"
     road = w.look("plain", "grain", "clouds")
     layers.append(Strokes(road, w.new_id(), style, log_uniform(rng, 2, 12), int(rng.integers(1, 6)), _NO_GLYPHS))
