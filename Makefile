@@ -24,7 +24,7 @@ demo: $(VENV)/.installed-demo
 	$(VENV)/bin/incontext demo
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist demo-output .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is older than pyproject.toml when something may have to be installed. The second install covers the first.

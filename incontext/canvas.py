@@ -33,7 +33,7 @@ def normalise(rgb: npt.NDArray[np.uint8]) -> Tensor:
 
 
 def fit(image: npt.NDArray[np.uint8], side: int) -> Tensor:
-    """An image (H, W, 3) uint8 RGB, resized by Pillow's bicubic filter, aspect not kept -> (3, side, side) normalised."""
+    """An image (H, W, 3) uint8 RGB, squeezed by Pillow's bicubic filter -> (3, side, side) normalised."""
     return normalise(_resized(image, side, Image.Resampling.BICUBIC))
 
 
@@ -91,8 +91,8 @@ def read(
 ) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]:
     """Paint (B, 3, side, side) normalised -> for each query, at its own size (H, W), ids uint8 and confidence in 0..1.
 
-    Colours are read at the network's resolution, so that no blend of two colours is taken for a third. What is upsampled
-    is each pixel's vote for its id, weighted by its confidence: the id with most votes wins, and the confidence is its
+    Colours are read at the network's resolution: no blend of two colours is taken for a third. What is upsampled is each
+    pixel's vote for its id, weighted by its confidence: the id with most votes wins, and the confidence is its
     lead over all others together. For one id this follows the zero line of the signed colour margin, smooth where
     nearest upsampling is blocky. At (side, side) nothing changes. Memory is that of a band of rows, for any number of
     ids.

@@ -17,18 +17,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from incontext import layouts
 from incontext.formats import whole_file
-from incontext.layouts import (
-    LAYOUTS,
-    CheckpointError,
-    Layout,
-    Stored,
-    first_line,
-    read,
-    some,
-    transformers_name,
-    write,
-)
+from incontext.layouts import LAYOUTS, CheckpointError, Layout, Stored, first_line, some
 from incontext.model import ModelConfig, SegGPT
 
 __all__ = [
@@ -87,12 +78,12 @@ def load_model(path: Location) -> SegGPT:
         FileNotFoundError: there is nothing at the path.
         CheckpointError: it is not a checkpoint, is damaged, holds code, or does not fit the network that it describes.
     """
-    return _load(read(Path(path)))
+    return _load(layouts.read(Path(path)))
 
 
 def read_config(path: Location) -> ModelConfig:
     """The configuration of a checkpoint, stored or inferred. Errors as in :func:`load_model`."""
-    return _checked(read(Path(path))).config
+    return _checked(layouts.read(Path(path))).config
 
 
 def save_model(
@@ -118,7 +109,7 @@ def save_model(
     kind = STORED_DTYPES[dtype]
     tensors = {name: value.detach().cpu().to(kind).contiguous() for name, value in model.state_dict().items()}
     _refuse_non_finite(Path(path), tensors)
-    write(Path(path), layout, tensors, model.config, dict(metadata or {}))
+    layouts.write(Path(path), layout, tensors, model.config, dict(metadata or {}))
 
 
 def convert(
@@ -129,7 +120,7 @@ def convert(
     The weights stay the same to the last bit unless ``dtype`` rounds them. Errors as in :func:`load_model` and
     :func:`save_model`.
     """
-    stored = read(Path(source))
+    stored = layouts.read(Path(source))
     used = _dtype(stored)
     kept = "float32" if used == "mixed" else used
     save_model(target, _load(stored), metadata=stored.metadata, layout=layout, dtype=dtype or kept)
@@ -138,7 +129,7 @@ def convert(
 
 def info(path: Location) -> WeightsInfo:
     """Describe a checkpoint. Names, shapes and dtypes are checked as in :func:`load_model`, values are not."""
-    stored = read(Path(path))
+    stored = layouts.read(Path(path))
     _checked(stored)
     return WeightsInfo(
         path=stored.path,
@@ -171,7 +162,7 @@ def _checked(stored: Stored) -> SegGPT:
             model = SegGPT(config)
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{stored.path} describes an impossible network: {first_line(error)}") from error
-    spoken = transformers_name if stored.layout == "transformers" else str  # the words of the file
+    spoken = layouts.transformers_name if stored.layout == "transformers" else str  # the words of the file
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     both = {name: value for name, value in stored.tensors.items() if name in expected}
     problems = {

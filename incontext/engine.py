@@ -34,7 +34,7 @@ def load(
     *,
     device: DeviceName = "auto",
     dtype: DtypeName = "auto",
-    compile: bool = False,  # noqa: A002  the word that PyTorch taught its users
+    compile: bool = False,
 ) -> Segmenter:
     """A Segmenter with the weights of that registry name or path.
 
@@ -80,7 +80,7 @@ class Segmenter:
         *,
         device: DeviceName = "auto",
         dtype: DtypeName = "auto",
-        compile: bool = False,  # noqa: A002
+        compile: bool = False,
         name: str = "unnamed",
     ) -> None:
         self.name = name

@@ -27,6 +27,8 @@ IGNORED: Final = 255  # the id of pixels that are neither background nor object:
 MAX_STRAY_SHARE: Final = 0.005  # of the pixels, for one stray colour
 MAX_STRAY_TOTAL: Final = 0.03  # of the pixels, for all stray colours together
 
+_SOLID = 5  # pixels: the side of a square that no edge blend fills, up to fourfold magnification
+_MAX_STROKES = 64  # colours; a picture with more of them is a photograph, and looking on would take long
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -154,7 +156,7 @@ def _rgb_from_picture(picture: Image.Image, name: str, *, paper: int) -> Pixels:
     if picture.mode == "F":
         raise ValueError(f"{name}: expected 8 or 16 bits per channel, got floating point; save it as an 8-bit PNG")
     if picture.mode.startswith("I"):
-        return np.repeat(_eight_bits(np.asarray(picture), name)[..., None], 3, axis=2)
+        return _as_rgb(_eight_bits(np.asarray(picture), name))
     try:
         if picture.has_transparency_data:
             backdrop = Image.new("RGBA", picture.size, (paper, paper, paper, 255))
@@ -172,20 +174,24 @@ def _eight_bits(values: npt.NDArray[Any], name: str) -> Pixels:
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
+def _as_rgb(grey: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
 def _rgb_from_array(array: npt.NDArray[Any], noun: str, *, paper: int) -> Pixels:
     expected = f"expected the {noun} as a uint8 array (H, W, 3) of RGB or (H, W) of grey values"
     if array.dtype != np.uint8:
         raise ValueError(f"{expected}, got {array.dtype}; convert it to 0..255 and uint8")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
     if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        array = _as_rgb(array)
+    if array.ndim != 3 or array.shape[2] not in (3, 4):
         raise ValueError(f"{expected}, got shape {array.shape}")
     if array.size == 0:
         raise ValueError(f"{expected}, got no pixels: shape {array.shape}")
     if array.shape[0] * array.shape[1] > MAX_PIXELS:
         raise ValueError(_too_large(f"the {noun}", array.shape[0] * array.shape[1]))
-    if array.shape[2] == 1:
-        return np.repeat(array, 3, axis=2)
     if array.shape[2] == 4:
         return _rgb_from_picture(Image.fromarray(np.ascontiguousarray(array)), f"the {noun}", paper=paper)
     return array
@@ -204,9 +210,10 @@ def read_mask(mask: ImageLike, *, snap: bool = False) -> MaskFile:
     * RGB(A) image or uint8 array (H, W, 3 or 4): black and transparent are background, every other colour is an id,
       counted from 1 in ascending order of (R, G, B); at most 255 colours, the background among them.
 
-    A picture whose colours blend at its edges is *smoothed*. Its main colours are black and those that fill 3 x 3 pixels
-    somewhere without being a blend of their surroundings; the others are stray. Few strays (below 0.5 % of the pixels
-    each and 3 % together) snap to the nearest main colour with one `MaskWarning`; more are refused, in a JPEG any are.
+    A picture whose colours blend at its edges is *smoothed*. Its main colours are black, those that fill 5 x 5 pixels
+    somewhere, and those of thin strokes that can be no blend of two others; the rest are stray. Few strays (below 0.5 %
+    of the pixels each and 3 % together) snap to the nearest main colour with one `MaskWarning`; more are refused, in a
+    JPEG any are.
     `snap=True` snaps however many there are, and says nothing.
     Raises FileNotFoundError, or ValueError with the file's name. A mask without ids can be read; a prompt refuses it.
     """
@@ -227,7 +234,7 @@ def read_mask(mask: ImageLike, *, snap: bool = False) -> MaskFile:
     if picture.mode in {"L", "LA"}:
         grey = _rgb_from_picture(picture, name, paper=0)[..., 0]
         if lossy or _is_smoothed_grey(grey):
-            return _mask_from_colors(np.repeat(grey[..., None], 3, axis=2), name, snap=snap, lossy=lossy)
+            return _mask_from_colors(_as_rgb(grey), name, snap=snap, lossy=lossy)
         return MaskFile(_ids_from_grey_picture(grey, name), None)
     return _mask_from_colors(_rgb_from_picture(picture, name, paper=0), name, snap=snap, lossy=lossy)
 
@@ -241,9 +248,9 @@ def _mask_from_array(array: npt.NDArray[Any], *, snap: bool) -> MaskFile:
     ids = check_ids(array, name)
     if array.size > MAX_PIXELS:
         raise ValueError(_too_large(name, array.size))
-    # Ids in an array are taken at their word, but grey pixels in an array are a common slip: 255 would count as ignored.
+    # Ids in an array are taken at their word, but grey pixels in one are a common slip: 255 would count as ignored.
     if array.dtype == np.uint8 and array.max() == IGNORED and _is_smoothed_grey(array, least=8):
-        return _mask_from_colors(np.repeat(array[..., None], 3, axis=2), name, snap=snap, lossy=False)
+        return _mask_from_colors(_as_rgb(array), name, snap=snap, lossy=False)
     return MaskFile(ids, None)
 
 
@@ -314,7 +321,9 @@ def _mask_from_colors(rgb: Pixels, name: str, *, snap: bool, lossy: bool) -> Mas
     table[1 : len(objects) + 1] = objects
     ids = _nearest(colors, table[: len(objects) + 1])[index]
     if strays and not snap:
-        _warn(f"{name}: {strays} stray colours on {shares.sum():.2%} of the pixels snapped to the nearest of {len(objects) + 1} main ones")
+        _warn(
+            f"{name}: {strays} stray colours on {shares.sum():.2%} of the pixels snapped to the nearest of {len(objects) + 1} main ones"
+        )
     return MaskFile(ids, table)
 
 
@@ -338,12 +347,12 @@ def _indexed(rgb: Pixels) -> tuple[npt.NDArray[np.int32], Pixels, npt.NDArray[np
     return index, colors, np.bincount(index.ravel(), minlength=len(values))
 
 
-def _solid(index: npt.NDArray[np.int32], n: int, block: int) -> npt.NDArray[np.bool_]:
-    """Which of the n colours fill a block x block square somewhere."""
-    height, width = (max(0, length - block + 1) for length in index.shape)
+def _solid(index: npt.NDArray[np.int32], n: int) -> npt.NDArray[np.bool_]:
+    """Which of the n colours fill a square of _SOLID pixels somewhere."""
+    height, width = (max(0, length - _SOLID + 1) for length in index.shape)
     corner = index[:height, :width]
     same = np.ones((height, width), np.bool_)
-    for y, x in np.ndindex(block, block):
+    for y, x in np.ndindex(_SOLID, _SOLID):
         same &= corner == index[y : y + height, x : x + width]
     return np.bincount(corner[same], minlength=n) > 0
 
@@ -356,7 +365,7 @@ def _blends(index: npt.NDArray[np.int32], colors: Pixels, thin: npt.NDArray[np.b
     own = index[rows, columns]
     color = colors[own].astype(np.float32)
     blended = np.zeros(len(where), np.bool_)
-    for distance in range(1, 5):  # up to 4, as the edge may be soft or magnified
+    for distance in range(1, _SOLID):  # not only 1: the edge may be soft or magnified
         for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
             one, other = (
                 colors[
@@ -381,7 +390,7 @@ def _thin_blends(index: npt.NDArray[np.int32], colors: Pixels) -> npt.NDArray[np
 
     Anti-aliasing makes such colours in numbers, objects make few: a sliver between two others may look like a blend.
     """
-    solid = _solid(index, len(colors), 5)
+    solid = _solid(index, len(colors))
     none = np.zeros(len(colors), np.bool_)
     if len(colors) < 3 or solid.all() or not solid.any():  # nothing solid is a texture: it has no edges to smooth
         return none
@@ -391,9 +400,8 @@ def _thin_blends(index: npt.NDArray[np.int32], colors: Pixels) -> npt.NDArray[np
 
 def _is_smoothed_grey(values: Pixels, least: int = 1) -> bool:
     """Whether grey values are a smoothed picture: `least` of the thin blends are mid-grey, which ids seldom are."""
-    levels, index = np.unique(values, return_inverse=True)
-    grey = np.repeat(levels[:, None], 3, axis=1)
-    blends = levels[_thin_blends(index.reshape(values.shape).astype(np.int32), grey)]
+    index, colors, _ = _indexed(_as_rgb(values))
+    blends = colors[_thin_blends(index, colors), 0]
     return int(np.count_nonzero((blends >= 64) & (blends < 192))) >= least
 
 
@@ -402,12 +410,11 @@ def _main_colors(
 ) -> npt.NDArray[np.bool_]:
     """Which colours are main, as `read_mask` defines it.
 
-    Near copies (closer than 24 of 441) of a more frequent main colour are not. Colours of strokes too thin to fill 3 x 3
-    pixels join when they cannot be a blend of two main ones (farther than 48 from the line between them) and cover
-    0.01 % of the pixels, the farthest first: compression makes such colours too, so not in a JPEG.
+    Near copies (closer than 24 of 441) of a more frequent main colour are not. The colour of a thin stroke is one that is
+    far (48) from every line between two main colours and covers 0.01 % of the pixels, the farthest first; compression
+    makes such colours too, so not in a JPEG.
     """
-    solid = _solid(index, len(colors), 5)
-    solid &= ~_blends(index, colors, solid)
+    solid = _solid(index, len(colors))
     points = colors.astype(np.float32)
     main = colors.max(axis=1) == 0
     kept = [np.zeros(3, np.float32)]
@@ -427,7 +434,7 @@ def _main_colors(
             keep(int(i))
     if not lossy:
         frequent = counts >= max(9, 1e-4 * index.size)
-        while len(kept) < 256 and (from_lines * frequent).max() > 48:
+        while len(kept) < _MAX_STROKES and (from_lines * frequent).max() > 48:
             keep(int(np.argmax(from_lines * frequent)))
     if len(kept) == 1 and not main.all():
         keep(int(np.argmax(from_lines)))
@@ -529,7 +536,7 @@ def rle_string(counts: list[int]) -> str:
 def polygons(selected: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int32]]:
     """The outlines of an (H, W) bool mask, exactly along the pixels' edges: rings (n, 2) of corners (x, y), not closed.
 
-    Pixels belong together when they share an edge. Outer rings run clockwise as seen, so that the shoelace formula gives
+    Pixels belong together when they share an edge. Outer rings run clockwise as seen, so the shoelace formula gives
     them a positive area (y points down); holes are rings of their own and run the other way.
     """
     padded = np.pad(selected.astype(np.bool_), 1)

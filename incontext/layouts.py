@@ -66,7 +66,9 @@ def read(path: Path) -> Stored:
         raise FileNotFoundError(f"there is no checkpoint at {path}")
     layout, tensors, config, metadata = _read_raw(path)
     if layout == "transformers":
-        tensors = {published_name(name): value for name, value in tensors.items()}
+        theirs, tensors = tensors, {published_name(name): value for name, value in tensors.items()}
+        if len(theirs) != len(tensors):
+            raise CheckpointError(f"{path} holds the same tensors under the names of two layouts; expected one")
     if not any(name.startswith("blocks.") for name in tensors):
         raise CheckpointError(f"{path} holds no weights of this network: its tensors are {some(tensors)}")
     if config is None:

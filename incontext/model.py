@@ -122,7 +122,9 @@ class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        normed = F.layer_norm(rearrange(x, "b c h w -> b h w c"), self.normalized_shape, self.weight, self.bias, self.eps)
+        normed = F.layer_norm(
+            rearrange(x, "b c h w -> b h w c"), self.normalized_shape, self.weight, self.bias, self.eps
+        )
         return rearrange(normed, "b h w c -> b c h w")
 
 
@@ -135,7 +137,9 @@ class PatchEmbed(nn.Module):
 
     def forward(self, canvas: Tensor) -> Tensor:
         # A convolution whose windows do not overlap is one matrix product, and faster as such on every device.
-        patches = rearrange(canvas, "m c (r p) (w q) -> m r w (c p q)", p=self.proj.kernel_size[0], q=self.proj.kernel_size[1])
+        patches = rearrange(
+            canvas, "m c (r p) (w q) -> m r w (c p q)", p=self.proj.kernel_size[0], q=self.proj.kernel_size[1]
+        )
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
@@ -175,7 +179,9 @@ class SegGPT(nn.Module):
                 nn.init.trunc_normal_(parameter, std=0.02)
         nn.init.ones_(self.decoder_pred[1].weight)  # type: ignore[arg-type]
 
-    def forward(self, prompt_images: Tensor, prompt_masks: Tensor, queries: Tensor, *, task: Task = "instance") -> Tensor:
+    def forward(
+        self, prompt_images: Tensor, prompt_masks: Tensor, queries: Tensor, *, task: Task = "instance"
+    ) -> Tensor:
         """Paint the masks of B queries, each with its own N shots. Different queries never touch.
 
         Shapes: prompt_images, prompt_masks (B, N, 3, side, side), normalised pictures and painted masks; queries
@@ -194,7 +200,9 @@ class SegGPT(nn.Module):
         masked[:, :, grid:] = True
         return self._paint(image_canvas, mask_canvas, masked, task).chunk(2, dim=-2)[1]
 
-    def paint_canvas(self, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, *, task: Task = "instance") -> Tensor:
+    def paint_canvas(
+        self, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, *, task: Task = "instance"
+    ) -> Tensor:
         """Paint whole canvases of one shot each, whatever part of their masks is hidden (training, hints).
 
         Shapes: image_canvas, mask_canvas (B, 3, 2 * side, side), normalised; masked (B, rows, columns) bool, true for
@@ -265,7 +273,8 @@ class SegGPT(nn.Module):
         side = queries.shape[-1]
         if queries.ndim != 4 or queries.shape[1:] != (3, side, side) or side % self.config.patch or side == 0:
             raise ValueError(
-                f"expected queries (B, 3, side, side), side a multiple of {self.config.patch}; got {tuple(queries.shape)}"
+                f"expected queries (B, 3, side, side), side a multiple of {self.config.patch}; "
+                f"got {tuple(queries.shape)}"
             )
         for name, tensor in (("prompt_images", prompt_images), ("prompt_masks", prompt_masks)):
             good = tensor.ndim == 5 and tensor.shape[0] == queries.shape[0] and tensor.shape[2:] == queries.shape[1:]

@@ -30,8 +30,9 @@ def _read_only(array: npt.NDArray[Any], source: object) -> Any:
 
 
 def _ids_in(mask: Pixels) -> tuple[int, ...]:
-    present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-    return tuple(int(i) for i in present if i not in (0, IGNORED))
+    present = np.zeros(256, np.bool_)
+    present[mask] = True
+    return tuple(int(i) for i in np.flatnonzero(present) if i not in (0, IGNORED))
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,10 +275,9 @@ class Segmentation:
             raise ValueError(f"expected the query itself, {_size(self.mask)}, got an image of {_size(rgb)}")
         if not 0 <= alpha <= 1:
             raise ValueError(f"expected alpha in 0..1, got {alpha}")
-        found = (self.mask > 0) & (self.mask < IGNORED)
-        paint = self.palette.paint(self.mask)
-        shown = rgb.copy()
-        shown[found] = np.rint((1 - alpha) * rgb[found] + alpha * paint[found]).astype(np.uint8)
+        paint, weight = self.palette.paint(self.mask), round(256 * alpha)
+        blended = (rgb.astype(np.uint16) * (256 - weight) + paint.astype(np.uint16) * weight + 128) >> 8
+        shown = np.where(((self.mask > 0) & (self.mask < IGNORED))[..., None], blended.astype(np.uint8), rgb)
         reach = max(1, round(min(self.shape) / 400))
         edge = np.zeros(self.shape, np.bool_)
         for axis in (0, 1):
@@ -307,10 +307,16 @@ class Segmentation:
         except ImportError:
             raise ImportError("expected supervision to be installed for this; run: pip install supervision") from None
         masks = np.stack([self.mask == i for i in self.ids]) if self.ids else np.zeros((0, *self.shape), np.bool_)
-        boxes = [(*np.argwhere(m).min(axis=0)[::-1], *(np.argwhere(m).max(axis=0)[::-1] + 1)) for m in masks]
+        boxes = [_box(found) for found in masks]
         return supervision.Detections(
             xyxy=np.array(boxes, np.float32).reshape(-1, 4),
             mask=masks,
             confidence=np.array([self.confidence[m].mean() for m in masks], np.float32),
             class_id=np.array(self.ids, np.int64),
         )
+
+
+def _box(found: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom edge of the pixels found."""
+    rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

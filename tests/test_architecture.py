@@ -15,7 +15,7 @@ import incontext
 PACKAGE = Path(incontext.__file__).parent
 
 # Lowest first. A module imports from lower rows only; modules of one row do not know each other. `__init__` is what
-# the outside sees, so only the two programs on top may use it.
+# the outside sees, so only the programs above it may use it.
 LEVELS: list[set[str]] = [
     {"formats"},
     {"types"},
@@ -29,6 +29,7 @@ LEVELS: list[set[str]] = [
     {"__init__"},
     {"ui"},
     {"cli"},
+    {"__main__"},
 ]
 
 # What a module refuses to know.

@@ -267,6 +267,14 @@ def test_many_differences_are_counted_in_the_words_of_the_file(tmp_path: Path, m
         checkpoint.info(tmp_path / "w")
 
 
+def test_one_tensor_under_two_names_is_refused(tmp_path: Path, model: SegGPT) -> None:
+    checkpoint.save_model(tmp_path / "w", model, layout="transformers")
+    file = tmp_path / "w" / "model.safetensors"
+    save_file(load_file(file) | {"blocks.0.norm1.bias": torch.zeros(32)}, file)
+    with pytest.raises(CheckpointError, match="under the names of two layouts"):
+        checkpoint.load_model(file)
+
+
 # --- files that are something else
 
 

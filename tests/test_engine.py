@@ -25,7 +25,10 @@ CONFIG = ModelConfig(
 class Copier(SegGPT):
     """Stands in for a trained network: every query's mask is the first prompt's."""
 
-    def forward(self, prompt_images: Tensor, prompt_masks: Tensor, queries: Tensor, *, task: str = "instance") -> Tensor:
+    def forward(
+        self, prompt_images: Tensor, prompt_masks: Tensor, queries: Tensor, *, task: str = "instance"
+    ) -> Tensor:
+        assert task == "instance"
         assert prompt_images.shape[0] == prompt_masks.shape[0] == queries.shape[0]
         return prompt_masks[:, 0]
 
@@ -76,6 +79,7 @@ def test_at_the_models_side_the_mask_is_read_exactly(segmenter: Segmenter) -> No
 def test_nothing_found_is_empty() -> None:
     class Black(Copier):
         def forward(self, *inputs: Tensor, task: str = "instance") -> Tensor:
+            assert task == "instance"
             return torch.full_like(inputs[2], -5.0)
 
     found = Segmenter(Black(CONFIG), device="cpu").segment(picture(), prompt())
@@ -156,8 +160,8 @@ def test_dtypes_run_and_are_described(random_segmenter: Segmenter) -> None:
         (lambda s: s.segment(picture(), prompt(), side=18), "positive multiple of the patch, 4, got 18"),
         (lambda s: s.segment(picture(), prompt(), side=0), "positive multiple"),
         (lambda s: s.segment_many([], prompt(), batch_size=0), "at least 1, got 0"),
-        (lambda s: Segmenter(SegGPT(CONFIG), dtype="int8"), "dtype among auto, float32"),
-        (lambda s: Segmenter(SegGPT(CONFIG), device="quantum"), "expected a device such as"),
+        (lambda _: Segmenter(SegGPT(CONFIG), dtype="int8"), "dtype among auto, float32"),
+        (lambda _: Segmenter(SegGPT(CONFIG), device="quantum"), "expected a device such as"),
         (lambda s: s.segment(picture().astype(np.float32), prompt()), "uint8"),
     ],
 )

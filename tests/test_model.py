@@ -27,7 +27,9 @@ def make_model(config: ModelConfig = TINY, *, spread: float = 0.3, dtype: torch.
     return model.to(dtype)
 
 
-def make_inputs(batch: int, shots: int, side: int = 16, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+def make_inputs(
+    batch: int, shots: int, side: int = 16, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(batch * 10 + shots)
     shapes = (batch, shots, 3, side, side), (batch, shots, 3, side, side), (batch, 3, side, side)
     images, masks, queries = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
@@ -88,7 +90,9 @@ def test_a_canvas_with_a_hidden_query_is_the_one_shot_forward() -> None:
     masked = torch.zeros(2, 8, 4, dtype=torch.bool)
     masked[:, 4:] = True
     image_canvas = torch.cat([images[:, 0], queries], dim=-2)
-    mask_canvas = torch.cat([masks[:, 0], torch.randn_like(queries)], dim=-2)  # hidden, so what stands there is no matter
+    mask_canvas = torch.cat(
+        [masks[:, 0], torch.randn_like(queries)], dim=-2
+    )  # hidden, so what stands there is no matter
     with torch.no_grad():
         painted = model.paint_canvas(image_canvas, mask_canvas, masked)
         torch.testing.assert_close(model(images, masks, queries), painted[:, :, 16:])
@@ -202,7 +206,7 @@ def test_misshapen_inputs_are_refused_with_what_came() -> None:
     model, (images, masks, queries) = make_model(), make_inputs(2, 2)
     with pytest.raises(ValueError, match=r"queries .* got \(2, 3, 16, 15\)"):
         model(images, masks, queries[..., :15])
-    with pytest.raises(ValueError, match="prompt_images .* queries' B = 2"):
+    with pytest.raises(ValueError, match=r"prompt_images .* queries' B = 2"):
         model(images[:1], masks[:1], queries)
     with pytest.raises(ValueError, match=r"prompt_masks .* got \(2, 1, 3, 16, 16\)"):
         model(images, masks[:, :1], queries)

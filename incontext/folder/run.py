@@ -141,10 +141,10 @@ def segment_folder(
             for segmentation in answers:
                 writer.write(reader.answered(), segmentation)
                 results.tell()
-        results.tell()
         finished = True
     finally:
         last = report(finished=finished)
+        results.tell()
     return last
 
 

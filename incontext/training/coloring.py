@@ -34,7 +34,7 @@ class Coloring:
     smooth_l1: float = 1.0  # weight of the painting loss
     cross_entropy: float = 0.5  # weight of the reading loss
     soft_iou: float = 0.5
-    temperature: float = 6.0  # squared distance, in normalised colours, that one nat of posterior stands for
+    temperature: float = 2.0  # squared distance, in normalised colours, that one nat of posterior stands for
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,8 @@ class Episode:
 def read_set(folder: Path, *, shorter_side: int = 256) -> ImageSet:
     """Read ``folder/images`` and ``folder/masks`` (same stems) into memory, shrunk to ``shorter_side``.
 
-    ``folder/dataset.json``, where there is one, may say ``"masks": "regions ..."`` or ``"instances ..."``; otherwise the
-    ids are taken to mean the same in every picture.
+    ``folder/dataset.json``, where there is one, may say ``"masks": "regions ..."`` or ``"instances ..."``;
+    otherwise the ids are taken to mean the same in every picture.
 
     Raises:
         ValueError: there are no pairs, or a mask's size differs from its picture's.
@@ -104,7 +104,7 @@ def read_set(folder: Path, *, shorter_side: int = 256) -> ImageSet:
 
 
 def hold_out(source: ImageSet, *, every: int = 20) -> tuple[ImageSet, ImageSet]:
-    """Split a set for training and validation: every ``every``-th picture, from the middle of its run on, is held out."""
+    """Split a set for training and validation: every ``every``-th picture is held out, from the first run's middle on."""
 
     def part(held: bool) -> ImageSet:
         chosen = [i for i in range(len(source.images)) if (i % every == every // 2) == held]
@@ -175,10 +175,7 @@ class EpisodeSource:
         """The ids that an episode asks for, in random order; ``first`` is always among them."""
         head = [] if first is None else [first]
         room = self.sampling.max_ids - len(head)
-        if rng.random() < self.sampling.single_id:
-            room = 1 - len(head)
-        else:
-            room = int(rng.integers(1, room + 1))
+        room = 1 - len(head) if rng.random() < self.sampling.single_id else int(rng.integers(1, room + 1))
         tail = [int(i) for i in rng.permutation(np.asarray(ids, dtype=np.int64))[:room]]
         return head + tail
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ class _Painter(Dataset[Painted]):
         return paint_episode(self.source[index], rng, patch=self.recipe.model.patch, coloring=self.recipe.coloring)
 
 
-def _one_thread(worker: int) -> None:
+def _one_thread(_worker: int) -> None:
     torch.set_num_threads(1)
 
 
@@ -85,7 +84,11 @@ def _batches(
 
 def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon on the matrices of the blocks, AdamW on the rest; weight decay on matrices only."""
-    matrices = [p for name, p in model.named_parameters() if name.startswith("blocks.") and name.endswith("weight") and p.ndim == 2]
+    matrices = [
+        p
+        for name, p in model.named_parameters()
+        if name.startswith("blocks.") and name.endswith("weight") and p.ndim == 2
+    ]
     taken = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in taken]
     groups = [
@@ -93,7 +96,9 @@ def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return [
-        torch.optim.Muon(matrices, lr=recipe.matrix_lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(
+            matrices, lr=recipe.matrix_lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+        ),
         torch.optim.AdamW(groups, lr=recipe.other_lr, betas=(0.9, 0.98)),
     ]
 
@@ -148,7 +153,7 @@ class Run:
         }
         beside = path.with_suffix(".partial")
         torch.save(state, beside)
-        os.replace(beside, path)
+        beside.replace(path)
 
     def restore(self, path: Path) -> None:
         """Go on from a saved state.

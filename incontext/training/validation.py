@@ -24,13 +24,16 @@ class Validation:
     batches: tuple[tuple[Tensor, ...], ...]
 
     @classmethod
-    def draw(cls, sets: Sequence[ImageSet], *, sampling: Sampling, side: int, patch: int, count: int = 128) -> Validation:
+    def draw(
+        cls, sets: Sequence[ImageSet], *, sampling: Sampling, side: int, patch: int, count: int = 128
+    ) -> Validation:
         """Draw ``count`` episodes; the same sets, side and count always give the same episodes."""
         plain = replace(sampling, rendered=0.0, two_views=0.0, absent=0.0, single_id=1.0, whole_picture=1.0)
         source = EpisodeSource(sets, plain, side=side, seed=20_230_406)
         coloring = Coloring(corner_colors=1.0, hide_query=1.0)
         painted = [
-            paint_episode(source[i], np.random.default_rng([7, i]), patch=patch, coloring=coloring) for i in range(count)
+            paint_episode(source[i], np.random.default_rng([7, i]), patch=patch, coloring=coloring)
+            for i in range(count)
         ]
         return cls(tuple(collate(painted[i : i + 16]) for i in range(0, count, 16)))
 

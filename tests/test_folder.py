@@ -1,0 +1,547 @@
+"""Folder jobs: what is read, what is written, what is refused, and that reading, the network and writing overlap."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from incontext.folder import REPORT_NAME, FileReport, FolderReport, plan, run, segment_folder
+from incontext.formats import Pixels, read_image, read_mask, write_image
+from incontext.types import Palette, Prompt, Segmentation
+
+PALETTE = Palette(np.array([0, 3]), np.array([(0, 0, 0), (255, 0, 0)]))
+PROMPT = Prompt(np.zeros((4, 4, 3), np.uint8), np.eye(4, dtype=np.uint8) * 3, palette=PALETTE)
+
+
+class Bright:
+    """Stands in for a Segmenter: id 3 is where the query is bright. `delay` seconds for each batch."""
+
+    def __init__(self, *, batch: int = 2, delay: float = 0.0, on_batch: Callable[[int], None] | None = None) -> None:
+        self.batch, self.delay, self.on_batch = batch, delay, on_batch
+        self.asked: dict[str, Any] = {}
+
+    def describe(self) -> dict[str, object]:
+        return {"weights": "bright"}
+
+    def segment_many(
+        self, queries: Iterable[Pixels], context: Prompt | Sequence[Prompt], **asked: Any
+    ) -> Iterator[Segmentation]:
+        self.asked, number, queries = asked, 0, iter(queries)
+        while images := list(islice(queries, asked["batch_size"] or self.batch)):
+            if self.on_batch is not None:
+                self.on_batch(number)
+            time.sleep(self.delay)
+            for image in images:
+                found = image.mean(axis=2) > 127
+                yield Segmentation(found.astype(np.uint8) * 3, np.full(found.shape, 0.75, np.float32), PALETTE)
+            number += 1
+
+
+def picture(path: Path, *, width: int = 12, height: int = 8, bright: int = 0) -> Path:
+    """A dark picture whose first `bright` columns are white."""
+    pixels = np.full((height, width, 3), 20, np.uint8)
+    pixels[:, :bright] = 250
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, format="PNG")  # whatever the suffix says: so that its pixels are exact
+    return path
+
+
+def run_job(segmenter: Any, inputs: Iterable[Path], out: Path, **options: Any) -> FolderReport:
+    planned = {name: options.pop(name) for name in ("overlay", "confidence", "prompt_files") if name in options}
+    return segment_folder(segmenter, plan(inputs, out, **planned), PROMPT, **options)
+
+
+def names(inputs: Iterable[Path | str], out: Path, **options: Any) -> list[str]:
+    return [query.name.as_posix() for query in plan(inputs, out, **options).queries]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+# ------------------------------------------------------------------------------------------------ plan
+
+
+def test_folders_are_read_with_their_subfolders_in_order(tmp_path: Path) -> None:
+    root, out = tmp_path / "in", tmp_path / "in" / "masks"
+    for name in ("b.jpg", "a.PNG", "z/1.tif", "c/2.webp", "c/d/3.jpeg", "masks/old.png", ".hidden/4.jpg", ".5.jpg"):
+        picture(root / name)
+    (root / "notes.txt").write_text("no picture")
+    os.mkfifo(root / "pipe.jpg")
+    (tmp_path / "elsewhere").mkdir()
+    picture(tmp_path / "elsewhere" / "6.jpg")
+    (root / "link").symlink_to(tmp_path / "elsewhere")
+    assert names([root], out) == ["a.PNG", "b.jpg", "c/2.webp", "c/d/3.jpeg", "z/1.tif"]
+    assert names([root / "z", root / "c"], out) == ["1.tif", "2.webp", "d/3.jpeg"]
+
+
+def test_patterns_keep_what_follows_their_fixed_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("in/a/1.jpg", "in/b/2.jpg", "in/b/3.png", "in/.c/4.jpg", "in/out/5.jpg", "in/d[1].jpg"):
+        picture(Path(name))
+    Path("in/b/notes.txt").write_text("no picture")
+    out = Path("in/out")
+    assert names(["in/**/*.jpg"], out) == ["a/1.jpg", "b/2.jpg", "d[1].jpg"]
+    assert names(["in/*"], out) == ["a/1.jpg", "b/2.jpg", "b/3.png", "d[1].jpg"]
+    assert names(["in/?/*"], out) == ["a/1.jpg", "b/2.jpg", "b/3.png"]
+    assert names(["*/*/1.jpg"], out) == ["in/a/1.jpg"]
+    assert names(["in/d[1].jpg"], out) == ["d[1].jpg"]  # a file of that name, not a pattern
+    assert names(["in/out/*.jpg"], Path("in")) == ["5.jpg"]  # whoever names the output folder means it
+
+
+def test_a_picture_that_is_named_twice_is_read_once(tmp_path: Path) -> None:
+    path = picture(tmp_path / "in" / "a" / "1.jpg")
+    (tmp_path / "same").symlink_to(tmp_path / "in")
+    inputs = [tmp_path / "in", path, tmp_path / "in" / "a" / ".." / "a" / "1.jpg", tmp_path / "same" / "a" / "1.jpg"]
+    assert names(inputs, tmp_path / "out") == ["a/1.jpg"]
+
+
+def test_the_prompts_picture_is_a_query_and_its_mask_is_not(tmp_path: Path) -> None:
+    image, mask = picture(tmp_path / "in" / "cat.jpg"), picture(tmp_path / "in" / "cat.png")
+    picture(tmp_path / "in" / "dog.jpg")
+    job = plan([tmp_path / "in"], tmp_path / "out", prompt_files=[(image, mask)])
+    assert [query.path.name for query in job.queries] == ["cat.jpg", "dog.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("present", "inputs", "out", "error", "message"),
+    [
+        (["in/a.jpg"], ["nowhere"], "out", FileNotFoundError, "nowhere: there is no such file or folder"),
+        (["in/a.jpg"], ["in", "nowhere.jpg"], "out", FileNotFoundError, "nowhere.jpg: there is no such file"),
+        (["in/a.jpg"], ["in/*.tif"], "out", FileNotFoundError, r"in/\*.tif: nothing matches this pattern"),
+        (["in/a.txt"], ["in"], "out", ValueError, r"expected pictures \(.bmp, .*.webp\) in in, found none"),
+        (["in/a.txt"], ["in/*"], "out", ValueError, r"in in/\*, found none"),
+        ([], [], "out", ValueError, "in the inputs, found none"),
+        (["in/a.jpg", "out"], ["in"], "out", ValueError, "out: expected a folder to write to, got a file"),
+        (["in/a.jpg"], ["in"], "in/../in", ValueError, "in: expected another folder .* such as in/masks"),
+        (["in/a.jpg", "in/a.png"], ["in"], "out", ValueError, "in/a.jpg and in/a.png would both write out/a.png"),
+        (["1/a.jpg", "2/a.jpg"], ["1", "2"], "out", ValueError, "1/a.jpg and 2/a.jpg would both .* folder above both"),
+        (["in/a.jpg", "in/A.bmp"], ["in"], "out", ValueError, "in/A.bmp and in/a.jpg would both"),
+        (["in/é.jpg", "in/e\u0301.bmp"], ["in"], "out", ValueError, "would both"),
+        (["in/a.jpg", "in/a_overlay.gif"], ["in"], "out", ValueError, "would both write out/a_overlay.png"),
+        (["in/a.jpg", "in/a_confidence.gif"], ["in"], "out", ValueError, "would both write out/a_confidence.png"),
+        (["in/a.png"], ["in/a.png"], "in", ValueError, "in/a.png: this result would overwrite a picture"),
+        (["in/a.jpg", "out/a.png"], ["in"], "out", ValueError, "out/a.png: this result would overwrite a picture"),
+    ],
+)
+def test_what_cannot_end_well_is_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    present: list[str],
+    inputs: list[str],
+    out: str,
+    error: type[Exception],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in present:
+        picture(Path(name))
+    before = files(tmp_path)
+    prompt_files = [(Path("out/a.png"), Path("mask.png"))] if "out/a.png" in present else []
+    with pytest.raises(error, match=message):
+        plan(inputs, out, overlay=True, confidence=True, prompt_files=prompt_files)
+    assert files(tmp_path) == before
+
+
+def test_only_what_is_written_can_be_in_the_way(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a_overlay.jpg", "a_confidence.jpg"):
+        picture(tmp_path / "in" / name)
+    assert len(names([tmp_path / "in"], tmp_path / "out")) == 3
+    assert names([tmp_path / "in" / "a.jpg"], tmp_path / "in") == ["a.jpg"]  # masks beside pictures, if one must
+
+
+def test_a_subfolder_that_cannot_be_read_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "in" / "a.jpg")
+    closed, scandir = tmp_path / "in" / "closed", os.scandir
+    closed.mkdir()
+
+    def refuse(path: str) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # chmod would not stop root
+    told: list[FileReport] = []
+    report = run_job(Bright(), [tmp_path / "in"], tmp_path / "out", on_file=told.append)
+    assert [(Path(file.query).name, file.error) for file in report.files] == [
+        ("closed", f"{closed}: cannot be read (Permission denied)"),
+        ("a.jpg", None),
+    ]
+    assert tuple(told) == report.files
+
+
+# ------------------------------------------------------------------------------------------------- run
+
+
+def test_masks_and_a_report_are_written(tmp_path: Path) -> None:
+    root, out = tmp_path / "in", tmp_path / "some" / "out"
+    picture(root / "dark.jpg")
+    picture(root / "sub" / "half.tif", bright=6)
+    segmenter = Bright()
+    report = run_job(segmenter, [root], out, task="semantic", batch_size=5, side=64)
+    assert segmenter.asked == {"task": "semantic", "batch_size": 5, "side": 64}
+    assert files(out) == ["dark.png", REPORT_NAME, "sub/half.png"]
+    mask = read_mask(out / "sub" / "half.png")
+    assert mask.ids.tolist() == [[3] * 6 + [0] * 6] * 8
+    assert mask.colors is not None
+    assert mask.colors[3].tolist() == [255, 0, 0]
+    dark, half = report.files
+    assert (dark.query, dark.mask, dark.ids, dark.areas, dark.is_empty) == (
+        str(root / "dark.jpg"), "dark.png", (), {}, True,
+    )  # fmt: skip
+    assert (half.mask, half.ids, half.areas, half.is_empty) == ("sub/half.png", (3,), {3: 48}, False)
+    assert half.confidence == 0.75
+    assert (report.finished, report.done, report.failures) == (True, 2, ())
+    written = json.loads((out / REPORT_NAME).read_text())
+    assert written["finished"]
+    assert written["segmenter"] == {"weights": "bright"}
+    assert written["settings"]["task"] == "semantic"
+    assert written["settings"]["inputs"] == [str(root)]
+    assert {name: written["totals"][name] for name in ("queries", "done", "failed", "empty")} == {
+        "queries": 2, "done": 2, "failed": 0, "empty": 1,
+    }  # fmt: skip
+    assert written["totals"]["images_per_second"] == pytest.approx(report.images_per_second, abs=1e-3)
+    assert written["files"][1]["areas"] == {"3": 48}
+
+
+def test_overlays_and_confidences_are_written_when_asked(tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "sub" / "half.jpg", bright=6)
+    out = tmp_path / "out"
+    run_job(Bright(), [tmp_path / "in"], out, overlay=True, confidence=True)
+    assert files(out) == [REPORT_NAME, "sub/half.png", "sub/half_confidence.png", "sub/half_overlay.jpg"]
+    assert np.unique(np.asarray(Image.open(out / "sub" / "half_confidence.png"))).tolist() == [round(0.75 * 255)]
+    red, _, blue = read_image(out / "sub" / "half_overlay.jpg")[4, 3].astype(int)
+    assert red > blue + 80
+
+
+def test_prompt_files_are_reported(tmp_path: Path) -> None:
+    image, mask = picture(tmp_path / "in" / "a.jpg"), tmp_path / "mask.png"
+    run_job(Bright(), [image], tmp_path / "out", prompt_files=[(image, mask)])
+    written = json.loads((tmp_path / "out" / REPORT_NAME).read_text())
+    assert written["settings"]["prompts"] == [{"image": str(image), "mask": str(mask)}]
+
+
+def test_a_second_run_replaces_what_the_first_wrote(tmp_path: Path) -> None:
+    path, out = picture(tmp_path / "in" / "a.jpg"), tmp_path / "out"
+    assert run_job(Bright(), [tmp_path / "in"], out).files[0].is_empty
+    picture(path, bright=3)
+    assert not run_job(Bright(), [tmp_path / "in"], out).files[0].is_empty
+    assert read_mask(out / "a.png").ids.any()
+
+
+def test_broken_pictures_are_skipped_and_the_rest_is_finished(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    for name in ("0_good.jpg", "6_good.jpg", "9_good.png"):
+        picture(root / name, bright=3)
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    write_image(root / "1_truncated.jpg", noise)
+    os.truncate(root / "1_truncated.jpg", 2000)
+    (root / "2_text.jpg").write_text("not a picture at all")
+    (root / "3_empty.jpg").touch()
+    (root / "4_dangling.jpg").symlink_to("nowhere.jpg")
+    (root / "5_loop.jpg").symlink_to("5_loop.jpg")
+    named = root / "8_notes.txt"
+    named.write_text("in a folder nobody would miss it")
+    told: list[FileReport] = []
+    report = run_job(Bright(), [root, named], tmp_path / "out", on_file=told.append)
+    assert files(tmp_path / "out") == ["0_good.png", "6_good.png", "9_good.png", REPORT_NAME]
+    assert tuple(told) == report.files
+    assert [Path(file.query).name[0] for file in report.files] == list("012345698")
+    failures = {Path(file.query).name[2:]: file.error or "" for file in report.failures}
+    assert list(failures) == ["truncated.jpg", "text.jpg", "empty.jpg", "dangling.jpg", "loop.jpg", "notes.txt"]
+    for (name, error), reason in zip(
+        failures.items(),
+        ["broken or cut off", "does not recognise", "is empty", "no such file", "", "does not recognise"],
+        strict=True,
+    ):
+        assert name in error
+        assert reason in error
+    written = json.loads((tmp_path / "out" / REPORT_NAME).read_text())
+    assert (written["totals"]["done"], written["totals"]["failed"]) == (3, 6)
+    assert written["files"][1]["mask"] is None
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_picture_without_permission_is_skipped(tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "a.jpg").chmod(0)
+    picture(tmp_path / "in" / "b.jpg")
+    report = run_job(Bright(), [tmp_path / "in"], tmp_path / "out")
+    assert "Permission denied" in (report.failures[0].error or "")
+    assert report.done == 1
+
+
+def test_whatever_a_decoder_raises_costs_one_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        picture(tmp_path / "in" / name)
+
+    def explode(path: Path) -> Pixels:
+        if path.name == "a.jpg":
+            raise ZeroDivisionError
+        if path.name == "b.jpg":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_image(path)
+
+    monkeypatch.setattr(run, "read_image", explode)
+    report = run_job(Bright(), [tmp_path / "in"], tmp_path / "out")
+    first, second = (str(tmp_path / "in" / name) for name in ("a.jpg", "b.jpg"))
+    assert [file.error for file in report.files] == [
+        f"{first}: ZeroDivisionError",
+        f"{second}: Permission denied",
+        None,
+    ]
+
+
+def test_a_result_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
+    for name in ("a/1.jpg", "b/2.jpg", f"{'n' * 250}.gif"):
+        picture(tmp_path / "in" / name)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a").write_text("in the way")
+    report = run_job(Bright(), [tmp_path / "in"], out, confidence=True)
+    assert [file.error is None for file in report.files] == [False, False, True]
+    assert "File name too long" in (report.files[0].error or "")
+    assert str(out / "a" / "1.png") in (report.files[1].error or "")
+    assert files(out) == ["a", "b/2.png", "b/2_confidence.png", REPORT_NAME]
+
+
+def test_an_output_folder_that_cannot_be_made_stops_the_run_before_it_begins(tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.jpg")
+    with pytest.raises(OSError, match="a.jpg"):
+        run_job(Bright(on_batch=lambda _: pytest.fail("the network ran")), [path], path / "out")
+
+
+def test_all_pictures_broken_is_a_finished_run(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    report = run_job(Bright(), [tmp_path], tmp_path / "out")
+    assert (report.finished, report.done, len(report.failures)) == (True, 0, 1)
+    assert report.images_per_second == 0
+
+
+def test_one_pixel_and_very_wide_pictures(tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "dot.png", width=1, height=1, bright=1)
+    picture(tmp_path / "in" / "tall.png", width=1, height=4000, bright=1)
+    picture(tmp_path / "in" / "wide.png", width=70_000, height=2, bright=5)
+    out = tmp_path / "out"
+    report = run_job(Bright(), [tmp_path / "in"], out, overlay=True, confidence=True)
+    assert [file.areas for file in report.files] == [{3: 1}, {3: 4000}, {3: 10}]
+    assert read_mask(out / "wide.png").ids.shape == (2, 70_000)
+    assert (out / "tall_overlay.jpg").is_file()
+    assert read_image(out / "wide_overlay.png").shape == (2, 70_000, 3)  # a JPEG cannot be that wide
+
+
+def test_names_of_all_kinds_come_through(tmp_path: Path) -> None:
+    root, out = tmp_path / "Größe 写真", tmp_path / "Ergebnis für alle"
+    odd = ["ein Bild.jpg", "[bold]:smile:.jpg", "写真 1.jpg", "v1.2.final.jpg", unicodedata.normalize("NFD", "é.jpg")]
+    odd.append(os.fsdecode(b"latin-\xe9.jpg"))  # no UTF-8
+    for name in odd:
+        picture(root / name)
+    report = run_job(Bright(), [root], out)
+    assert report.failures == ()
+    assert files(out) == sorted([REPORT_NAME, *(name[:-4] + ".png" for name in odd)])
+    raw = (out / REPORT_NAME).read_text(encoding="utf-8")
+    assert "写真 1.jpg" in raw
+    assert [file["query"] for file in json.loads(raw)["files"]] == [str(root / name) for name in sorted(odd)]
+
+
+# -------------------------------------------------------------------------------------------- overlap
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the pictures that have been read so far."""
+    read: list[str] = []
+
+    def counting(path: Path) -> Pixels:
+        image = read_image(path)
+        read.append(path.name)
+        return image
+
+    monkeypatch.setattr(run, "read_image", counting)
+    return read
+
+
+def test_reading_is_ahead_of_the_network_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "MOST_WAITING", 5)
+    for number in range(30):
+        picture(tmp_path / "in" / f"{number:02}.jpg")
+    read = count_reads(monkeypatch)
+
+    def look(batch: int) -> None:
+        taken = 2 * (batch + 1)
+        expected = min(30, taken - 1 + 5)  # the last that was taken was one of the five
+        assert within(5, lambda: len(read) == expected)
+        time.sleep(0.02)
+        assert len(read) == expected
+
+    report = run_job(Bright(on_batch=look), [tmp_path / "in"], tmp_path / "out")
+    assert report.done == 30
+
+
+def test_large_pictures_are_not_read_far_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "PIXELS_WAITING", 250)  # two and a half pictures
+    monkeypatch.setattr(run, "_thread_count", lambda: 2)
+    for number in range(12):
+        picture(tmp_path / "in" / f"{number:02}.jpg", width=10, height=10)
+    read = count_reads(monkeypatch)
+    most = 0
+
+    def look(batch: int) -> None:
+        nonlocal most
+        time.sleep(0.05)
+        most = max(most, len(read) - 4 * (batch + 1))
+
+    report = run_job(Bright(batch=4, on_batch=look), [tmp_path / "in"], tmp_path / "out")
+    assert report.done == 12  # a batch may need more than what may wait
+    assert 3 <= most <= 4  # three, and one that the other thread had begun
+
+
+def test_writing_is_behind_the_network_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "MOST_WAITING", 3)
+    for number in range(12):
+        picture(tmp_path / "in" / f"{number:02}.jpg")
+    gate, save, batches, written = threading.Event(), Segmentation.save, [0], [0]
+
+    def slow(self: Segmentation, path: Path) -> None:
+        gate.wait(5)
+        save(self, path)
+        written[0] += 1
+
+    def open_the_gate_when_it_waits() -> None:
+        # The network goes on for as many answers as may wait, then it waits for the disk.
+        within(5, lambda: batches[0] == 4)
+        time.sleep(0.1)
+        assert (batches[0], written[0]) == (4, 0)
+        gate.set()
+
+    monkeypatch.setattr(Segmentation, "save", slow)
+    watcher = threading.Thread(target=open_the_gate_when_it_waits)
+    watcher.start()
+    segmenter = Bright(batch=1, on_batch=lambda number: batches.__setitem__(0, number + 1))
+    report = run_job(segmenter, [tmp_path / "in"], tmp_path / "out")
+    watcher.join()
+    assert report.done == 12
+    assert 0.1 < report.waiting_seconds < report.seconds
+
+
+def test_reading_and_writing_cost_no_time_beside_a_slow_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(8):
+        picture(tmp_path / "in" / f"{number}.jpg")
+    save = Segmentation.save
+
+    def slow_read(path: Path) -> Pixels:
+        time.sleep(0.04)
+        return read_image(path)
+
+    def slow_save(self: Segmentation, path: Path) -> None:
+        time.sleep(0.04)
+        save(self, path)
+
+    monkeypatch.setattr(run, "read_image", slow_read)
+    monkeypatch.setattr(Segmentation, "save", slow_save)
+    monkeypatch.setattr(run, "_thread_count", lambda: 2)
+    report = run_job(Bright(batch=2, delay=0.1), [tmp_path / "in"], tmp_path / "out")
+    assert report.seconds < 0.75  # 4 batches of 0.1; one after the other it would be 1.04
+    assert report.waiting_seconds < 0.25
+    for file in report.files:  # reading, writing and half a batch, whatever waited for what
+        assert 0.13 <= file.seconds < 0.3
+
+
+def test_files_are_told_in_order_whatever_order_they_are_written_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        picture(tmp_path / "in" / f"{number}.jpg")
+    (tmp_path / "in" / "3b.jpg").touch()
+    save = Segmentation.save
+
+    def uneven(self: Segmentation, path: Path) -> None:
+        time.sleep(0.05 if path.name == "0.png" else 0)
+        save(self, path)
+
+    monkeypatch.setattr(Segmentation, "save", uneven)
+    told: list[FileReport] = []
+    report = run_job(Bright(), [tmp_path / "in"], tmp_path / "out", on_file=told.append)
+    assert tuple(told) == report.files
+    assert [Path(file.query).stem for file in told] == ["0", "1", "2", "3", "3b", "4", "5"]
+
+
+# -------------------------------------------------------------------------------------------- stopping
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), ValueError("expected a task, got nonsense")])
+def test_what_stops_a_run_leaves_a_report_of_what_was_done(tmp_path: Path, stop: BaseException) -> None:
+    for number in range(20):
+        picture(tmp_path / "in" / f"{number:02}.jpg")
+
+    def raise_it(batch: int) -> None:
+        if batch == 3:
+            raise stop
+
+    before = threading.active_count()
+    with pytest.raises(type(stop)):
+        run_job(Bright(on_batch=raise_it), [tmp_path / "in"], tmp_path / "out")
+    written = json.loads((tmp_path / "out" / REPORT_NAME).read_text())
+    assert not written["finished"]
+    assert (written["totals"]["queries"], written["totals"]["done"]) == (20, 6)
+    assert files(tmp_path / "out") == [*(file["mask"] for file in written["files"]), REPORT_NAME]
+    assert threading.active_count() == before
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_folder import Bright, run_job
+run_job(Bright(batch=1, delay=0.003), [Path("in")], Path("out"), overlay=True, confidence=True)
+"""
+
+
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
+def test_a_killed_run_leaves_no_partial_files(tmp_path: Path, kill: signal.Signals) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8)
+    (tmp_path / "in").mkdir()
+    for number in range(200):
+        write_image(tmp_path / "in" / f"{number:03}.jpg", noise)
+    program = PROGRAM.format(tests=str(Path(__file__).parent))
+    running = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stderr=subprocess.PIPE)
+    out = tmp_path / "out"
+    assert within(20, lambda: len(list(out.glob("*.png"))) > 20)
+    running.send_signal(kill)
+    _, complaint = running.communicate(timeout=20)
+    assert running.returncode in (-kill, 130), complaint
+    report = json.loads((out / REPORT_NAME).read_text())
+    assert not report["finished"]
+    visible = [path for path in out.iterdir() if path.suffix in {".png", ".jpg"}]
+    assert 20 < len(visible) < 600
+    for path in visible:
+        assert read_image(path).shape == (300, 300, 3)
+    for path in out.glob("[0-9][0-9][0-9].png"):  # where the mask is, the rest is
+        assert path.with_name(f"{path.stem}_overlay.jpg").is_file()
+        assert path.with_name(f"{path.stem}_confidence.png").is_file()
+    if kill == signal.SIGINT:
+        assert {file["mask"] for file in report["files"]} == {path.name for path in out.glob("[0-9][0-9][0-9].png")}
+        assert not list(out.glob(".*.part"))
