@@ -20,7 +20,7 @@ from incontext.types import Palette, Prompt
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0..1
 IMAGE_STD = (0.229, 0.224, 0.225)
 
-_BAND_PIXELS = 1 << 22  # of the query, upsampled at a time
+_BAND_PIXELS = 1 << 19  # of the query, upsampled at a time: what fits a processor's cache
 _LEAST_MARGIN = 1e-6  # so that a pixel half way between two colours still has a vote
 
 # (3, 256): what each value of each channel becomes, in float64 and rounded once, as the published code does
@@ -40,7 +40,7 @@ def fit(image: npt.NDArray[np.uint8], side: int) -> Tensor:
 def paint(prompt: Prompt, palette: Palette, side: int) -> Tensor:
     """A prompt's mask, resized to the nearest pixel and painted -> (3, side, side) normalised.
 
-    A raw colour prompt is painted with its own colours; the palette is then for reading only.
+    A raw colour prompt is painted in its own colours; the palette is then for reading only.
     """
     if prompt.colors is not None:
         return normalise(_resized(prompt.colors, side, Image.Resampling.NEAREST))
@@ -65,24 +65,23 @@ def halves(canvas: Tensor) -> tuple[Tensor, Tensor]:
 def unpaint(painted: Tensor) -> Tensor:
     """Paint (B, 3, H, W) normalised -> colours (B, H, W, 3) float32, clipped to 0..255."""
     mean, std = painted.new_tensor([IMAGE_MEAN, IMAGE_STD], dtype=torch.float32)
-    colors: Tensor = rearrange(painted.float(), "b c h w -> b h w c")
-    return ((colors * std + mean) * 255).clamp(0, 255)
+    colors: Tensor = (rearrange(painted.float(), "b c h w -> b h w c") * std + mean) * 255
+    return colors.clamp(0, 255)
 
 
 def read_colors(colors: Tensor, palette: Palette) -> tuple[Tensor, Tensor]:
     """`Palette.read` for tensors: colours (..., 3) in 0..255 -> ids (...) uint8 and confidence (...) float32 in 0..1."""
-    nearest = colors.new_full(colors.shape[:-1], torch.inf, dtype=torch.float32)
-    second = nearest.clone()
-    ids = torch.zeros_like(nearest, dtype=torch.uint8)
-    for i, color in zip(
-        palette.ids.tolist(), colors.new_tensor(palette.colors.tolist(), dtype=torch.float32), strict=True
-    ):
-        distance = (colors.float() - color).square().sum(dim=-1).sqrt()
-        ids = ids.masked_fill(distance < nearest, i)
+    red, green, blue = colors.float().unbind(dim=-1)  # planes: a sum over an axis of three is many times slower
+    nearest, second = torch.full_like(red, torch.inf), torch.full_like(red, torch.inf)
+    ids = torch.zeros_like(red, dtype=torch.uint8)
+    for i, (r, g, b) in zip(palette.ids.tolist(), palette.colors.tolist(), strict=True):
+        distance = (red - r).square() + (green - g).square() + (blue - b).square()
+        ids.masked_fill_(distance < nearest, i)
         second = torch.minimum(second, torch.maximum(nearest, distance))
         nearest = torch.minimum(nearest, distance)
     if len(palette.ids) == 1:
         return ids, torch.ones_like(nearest)
+    nearest, second = nearest.sqrt(), second.sqrt()
     return ids, (second - nearest) / (second + nearest)
 
 
@@ -91,11 +90,10 @@ def read(
 ) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]:
     """Paint (B, 3, side, side) normalised -> for each query, at its own size (H, W), ids uint8 and confidence in 0..1.
 
-    Colours are read at the network's resolution: no blend of two colours is taken for a third. What is upsampled is each
-    pixel's vote for its id, weighted by its confidence: the id with most votes wins, and the confidence is its
-    lead over all others together. For one id this follows the zero line of the signed colour margin, smooth where
-    nearest upsampling is blocky. At (side, side) nothing changes. Memory is that of a band of rows, for any number of
-    ids.
+    Colours are read at the network's resolution, so no blend of two is taken for a third. What is upsampled is each
+    pixel's vote for its id, weighted by its confidence: the id with most votes wins, and the confidence is its lead over
+    all others together. For one id this follows the zero line of the signed colour margin, smooth where nearest
+    upsampling is blocky. At (side, side) nothing changes. Memory is that of a band of rows, for any number of ids.
     """
     if painted.ndim != 4 or painted.shape[1] != 3 or len(painted) != len(sizes):
         raise ValueError(f"expected paint (B, 3, side, side) and B sizes, got {tuple(painted.shape)} and {len(sizes)}")
@@ -105,37 +103,38 @@ def read(
 
 def _at_size(ids: Tensor, confidence: Tensor, size: tuple[int, int]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """ids and confidence, both (h, w), at size (H, W)."""
-    height, width = size
     if tuple(size) == tuple(ids.shape):
         return ids.cpu().numpy(), confidence.cpu().numpy()
+    height, width = size
     mask, lead = np.empty(size, np.uint8), np.empty(size, np.float32)
     weight = confidence.clamp(min=_LEAST_MARGIN)
-    shrunk = min(height, len(ids)), min(width, ids.shape[1])
+    shrunk = min(height, ids.shape[0]), min(width, ids.shape[1])  # what is smaller than the network's side is averaged
     rows = max(1, _BAND_PIXELS // width)
     for top in range(0, height, rows):
         band = slice(top, min(top + rows, height))
-        upper, lower, fraction = _taps(band, shrunk[0], height, ids.device)
-        winner = torch.zeros((band.stop - top, width), dtype=torch.uint8, device=ids.device)
+        upper, lower, fraction = _taps(band, shrunk[0], height)
+        source = slice(int(upper[0]), int(lower[-1]) + 1) if shrunk == ids.shape else slice(0, ids.shape[0])
+        upper, lower, fraction = (t.to(ids.device) for t in (upper - source.start, lower - source.start, fraction))
+        winner = torch.zeros((len(fraction), width), dtype=torch.uint8, device=ids.device)
         most = weight.new_full(winner.shape, -1.0)
         total = weight.new_zeros(winner.shape)
-        for i in torch.unique(ids).tolist():
-            votes = torch.where(ids == i, weight, 0)
-            if shrunk != votes.shape:
+        for i in torch.unique(ids[source]).tolist():
+            votes = torch.where(ids[source] == i, weight[source], 0)
+            if shrunk != ids.shape:
                 votes = F.interpolate(votes[None, None], shrunk, mode="bilinear", antialias=True)[0, 0]
             votes = torch.lerp(votes[upper], votes[lower], fraction[:, None])
             votes = F.interpolate(votes[None], width, mode="linear")[0]
+            winner.masked_fill_(votes > most, i)
+            torch.maximum(most, votes, out=most)
             total += votes
-            winner = winner.masked_fill(votes > most, i)
-            most = torch.maximum(most, votes)
         mask[band] = winner.cpu().numpy()
         lead[band] = (2 * most - total).clamp(0, 1).cpu().numpy()
     return mask, lead
 
 
-def _taps(band: slice, source: int, height: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _taps(band: slice, source: int, height: int) -> tuple[Tensor, Tensor, Tensor]:
     """For rows of a band, out of `height`: the two of the `source` rows that each lies between, and how far between."""
     centre = (torch.arange(band.start, band.stop, dtype=torch.float64) + 0.5) * (source / height) - 0.5
     centre = centre.clamp(0, source - 1)
     upper = centre.floor().long()
-    lower = (upper + 1).clamp(max=source - 1)
-    return upper.to(device), lower.to(device), (centre - upper).float().to(device)
+    return upper, (upper + 1).clamp(max=source - 1), (centre - upper).float()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, Self, TextIO
+from typing import Annotated, Literal, Self
 
 import typer
 from rich.console import Console
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name must not be what stops a run
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
+        warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
         try:
             app(arguments, prog_name="incontext")
         except (ValueError, OSError) as error:
@@ -47,17 +47,6 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],  # noqa: ARG001  the signature is Python's
-    filename: str,  # noqa: ARG001
-    lineno: int,  # noqa: ARG001
-    file: TextIO | None = None,  # noqa: ARG001
-    line: str | None = None,  # noqa: ARG001
-) -> None:
-    print(f"Warning: {message}", file=sys.stderr)
 
 
 # ------------------------------------------------------------------------------------------- arguments

@@ -416,7 +416,7 @@ def _main_colors(
     """
     solid = _solid(index, len(colors))
     points = colors.astype(np.float32)
-    main = colors.max(axis=1) == 0
+    main: npt.NDArray[np.bool_] = colors.max(axis=1) == 0
     kept = [np.zeros(3, np.float32)]
     from_lines = np.sqrt((points**2).sum(axis=1))  # distance to the nearest line between two kept colours
 

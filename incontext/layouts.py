@@ -296,7 +296,7 @@ def _transformers_config(config: ModelConfig) -> dict[str, Any]:
         "architectures": ["SegGptForImageSegmentation"],
         "model_type": "seggpt",
         "image_size": [2 * config.side, config.side],
-        "mlp_dim": int(config.width * config.mlp_ratio),
+        "mlp_dim": round(config.width * config.mlp_ratio),
         **{theirs: getattr(config, ours) for ours, theirs in _CONFIG_NAMES.items()},
     }
 

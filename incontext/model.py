@@ -101,7 +101,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.attn = Attention(config)
         self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.mlp = Mlp(config.width, int(config.width * config.mlp_ratio))
+        self.mlp = Mlp(config.width, round(config.width * config.mlp_ratio))
 
     def forward(self, x: Tensor, kernel: str) -> Tensor:
         """(B, S, N, R, W, C) -> the same. The upper R / 2 rows are the prompts, the lower ones the query.

@@ -100,18 +100,18 @@ class Palette:
         Confidence is the colour margin (d2 - d1) / (d2 + d1), d1 and d2 the distances to the nearest and the second
         nearest colour: 1 on a palette colour, 0 half way between two. Of equally near colours the first row wins.
         """
-        colors = np.asarray(colors, np.float32)
-        nearest = np.full(colors.shape[:-1], np.inf, np.float32)
-        second = np.full(colors.shape[:-1], np.inf, np.float32)
-        ids = np.zeros(colors.shape[:-1], np.uint8)
-        for i, color in zip(self.ids, self.colors.astype(np.float32), strict=True):
-            distance = np.sqrt(((colors - color) ** 2).sum(axis=-1))
+        red, green, blue = np.moveaxis(np.asarray(colors, np.float32), -1, 0)
+        nearest, second = np.full_like(red, np.inf), np.full_like(red, np.inf)
+        ids = np.zeros(red.shape, np.uint8)
+        for i, (r, g, b) in zip(self.ids, self.colors.astype(np.float32), strict=True):
+            distance = (red - r) ** 2 + (green - g) ** 2 + (blue - b) ** 2
             ids = np.where(distance < nearest, i, ids)
             second = np.minimum(second, np.maximum(nearest, distance))
             nearest = np.minimum(nearest, distance)
         if len(self.ids) == 1:
-            return ids, np.ones(ids.shape, np.float32)
-        return ids, ((second - nearest) / (second + nearest)).astype(np.float32)
+            return ids, np.ones_like(nearest)
+        nearest, second = np.sqrt(nearest), np.sqrt(second)
+        return ids, (second - nearest) / (second + nearest)
 
 
 @lru_cache

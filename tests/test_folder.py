@@ -40,6 +40,7 @@ class Bright:
     def segment_many(
         self, queries: Iterable[Pixels], context: Prompt | Sequence[Prompt], **asked: Any
     ) -> Iterator[Segmentation]:
+        assert context is PROMPT
         self.asked, number, queries = asked, 0, iter(queries)
         while images := list(islice(queries, asked["batch_size"] or self.batch)):
             if self.on_batch is not None:
@@ -127,6 +128,7 @@ def test_the_prompts_picture_is_a_query_and_its_mask_is_not(tmp_path: Path) -> N
         (["in/a.txt"], ["in/*"], "out", ValueError, r"in in/\*, found none"),
         ([], [], "out", ValueError, "in the inputs, found none"),
         (["in/a.jpg", "out"], ["in"], "out", ValueError, "out: expected a folder to write to, got a file"),
+        (["in/a.jpg", "out"], ["in"], "out/of/this", ValueError, "^out: expected a folder to write to, got a file"),
         (["in/a.jpg"], ["in"], "in/../in", ValueError, "in: expected another folder .* such as in/masks"),
         (["in/a.jpg", "in/a.png"], ["in"], "out", ValueError, "in/a.jpg and in/a.png would both write out/a.png"),
         (["1/a.jpg", "2/a.jpg"], ["1", "2"], "out", ValueError, "1/a.jpg and 2/a.jpg would both .* folder above both"),
@@ -263,11 +265,8 @@ def test_broken_pictures_are_skipped_and_the_rest_is_finished(tmp_path: Path) ->
     assert [Path(file.query).name[0] for file in report.files] == list("012345698")
     failures = {Path(file.query).name[2:]: file.error or "" for file in report.failures}
     assert list(failures) == ["truncated.jpg", "text.jpg", "empty.jpg", "dangling.jpg", "loop.jpg", "notes.txt"]
-    for (name, error), reason in zip(
-        failures.items(),
-        ["broken or cut off", "does not recognise", "is empty", "no such file", "", "does not recognise"],
-        strict=True,
-    ):
+    reasons = ("broken or cut off", "expected an image", "is empty", "no such file", "", "expected an image")
+    for (name, error), reason in zip(failures.items(), reasons, strict=True):
         assert name in error
         assert reason in error
     written = json.loads((tmp_path / "out" / REPORT_NAME).read_text())
@@ -318,10 +317,18 @@ def test_a_result_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     assert files(out) == ["a", "b/2.png", "b/2_confidence.png", REPORT_NAME]
 
 
+def test_an_output_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "in" / "a.jpg")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # chmod would not stop root
+    with pytest.raises(ValueError, match=f"^{tmp_path}: expected a folder to write to, got one without the permission"):
+        plan([tmp_path / "in"], tmp_path / "new" / "out")
+
+
 def test_an_output_folder_that_cannot_be_made_stops_the_run_before_it_begins(tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.jpg")
-    with pytest.raises(OSError, match="a.jpg"):
-        run_job(Bright(on_batch=lambda _: pytest.fail("the network ran")), [path], path / "out")
+    job = plan([picture(tmp_path / "a.jpg")], tmp_path / "out")
+    (tmp_path / "out").write_text("it was not there when the plan was made")
+    with pytest.raises(OSError, match="out"):
+        segment_folder(Bright(on_batch=lambda _: pytest.fail("the network ran")), job, PROMPT)  # type: ignore[arg-type]
 
 
 def test_all_pictures_broken_is_a_finished_run(tmp_path: Path) -> None:
@@ -346,7 +353,8 @@ def test_one_pixel_and_very_wide_pictures(tmp_path: Path) -> None:
 def test_names_of_all_kinds_come_through(tmp_path: Path) -> None:
     root, out = tmp_path / "Größe 写真", tmp_path / "Ergebnis für alle"
     odd = ["ein Bild.jpg", "[bold]:smile:.jpg", "写真 1.jpg", "v1.2.final.jpg", unicodedata.normalize("NFD", "é.jpg")]
-    odd.append(os.fsdecode(b"latin-\xe9.jpg"))  # no UTF-8
+    if sys.platform == "linux":
+        odd.append(os.fsdecode(b"latin-\xe9.jpg"))  # no UTF-8
     for name in odd:
         picture(root / name)
     report = run_job(Bright(), [root], out)
@@ -405,42 +413,42 @@ def test_large_pictures_are_not_read_far_ahead(tmp_path: Path, monkeypatch: pyte
     for number in range(12):
         picture(tmp_path / "in" / f"{number:02}.jpg", width=10, height=10)
     read = count_reads(monkeypatch)
-    most = 0
 
     def look(batch: int) -> None:
-        nonlocal most
+        left = 12 - 4 * (batch + 1)
+        assert within(5, lambda: len(read) >= 12 - left + min(3, left))
         time.sleep(0.05)
-        most = max(most, len(read) - 4 * (batch + 1))
+        assert len(read) <= 12 - left + 4  # three, and one that the other thread had begun
 
     report = run_job(Bright(batch=4, on_batch=look), [tmp_path / "in"], tmp_path / "out")
     assert report.done == 12  # a batch may need more than what may wait
-    assert 3 <= most <= 4  # three, and one that the other thread had begun
 
 
 def test_writing_is_behind_the_network_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "MOST_WAITING", 3)
     for number in range(12):
         picture(tmp_path / "in" / f"{number:02}.jpg")
-    gate, save, batches, written = threading.Event(), Segmentation.save, [0], [0]
+    gate, save = threading.Event(), Segmentation.save
+    batches, written, seen = [0], [0], []
 
     def slow(self: Segmentation, path: Path) -> None:
         gate.wait(5)
         save(self, path)
         written[0] += 1
 
-    def open_the_gate_when_it_waits() -> None:
-        # The network goes on for as many answers as may wait, then it waits for the disk.
+    def look_and_open_the_gate() -> None:
         within(5, lambda: batches[0] == 4)
         time.sleep(0.1)
-        assert (batches[0], written[0]) == (4, 0)
+        seen.append((batches[0], written[0]))
         gate.set()
 
     monkeypatch.setattr(Segmentation, "save", slow)
-    watcher = threading.Thread(target=open_the_gate_when_it_waits)
+    watcher = threading.Thread(target=look_and_open_the_gate)
     watcher.start()
     segmenter = Bright(batch=1, on_batch=lambda number: batches.__setitem__(0, number + 1))
     report = run_job(segmenter, [tmp_path / "in"], tmp_path / "out")
     watcher.join()
+    assert seen == [(4, 0)]  # the network goes on for as many answers as may wait, and one that finds no room
     assert report.done == 12
     assert 0.1 < report.waiting_seconds < report.seconds
 
@@ -464,10 +472,10 @@ def test_reading_and_writing_cost_no_time_beside_a_slow_network(
     monkeypatch.setattr(Segmentation, "save", slow_save)
     monkeypatch.setattr(run, "_thread_count", lambda: 2)
     report = run_job(Bright(batch=2, delay=0.1), [tmp_path / "in"], tmp_path / "out")
-    assert report.seconds < 0.75  # 4 batches of 0.1; one after the other it would be 1.04
-    assert report.waiting_seconds < 0.25
-    for file in report.files:  # reading, writing and half a batch, whatever waited for what
-        assert 0.13 <= file.seconds < 0.3
+    assert report.seconds < 0.9  # 4 batches of 0.1, and a little; one after the other it would be 1.04
+    assert report.waiting_seconds < 0.4
+    for file in report.files:  # reading, writing and half a batch, without what it waited for
+        assert 0.13 <= file.seconds < 0.4
 
 
 def test_files_are_told_in_order_whatever_order_they_are_written_in(

@@ -89,12 +89,11 @@ def plan(
     Raises:
         FileNotFoundError: there is nothing at an input's path, or nothing that matches it.
         ValueError: there are no pictures, two would get results of the same name (for file systems that ignore case,
-            too), a result would overwrite a picture, or ``out`` is a file or an input.
+            too), a result would overwrite a picture, or ``out`` is a file, an input, or cannot be written to.
     """
     given, out = tuple(os.fspath(each) for each in inputs), Path(out)
     prompts = tuple((Path(image), Path(mask)) for image, mask in prompt_files)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: expected a folder to write to, got a file; name another or move it away")
+    _refuse_unwritable(out)
     search = _Search(out)
     masks = {search.place(mask) for _, mask in prompts}
     found: dict[Path, Query] = {}
@@ -103,9 +102,9 @@ def plan(
             if (place := search.place(query.path)) not in masks:
                 found.setdefault(place, query)
     if not found:
-        raise ValueError(
-            f"expected pictures ({', '.join(sorted(IMAGE_SUFFIXES))}) in {', '.join(given) or 'the inputs'}, found none"
-        )
+        kinds, places = ", ".join(sorted(IMAGE_SUFFIXES)), ", ".join(given) or "the inputs"
+        problems = "".join(f"; {report.error}" for report in search.unreadable)
+        raise ValueError(f"expected pictures ({kinds}) in {places}, found none{problems}")
     job = FolderJob(tuple(found.values()), out, given, prompts, overlay, confidence, tuple(search.unreadable))
     _refuse_equal_names(job)
     _refuse_overwriting(job, search)
@@ -191,6 +190,14 @@ def _wild_part(pattern: Path) -> tuple[str, ...]:
     """The parts of a path from the first with a wildcard on."""
     fixed = tuple(takewhile(lambda part: not set(part) & set("*?["), pattern.parts))
     return pattern.parts[len(fixed) :]
+
+
+def _refuse_unwritable(out: Path) -> None:
+    nearest = next(path for path in (out, *out.parents) if path.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"{nearest}: expected a folder to write to, got a file; name another or move it away")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"{nearest}: expected a folder to write to, got one without the permission; name another")
 
 
 def _refuse_equal_names(job: FolderJob) -> None:

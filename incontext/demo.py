@@ -1,0 +1,257 @@
+"""The demo: four jobs on photographs that lie inside scikit-image's wheel, each from one example whose mask we drew.
+
+Writes the crops as ordinary picture files and segments them as the command line would, so that every step can be
+repeated by hand. Refuses to know the network: it gets a Segmenter. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from incontext.folder import FolderReport, plan, segment_folder
+from incontext.formats import Pixels, read_image, whole_file, write_image
+from incontext.types import Palette, Prompt, Segmentation
+
+if TYPE_CHECKING:  # what the demo needs can be checked without torch
+    from incontext.engine import Segmenter
+
+MASKS: Final = Path(__file__).with_name("demo_masks")  # NAME.png is drawn over the prompt of the job of that name
+SHEET_NAME: Final = "contact_sheet.png"
+
+
+class Crop(NamedTuple):
+    """A part of a photograph, in its pixels; right and bottom are the first column and row outside."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    def of(self, photograph: Pixels) -> Pixels:
+        """(H, W, 3) -> (bottom - top, right - left, 3)."""
+        return photograph[self.top : self.bottom, self.left : self.right]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One example, and the pictures to segment by it: all of them crops of one photograph."""
+
+    name: str  # of its folder and its mask
+    title: str
+    photograph: str  # a file of scikit-image's wheel
+    credit: str  # what scikit-image says about its origin and licence
+    prompt: Crop
+    queries: dict[str, Crop]  # by the names of their files
+
+
+JOBS: Final = (
+    Job(
+        "coins",
+        "Coins: four of them are the example, the other twenty are to be found",
+        "coins.png",
+        "Greek coins from Pompeii, Brooklyn Museum Collection; no known copyright restrictions",
+        Crop(0, 0, 126, 151),
+        {
+            "top_middle": Crop(126, 0, 243, 151),
+            "top_right": Crop(243, 0, 384, 151),
+            "bottom_left": Crop(0, 152, 138, 303),
+            "bottom_middle": Crop(138, 152, 272, 303),
+            "bottom_right": Crop(272, 152, 384, 303),
+        },
+    ),
+    Job(
+        "galaxies",
+        "Galaxies: all that are more than a speck in one crop, then in others of the same field",
+        "hubble_deep_field.jpg",
+        "Hubble eXtreme Deep Field, NASA; may be freely used in the public domain",
+        Crop(383, 6, 511, 134),
+        {
+            "red_giant": Crop(240, 40, 368, 168),
+            "merger": Crop(390, 90, 518, 218),
+            "group": Crop(230, 270, 358, 398),
+            "spiral": Crop(70, 340, 198, 468),
+            "yellow_giant": Crop(660, 410, 788, 538),
+        },
+    ),
+    Job(
+        "stained_cells",
+        "Stained cells: the brown glands of one quarter, then of the other three",
+        "ihc.png",
+        "Colonic glands stained for FHL2, CMMI; no known copyright restrictions",
+        Crop(256, 256, 512, 512),
+        {
+            "top_left": Crop(0, 0, 256, 256),
+            "top_right": Crop(256, 0, 512, 256),
+            "bottom_left": Crop(0, 256, 256, 512),
+        },
+    ),
+    Job(
+        "cat",
+        "A cat: one side of the picture is the example",
+        "chelsea.png",
+        "Chelsea the cat, photographed by Stefan van der Walt; CC0",
+        Crop(225, 0, 451, 226),
+        {"left": Crop(0, 0, 225, 225)},
+    ),
+)
+
+
+@dataclass(frozen=True)
+class JobReport:
+    """What a job wrote, and the command that would have done the same."""
+
+    job: Job
+    folder: Path  # holds prompt.png, prompt_mask.png, queries/, masks/ and the contact sheet
+    command: str
+    result: FolderReport
+
+    @property
+    def sheet(self) -> Path:
+        """The picture of the prompt, the queries and the answers."""
+        return self.folder / SHEET_NAME
+
+    @property
+    def seconds_per_picture(self) -> float:
+        """From file to files: reading the picture, the network, writing mask and overlay."""
+        return self.result.seconds / max(1, self.result.done)
+
+    def describe(self) -> str:
+        """Two lines for a terminal."""
+        done = f"{self.job.name}: {self.result.done} masks, {self.seconds_per_picture:.2f} s a picture"
+        return "\n".join([done, *(f"  failed: {file.error}" for file in self.result.failures), f"  {self.command}"])
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """What the demo wrote."""
+
+    jobs: tuple[JobReport, ...]
+    sheet: Path  # the contact sheets of all jobs in one picture
+
+
+def find_photographs() -> Path:
+    """The folder of scikit-image's photographs. Cheap: tells what is missing before weights are loaded.
+
+    Raises:
+        FileNotFoundError: scikit-image is not installed, or its wheel holds other pictures than the demo was made for.
+    """
+    advice = 'run: pip install "incontext[demo]"'
+    try:
+        import skimage
+    except ImportError:
+        raise FileNotFoundError(
+            f"expected scikit-image, whose wheel holds the demo's photographs, and found none; {advice}"
+        ) from None
+    folder = Path(skimage.__file__).with_name("data")
+    if missing := [job.photograph for job in JOBS if not (folder / job.photograph).is_file()]:
+        raise FileNotFoundError(
+            f"expected {', '.join(missing)} in scikit-image {skimage.__version__}, found no such file; {advice}"
+        )
+    return folder
+
+
+def run(segmenter: Segmenter, out: Path, *, on_job: Callable[[JobReport], None] | None = None) -> DemoReport:
+    """Do all jobs, each in its own folder below ``out``, and draw a contact sheet of them all.
+
+    on_job: called after each job.
+
+    Raises:
+        FileNotFoundError: what `find_photographs` raises.
+        OSError: ``out`` cannot be written to.
+    """
+    photographs = find_photographs()
+    reports = []
+    for job in JOBS:
+        reports.append(_run_job(segmenter, job, photographs, out / job.name))
+        if on_job is not None:
+            on_job(reports[-1])
+    sheet = out / SHEET_NAME
+    write_image(sheet, _stacked([read_image(report.sheet) for report in reports]))
+    return DemoReport(tuple(reports), sheet)
+
+
+def _run_job(segmenter: Segmenter, job: Job, photographs: Path, folder: Path) -> JobReport:
+    photograph = read_image(photographs / job.photograph)
+    queries, masks = folder / "queries", folder / "masks"
+    prompt_image, prompt_mask = folder / "prompt.png", folder / "prompt_mask.png"
+    queries.mkdir(parents=True, exist_ok=True)
+    write_image(prompt_image, job.prompt.of(photograph))
+    with whole_file(prompt_mask) as stream:
+        stream.write((MASKS / f"{job.name}.png").read_bytes())
+    for name, crop in job.queries.items():
+        write_image(queries / f"{name}.png", crop.of(photograph))
+
+    # From here on it is what `command` does: files in, files out.
+    prompt = Prompt.open(prompt_image, prompt_mask)
+    folder_job = plan([queries], masks, overlay=True, prompt_files=[(prompt_image, prompt_mask)])
+    result = segment_folder(segmenter, folder_job, prompt)
+    command = ["incontext", "segment", str(queries), "--prompt", str(prompt_image), str(prompt_mask)]
+    command += ["-o", str(masks), "--overlay", *(["--weights", segmenter.name] if segmenter.name != "default" else [])]
+    report = JobReport(job, folder, shlex.join(command), result)
+
+    shown = Segmentation(
+        prompt.mask, np.ones(prompt.mask.shape, np.float32), prompt.palette or Palette.spread(prompt.ids)
+    )
+    columns = [_Column("prompt", prompt.image, "its mask, drawn by us", shown.overlay(prompt.image))]
+    for query in folder_job.queries:
+        if query.name.stem in job.queries and folder_job.mask_path(query).exists():
+            image = read_image(query.path)
+            overlay = read_image(folder_job.overlay_path(query, (image.shape[0], image.shape[1])))
+            columns.append(_Column(f"query: {query.name.stem.replace('_', ' ')}", image, "found", overlay))
+    write_image(report.sheet, _contact_sheet(job, columns))
+    return report
+
+
+# ------------------------------------------------------------------------------------------ contact sheets
+
+_CELL = 192  # pixels along a side of a thumbnail
+_GAP = 8
+_LINE = 20  # height of a line of text
+_WIDTH = _GAP + 6 * (_CELL + _GAP)  # all sheets are as wide as the job of most pictures needs
+_PAPER, _INK, _PALE_INK = (255, 255, 255), (20, 20, 20), (110, 110, 110)
+
+
+class _Column(NamedTuple):
+    """A picture above, what belongs to it below."""
+
+    upper_caption: str
+    upper: Pixels
+    lower_caption: str
+    lower: Pixels
+
+
+def _contact_sheet(job: Job, columns: Sequence[_Column]) -> Pixels:
+    """The prompt over its mask, beside it each query over its answer, under the job's title; (H, W, 3)."""
+    head, row = 2 * _LINE + _GAP, _LINE + _CELL + _GAP
+    sheet = Image.new("RGB", (_WIDTH, head + 2 * row + _GAP), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_GAP, _GAP), job.title, _INK, ImageFont.load_default(16))
+    draw.text((_GAP, _GAP + _LINE), job.credit, _PALE_INK, ImageFont.load_default(12))
+    for i, column in enumerate(columns):
+        left = _GAP + i * (_CELL + _GAP)
+        for top, caption, image in (
+            (head, column.upper_caption, column.upper),
+            (head + row, column.lower_caption, column.lower),
+        ):
+            draw.text((left, top + 2), caption, _INK, ImageFont.load_default(13))
+            sheet.paste(_thumbnail(image), (left, top + _LINE))
+    return np.array(sheet)
+
+
+def _thumbnail(image: Pixels) -> Image.Image:
+    """The whole picture, as large as a cell allows."""
+    height, width = image.shape[:2]
+    scale = _CELL / max(height, width)
+    size = (max(1, round(scale * width)), max(1, round(scale * height)))
+    return Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
+
+
+def _stacked(sheets: Sequence[Pixels]) -> Pixels:
+    return np.concatenate(sheets)
