@@ -20,7 +20,7 @@ from incontext.types import Palette, Prompt
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0..1
 IMAGE_STD = (0.229, 0.224, 0.225)
 
-_BAND_PIXELS = 1 << 19  # of the query, upsampled at a time: what fits a processor's cache
+_BAND_PIXELS = 1 << 18  # of the query, upsampled at a time: what fits a processor's cache
 _LEAST_MARGIN = 1e-6  # so that a pixel half way between two colours still has a vote
 
 # (3, 256): what each value of each channel becomes, in float64 and rounded once, as the published code does
@@ -70,7 +70,7 @@ def unpaint(painted: Tensor) -> Tensor:
 
 
 def read_colors(colors: Tensor, palette: Palette) -> tuple[Tensor, Tensor]:
-    """`Palette.read` for tensors: colours (..., 3) in 0..255 -> ids (...) uint8 and confidence (...) float32 in 0..1."""
+    """`Palette.read` for tensors: colours (..., 3) in 0..255 -> ids (...) uint8, confidence (...) float32 in 0..1."""
     red, green, blue = colors.float().unbind(dim=-1)  # planes: a sum over an axis of three is many times slower
     nearest, second = torch.full_like(red, torch.inf), torch.full_like(red, torch.inf)
     ids = torch.zeros_like(red, dtype=torch.uint8)
@@ -91,8 +91,8 @@ def read(
     """Paint (B, 3, side, side) normalised -> for each query, at its own size (H, W), ids uint8 and confidence in 0..1.
 
     Colours are read at the network's resolution, so no blend of two is taken for a third. What is upsampled is each
-    pixel's vote for its id, weighted by its confidence: the id with most votes wins, and the confidence is its lead over
-    all others together. For one id this follows the zero line of the signed colour margin, smooth where nearest
+    pixel's vote for its id, weighted by its confidence: the id with most votes wins, and the confidence is its lead
+    over all others together. For one id this follows the zero line of the signed colour margin, smooth where nearest
     upsampling is blocky. At (side, side) nothing changes. Memory is that of a band of rows, for any number of ids.
     """
     if painted.ndim != 4 or painted.shape[1] != 3 or len(painted) != len(sizes):

@@ -76,10 +76,7 @@ _Device = Annotated[str, typer.Option("--device", help='"auto", "cpu", "cuda", "
 _Dtype = Annotated[DtypeName, typer.Option("--dtype", help="auto: bfloat16 on CUDA, else float32, which is exact.")]
 _Task = Annotated[TaskName, typer.Option("--task", help="Whether the ids are objects or kinds of things.")]
 _Side = Annotated[
-    int | None,
-    typer.Option(
-        "--side", min=1, help="Pixels along a side of the squares that the network sees. Default: as trained."
-    ),
+    int | None, typer.Option("--side", min=1, help="Pixels along a side of what the network sees. Default: as trained.")
 ]
 
 
@@ -173,6 +170,26 @@ def segment(
         raise typer.Exit(1)
 
 
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for pictures and masks.")] = Path("demo-output"),
+    weights: _Weights = "default",
+    device: _Device = "auto",
+    dtype: _Dtype = "auto",
+) -> None:
+    """Segment photographs that come with scikit-image by examples that we drew, and show the commands that do it."""
+    from incontext.demo import find_photographs, run
+
+    find_photographs()
+
+    from incontext.engine import load
+
+    report = run(load(weights, device=device, dtype=dtype), out, on_job=lambda job: print(job.describe()))
+    print(f"All in one picture: {report.sheet}")
+    if any(job.result.failures for job in report.jobs):
+        raise typer.Exit(1)
+
+
 # --------------------------------------------------------------------------------------------- weights
 
 
@@ -261,7 +278,7 @@ def _print_rows(rows: dict[str, object]) -> None:
 def train(
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="The folder for weights, state, log. One that holds a state is gone on with."),
+        typer.Option("--out", "-o", help="The folder for weights, state and log. A state in it is gone on from."),
     ],
     data: Annotated[
         list[Path] | None,
@@ -293,14 +310,9 @@ def train(
     first = None if init is None else load_model(resolve(init))
     if first is not None and first.config != chosen.model:
         raise ValueError(f"{init}: expected weights of the recipe's {chosen.model}, got {first.config}")
-    sets, held_out = [], []
-    for folder in data or []:
-        kept, held = read_set(folder), None
-        if len(kept.images) >= 20:
-            kept, held = hold_out(kept)
-        sets.append(kept)
-        if held is not None and held.by_id:
-            held_out.append(held)
+    sets = [read_set(folder) for folder in data or []]
+    small = [each for each in sets if len(each.images) < 20]
+    split = [hold_out(each) for each in sets if len(each.images) >= 20]
     with _Progress("steps", chosen.steps) as progress:
 
         def tell(state: loop.Progress) -> None:
@@ -310,9 +322,9 @@ def train(
 
         written = loop.train(
             chosen,
-            sets,
+            [*small, *(kept for kept, _ in split)],
             out,
-            held_out=held_out,
+            held_out=[held for _, held in split if held.by_id],
             device=str(choose_device(device)),
             workers=workers,
             init=first,
@@ -341,6 +353,8 @@ def evaluate_few_shot(
     from incontext.evaluation.few_shot import evaluate
     from incontext.formats import whole_file
 
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)  # before the work, so that it is not lost
     segmenter = load(weights, device=device, dtype=dtype)
     with _Progress("episodes", 0) as progress:
         report = evaluate(

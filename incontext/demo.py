@@ -152,7 +152,7 @@ def find_photographs() -> Path:
     folder = Path(skimage.__file__).with_name("data")
     if missing := [job.photograph for job in JOBS if not (folder / job.photograph).is_file()]:
         raise FileNotFoundError(
-            f"expected {', '.join(missing)} in scikit-image {skimage.__version__}, found no such file; {advice}"
+            f"expected scikit-image's photographs in {folder}, found no {', '.join(missing)}; {advice}"
         )
     return folder
 
@@ -173,7 +173,7 @@ def run(segmenter: Segmenter, out: Path, *, on_job: Callable[[JobReport], None] 
         if on_job is not None:
             on_job(reports[-1])
     sheet = out / SHEET_NAME
-    write_image(sheet, _stacked([read_image(report.sheet) for report in reports]))
+    write_image(sheet, np.concatenate([read_image(report.sheet) for report in reports]))
     return DemoReport(tuple(reports), sheet)
 
 
@@ -200,11 +200,10 @@ def _run_job(segmenter: Segmenter, job: Job, photographs: Path, folder: Path) ->
         prompt.mask, np.ones(prompt.mask.shape, np.float32), prompt.palette or Palette.spread(prompt.ids)
     )
     columns = [_Column("prompt", prompt.image, "its mask, drawn by us", shown.overlay(prompt.image))]
-    for query in folder_job.queries:
-        if query.name.stem in job.queries and folder_job.mask_path(query).exists():
-            image = read_image(query.path)
-            overlay = read_image(folder_job.overlay_path(query, (image.shape[0], image.shape[1])))
-            columns.append(_Column(f"query: {query.name.stem.replace('_', ' ')}", image, "found", overlay))
+    segmented = {Path(file.query).stem for file in result.files if file.error is None}
+    for name in (name for name in job.queries if name in segmented):
+        image, overlay = read_image(queries / f"{name}.png"), read_image(masks / f"{name}_overlay.jpg")
+        columns.append(_Column(f"query: {name.replace('_', ' ')}", image, "found", overlay))
     write_image(report.sheet, _contact_sheet(job, columns))
     return report
 
@@ -251,7 +250,3 @@ def _thumbnail(image: Pixels) -> Image.Image:
     scale = _CELL / max(height, width)
     size = (max(1, round(scale * width)), max(1, round(scale * height)))
     return Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
-
-
-def _stacked(sheets: Sequence[Pixels]) -> Pixels:
-    return np.concatenate(sheets)

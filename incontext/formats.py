@@ -307,6 +307,8 @@ def _mask_from_colors(rgb: Pixels, name: str, *, snap: bool, lossy: bool) -> Mas
     else:
         main = np.ones(len(colors), np.bool_)
     objects = colors[main & colors.any(axis=1)]
+    if len(objects) > IGNORED - 1:
+        raise ValueError(f"{name}: expected at most 254 colours beside black, got {len(objects)} or more")
     strays, shares = int(np.count_nonzero(~main)), counts[~main] / index.size
     few = not lossy and shares.max(initial=0) < MAX_STRAY_SHARE and shares.sum() < MAX_STRAY_TOTAL
     if strays and not (few or snap):
@@ -315,15 +317,12 @@ def _mask_from_colors(rgb: Pixels, name: str, *, snap: bool, lossy: bool) -> Mas
             " (is it anti-aliased, JPEG-compressed, a photograph?); save it as PNG without smoothing, or give each the"
             " nearest main colour with --snap-colors (snap=True in Python)"
         )
-    if len(objects) > IGNORED - 1:
-        raise ValueError(f"{name}: expected at most 255 colours, got {len(objects) + 1}; is it a mask?")
     table = np.zeros((256, 3), np.uint8)
     table[1 : len(objects) + 1] = objects
     ids = _nearest(colors, table[: len(objects) + 1])[index]
     if strays and not snap:
-        _warn(
-            f"{name}: {strays} stray colours on {shares.sum():.2%} of the pixels snapped to the nearest of {len(objects) + 1} main ones"
-        )
+        kept = f"{len(objects) + 1} main ones, black among them"
+        _warn(f"{name}: {strays} stray colours on {shares.sum():.2%} of the pixels snapped to the nearest of {kept}")
     return MaskFile(ids, table)
 
 
@@ -410,9 +409,9 @@ def _main_colors(
 ) -> npt.NDArray[np.bool_]:
     """Which colours are main, as `read_mask` defines it.
 
-    Near copies (closer than 24 of 441) of a more frequent main colour are not. The colour of a thin stroke is one that is
-    far (48) from every line between two main colours and covers 0.01 % of the pixels, the farthest first; compression
-    makes such colours too, so not in a JPEG.
+    Near copies (closer than 24 of 441) of a more frequent main colour are not. A thin stroke's colour is one that is
+    far (48) from every line between two main colours and covers 0.01 % of the pixels, the farthest first; not so in a
+    JPEG, because compression makes such colours too.
     """
     solid = _solid(index, len(colors))
     points = colors.astype(np.float32)

@@ -27,7 +27,7 @@ LEVELS: list[set[str]] = [
     {"tune", "video"},
     {"folder", "training", "evaluation"},
     {"__init__"},
-    {"ui"},
+    {"demo", "ui"},
     {"cli"},
     {"__main__"},
 ]

@@ -92,6 +92,8 @@ def picture(path: Path, *, width: int = 36, height: int = 24) -> None:
 class Everything:
     """Stands in for a Segmenter: all of a query is id 2."""
 
+    name = "everything"
+
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
 
@@ -391,6 +393,21 @@ def test_ctrl_c_leaves_a_report_and_status_130(photos: Path, weights: Path) -> N
     assert files(photos / "MASKS") == sorted([*(file["mask"] for file in report["files"]), "report.json"])
 
 
+def test_demo(run: Callable[..., Done], photos: Path, everything: Everything) -> None:
+    pytest.importorskip("skimage")
+    done = run("demo", "--weights", "w", "--device", "cpu", "--dtype", "float32")
+    assert done.status == 0, done.err
+    assert everything.calls[0] == {"name": "w", "device": "cpu", "dtype": "float32"}
+    assert "incontext segment " in done.out
+    sheet = done.out.splitlines()[-1].removeprefix("All in one picture: ")
+    assert read_image(photos / sheet).size
+    assert sheet.startswith("demo-output")
+    (photos / "file").touch()
+    done = run("demo", "-o", "file")
+    assert done.status == 2
+    assert done.err.startswith("Error: file")
+
+
 # --------------------------------------------------------------------------------------------- weights
 
 
@@ -550,7 +567,7 @@ def test_evaluate_few_shot(run: Callable[..., Done], tmp_path: Path, weights: Pa
         json.dumps({"squares": {"instances_as_one": False, "episodes": episodes}})
     )
     evaluate = ("evaluate", "few-shot", tmp_path / "data", "--weights", weights, "--device", "cpu")
-    scores = tmp_path / "scores.json"
+    scores = tmp_path / "new" / "scores.json"
     done = run(*evaluate, "-o", scores)
     assert done.status == 0, done.err
     assert "| squares |" in done.out

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # the engine brings torch, and a plan needs none
     from incontext.model import Task
 
 MOST_WAITING: Final = 64  # pictures before the network, decoded or queued for it, and as many behind it
-PIXELS_WAITING: Final = 100_000_000  # of decoded pictures before the network (0.3 GB), and behind it (0.8 GB)
+PIXELS_WAITING: Final = 64_000_000  # of decoded pictures before the network (0.2 GB), and behind it (0.5 GB)
 REPORT_NAME: Final = "report.json"
 
 _MOST_THREADS = 8  # for reading, and as many for writing
