@@ -27,7 +27,7 @@ IGNORED: Final = 255  # the id of pixels that are neither background nor object:
 MAX_STRAY_SHARE: Final = 0.005  # of the pixels, for one stray colour
 MAX_STRAY_TOTAL: Final = 0.03  # of the pixels, for all stray colours together
 
-_SOLID = 5  # pixels: the side of a square that no edge blend fills, up to fourfold magnification
+_SOLID = 5  # pixels: the side of a square that no blend at an edge fills, even magnified fourfold
 _MAX_STROKES = 64  # colours; a picture with more of them is a photograph, and looking on would take long
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -39,9 +39,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_WARNINGS_LOCK = (
-    threading.Lock()
-)  # the list of warning filters belongs to the process, and folder jobs decode in threads
+_WARNINGS_LOCK = threading.Lock()  # the filters of warnings belong to the process, and folder jobs decode in threads
 
 
 class MaskWarning(UserWarning):
@@ -105,7 +103,9 @@ def _picture(source: str | os.PathLike[str] | Image.Image, noun: str) -> tuple[I
             with _quiet():
                 picture = Image.open(stream)
         except UnidentifiedImageError:
-            raise ValueError(f"{path}: expected an image file, got something that is none") from None
+            raise ValueError(
+                f"{path}: expected an image file, got something else or a kind that cannot be read"
+            ) from None
         except Image.DecompressionBombError:
             raise ValueError(_too_large(str(path))) from None
         except Exception as error:  # a broken header makes decoders raise nearly anything
@@ -389,9 +389,11 @@ def _thin_blends(index: npt.NDArray[np.int32], colors: Pixels) -> npt.NDArray[np
 
     Anti-aliasing makes such colours in numbers, objects make few: a sliver between two others may look like a blend.
     """
-    solid = _solid(index, len(colors))
     none = np.zeros(len(colors), np.bool_)
-    if len(colors) < 3 or solid.all() or not solid.any():  # nothing solid is a texture: it has no edges to smooth
+    if len(colors) < 3:
+        return none
+    solid = _solid(index, len(colors))
+    if solid.all() or not solid.any():  # nothing solid is a texture: it has no edges to smooth
         return none
     blends = _blends(index, colors, ~solid)
     return blends if 2 * np.count_nonzero(blends) >= len(colors) - 2 else none
@@ -399,6 +401,10 @@ def _thin_blends(index: npt.NDArray[np.int32], colors: Pixels) -> npt.NDArray[np
 
 def _is_smoothed_grey(values: Pixels, least: int = 1) -> bool:
     """Whether grey values are a smoothed picture: `least` of the thin blends are mid-grey, which ids seldom are."""
+    occurs = np.zeros(256, np.bool_)
+    occurs[values] = True
+    if np.count_nonzero(occurs[64:192]) < least:
+        return False
     index, colors, _ = _indexed(_as_rgb(values))
     blends = colors[_thin_blends(index, colors), 0]
     return int(np.count_nonzero((blends >= 64) & (blends < 192))) >= least
@@ -413,31 +419,34 @@ def _main_colors(
     far (48) from every line between two main colours and covers 0.01 % of the pixels, the farthest first; not so in a
     JPEG, because compression makes such colours too.
     """
-    solid = _solid(index, len(colors))
     points = colors.astype(np.float32)
     main: npt.NDArray[np.bool_] = colors.max(axis=1) == 0
     kept = [np.zeros(3, np.float32)]
-    from_lines = np.sqrt((points**2).sum(axis=1))  # distance to the nearest line between two kept colours
-
-    def keep(i: int) -> None:
-        for other in kept:
-            along = points[i] - other
-            position = np.clip((points - other) @ along / (along @ along), 0, 1)
-            np.minimum(from_lines, np.linalg.norm(points - other - position[:, None] * along, axis=1), out=from_lines)
-        kept.append(points[i])
-        main[i] = True
-
-    candidates = np.flatnonzero(solid & ~main)
+    candidates = np.flatnonzero(_solid(index, len(colors)) & ~main)
     for i in candidates[np.argsort(-counts[candidates], kind="stable")]:
         if len(kept) < 256 and np.linalg.norm(np.stack(kept) - points[i], axis=1).min() >= 24:
-            keep(int(i))
-    if not lossy:
-        frequent = counts >= max(9, 1e-4 * index.size)
-        while len(kept) < _MAX_STROKES and (from_lines * frequent).max() > 48:
-            keep(int(np.argmax(from_lines * frequent)))
-    if len(kept) == 1 and not main.all():
-        keep(int(np.argmax(from_lines)))
+            kept.append(points[i])
+            main[i] = True
+    often = np.flatnonzero(counts >= max(9, 1e-4 * index.size))
+    if not lossy and len(often):
+        away = np.min([_from_lines(points[often], np.stack(kept[: n + 1])) for n in range(len(kept))], axis=0)
+        while len(kept) < _MAX_STROKES and away.max() > 48:
+            far = often[np.argmax(away)]
+            kept.append(points[far])
+            main[far] = True
+            away = np.minimum(away, _from_lines(points[often], np.stack(kept)))
+    if len(kept) == 1:  # black, or too thin and rare for anything above
+        main[np.argmax(np.linalg.norm(points, axis=1))] = True
     return main
+
+
+def _from_lines(points: npt.NDArray[np.float32], ends: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """How far each point is from the nearest of the lines between the last end and each end, itself among them."""
+    along = (ends - ends[-1])[:, None]
+    position = ((points - ends[-1]) * along).sum(axis=-1) / np.maximum((along**2).sum(axis=-1), 1)
+    nearest = ends[-1] + position.clip(0, 1)[..., None] * along
+    away: npt.NDArray[np.float32] = np.linalg.norm(points - nearest, axis=-1).min(axis=0)
+    return away
 
 
 def _nearest(colors: Pixels, table: Pixels) -> Pixels:

@@ -75,6 +75,8 @@ class Palette:
         the colour cube, each time the point farthest from those taken.
         """
         rows = np.array(sorted({int(i) for i in ids} - {0}), np.int64)
+        if len(rows) >= IGNORED:
+            raise ValueError(f"expected at most 254 ids, got {len(rows)}")
         return cls(np.concatenate([[0], rows]), np.concatenate([[(0, 0, 0)], _far_colors(254)[: len(rows)]]))
 
     @property

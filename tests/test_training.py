@@ -141,9 +141,9 @@ def test_semantic_ids_are_the_same_thing_in_prompt_and_query() -> None:
         for label in range(1, episode.count + 1):
             redder = []
             for image, mask in zip(episode.images.astype(int), episode.masks, strict=True):
-                inside = image[mask == label]
-                if len(inside) > 8:
-                    redder.append(bool(inside[:, 0].mean() > inside[:, 1].mean()))
+                red, green, _ = image[mask == label].mean(axis=0) if (mask == label).sum() > 8 else (0, 0, 0)
+                if abs(red - green) > 5:  # not so in pictures that were made grey
+                    redder.append(red > green)
             if len(redder) == 2:
                 assert redder[0] == redder[1]
                 told_apart += 1
@@ -246,7 +246,7 @@ def test_a_right_answer_costs_nothing_and_reads_back_as_the_ids() -> None:
     assert parts["cross_entropy"] < 0.05
     assert parts["soft_iou"] < 0.1
     assert right < 0.1 < black
-    read = reading_logits(batch.mask_canvas, batch.colors, batch.used, 2.0).argmax(1)
+    read = reading_logits(batch.mask_canvas, batch.colors, batch.used, sharpness=6.0).argmax(1)
     assert (read == batch.ids)[batch.ids < 255].all()
 
 

@@ -3,7 +3,7 @@
 Every episode gets a fresh random palette, so that a colour means nothing but what the prompt shows (arXiv 2304.03284,
 section 3.1). The loss has two parts. Smooth L1 pulls the answer to the colour itself. The reading loss judges what
 reading the answer will give: cross-entropy and soft IoU of the nearest-colour posterior, whose logits are the negative
-squared distances to the episode's colours. It knows what smooth L1 alone does not: that the median of a rare thing is
+squared distances to the episode's colours, in units of the palette's smallest distance. It knows what smooth L1 alone does not: that the median of a rare thing is
 black, and that an answer halfway between two colours is no answer.
 """
 
@@ -27,14 +27,14 @@ from incontext.training.episodes import IGNORED, Episode
 class Coloring:
     """How masks are painted and hidden, and what the loss weighs."""
 
-    corner_colors: float = 0.6  # share of episodes painted with corners of the colour cube, the colours of inference
+    corner_colors: float = 0.8  # share of episodes painted with corners of the colour cube, the colours of inference
     min_distance: float = 90.0  # smallest distance between two colours of a random palette, in 0..255 RGB
-    hide_query: float = 0.75  # share of episodes that hide the whole query mask and nothing else; others hide patches
+    hide_query: float = 0.85  # share of episodes that hide the whole query mask and nothing else; others hide patches
     hidden_patches: float = 0.75  # of both masks, in the episodes that hide random patches
     smooth_l1: float = 1.0  # weight of the painting loss
     cross_entropy: float = 0.5  # weight of the reading loss
     soft_iou: float = 0.5
-    temperature: float = 2.0  # squared distance, in normalised colours, that one nat of posterior stands for
+    sharpness: float = 6.0  # nats by which an answer that hits a colour prefers it to the colour nearest to that one
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,14 @@ def paint_batch(stacked: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], device: 
     )
 
 
-def reading_logits(painted: Tensor, colors: Tensor, used: Tensor, temperature: float) -> Tensor:
+def reading_logits(painted: Tensor, colors: Tensor, used: Tensor, *, sharpness: float) -> Tensor:
     """(B, 3, H, W) answers, (B, K, 3) colours -> (B, K, H, W) logits of the nearest-colour posterior."""
+    between = torch.cdist(colors, colors).square()
+    others = used.unsqueeze(1) & used.unsqueeze(2) & ~torch.eye(colors.shape[1], dtype=torch.bool, device=used.device)
+    nearest = between.masked_fill(~others, torch.inf).amin(dim=(1, 2))  # of any two colours of the palette, (B,)
     # The answer's own squared length is common to all colours and cancels in the softmax.
     product = torch.einsum("bkc,bchw->bkhw", colors, painted)
-    logits = (2 * product - colors.square().sum(-1)[:, :, None, None]) / temperature
+    logits = (2 * product - colors.square().sum(-1)[:, :, None, None]) * (sharpness / nearest)[:, None, None, None]
     return logits.masked_fill(~used[:, :, None, None], -1e4)
 
 
@@ -146,7 +149,7 @@ def training_loss(painted: Tensor, batch: Batch, coloring: Coloring, *, beta: fl
     l1 = painting_loss(painted, batch.mask_canvas, batch.masked, valid=valid, beta=beta)
     patch = painted.shape[-1] // batch.masked.shape[-1]
     hidden = batch.masked.repeat_interleave(patch, dim=1).repeat_interleave(patch, dim=2) & valid
-    logits = reading_logits(painted, batch.colors, batch.used, coloring.temperature)
+    logits = reading_logits(painted, batch.colors, batch.used, sharpness=coloring.sharpness)
     target = torch.where(hidden, batch.ids, -100)
     cross_entropy = F.cross_entropy(logits, target, ignore_index=-100)
     posterior = logits.softmax(dim=1) * hidden.unsqueeze(1)

@@ -28,13 +28,13 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 class Sampling:
     """How episodes are drawn. Shares are probabilities; areas are fractions of a picture."""
 
-    rendered: float = 0.25  # episodes of rendered scenes, the rest from the folders
-    two_views: float = 0.35  # of the episodes from semantic folders: two views of one picture instead of two pictures
+    rendered: float = 0.15  # episodes of rendered scenes, the rest from the folders
+    two_views: float = 0.4  # of the episodes from semantic folders: two views of one picture instead of two pictures
     absent: float = 0.04  # episodes whose query does not show the prompt's ids
-    single_id: float = 0.6  # episodes that ask for one id; the others ask for up to max_ids
+    single_id: float = 0.7  # episodes that ask for one id; the others ask for up to max_ids
     max_ids: int = 6
-    whole_picture: float = 0.35  # views that show the whole picture
-    min_view: float = 0.06  # area of the smallest view
+    whole_picture: float = 0.5  # views that show the whole picture
+    min_view: float = 0.15  # area of the smallest view
     min_object: float = 0.004  # area of the smallest object in a view that is looked for
     set_balance: float = 0.35  # a set is drawn in proportion to (number of pictures) ** set_balance
 

@@ -57,7 +57,7 @@ class Validation:
 
 def _iou(answer: Tensor, batch: Batch) -> Tensor:
     """IoU of id 1 in the query half of each episode, (B,)."""
-    read = reading_logits(answer, batch.colors, batch.used, temperature=1.0).argmax(dim=1)
+    read = reading_logits(answer, batch.colors, batch.used, sharpness=1.0).argmax(dim=1)
     found, truth, valid = ((t.chunk(2, dim=1)[1]) for t in (read == 1, batch.ids == 1, batch.ids != IGNORED))
     overlap = (found & truth & valid).sum((1, 2))
     union = ((found | truth) & valid).sum((1, 2))

@@ -1,0 +1,215 @@
+"""Pixels to tensors and back, against the published preprocessing and against slow, plain readings."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from safetensors.numpy import load_file
+
+from incontext import canvas, formats
+from incontext.types import Palette, Prompt
+
+
+def blocks(ids: list[int], side: int, cell: int, seed: int = 0) -> np.ndarray:
+    grid = np.random.default_rng(seed).choice(ids, (side // cell, side // cell)).astype(np.uint8)
+    return np.kron(grid, np.ones((cell, cell), np.uint8))
+
+
+def painted(mask: np.ndarray, palette: Palette, noise: float = 0.0) -> torch.Tensor:
+    clean = canvas.normalise(palette.paint(mask))
+    return (clean + noise * torch.randn(clean.shape))[None]
+
+
+@pytest.mark.parametrize("case", ["one_shot", "two_shot"])
+def test_the_published_preprocessing_is_met(golden: Path, shared: Path, case: str) -> None:
+    folder, examples = golden / "end_to_end", shared / "data/examples/seggpt"
+    meta = {c["name"]: c for c in json.loads((folder / "meta.json").read_text())["cases"]}[case]
+    expected = load_file(folder / "cases.safetensors")
+    query = canvas.fit(formats.read_image(examples / meta["query"]), 448)
+    for shot, names in enumerate(zip(meta["prompt_images"], meta["prompt_targets"], strict=True)):
+        prompt = Prompt.from_colors(*(examples / name for name in names))
+        assert prompt.palette is not None
+        images = canvas.stitch(canvas.fit(prompt.image, 448), query)
+        paint = canvas.paint(prompt, prompt.palette, 448)
+        masks = canvas.stitch(paint, paint)
+        for name, ours in (("images", images), ("targets", masks)):
+            every16 = ours[:, ::16, ::16].permute(1, 2, 0).numpy()
+            np.testing.assert_allclose(every16, expected[f"{case}/canvas_{name}_every16"][shot], rtol=0, atol=1e-6)
+
+
+def test_fit_is_pillow_s_bicubic_then_the_imagenet_statistics() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (37, 61, 3), np.uint8)
+    resized = np.asarray(Image.fromarray(image).resize((24, 24))) / 255.0
+    expected = (resized - np.array(canvas.IMAGE_MEAN)) / np.array(canvas.IMAGE_STD)
+    fitted = canvas.fit(image, 24)
+    assert (fitted.shape, fitted.dtype) == ((3, 24, 24), torch.float32)
+    np.testing.assert_allclose(fitted.permute(1, 2, 0), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(50, 70), (24, 24), (5, 300)])
+def test_painting_a_mask_is_painting_its_colours_resized_to_the_nearest(size: tuple[int, int]) -> None:
+    generator = np.random.default_rng(0)
+    mask = generator.integers(0, 5, size).astype(np.uint8)
+    mask[0, 0] = 255
+    palette = Palette.spread(range(1, 5))
+    prompt = Prompt(np.zeros((*size, 3), np.uint8), mask)
+    resized = Image.fromarray(palette.paint(mask)).resize((24, 24), Image.Resampling.NEAREST)
+    torch.testing.assert_close(canvas.paint(prompt, palette, 24), canvas.normalise(np.asarray(resized)), rtol=0, atol=0)
+
+
+def test_a_raw_colour_prompt_is_painted_as_it_is() -> None:
+    large = Image.new("RGB", (640, 480))
+    ImageDraw.Draw(large).ellipse([200, 100, 440, 340], fill=(255, 255, 255))
+    colors = np.asarray(large.resize((160, 120), Image.Resampling.BOX))
+    prompt = Prompt.from_colors(np.zeros_like(colors), colors)
+    back = canvas.unpaint(canvas.paint(prompt, Palette.spread([1]), 64)[None])[0].numpy()
+    expected = np.asarray(Image.fromarray(colors).resize((64, 64), Image.Resampling.NEAREST))
+    np.testing.assert_allclose(back, expected, atol=1e-3)
+    assert len(np.unique(expected)) > 10
+
+
+def test_unpaint_undoes_normalise_and_clips() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    colors = canvas.unpaint(canvas.normalise(rgb)[None])
+    assert (colors.shape, colors.dtype) == ((1, 9, 7, 3), torch.float32)
+    np.testing.assert_allclose(colors[0], rgb, atol=1e-3)
+    assert canvas.unpaint(torch.full((1, 3, 2, 2), 99.0)).unique().tolist() == [255]
+    assert canvas.unpaint(torch.full((1, 3, 2, 2), -99.0, dtype=torch.bfloat16)).unique().tolist() == [0]
+
+
+def test_the_prompt_lies_over_the_query() -> None:
+    prompt_half, query_half = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
+    whole = canvas.stitch(prompt_half, query_half)
+    assert whole.shape == (2, 3, 8, 4)
+    assert not whole[..., :4, :].any()
+    for ours, half in zip(canvas.halves(whole), (prompt_half, query_half), strict=True):
+        torch.testing.assert_close(ours, half)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 40, 254])
+def test_reading_tensors_agrees_with_the_palette(count: int) -> None:
+    generator = np.random.default_rng(count)
+    palette = Palette.spread(generator.choice(np.arange(1, 255), count, replace=False))
+    colors = generator.uniform(0, 255, (2, 17, 19, 3)).astype(np.float32)
+    colors[0, :5] = palette.colors[generator.integers(0, count + 1, (5, 19))]
+    ids, confidence = canvas.read_colors(torch.from_numpy(colors), palette)
+    expected_ids, expected_confidence = palette.read(colors)
+    np.testing.assert_array_equal(ids, expected_ids)
+    np.testing.assert_allclose(confidence, expected_confidence, atol=1e-6)
+    assert (ids.dtype, confidence.dtype) == (torch.uint8, torch.float32)
+
+
+def test_at_the_network_s_own_size_nothing_changes() -> None:
+    palette = Palette.spread([3, 8, 200])
+    paint = painted(blocks([0, 3, 8, 200], 32, 4), palette, noise=0.8)
+    ((mask, confidence),) = canvas.read(paint, palette, [(32, 32)])
+    ids, margin = palette.read(canvas.unpaint(paint)[0].numpy())
+    np.testing.assert_array_equal(mask, ids)
+    np.testing.assert_allclose(confidence, margin, atol=1e-6)
+
+
+def plain(ids: np.ndarray, confidence: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The votes of all ids for all pixels at once, upsampled by torch."""
+    present = np.unique(ids)
+    votes = torch.from_numpy(np.stack([np.where(ids == i, confidence, 0) for i in present]))[None]
+    large = torch.nn.functional.interpolate(votes, size, mode="bilinear")[0].numpy()
+    return present[large.argmax(axis=0)], (2 * large.max(axis=0) - large.sum(axis=0)).clip(0, 1)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (33, 100), (32, 75), (71, 32), (500, 40)])
+@pytest.mark.parametrize("band", [1, 300, 1 << 22])
+def test_bands_give_what_the_whole_gives(size: tuple[int, int], band: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canvas, "_BAND_PIXELS", band)
+    palette = Palette.spread(range(1, 7))
+    paint = painted(blocks(list(range(7)), 32, 4), palette, noise=0.5)
+    ((mask, confidence),) = canvas.read(paint, palette, [size])
+    assert (mask.shape, mask.dtype, confidence.dtype) == (size, np.uint8, np.float32)
+    ids, margin = palette.read(canvas.unpaint(paint)[0].numpy())
+    expected_mask, expected_confidence = plain(ids, margin, size)
+    assert (mask != expected_mask).mean() < 0.002  # ties of rounding
+    np.testing.assert_allclose(confidence, expected_confidence, atol=1e-4)
+
+
+def test_edges_are_smooth_where_the_nearest_would_be_blocky() -> None:
+    """A disc painted at 64 pixels with soft edges, read at 1024: much nearer to the disc than blocks of 16 are."""
+    y, x = np.mgrid[:1024, :1024] + 0.5
+    disc = ((y - 512) ** 2 + (x - 512) ** 2 < 300**2).astype(np.uint8)
+    soft = Image.fromarray(disc * 255).resize((64, 64), Image.Resampling.BOX).convert("RGB")
+    paint = canvas.normalise(np.asarray(soft))[None]
+    palette = Palette.spread([1])
+    ((mask, _),) = canvas.read(paint, palette, [(1024, 1024)])
+    blocky = np.kron(canvas.read(paint, palette, [(64, 64)])[0][0], np.ones((16, 16), np.uint8))
+    assert (mask != disc).sum() < 0.25 * (blocky != disc).sum()
+
+
+def test_no_third_colour_appears_between_two() -> None:
+    """Half way from red (2) to green (3) lies an olive that another palette row (11) is nearest to."""
+    palette = Palette.spread(range(1, 12))
+    mask = np.repeat(np.array([2] * 16 + [3] * 16, np.uint8)[None], 32, axis=0)
+    mask[:4, :4] = 11  # present in the picture, and yet not at the seam
+    ((large, confidence),) = canvas.read(painted(mask, palette), palette, [(200, 200)])
+    assert set(np.unique(large[50:])) == {2, 3}
+    assert confidence[50:].min() < 0.2  # the seam knows that it is one
+    assert confidence[50:, :90].min() > 0.99
+
+
+def test_ids_in_the_answer_are_ids_of_the_reading_for_any_paint() -> None:
+    palette = Palette.spread([1, 2, 3])
+    for seed in range(5):
+        torch.manual_seed(seed)
+        sizes = [(40, 9), (7, 5), (16, 16), (1, 1)]
+        paint = torch.randn(4, 3, 16, 16) * 3
+        for (mask, confidence), size, one in zip(canvas.read(paint, palette, sizes), sizes, paint, strict=True):
+            assert mask.shape == confidence.shape == size
+            assert set(np.unique(mask)) <= set(np.unique(canvas.read(one[None], palette, [(16, 16)])[0][0]))
+            assert confidence.min() >= 0
+            assert confidence.max() <= 1
+
+
+def test_queries_of_a_batch_do_not_touch() -> None:
+    palette = Palette.spread([1, 2])
+    paint, sizes = torch.randn(3, 3, 16, 16), [(20, 30), (16, 16), (9, 50)]
+    for i, (mask, confidence) in enumerate(canvas.read(paint, palette, sizes)):
+        ((alone, alone_confidence),) = canvas.read(paint[i : i + 1], palette, sizes[i : i + 1])
+        np.testing.assert_array_equal(mask, alone)
+        np.testing.assert_array_equal(confidence, alone_confidence)
+
+
+def test_small_queries_average_rather_than_skip() -> None:
+    """Every fourth column marked: at a quarter of the size a quarter of the votes, so background everywhere."""
+    palette = Palette.spread([1])
+    mask = np.zeros((32, 32), np.uint8)
+    mask[:, 1::4] = 1
+    ((small, confidence),) = canvas.read(painted(mask, palette), palette, [(8, 8)])
+    assert not small.any()
+    assert 0.3 < confidence.mean() < 0.7
+
+
+def test_pixels_half_way_still_choose_the_nearest_row() -> None:
+    palette = Palette.spread([1])
+    grey = canvas.normalise(np.full((8, 8, 3), 128, np.uint8))[None]
+    assert canvas.read(grey, palette, [(20, 20)])[0][0].all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [((1, 3, 8, 8), []), ((2, 3, 8, 8), [(8, 8)]), ((1, 4, 8, 8), [(8, 8)]), ((3, 8, 8), [(8, 8)] * 3)],
+)
+def test_what_cannot_be_read(shape: tuple[int, ...], sizes: list[tuple[int, int]]) -> None:
+    with pytest.raises(ValueError, match=r"expected paint \(B, 3, side, side\) and B sizes"):
+        canvas.read(torch.zeros(shape), Palette.spread([1]), sizes)
+
+
+@pytest.mark.gpu
+def test_a_gpu_reads_what_the_cpu_reads() -> None:
+    palette = Palette.spread(range(1, 9))
+    paint = painted(blocks(list(range(9)), 64, 8), palette, noise=0.5)
+    sizes = [(64, 64)], [(300, 500)], [(20, 30)], [(200, 30)]
+    for size in sizes:
+        ((mask, confidence),) = canvas.read(paint, palette, size)
+        ((other, other_confidence),) = canvas.read(paint.cuda(), palette, size)
+        assert (mask != other).mean() < 1e-3
+        np.testing.assert_allclose(confidence, other_confidence, atol=1e-3)
