@@ -40,7 +40,7 @@ def relative_bias(q: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Ten
 
     Shapes: q (..., R * W, d) unscaled; rows (R, R, d); columns (W, W, d).
     """
-    grid = q.unflatten(-2, (rows.shape[0], columns.shape[0]))
+    grid = rearrange(q, "... (r w) d -> ... r w d", r=rows.shape[0])
     by_row = torch.einsum("...rwd,rkd->...rwk", grid, rows)
     by_column = torch.einsum("...rwd,wkd->...rwk", grid, columns)
     return by_row.flatten(-3, -2), by_column.flatten(-3, -2)

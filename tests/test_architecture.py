@@ -17,6 +17,7 @@ PACKAGE = Path(incontext.__file__).parent
 # Lowest first. A module imports from lower rows only; modules of one row do not know each other. `__init__` is what
 # the outside sees, so only the programs above it may use it.
 LEVELS: list[set[str]] = [
+    {"smoothing"},
     {"formats"},
     {"types"},
     {"attention"},
@@ -34,6 +35,7 @@ LEVELS: list[set[str]] = [
 
 # What a module refuses to know.
 REFUSES: dict[str, set[str]] = {
+    "smoothing": {"PIL", "torch", "torchvision", "timm", "os", "pathlib"},
     "formats": {"torch", "torchvision", "timm"},
     "types": {"torch", "torchvision", "timm"},
     "attention": {"PIL", "numpy", "os", "pathlib"},

@@ -3,8 +3,8 @@
 Every episode gets a fresh random palette, so that a colour means nothing but what the prompt shows (arXiv 2304.03284,
 section 3.1). The loss has two parts. Smooth L1 pulls the answer to the colour itself. The reading loss judges what
 reading the answer will give: cross-entropy and soft IoU of the nearest-colour posterior, whose logits are the negative
-squared distances to the episode's colours, in units of the palette's smallest distance. It knows what smooth L1 alone does not: that the median of a rare thing is
-black, and that an answer halfway between two colours is no answer.
+squared distances to the episode's colours, in units of the palette's smallest distance. It knows what smooth L1 alone
+does not: that the median of a rare thing is black, and that an answer halfway between two colours is no answer.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def paint_batch(stacked: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], device: 
     std = torch.tensor(IMAGE_STD, device=device)
     colors = (palettes.float() / 255 - mean) / std
     known = torch.where(ids == IGNORED, 0, ids).long()
-    painted = torch.gather(colors, 1, known.flatten(1).unsqueeze(-1).expand(-1, -1, 3)).unflatten(1, known.shape[1:])
+    painted = torch.stack([palette[mask] for palette, mask in zip(colors, known, strict=True)])
     return Batch(
         rearrange((images.float() / 255 - mean) / std, "b h w c -> b c h w").contiguous(),
         rearrange(painted, "b h w c -> b c h w").contiguous(),

@@ -104,7 +104,7 @@ def read_set(folder: Path, *, shorter_side: int = 256) -> ImageSet:
 
 
 def hold_out(source: ImageSet, *, every: int = 20) -> tuple[ImageSet, ImageSet]:
-    """Split a set for training and validation: every ``every``-th picture is held out, from the first run's middle on."""
+    """Split a set for training and validation: every ``every``-th picture is held out."""
 
     def part(held: bool) -> ImageSet:
         chosen = [i for i in range(len(source.images)) if (i % every == every // 2) == held]
@@ -217,7 +217,8 @@ def relabel(mask: np.ndarray, ids: Sequence[int]) -> np.ndarray:
     table = np.zeros(256, dtype=np.uint8)
     table[list(ids)] = np.arange(1, len(ids) + 1)
     table[IGNORED] = IGNORED
-    return table[mask]
+    relabelled: np.ndarray = table[mask]
+    return relabelled
 
 
 def jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -32,7 +32,7 @@ def uniform(rng: Rng, low: float, high: float) -> float:
 
 def log_uniform(rng: Rng, low: float, high: float) -> float:
     """A number between low and high, each octave as likely as the next."""
-    return low * (high / low) ** float(rng.random())
+    return float(low * (high / low) ** rng.random())
 
 
 def noise(rng: Rng, side: int, cells: int) -> Image.Image:
@@ -58,7 +58,8 @@ class Look:
     def colors(self, rng: Rng, gain: float) -> Bytes:
         """The ramp as one view sees it, (256, 3); `gain` is the strength of the view's own shift of the colours."""
         shift = gain * rng.standard_normal(4)
-        return np.clip(self.ramp * (1 + 0.1 * shift[0]) + 6 * shift[1:], 0, 255).astype(np.uint8)
+        ramp: Bytes = np.clip(self.ramp * (1 + 0.1 * shift[0]) + 6 * shift[1:], 0, 255).astype(np.uint8)
+        return ramp
 
     def levels(self, rng: Rng, side: int) -> Image.Image:
         """The pattern, (side, side), 8 bit."""

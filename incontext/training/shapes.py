@@ -48,7 +48,8 @@ def leaf(x: float, y: float, length: float, width: float, angle: float) -> Outli
     """A lens with its foot in (x, y)."""
     points = np.stack([(_OVAL[:, 0] + 1) / 2 * length, _OVAL[:, 1] ** 3 * width / 2], axis=1)
     c, s = math.cos(angle), math.sin(angle)
-    return points @ np.array([(c, s), (-s, c)]) + (x, y)
+    turned: Outline = points @ np.array([(c, s), (-s, c)]) + (x, y)
+    return turned
 
 
 def _radial(radius: NDArray[np.float64], aspect: float) -> Outline:
