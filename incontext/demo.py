@@ -33,10 +33,12 @@ class Crop(NamedTuple):
     top: int
     right: int
     bottom: int
+    mirrored: bool = False
 
     def of(self, photograph: Pixels) -> Pixels:
         """(H, W, 3) -> (bottom - top, right - left, 3)."""
-        return photograph[self.top : self.bottom, self.left : self.right]
+        part = photograph[self.top : self.bottom, self.left : self.right]
+        return part[:, ::-1] if self.mirrored else part
 
 
 @dataclass(frozen=True)
@@ -54,23 +56,23 @@ class Job:
 JOBS: Final = (
     Job(
         "coins",
-        "Coins: four of them are the example, the other twenty are to be found",
+        "Coins: those in one corner of a photograph are the example, the others are to be found",
         "coins.png",
         "Greek coins from Pompeii, Brooklyn Museum Collection; no known copyright restrictions",
-        Crop(0, 0, 126, 151),
+        Crop(0, 152, 138, 303),
         {
+            "top_left": Crop(0, 0, 126, 151),
             "top_middle": Crop(126, 0, 243, 151),
             "top_right": Crop(243, 0, 384, 151),
-            "bottom_left": Crop(0, 152, 138, 303),
             "bottom_middle": Crop(138, 152, 272, 303),
             "bottom_right": Crop(272, 152, 384, 303),
         },
     ),
     Job(
         "galaxies",
-        "Galaxies: all that are more than a speck in one crop, then in others of the same field",
+        "Galaxies: those of one crop that are more than a speck, then those of other crops of the same field",
         "hubble_deep_field.jpg",
-        "Hubble eXtreme Deep Field, NASA; may be freely used in the public domain",
+        "Hubble eXtreme Deep Field, captured by NASA; may be freely used in the public domain",
         Crop(383, 6, 511, 134),
         {
             "red_giant": Crop(240, 40, 368, 168),
@@ -82,23 +84,29 @@ JOBS: Final = (
     ),
     Job(
         "stained_cells",
-        "Stained cells: the brown glands of one quarter, then of the other three",
+        "Stained cells: the brown glands in one tile of a slide, then in other tiles",
         "ihc.png",
-        "Colonic glands stained for FHL2, CMMI; no known copyright restrictions",
-        Crop(256, 256, 512, 512),
+        "Colonic glands with FHL2 stained brown, CMMI; no known copyright restrictions",
+        Crop(0, 171, 170, 341),
         {
-            "top_left": Crop(0, 0, 256, 256),
-            "top_right": Crop(256, 0, 512, 256),
-            "bottom_left": Crop(0, 256, 256, 512),
+            "top": Crop(171, 0, 341, 170),
+            "top_right": Crop(342, 0, 512, 170),
+            "middle": Crop(171, 171, 341, 341),
+            "bottom_left": Crop(0, 342, 170, 512),
+            "bottom": Crop(171, 342, 341, 512),
         },
     ),
     Job(
         "cat",
-        "A cat: one side of the picture is the example",
+        "A cat: one side of the photograph is the example; then its other side, and two mirrored views",
         "chelsea.png",
         "Chelsea the cat, photographed by Stefan van der Walt; CC0",
-        Crop(225, 0, 451, 226),
-        {"left": Crop(0, 0, 225, 225)},
+        Crop(225, 0, 451, 225),
+        {
+            "other_side": Crop(0, 0, 225, 225),
+            "whole_mirrored": Crop(0, 0, 451, 300, mirrored=True),
+            "close_mirrored": Crop(150, 0, 430, 225, mirrored=True),
+        },
     ),
 )
 
@@ -233,6 +241,8 @@ def _contact_sheet(job: Job, columns: Sequence[_Column]) -> Pixels:
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP, _GAP), job.title, _INK, ImageFont.load_default(16))
     draw.text((_GAP, _GAP + _LINE), job.credit, _PALE_INK, ImageFont.load_default(12))
+    between = _GAP + _CELL + _GAP // 2  # the prompt and the queries
+    draw.line([(between, head), (between, sheet.height - 2 * _GAP)], _PALE_INK)
     for i, column in enumerate(columns):
         left = _GAP + i * (_CELL + _GAP)
         for top, caption, image in (
