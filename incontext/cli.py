@@ -11,17 +11,13 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from incontext import __version__
-
-_SECONDS_BETWEEN_LINES = 5.0  # of progress, where stderr is no terminal
+from incontext.progress import ProgressLine
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -148,7 +144,7 @@ def segment(
 
     segmenter = load(weights, device=device, dtype=dtype)
     report_path, told = out / REPORT_NAME, 0
-    with _Progress("images", len(job.queries)) as progress:
+    with ProgressLine("images", len(job.queries)) as progress:
 
         def tell(file: FileReport) -> None:
             nonlocal told
@@ -184,7 +180,10 @@ def demo(
 
     from incontext.engine import load
 
-    report = run(load(weights, device=device, dtype=dtype), out, on_job=lambda job: print(job.describe()))
+    start = time.perf_counter()
+    segmenter = load(weights, device=device, dtype=dtype)
+    print(f"{weights}: loaded in {time.perf_counter() - start:.1f} s")
+    report = run(segmenter, out, on_job=lambda job: print(job.describe()))
     print(f"All in one picture: {report.sheet}")
     if any(job.result.failures for job in report.jobs):
         raise typer.Exit(1)
@@ -313,7 +312,7 @@ def train(
     sets = [read_set(folder) for folder in data or []]
     small = [each for each in sets if len(each.images) < 20]
     split = [hold_out(each) for each in sets if len(each.images) >= 20]
-    with _Progress("steps", chosen.steps) as progress:
+    with ProgressLine("steps", chosen.steps) as progress:
 
         def tell(state: loop.Progress) -> None:
             progress.update(state.step, f"loss {state.loss:.4f}, {state.episodes_per_second:.1f} episodes/s")
@@ -356,7 +355,7 @@ def evaluate_few_shot(
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)  # before the work, so that it is not lost
     segmenter = load(weights, device=device, dtype=dtype)
-    with _Progress("episodes", 0) as progress:
+    with ProgressLine("episodes", 0) as progress:
         report = evaluate(
             lambda query, prompts: segmenter.segment(query, prompts, task=task, side=side),
             data,
@@ -369,50 +368,3 @@ def evaluate_few_shot(
         document = {"segmenter": segmenter.describe(), "task": task, **json.loads(report.to_json())}
         with whole_file(out) as stream:
             stream.write(json.dumps(document, indent=1).encode() + b"\n")
-
-
-# -------------------------------------------------------------------------------------------- progress
-
-
-class _Progress:
-    """How far, how fast and how long still, on stderr: a bar in a terminal, a line every few seconds elsewhere."""
-
-    def __init__(self, unit: str, total: int) -> None:
-        self._unit = unit
-        self._total = total
-        self._console = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
-        text = TextColumn("{task.description}", markup=False)
-        self._bar = Progress(
-            BarColumn(), text, console=self._console, disable=not self._console.is_terminal, transient=True
-        )
-        self._row = self._bar.add_task("", total=total)
-        self._first: tuple[float, int] | None = None  # when the first report came, and how much was done by then
-        self._last_line = time.monotonic()
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
-
-    def say(self, sentence: str) -> None:
-        """A line of its own, above the bar."""
-        self._console.print(sentence)
-
-    def update(self, done: int, note: str = "", *, total: int | None = None) -> None:
-        """So much is done by now. note: what else to show; total: where it was not known before."""
-        self._total = self._total if total is None else total
-        now = time.monotonic()
-        self._first = self._first or (now, done)
-        parts = [f"{done}/{self._total} {self._unit}"]
-        since, before = self._first
-        if done > before and now > since:
-            speed = (done - before) / (now - since)
-            left = timedelta(seconds=round((self._total - done) / speed))
-            parts += [f"{speed:.1f} {self._unit}/s", f"{left} left"]
-        line = ", ".join([*parts, note] if note else parts)
-        self._bar.update(self._row, completed=done, total=self._total, description=line)
-        if not self._console.is_terminal and now - self._last_line >= _SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            self.say(line)

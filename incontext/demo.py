@@ -89,23 +89,23 @@ JOBS: Final = (
         "Colonic glands with FHL2 stained brown, CMMI; no known copyright restrictions",
         Crop(0, 171, 170, 341),
         {
-            "top": Crop(171, 0, 341, 170),
             "top_right": Crop(342, 0, 512, 170),
             "middle": Crop(171, 171, 341, 341),
+            "right": Crop(342, 171, 512, 341),
             "bottom_left": Crop(0, 342, 170, 512),
             "bottom": Crop(171, 342, 341, 512),
         },
     ),
     Job(
         "cat",
-        "A cat: one side of the photograph is the example; then its other side, and two mirrored views",
+        "A cat: one view is the example; the others overlap it, as there is one photograph, and two are mirrored",
         "chelsea.png",
         "Chelsea the cat, photographed by Stefan van der Walt; CC0",
-        Crop(225, 0, 451, 225),
+        Crop(150, 0, 430, 225),
         {
-            "other_side": Crop(0, 0, 225, 225),
+            "further_left": Crop(0, 0, 225, 225),
             "whole_mirrored": Crop(0, 0, 451, 300, mirrored=True),
-            "close_mirrored": Crop(150, 0, 430, 225, mirrored=True),
+            "right_mirrored": Crop(225, 0, 451, 225, mirrored=True),
         },
     ),
 )
@@ -218,7 +218,7 @@ def _run_job(segmenter: Segmenter, job: Job, photographs: Path, folder: Path) ->
 
 # ------------------------------------------------------------------------------------------ contact sheets
 
-_CELL = 192  # pixels along a side of a thumbnail
+_CELL = 160  # pixels along a side of a thumbnail
 _GAP = 8
 _LINE = 20  # height of a line of text
 _WIDTH = _GAP + 6 * (_CELL + _GAP)  # all sheets are as wide as the job of most pictures needs

@@ -28,7 +28,7 @@ LEVELS: list[set[str]] = [
     {"tune", "video"},
     {"folder", "training", "evaluation"},
     {"__init__"},
-    {"demo", "ui"},
+    {"demo", "progress", "ui"},
     {"cli"},
     {"__main__"},
 ]

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 import incontext
-from incontext import checkpoint, cli, engine, formats, model
+from incontext import checkpoint, cli, engine, formats, model, progress
 from incontext.checkpoint import load_model, save_model
 from incontext.formats import Pixels, read_image, read_mask, write_image, write_mask
 from incontext.model import ModelConfig, SegGPT
@@ -353,7 +353,7 @@ def test_progress_is_a_line_now_and_then(
     for number in range(4):
         picture(photos / "PHOTOS" / f"{number}.jpg")
     assert run("segment", "PHOTOS", *EXAMPLE).err == ""
-    monkeypatch.setattr(cli, "_SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     lines = run("segment", "PHOTOS", *EXAMPLE).err.splitlines()
     assert len(lines) == 6
     assert lines[0] == "1/6 images"
@@ -514,7 +514,7 @@ def test_train(
     weights: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cli, "_SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     data = labelled(tmp_path / "squares", 20)
     train = ("train", data, "--recipe", "smoke", "--device", "cpu", "--workers", 0)
     done = run(*train, "-o", tmp_path / "one")

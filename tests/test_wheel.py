@@ -36,7 +36,12 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_the_weights_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    for needed in ("incontext/cli.py", "incontext/py.typed", "incontext/weights/manifest.json"):
+    for needed in (
+        "incontext/cli.py",
+        "incontext/py.typed",
+        "incontext/demo_masks/cat.png",
+        "incontext/weights/manifest.json",
+    ):
         assert needed in names
     assert "incontext/weights/default.safetensors" in names
     assert not [name for name in names if not name.startswith(("incontext/", "incontext-"))]

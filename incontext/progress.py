@@ -1,0 +1,54 @@
+"""How far a command is, how fast, and how long still: on stderr, for people. Refuses to know what is being done."""
+
+import time
+from datetime import timedelta
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+SECONDS_BETWEEN_LINES = 5.0  # of progress, where stderr is no terminal
+
+
+class ProgressLine:
+    """How far, how fast and how long still, on stderr: a bar in a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, unit: str, total: int) -> None:
+        self._unit = unit
+        self._total = total
+        self._console = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        text = TextColumn("{task.description}", markup=False)
+        self._bar = Progress(
+            BarColumn(), text, console=self._console, disable=not self._console.is_terminal, transient=True
+        )
+        self._row = self._bar.add_task("", total=total)
+        self._first: tuple[float, int] | None = None  # when the first report came, and how much was done by then
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def say(self, sentence: str) -> None:
+        """A line of its own, above the bar."""
+        self._console.print(sentence)
+
+    def update(self, done: int, note: str = "", *, total: int | None = None) -> None:
+        """So much is done by now. note: what else to show; total: where it was not known before."""
+        self._total = self._total if total is None else total
+        now = time.monotonic()
+        self._first = self._first or (now, done)
+        parts = [f"{done}/{self._total} {self._unit}"]
+        since, before = self._first
+        if done > before and now > since:
+            speed = (done - before) / (now - since)
+            left = timedelta(seconds=round((self._total - done) / speed))
+            parts += [f"{speed:.1f} {self._unit}/s", f"{left} left"]
+        line = ", ".join([*parts, note] if note else parts)
+        self._bar.update(self._row, completed=done, total=self._total, description=line)
+        if not self._console.is_terminal and now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            self.say(line)
