@@ -265,8 +265,8 @@ def test_ignored_and_visible_pixels_do_not_count() -> None:
 
 def test_recipes_count_their_steps_and_schedules() -> None:
     assert RECIPE.steps == 10
-    assert RECIPE.stage_at(5) == (Stage(16, 6, 4), 0)
-    assert RECIPE.stage_at(6) == (Stage(32, 4, 2), 24)
+    assert RECIPE.stage_at(5) == (Stage(16, 6, 4), 0, 0)
+    assert RECIPE.stage_at(6) == (Stage(32, 4, 2), 6, 24)
     with pytest.raises(IndexError, match="past the last of 10"):
         RECIPE.stage_at(10)
     rates = [RECIPE.rate(step) for step in range(11)]

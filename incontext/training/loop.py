@@ -54,18 +54,13 @@ class _Painter(Dataset[Painted]):
         return paint_episode(self.source[index], rng, patch=self.recipe.model.patch, coloring=self.recipe.coloring)
 
 
-def _one_thread(_worker: int) -> None:
-    torch.set_num_threads(1)
-
-
 def _batches(
     recipe: Recipe, sets: Sequence[ImageSet], first_step: int, workers: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
     """The collated batches from ``first_step`` to the end of the run."""
     step = first_step
     while step < recipe.steps:
-        stage, episodes_before = recipe.stage_at(step)
-        start = recipe.first_step(stage)
+        stage, start, episodes_before = recipe.stage_at(step)
         done, end = (step - start) * stage.batch, stage.steps * stage.batch
         loader = DataLoader(
             _Painter(recipe, sets, stage.side),
@@ -75,7 +70,6 @@ def _batches(
             collate_fn=collate,
             prefetch_factor=4 if workers else None,
             multiprocessing_context="fork" if workers else None,  # the decoded sets are shared, not copied
-            worker_init_fn=_one_thread,
         )
         for batch in loader:
             yield batch
