@@ -136,7 +136,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, config.width, kernel_size=config.patch, stride=config.patch)
 
     def forward(self, canvas: Tensor) -> Tensor:
-        # A convolution whose windows do not overlap is one matrix product, and faster as such on every device.
+        # A convolution whose windows do not overlap is one matrix product.
         patches = rearrange(
             canvas, "m c (r p) (w q) -> m r w (c p q)", p=self.proj.kernel_size[0], q=self.proj.kernel_size[1]
         )
