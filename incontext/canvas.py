@@ -1,4 +1,4 @@
-"""Pixels to tensors and back: fit, paint, stitch, read. The only place that knows the mean, the std and the two halves.
+"""Pixels to tensors and back: fit, paint, read. The only place that knows the mean and the std.
 
 Refuses to know files, devices and the network. Tensors stay on the device that they come on.
 """
@@ -51,15 +51,11 @@ def _resized(pixels: npt.NDArray[np.uint8], side: int, filter: Image.Resampling)
     return np.asarray(Image.fromarray(pixels).resize((side, side), filter))
 
 
-def stitch(prompt_half: Tensor, query_half: Tensor) -> Tensor:
-    """Prompt over query: twice (..., side, side) -> a canvas (..., 2*side, side)."""
-    return torch.cat([prompt_half, query_half], dim=-2)
-
-
-def halves(canvas: Tensor) -> tuple[Tensor, Tensor]:
-    """A canvas (..., 2*side, side) -> its prompt half and its query half, each (..., side, side)."""
-    prompt_half, query_half = canvas.chunk(2, dim=-2)
-    return prompt_half, query_half
+def normalise_colors(colors: Tensor) -> Tensor:
+    """Colours (..., 3) RGB in 0..255, of any dtype, on any device -> (..., 3) float32, ImageNet mean 0 and std 1."""
+    mean, std = colors.new_tensor([IMAGE_MEAN, IMAGE_STD], dtype=torch.float32)
+    normalised: Tensor = (colors.float() / 255 - mean) / std
+    return normalised
 
 
 def unpaint(painted: Tensor) -> Tensor:

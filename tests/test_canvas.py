@@ -32,9 +32,9 @@ def test_the_published_preprocessing_is_met(golden: Path, shared: Path, case: st
     for shot, names in enumerate(zip(meta["prompt_images"], meta["prompt_targets"], strict=True)):
         prompt = Prompt.from_colors(*(examples / name for name in names))
         assert prompt.palette is not None
-        images = canvas.stitch(canvas.fit(prompt.image, 448), query)
+        images = torch.cat([canvas.fit(prompt.image, 448), query], dim=1)
         paint = canvas.paint(prompt, prompt.palette, 448)
-        masks = canvas.stitch(paint, paint)
+        masks = torch.cat([paint, paint], dim=1)
         for name, ours in (("images", images), ("targets", masks)):
             every16 = ours[:, ::16, ::16].permute(1, 2, 0).numpy()
             np.testing.assert_allclose(every16, expected[f"{case}/canvas_{name}_every16"][shot], rtol=0, atol=1e-6)
@@ -80,13 +80,12 @@ def test_unpaint_undoes_normalise_and_clips() -> None:
     assert canvas.unpaint(torch.full((1, 3, 2, 2), -99.0, dtype=torch.bfloat16)).unique().tolist() == [0]
 
 
-def test_the_prompt_lies_over_the_query() -> None:
-    prompt_half, query_half = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
-    whole = canvas.stitch(prompt_half, query_half)
-    assert whole.shape == (2, 3, 8, 4)
-    assert not whole[..., :4, :].any()
-    for ours, half in zip(canvas.halves(whole), (prompt_half, query_half), strict=True):
-        torch.testing.assert_close(ours, half)
+def test_normalising_tensors_agrees_with_normalising_pictures_and_unpaint_undoes_it() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    normalised = canvas.normalise_colors(torch.from_numpy(rgb))
+    torch.testing.assert_close(normalised, canvas.normalise(rgb).permute(1, 2, 0))
+    back = canvas.unpaint(normalised.permute(2, 0, 1)[None])[0]
+    torch.testing.assert_close(back, torch.from_numpy(rgb).float(), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 40, 254])

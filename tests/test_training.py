@@ -254,7 +254,7 @@ def test_ignored_and_visible_pixels_do_not_count() -> None:
     _, batch = make_batch()
     answer = batch.mask_canvas.clone()
     ignoring = replace(batch, ids=torch.full_like(batch.ids, 255))
-    assert training_loss(torch.randn_like(answer), ignoring, Coloring(cross_entropy=0.0), beta=1.0)[1]["l1"] == 0.0
+    assert training_loss(torch.randn_like(answer), ignoring, Coloring(), beta=1.0)[0] == 0.0
     base, _ = training_loss(answer, batch, Coloring(), beta=1.0)
     answer[:, :, :16] = 99.0  # the prompt half is not hidden
     torch.testing.assert_close(training_loss(answer, batch, Coloring(), beta=1.0)[0], base)

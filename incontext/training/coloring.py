@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from incontext.canvas import IMAGE_MEAN, IMAGE_STD
+from incontext.canvas import normalise_colors
 from incontext.model import painting_loss
 from incontext.training.episodes import IGNORED, Episode
 
@@ -116,13 +116,11 @@ def collate(episodes: Sequence[Painted]) -> tuple[Tensor, Tensor, Tensor, Tensor
 def paint_batch(stacked: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], device: torch.device) -> Batch:
     """Move a collated batch to a device, paint and normalise it there."""
     images, ids, palettes, used, masked = (t.to(device, non_blocking=True) for t in stacked)
-    mean = torch.tensor(IMAGE_MEAN, device=device)
-    std = torch.tensor(IMAGE_STD, device=device)
-    colors = (palettes.float() / 255 - mean) / std
+    colors = normalise_colors(palettes)
     known = torch.where(ids == IGNORED, 0, ids).long()
     painted = torch.stack([palette[mask] for palette, mask in zip(colors, known, strict=True)])
     return Batch(
-        rearrange((images.float() / 255 - mean) / std, "b h w c -> b c h w").contiguous(),
+        rearrange(normalise_colors(images), "b h w c -> b c h w").contiguous(),
         rearrange(painted, "b h w c -> b c h w").contiguous(),
         masked,
         ids.long(),
@@ -151,7 +149,8 @@ def training_loss(painted: Tensor, batch: Batch, coloring: Coloring, *, beta: fl
     hidden = batch.masked.repeat_interleave(patch, dim=1).repeat_interleave(patch, dim=2) & valid
     logits = reading_logits(painted, batch.colors, batch.used, sharpness=coloring.sharpness)
     target = torch.where(hidden, batch.ids, -100)
-    cross_entropy = F.cross_entropy(logits, target, ignore_index=-100)
+    # Not its own mean, which is no number where nothing is hidden or everything is ignored.
+    cross_entropy = F.cross_entropy(logits, target, ignore_index=-100, reduction="sum") / hidden.sum().clamp_min(1)
     posterior = logits.softmax(dim=1) * hidden.unsqueeze(1)
     truth = F.one_hot(torch.where(hidden, batch.ids, 0), logits.shape[1]).movedim(-1, 1) * hidden.unsqueeze(1)
     overlap = (posterior * truth).sum((2, 3))[:, 1:]

@@ -119,7 +119,7 @@ class EpisodeSource:
     """Episode number i of a seed, from sets of pictures and from the renderer."""
 
     def __init__(self, sets: Sequence[ImageSet], sampling: Sampling, *, side: int, seed: int) -> None:
-        self.sets = tuple(sets)
+        self.sets = tuple(each for each in sets if each.by_id)  # what shows nothing can ask for nothing
         self.sampling = sampling
         self.side = side
         self.seed = seed
@@ -168,14 +168,13 @@ class EpisodeSource:
             image, mask = (np.rot90(a[:, ::-1] if mirror_this else a, turn) for a in (image, mask))
             images.append(jitter(image, rng))
             masks.append(relabel(mask, ids))
-        order = [0, 1] if rng.random() < 0.5 or not two_views else [1, 0]
-        return Episode(np.stack(images)[order], np.stack(masks)[order], len(ids))
+        return Episode(np.stack(images), np.stack(masks), len(ids))
 
     def _choose_ids(self, rng: np.random.Generator, ids: Sequence[int], first: int | None = None) -> list[int]:
         """The ids that an episode asks for, in random order; ``first`` is always among them."""
         head = [] if first is None else [first]
-        room = self.sampling.max_ids - len(head)
-        room = 1 - len(head) if rng.random() < self.sampling.single_id else int(rng.integers(1, room + 1))
+        most = self.sampling.max_ids - len(head)
+        room = 1 - len(head) if rng.random() < self.sampling.single_id else int(rng.integers(1, most + 1))
         tail = [int(i) for i in rng.permutation(np.asarray(ids, dtype=np.int64))[:room]]
         return head + tail
 
