@@ -20,6 +20,7 @@ from PIL import Image
 
 import incontext
 from incontext import checkpoint, cli, engine, formats, model, progress
+from incontext.cli import options
 from incontext.checkpoint import load_model, save_model
 from incontext.formats import Pixels, read_image, read_mask, write_image, write_mask
 from incontext.model import ModelConfig, SegGPT
@@ -159,10 +160,10 @@ def test_mistyped_commands_are_refused(run: Callable[..., Done], arguments: list
 
 
 def test_choices_are_those_of_the_library() -> None:
-    assert set(get_args(cli.TaskName)) == set(get_args(model.Task)) == {"instance", "semantic"}
-    assert get_args(cli.DtypeName) == get_args(engine.DtypeName)
-    assert set(get_args(cli.LayoutName)) == set(checkpoint.LAYOUTS)
-    assert set(get_args(cli.StoredDtypeName)) == set(checkpoint.STORED_DTYPES)
+    assert set(get_args(options.TaskName)) == set(get_args(model.Task)) == {"instance", "semantic"}
+    assert get_args(options.DtypeName) == get_args(engine.DtypeName)
+    assert set(get_args(options.LayoutName)) == set(checkpoint.LAYOUTS)
+    assert set(get_args(options.StoredDtypeName)) == set(checkpoint.STORED_DTYPES)
 
 
 def test_in_development_mode_errors_keep_their_traceback(photos: Path) -> None:

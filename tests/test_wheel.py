@@ -37,7 +37,7 @@ def test_the_wheel_holds_the_package_the_weights_and_nothing_else(wheel: Path) -
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     for needed in (
-        "incontext/cli.py",
+        "incontext/cli/segment.py",
         "incontext/py.typed",
         "incontext/demo_masks/cat.png",
         "incontext/weights/manifest.json",

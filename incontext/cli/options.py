@@ -1,0 +1,50 @@
+"""What the commands share: the program, its groups, and the options that mean the same everywhere."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from incontext import __version__
+
+app = typer.Typer(
+    help="Show one example, segment everything like it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+weights_app = typer.Typer(help="Weights: what there is, what is in a file, checks, other layouts, downloads.")
+evaluate_app = typer.Typer(help="Scores on data with masks.")
+app.add_typer(weights_app, name="weights", no_args_is_help=True)
+app.add_typer(evaluate_app, name="evaluate", no_args_is_help=True)
+
+TaskName = Literal["instance", "semantic"]
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+LayoutName = Literal["incontext", "published", "transformers"]
+StoredDtypeName = Literal["float32", "float16", "bfloat16"]
+
+Weights = Annotated[
+    str, typer.Option("--weights", metavar="NAME|PATH", help="A name that `incontext weights list` knows, or a file.")
+]
+Device = Annotated[str, typer.Option("--device", help='"auto", "cpu", "cuda", "cuda:1", "mps".')]
+Dtype = Annotated[DtypeName, typer.Option("--dtype", help="auto: bfloat16 on CUDA, else float32, which is exact.")]
+Task = Annotated[TaskName, typer.Option("--task", help="Whether the ids are objects or kinds of things.")]
+Side = Annotated[
+    int | None, typer.Option("--side", min=1, help="Pixels along a side of what the network sees. Default: as trained.")
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"incontext {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options before the command."""

@@ -1,0 +1,87 @@
+"""`incontext weights`: what there is, what is in a file, checks, other layouts, downloads."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from incontext.cli.options import LayoutName, StoredDtypeName, weights_app
+
+
+@weights_app.command("list")
+def weights_list() -> None:
+    """The weights that have a name."""
+    from incontext.checkpoint import cached_path, registry
+
+    entries = registry().values()
+    width = max((len(entry.name) for entry in entries), default=0)
+    for entry in entries:
+        where = "on this machine" if cached_path(entry) else "to download"
+        print(f"{entry.name:{width}}  {where:15}  {entry.licence}  {entry.description}")
+
+
+@weights_app.command("info")
+def weights_info(weights: Annotated[str, typer.Argument(metavar="NAME|PATH")] = "default") -> None:
+    """What is in a file of weights. Nothing is downloaded."""
+    from incontext.checkpoint import cached_path, info, registry, resolve
+
+    entry = registry().get(weights)
+    if entry is not None:
+        _print_rows({"name": entry.name, "about": entry.description, "source": entry.source, "licence": entry.licence})
+        if cached_path(entry) is None:
+            _print_rows(asdict(entry.config))
+            print(f"not on this machine; fetch it with: incontext weights download {entry.name}")
+            return
+    found = info(resolve(weights))
+    _print_rows(
+        {
+            "file": found.path,
+            "layout": found.layout,
+            "parameters": f"{found.parameters:,}",
+            "dtype": found.dtype,
+            "bytes": f"{found.bytes:,}",
+            "sha256": found.sha256,
+            **asdict(found.config),
+            **found.metadata,
+        }
+    )
+
+
+@weights_app.command("verify")
+def weights_verify(weights: Annotated[str, typer.Argument(metavar="NAME|PATH")] = "default") -> None:
+    """Check weights completely: every value, and named ones against their SHA-256."""
+    from incontext.checkpoint import verify
+
+    found = verify(weights)
+    print(f"{found.path}: {found.parameters:,} finite parameters, SHA-256 {found.sha256}")
+
+
+@weights_app.command("convert")
+def weights_convert(
+    source: Annotated[str, typer.Argument(metavar="NAME|PATH")],
+    target: Annotated[Path, typer.Argument(help="The file to write; for the layout of transformers, a folder.")],
+    layout: Annotated[
+        LayoutName, typer.Option("--layout", help="published: what the authors' code reads.")
+    ] = "incontext",
+    dtype: Annotated[StoredDtypeName | None, typer.Option("--dtype", help="Default: the source's.")] = None,
+) -> None:
+    """Rewrite weights in another layout or precision."""
+    from incontext.checkpoint import convert, resolve
+
+    written = convert(resolve(source), target, layout=layout, dtype=dtype)
+    print(f"{written.path}: {written.layout}, {written.dtype}, {written.bytes:,} bytes, SHA-256 {written.sha256}")
+
+
+@weights_app.command("download")
+def weights_download(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+    """Fetch named weights into the Hugging Face cache, and check them."""
+    from incontext.checkpoint import download
+
+    print(download(name))
+
+
+def _print_rows(rows: dict[str, object]) -> None:
+    for name, value in rows.items():
+        text = str(value)
+        print(f"{name + ':':15} {text if len(text) <= 200 else text[:200] + ' ...'}")
