@@ -2,6 +2,8 @@
 #   make demo   segment real photographs with the embedded weights
 #   make test   run every test
 #   make check  lint, format, types, tests: what a change must pass
+#   make gpu    on a machine with a CUDA card: the tests that need it, then the speed ladder, within nine minutes;
+#               the figures go to OUT. With a Python that has everything already: make gpu PYTHON_RUN=python3
 #   make clean  remove what the commands above made, the environment included
 # Another interpreter: make test PYTHON=python3.12. Another environment: make test VENV=/some/venv.
 
@@ -9,7 +11,12 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: demo test check clean
+# make gpu: an interpreter to use as it is, without an environment; where the figures go; seconds for all of it
+PYTHON_RUN ?=
+OUT ?= benchmarks/results
+GPU_SECONDS ?= 500
+
+.PHONY: demo test check gpu clean
 
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest
@@ -19,6 +26,18 @@ check: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
 	$(VENV)/bin/python -m pytest
+
+# Tests that fail do not keep the ladder from running; what is left of the time is what its rows may take.
+gpu: export PYTHONPATH := .
+gpu: export PYTHONUNBUFFERED := 1
+gpu: RUN = $(or $(PYTHON_RUN),$(VENV)/bin/python)
+gpu: LADDER = $(RUN) benchmarks/ladder.py --device cuda --out $(OUT)
+gpu: $(if $(PYTHON_RUN),,$(VENV)/.installed-dev)
+	@end=$$(($$(date +%s) + $(GPU_SECONDS))); status=0; \
+	$(RUN) -m pytest -m gpu || status=$$?; \
+	$(LADDER) --model large --budget-seconds $$((end - $$(date +%s) - 60)) || status=$$?; \
+	$(LADDER) --model default --shots 1,4,8 --budget-seconds $$((end - $$(date +%s))) || status=$$?; \
+	exit $$status
 
 demo: $(VENV)/.installed-demo
 	$(VENV)/bin/incontext demo

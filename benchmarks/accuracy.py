@@ -1,44 +1,32 @@
-"""Few-shot accuracy of weights on the fixed test episodes, with the baselines, as one JSON file.
+"""Few-shot accuracy as a file of results: `incontext evaluate few-shot` with the same arguments, and what it found.
 
-python benchmarks/accuracy.py ../shared/data/test --shots 1
+python benchmarks/accuracy.py ../shared/data/test --out SCORES/
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 from record import record
 
-import incontext
-from incontext.evaluation import evaluate
-from incontext.evaluation.baselines import BASELINES
-
 
 def main() -> None:
-    """Measure, print, record."""
+    """Measure, record."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="a folder with episodes.json")
-    parser.add_argument("--weights", default="default")
-    parser.add_argument("--shots", type=int, default=1)
-    parser.add_argument("--side", type=int, default=None, help="pixels; default: as trained")
-    parser.add_argument("--dtype", default="auto")
-    options = parser.parse_args()
-
-    segmenter = incontext.load(options.weights, dtype=options.dtype)
-    report = evaluate(
-        lambda query, prompts: segmenter.segment(query, prompts, side=options.side), options.data, shots=options.shots
+    parser.add_argument("--out", type=Path, required=True, help="the folder of the report; a stopped run goes on there")
+    options, others = parser.parse_known_args()
+    subprocess.run(
+        [sys.executable, "-m", "incontext", "evaluate", "few-shot", *others, "--out", str(options.out)], check=True
     )
-    print(report.to_markdown())
-    baselines = {
-        name: {each.name: each.mean_iou for each in evaluate(predict, options.data, shots=options.shots).sets}
-        for name, predict in BASELINES.items()
-    }
-    name = f"accuracy_{Path(options.weights).stem}_{options.shots}shot" + (
-        f"_side{options.side}" if options.side else ""
-    )
-    record(name, {"model": segmenter.describe(), "report": json.loads(report.to_json()), "baselines": baselines})
+    report = json.loads((options.out / "report.json").read_text())
+    for each in (of_set for column in report["columns"] for of_set in column["sets"]):
+        del each["episode_iou"]  # of every episode alone: most of the file
+    about = report["about"]
+    record(f"accuracy_{Path(about['weights']).stem}_side{about['side']}", report)
 
 
 if __name__ == "__main__":

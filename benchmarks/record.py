@@ -4,46 +4,50 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import shlex
 import sys
-from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import cast
 
 import torch
+
+from incontext.bench import circumstances
+from incontext.formats import whole_file
 
 RESULTS = Path(__file__).parent / "results"
 
 
-def hardware() -> str:
-    """The GPU's name where PyTorch sees one, else the processor's and the number of cores."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
-    return f"{models[0] if models else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+def document(name: str, measured: dict[str, object], device: torch.device | None = None) -> dict[str, object]:
+    """``measured`` with its circumstances. device: that it was measured on; None is the card if there is one."""
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    known = circumstances(device)
+    versions = cast("dict[str, str]", known["versions"])
+    for package in ("timm", "transformers", "triton"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    if device.type == "cuda":
+        versions["cuda"] = str(torch.version.cuda)
+    command = shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+    return {"benchmark": name, "command": command, **known, **measured}
+
+
+def save(row: dict[str, object], folder: Path = RESULTS) -> Path:
+    """Write a document to FOLDER/NAME_HARDWARE_torchVERSION_DATE.json; the file appears whole or not at all."""
+    slug = re.sub(r"[^a-z0-9]+", "-", str(row["hardware"]).lower()).strip("-")
+    path = folder / f"{row['benchmark']}_{slug}_torch{torch.__version__.split('+')[0]}_{row['date']}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as stream:
+        stream.write(json.dumps(row, indent=1).encode() + b"\n")
+    return path
 
 
 def record(name: str, measured: dict[str, object]) -> Path:
     """Write ``measured`` with its circumstances to results/ and print it as one line, the last one, for machines."""
-    today = datetime.now(UTC).date().isoformat()
-    row = {
-        "benchmark": name,
-        "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
-        "date": today,
-        "hardware": hardware(),
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("incontext", "torch", "numpy", "pillow")},
-        },
-        **measured,
-    }
-    slug = re.sub(r"[^a-z0-9]+", "-", hardware().lower()).strip("-")
-    path = RESULTS / f"{name}_{slug}_torch{version('torch').split('+')[0]}_{today}.json"
-    RESULTS.mkdir(exist_ok=True)
-    path.write_text(json.dumps(row, indent=1) + "\n")
+    row = document(name, measured)
+    path = save(row)
     print(json.dumps(row))
     return path

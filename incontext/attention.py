@@ -6,18 +6,28 @@ shots and tasks. Every kernel of ``KERNELS`` gives the same numbers as :func:`pl
 The relative positions are those of MViTv2 (arXiv 2112.01526, section 4.1) as used by SegGPT (arXiv 2304.03284): a term
 for rows and one for columns, both linear in the *unscaled* query:
 ``bias[i, j] = q_i . rows[row_i, row_j] + q_i . columns[column_i, column_j]``.
+
+Queries and keys are whole rows of patches of one canvas, not necessarily the same rows. A kernel also returns, when
+asked, the log-sum-exp of each query's scores, with which :func:`merge` joins the attention to disjoint sets of keys.
+
+Shapes, throughout: q (..., heads, Rq * W, d); k and v (..., heads, Rk * W, d), where the leading axes of q broadcast
+against theirs; rows (Rq, Rk, d) and columns (W, W, d) from :func:`relative_table`; the answer (..., heads, Rq * W, d)
+in q's dtype and its log-sum-exp (..., heads, Rq * W), in float32 at least.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
+
+BIAS_BYTES = 16 << 20  # of the bias that exists at a time on a CPU: larger pieces are paged in anew in every block
 
 
 def relative_table(table: Tensor, length: int) -> Tensor:
@@ -36,39 +46,65 @@ def relative_table(table: Tensor, length: int) -> Tensor:
 
 
 def relative_bias(q: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """The two terms of the bias: (..., R * W, R) for the rows and (..., R * W, W) for the columns of the keys.
-
-    Shapes: q (..., R * W, d) unscaled; rows (R, R, d); columns (W, W, d).
-    """
+    """The two terms of the bias: (..., Rq * W, Rk) for the rows and (..., Rq * W, W) for the columns of the keys."""
     grid = rearrange(q, "... (r w) d -> ... r w d", r=rows.shape[0])
     by_row = torch.einsum("...rwd,rkd->...rwk", grid, rows)
     by_column = torch.einsum("...rwd,wkd->...rwk", grid, columns)
     return by_row.flatten(-3, -2), by_column.flatten(-3, -2)
 
 
-def _full_bias(q: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def full_bias(q: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The bias of every pair: (..., Rq * W, Rk * W)."""
     by_row, by_column = relative_bias(q, rows, columns)
     return (by_row.unsqueeze(-1) + by_column.unsqueeze(-2)).flatten(-2)
 
 
-def plain(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+# -------------------------------------------------------------------------------------------- kernels
+
+
+def plain(
+    q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, with_lse: bool
+) -> tuple[Tensor, Tensor | None]:
     """The definition, written out; every score exists in memory. The reference that the other kernels are tested on."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + _full_bias(q, rows, columns)
-    return torch.softmax(scores, dim=-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype) @ v
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + full_bias(q, rows, columns)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    out = torch.softmax(scores, dim=-1, dtype=wide).to(q.dtype) @ v
+    return out, torch.logsumexp(scores.to(wide), dim=-1) if with_lse else None
 
 
-def bias_mask(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """PyTorch's scaled_dot_product_attention with the bias as its float mask."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=_full_bias(q, rows, columns))
+def bias_mask(
+    q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, with_lse: bool
+) -> tuple[Tensor, Tensor | None]:
+    """PyTorch's scaled_dot_product_attention with the bias as its float mask.
+
+    On a CPU without gradients some heads at a time, so that the bias stays small.
+    """
+    if q.device.type != "cpu" or _needs_grad(q, k, v, rows, columns):
+        return _dot_product(q, k, v, full_bias(q, rows, columns), q.shape[-1] ** -0.5, with_lse)
+    lead = _lead(q, k)
+    out = q.new_empty(*lead, *q.shape[-2:])
+    lse = q.new_empty(*lead, q.shape[-2], dtype=torch.promote_types(q.dtype, torch.float32)) if with_lse else None
+    q = q.expand(lead[0], *q.shape[1:])
+    per_head = q.shape[-2] * k.shape[-2] * q.element_size()
+    for at, heads in _pieces(q, max(1, BIAS_BYTES // per_head)):
+        part, its_k, its_v = (each[at][..., heads, :, :] for each in (q, k, v))
+        bias = full_bias(part, rows, columns)
+        found, found_lse = _dot_product(part, its_k, its_v, bias, q.shape[-1] ** -0.5, with_lse)
+        out[at][..., heads, :, :] = found
+        if lse is not None and found_lse is not None:
+            lse[at][..., heads, :] = found_lse
+    return out, lse
 
 
-def folded(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def folded(
+    q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, with_lse: bool
+) -> tuple[Tensor, Tensor | None]:
     """The bias folded into wider queries and keys, so that a flash kernel, which takes no bias, computes it.
 
     ``[q * scale, by_row, by_column] . [k, onehot(row), onehot(column)]`` is the biased score. The bias never exists as
     a (tokens, tokens) tensor. The width is padded to a multiple of 8, as flash kernels ask.
     """
-    height, width = rows.shape[0], columns.shape[0]
+    height, width = rows.shape[1], columns.shape[0]
     by_row, by_column = relative_bias(q, rows, columns)
     onehot_row = torch.eye(height, dtype=k.dtype, device=k.device).repeat_interleave(width, dim=0)
     onehot_column = torch.eye(width, dtype=k.dtype, device=k.device).repeat(height, 1)
@@ -77,31 +113,168 @@ def folded(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Te
     wide_k = torch.cat([k, onehot], dim=-1)
     padding = (0, -wide_q.shape[-1] % 8)
     wide_v = F.pad(v, (0, wide_q.shape[-1] + padding[1] - v.shape[-1]))
-    out = F.scaled_dot_product_attention(F.pad(wide_q, padding), F.pad(wide_k, padding), wide_v, scale=1.0)
-    return out[..., : v.shape[-1]]
+    out, lse = _dot_product(F.pad(wide_q, padding), F.pad(wide_k, padding), wide_v, None, 1.0, with_lse)
+    return out[..., : v.shape[-1]], lse
 
 
-KERNELS: dict[str, Kernel] = {"plain": plain, "bias_mask": bias_mask, "folded": folded}
+def flex(
+    q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, with_lse: bool
+) -> tuple[Tensor, Tensor | None]:
+    """FlexAttention with the bias as its score modification, always compiled (arXiv 2412.05496).
 
-
-def choose_kernel(device: torch.device) -> str:
-    """The name of the kernel that measured fastest for inference on a kind of device.
-
-    CPU: the bias as SDPA's mask; elsewhere the folded one, which a flash kernel can take.
+    Raises:
+        ValueError: it cannot run here: it takes no float64, and on a CPU neither gradients nor several shots.
     """
-    return "bias_mask" if device.type == "cpu" else "folded"
+    on_cpu = q.device.type == "cpu"
+    if q.dtype == torch.float64 or (on_cpu and (with_lse or _needs_grad(q, k, v, rows, columns))):
+        asked = "a log-sum-exp (several shots)" if with_lse else "gradients" if q.dtype != torch.float64 else "float64"
+        raise ValueError(
+            f"the attention kernel flex cannot do {asked} on {q.device.type}; use auto, plain, bias_mask or folded"
+        )
+    lead = _lead(q, k)
+    inputs = [_batched(each, lead) for each in (q, k, v, *relative_bias(q, rows, columns))]
+    out, lse = _compiled_flex()(*inputs, with_lse)
+    return _unbatched(out, lead), None if lse is None else _unbatched(lse, lead)
+
+
+@cache
+def _compiled_flex() -> Callable[..., tuple[Tensor, Tensor | None]]:
+    return torch.compile(_uncompiled_flex, dynamic=False)
+
+
+def _uncompiled_flex(
+    q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_column: Tensor, with_lse: bool
+) -> tuple[Tensor, Tensor | None]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    width = by_column.shape[-1]
+
+    def add_bias(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return score + by_row[b, h, i, j // width] + by_column[b, h, i, j % width]
+
+    if with_lse:
+        return flex_attention(q, k, v, score_mod=add_bias, return_lse=True)
+    return flex_attention(q, k, v, score_mod=add_bias), None
+
+
+KERNELS: dict[str, Kernel] = {"plain": plain, "bias_mask": bias_mask, "folded": folded, "flex": flex}
+
+
+# --------------------------------------------------------------------------------------- entry points
+
+
+def choose_kernel(device: torch.device, dtype: torch.dtype, *, gradients: bool = False) -> str:
+    """The name of the kernel that measured fastest (docs/log.md has the figures).
+
+    CPU: the bias as SDPA's mask in float32, the folded kernel in reduced precision, where its wider products are
+    cheap. CUDA: the folded one, which a flash kernel can take. Elsewhere, and for gradients in full precision, plain.
+    """
+    reduced = dtype in (torch.bfloat16, torch.float16)
+    if gradients:
+        return "folded" if reduced and device.type in ("cpu", "cuda") else "plain"
+    if device.type == "cpu":
+        return "folded" if reduced else "bias_mask"
+    return "folded" if device.type == "cuda" else "plain"
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, *, kernel: str = "auto") -> Tensor:
-    """Global self-attention over a grid of R x W patches with decomposed relative positions.
-
-    Shapes: q, k, v (..., heads, R * W, d); rows (R, R, d) and columns (W, W, d) from :func:`relative_table`.
-    Returns (..., heads, R * W, d) in q's dtype. ``kernel`` is "auto" or a key of ``KERNELS``.
+    """Attention of rows of patches to rows of patches; shapes as the module says. ``kernel``: "auto" or of ``KERNELS``.
 
     Raises:
-        ValueError: the kernel's name is unknown.
+        ValueError: the kernel's name is unknown, or it cannot run here.
     """
-    name = choose_kernel(q.device) if kernel == "auto" else kernel
+    name = kernel
+    if name == "auto":
+        name = choose_kernel(q.device, q.dtype, gradients=_needs_grad(q, k, v, rows, columns))
+    return _kernel(name)(q, k, v, rows, columns, False)[0]
+
+
+def attention_with_lse(
+    q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, *, kernel: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """:func:`attention` and the log-sum-exp of its scores. Only plain, which "auto" then takes, has its gradient.
+
+    Raises:
+        ValueError: the kernel's name is unknown, or it cannot run here.
+    """
+    gradients = _needs_grad(q, k, v, rows, columns)
+    name = kernel
+    if name == "auto":
+        name = "plain" if gradients else choose_kernel(q.device, q.dtype)
+    if gradients and name != "plain":
+        raise ValueError(f"the log-sum-exp of the attention kernel {name} has no gradient; use plain, or auto")
+    out, lse = _kernel(name)(q, k, v, rows, columns, True)
+    assert lse is not None
+    return out, lse
+
+
+def merge(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> Tensor:
+    """The attention to two disjoint sets of keys as if to both at once; the leading axes broadcast.
+
+    The weights of the two answers are the softmax of their log-sum-exps, as between the blocks of flash attention
+    (arXiv 2205.14135, section 3.1).
+    """
+    weight = torch.sigmoid(lse - other_lse).unsqueeze(-1)
+    return torch.lerp(other.to(weight.dtype), out.to(weight.dtype), weight).to(out.dtype)
+
+
+# --------------------------------------------------------------------------------- PyTorch's own kernels
+
+
+def _kernel(name: str) -> Kernel:
     if name not in KERNELS:
-        raise ValueError(f"expected an attention kernel among auto, {', '.join(KERNELS)}; got {kernel!r}")
-    return KERNELS[name](q, k, v, rows, columns)
+        raise ValueError(f"expected an attention kernel among auto, {', '.join(KERNELS)}; got {name!r}")
+    return KERNELS[name]
+
+
+def _needs_grad(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _pieces(q: Tensor, heads_at_once: int) -> Iterator[tuple[slice, slice]]:
+    """The parts of (batch, ..., heads, tokens, d) to work on in turn: slices of the batch and of the heads."""
+    batch, heads = q.shape[0], q.shape[-3]
+    if heads_at_once >= heads * q.shape[:-3].numel():
+        yield slice(None), slice(None)
+        return
+    for first in range(batch):
+        for start in range(0, heads, heads_at_once):
+            yield slice(first, first + 1), slice(start, start + heads_at_once)
+
+
+def _dot_product(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, with_lse: bool
+) -> tuple[Tensor, Tensor | None]:
+    """scaled_dot_product_attention; with the log-sum-exp, which only the operators beneath it return."""
+    lead = _lead(q, k)
+    q, k, v = (_batched(each, lead) for each in (q, k, v))
+    mask = None if bias is None else _batched(bias, lead)
+    aten, out, lse = torch.ops.aten, None, None
+    if not with_lse:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    elif q.device.type == "cpu":
+        out, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask, scale=scale)  # noqa: SLF001
+    elif q.device.type == "cuda" and mask is None and q.dtype in (torch.bfloat16, torch.float16):
+        out, lse = aten._scaled_dot_product_flash_attention(q, k, v, scale=scale)[:2]  # noqa: SLF001
+    elif q.device.type == "cuda":
+        if mask is not None:  # the operator wants rows of the mask to begin at multiples of 8
+            mask = F.pad(mask, (0, -mask.shape[-1] % 8))[..., : mask.shape[-1]]
+        out, lse = aten._scaled_dot_product_efficient_attention(q, k, v, mask, True, scale=scale)[:2]  # noqa: SLF001
+        lse = lse[..., : q.shape[-2]]  # padded to the operator's block
+    else:
+        raise ValueError(f"PyTorch has no attention kernel with log-sum-exp for {q.device.type}; use plain, or auto")
+    return _unbatched(out, lead), None if lse is None else _unbatched(lse, lead)
+
+
+def _lead(q: Tensor, k: Tensor) -> torch.Size:
+    """The leading axes of the answer: those of q and k, broadcast."""
+    return torch.Size(max(pair) for pair in zip(q.shape[:-2], k.shape[:-2], strict=True))
+
+
+def _batched(tensor: Tensor, lead: torch.Size) -> Tensor:
+    """(..., heads, n, m) -> (batch, heads, n, m), which is what PyTorch's operators take; a view where it can be."""
+    return tensor.expand(*lead, *tensor.shape[-2:]).flatten(0, len(lead) - 2)
+
+
+def _unbatched(tensor: Tensor, lead: torch.Size) -> Tensor:
+    return tensor.reshape(*lead, *tensor.shape[2:])

@@ -4,6 +4,7 @@ Refuses to know files, devices and the network. Tensors stay on the device that 
 """
 
 from collections.abc import Sequence
+from math import ceil, sqrt
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from incontext.formats import Pixels
+from incontext.formats import IGNORED, Pixels
 from incontext.types import Palette, Prompt
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0..1
@@ -27,28 +28,47 @@ _LEAST_MARGIN = 1e-6  # so that a pixel half way between two colours still has a
 _NORMALISED = ((np.arange(256) / 255 - np.array(IMAGE_MEAN)[:, None]) / np.array(IMAGE_STD)[:, None]).astype(np.float32)
 
 
-def normalise(rgb: npt.NDArray[np.uint8]) -> Tensor:
-    """(H, W, 3) uint8 RGB -> (3, H, W) float32, ImageNet mean 0 and std 1."""
-    return torch.from_numpy(np.stack([_NORMALISED[c][rgb[..., c]] for c in range(3)]))
+def normalise(rgb: Tensor) -> Tensor:
+    """(..., H, W, 3) uint8 RGB, on any device -> (..., 3, H, W) float32, ImageNet mean 0 and std 1."""
+    table = torch.from_numpy(_NORMALISED).to(rgb.device)
+    return torch.stack([table[c][rgb[..., c].int()] for c in range(3)], dim=-3)
 
 
-def fit(image: npt.NDArray[np.uint8], side: int) -> Tensor:
-    """An image (H, W, 3) uint8 RGB, squeezed by Pillow's bicubic filter -> (3, side, side) normalised."""
-    return normalise(_resized(image, side, Image.Resampling.BICUBIC))
+def fit(image: Pixels, size: tuple[int, int]) -> Pixels:
+    """An image (H, W, 3) uint8 RGB, squeezed by Pillow's bicubic filter to a size (H, W)."""
+    return _resized(image, size, Image.Resampling.BICUBIC)
 
 
-def paint(prompt: Prompt, palette: Palette, side: int) -> Tensor:
-    """A prompt's mask, resized to the nearest pixel and painted -> (3, side, side) normalised.
+def paint(prompt: Prompt, palette: Palette, size: tuple[int, int]) -> Pixels:
+    """A prompt's mask, resized to the nearest pixel and painted: (H, W, 3) uint8. Ids without a colour become black.
 
     A raw colour prompt is painted in its own colours; the palette is then for reading only.
     """
     if prompt.colors is not None:
-        return normalise(_resized(prompt.colors, side, Image.Resampling.NEAREST))
-    return normalise(palette.paint(_resized(prompt.mask, side, Image.Resampling.NEAREST)))
+        return _resized(prompt.colors, size, Image.Resampling.NEAREST)
+    mask = _resized(prompt.mask, size, Image.Resampling.NEAREST)
+    return palette.paint(np.where(np.isin(mask, [*palette.ids, IGNORED]), mask, 0))
 
 
-def _resized(pixels: npt.NDArray[np.uint8], side: int, filter: Image.Resampling) -> Pixels:
-    return np.asarray(Image.fromarray(pixels).resize((side, side), filter))
+def mosaic(prompts: Sequence[Prompt], palette: Palette, side: int) -> tuple[Pixels, Pixels]:
+    """The spatial ensemble: prompts tiled n x n into one -> its image and its painted mask, (side, side, 3) uint8.
+
+    n is the smallest that holds them all. Cells that are left over show the prompts again from the first, which
+    measured better than black cells or grey ones (docs/log.md). Each prompt is squeezed once, straight to its cell.
+    """
+    n = ceil(sqrt(len(prompts)))
+    edges = [round(i * side / n) for i in range(n + 1)]
+    image, painted = np.empty((side, side, 3), np.uint8), np.empty((side, side, 3), np.uint8)
+    for cell in range(n * n):
+        prompt, (row, column) = prompts[cell % len(prompts)], divmod(cell, n)
+        at = slice(edges[row], edges[row + 1]), slice(edges[column], edges[column + 1])
+        size = at[0].stop - at[0].start, at[1].stop - at[1].start
+        image[at], painted[at] = fit(prompt.image, size), paint(prompt, palette, size)
+    return image, painted
+
+
+def _resized(pixels: Pixels, size: tuple[int, int], filter: Image.Resampling) -> Pixels:
+    return np.asarray(Image.fromarray(pixels).resize(size[::-1], filter))
 
 
 def normalise_colors(colors: Tensor) -> Tensor:
@@ -82,19 +102,33 @@ def read_colors(colors: Tensor, palette: Palette) -> tuple[Tensor, Tensor]:
 
 
 def read(
-    painted: Tensor, palette: Palette, sizes: Sequence[tuple[int, int]]
+    painted: Sequence[tuple[Tensor, Palette]], sizes: Sequence[tuple[int, int]]
 ) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]:
-    """Paint (B, 3, side, side) normalised -> for each query, at its own size (H, W), ids uint8 and confidence in 0..1.
+    """Paint -> for each query, at its own size (H, W), ids uint8 and confidence in 0..1.
 
+    painted: (B, 3, side, side) normalised with its palette; several when the ids went through the network in groups.
     Colours are read at the network's resolution, so no blend of two is taken for a third. What is upsampled is each
     pixel's vote for its id, weighted by its confidence: the id with most votes wins, and the confidence is its lead
     over all others together. For one id this follows the zero line of the signed colour margin, smooth where nearest
     upsampling is blocky. At (side, side) nothing changes. Memory is that of a band of rows, for any number of ids.
     """
-    if painted.ndim != 4 or painted.shape[1] != 3 or len(painted) != len(sizes):
-        raise ValueError(f"expected paint (B, 3, side, side) and B sizes, got {tuple(painted.shape)} and {len(sizes)}")
-    ids, confidence = read_colors(unpaint(painted), palette)
+    if any(each.ndim != 4 or each.shape[:2] != (len(sizes), 3) for each, _ in painted):
+        shapes = ", ".join(str(tuple(each.shape)) for each, _ in painted)
+        raise ValueError(f"expected paint (B, 3, side, side) and B sizes, got {shapes} and {len(sizes)} sizes")
+    ids, confidence = _joined([read_colors(unpaint(each), palette) for each, palette in painted])
     return [_at_size(i, c, size) for i, c, size in zip(ids, confidence, sizes, strict=True)]
+
+
+def _joined(readings: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Of the groups that claim a pixel the surest one has it; background where none does, as sure as the least sure."""
+    ids, confidence = readings[0]
+    for other, its_confidence in readings[1:]:
+        claimed, its_claim = ids != 0, other != 0
+        takes = its_claim & (~claimed | (its_confidence > confidence))
+        least = torch.minimum(confidence, its_confidence)
+        confidence = torch.where(takes, its_confidence, torch.where(claimed, confidence, least))
+        ids = torch.where(takes, other, ids)
+    return ids, confidence
 
 
 def _at_size(ids: Tensor, confidence: Tensor, size: tuple[int, int]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -1,32 +1,43 @@
 """The Segmenter: a network on a device, from pictures and a context to masks.
 
-Owns the device, the dtype, compilation and batching. It refuses to know files of weights (checkpoint.py), pixels
-(canvas.py) and the inside of the network (model.py): dtype and compilation are applied from outside.
+Owns the device, the dtype, compilation, batching and memory. It refuses to know files of weights (checkpoint.py),
+colours and mosaics (context.py), pixels (canvas.py) and the inside of the network (model.py): dtype and compilation are
+applied from outside.
 """
 
 from __future__ import annotations
 
 import os
+import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
+import psutil
 import torch
 from torch import Tensor
 
-from incontext import canvas
+from incontext import canvas, memory
 from incontext.attention import choose_kernel
 from incontext.checkpoint import load_model, resolve
-from incontext.formats import ImageLike, read_image
-from incontext.model import SegGPT, Task
+from incontext.context import Ensemble, shown_palette, stitch
+from incontext.formats import ImageLike, Pixels, read_image
+from incontext.memory import Room
+from incontext.model import ContextTokens, SegGPT, Tables, Task
 from incontext.types import Palette, Prompt, Segmentation
 
 Context = Prompt | Sequence[Prompt]
 DeviceName = str
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+BatchSize = int | Literal["auto"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_MOST_AT_ONCE = {"cuda": 32, "mps": 8, "cpu": 1}  # queries in a batch where memory allows; a CPU gains nothing by more
+_SHARE_OF_FREE = 0.8  # of the memory that is free, for what the estimate does not see
 
 
 def load(
@@ -39,8 +50,9 @@ def load(
     """A Segmenter with the weights of that registry name or path.
 
     device: "auto" (a CUDA device if there is one, else the CPU) or a PyTorch device, which must be there. dtype: "auto"
-    is bfloat16 on CUDA and float32, which gives the published network's answers exactly, elsewhere. compile:
-    torch.compile; the first picture then takes up to minutes, the following ones less time than without.
+    is bfloat16 on CUDA and on CPUs that multiply it in hardware, else float32, which gives the published network's
+    answers exactly. compile: torch.compile; the first batch of each side and number of shots then takes up to minutes,
+    the following ones less time than without.
 
     Raises:
         FileNotFoundError: there is no file and no registered weights of that name.
@@ -71,6 +83,59 @@ def choose_device(name: DeviceName) -> torch.device:
     return device
 
 
+def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
+    """The precision of that name. "auto" is the fastest that the device computes in hardware without overflow."""
+    if name != "auto":
+        if name not in _DTYPES:
+            raise ValueError(f"expected a dtype among auto, {', '.join(_DTYPES)}; got {name!r}")
+        return _DTYPES[name]
+    if device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()):  # noqa: SLF001
+        return torch.bfloat16
+    return torch.float32
+
+
+@dataclass(frozen=True, eq=False)
+class FittedQuery:
+    """A query squeezed to what a network sees: pixels (side, side, 3) uint8; size (H, W) of the picture itself."""
+
+    pixels: Pixels
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedContext:
+    """A context inside a Segmenter: what all queries share, computed once. Made by `Segmenter.prepare`.
+
+    passes: for each group of ids its palette and the network's own context, on the Segmenter's device.
+    """
+
+    segmenter: Segmenter
+    side: int
+    task: Task
+    ensemble: Ensemble
+    shown: Palette
+    passes: tuple[tuple[Palette, ContextTokens], ...]
+
+    @property
+    def shots(self) -> int:
+        """Canvases that the network works on for a query, in the largest group of ids: N, or the number of mosaics."""
+        return max(context.images.shape[1] for _, context in self.passes)
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A query's painting, (1, 3, side, side) normalised for each pass, read it in any thread."""
+
+    painted: tuple[tuple[Tensor, Palette], ...]
+    size: tuple[int, int]
+    shown: Palette
+
+    def read(self) -> Segmentation:
+        """Ids and confidence at the query's own size."""
+        ((ids, confidence),) = canvas.read(self.painted, [self.size])
+        return Segmentation(ids, confidence, self.shown)
+
+
 class Segmenter:
     """Segments queries by the example of a context. Thread-safe for reading; holds no state between calls."""
 
@@ -85,64 +150,130 @@ class Segmenter:
     ) -> None:
         self.name = name
         self.device = choose_device(device)
-        if dtype != "auto" and dtype not in _DTYPES:
-            raise ValueError(f"expected a dtype among auto, {', '.join(_DTYPES)}; got {dtype!r}")
-        auto = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        self.dtype = auto if dtype == "auto" else _DTYPES[dtype]
+        self.dtype = choose_dtype(dtype, self.device)
         self.compiled = compile
         self.config = model.config
         self._model = model.to(self.device, self.dtype).eval()
-        self._forward = torch.compile(self._model) if compile else self._model
+        self._model.decoder_pred.to(memory_format=torch.channels_last)
+        self._answer = torch.compile(self._model.answer, dynamic=False) if compile else self._model.answer
+        self._compile_seconds: dict[tuple[int, ...], float] = {}  # by batch, shots and side: what its first run took
+        self._tables: dict[int, Tables] = {}  # by grid
+        on_cuda = self.device.type == "cuda"
+        self._copies = torch.cuda.Stream(self.device) if on_cuda else None  # type: ignore[no-untyped-call]
+
+    def prepare(
+        self, context: Context, *, ensemble: Ensemble = "auto", task: Task = "instance", side: int | None = None
+    ) -> PreparedContext:
+        """What a context contributes to every query, computed once, to be given to the other methods in its place.
+
+        ensemble: how several prompts become one answer: "feature" averages the query inside every block; "spatial"
+        tiles up to 16 prompts into a mosaic, several mosaics being averaged (arXiv 2304.03284, section 3.3); "auto" is
+        what measured best. task: "instance" or "semantic", the type token that is added. side: pixels along one side
+        of the squares that the network sees, a multiple of its patch; None is what the weights were made for.
+
+        Prompts may show different ids. More ids than colours can keep apart go through the network in groups.
+
+        Raises:
+            ValueError: the context or an option cannot be used; the message says why.
+        """
+        prompts = (context,) if isinstance(context, Prompt) else tuple(context)
+        chosen = self._side(side)
+        passes = []
+        for part in stitch(prompts, chosen, ensemble):
+            chunk = self._plan(len(part.images), chosen, 1).chunk
+            passes.append((part.palette, self._prepare(part.images, part.masks, task, chunk)))
+        return PreparedContext(self, chosen, task, ensemble, shown_palette(prompts), tuple(passes))
 
     def segment(
-        self, query: ImageLike, context: Context, *, task: Task = "instance", side: int | None = None
+        self,
+        query: ImageLike | FittedQuery,
+        context: Context | PreparedContext,
+        *,
+        ensemble: Ensemble | None = None,
+        task: Task | None = None,
+        side: int | None = None,
     ) -> Segmentation:
         """Find in one query what the context shows.
 
-        query: a path, a PIL image or an (H, W, 3) uint8 array. context: a Prompt or a sequence of them. task:
-        "instance" or "semantic", the type token that is added. side: pixels along one side of the squares that the
-        network sees, a multiple of its patch; None is the size that the weights were made for. The answer has the
+        query: a path, a PIL image or an (H, W, 3) uint8 array. context: a Prompt, a sequence of them, or what `prepare`
+        made, in which the options are decided; `prepare` says what they mean, None is its default. The answer has the
         query's own size, and the ids of the prompts' masks.
 
         Raises:
             FileNotFoundError, ValueError: a picture, the context or an option cannot be used; the message says why.
         """
-        return next(self.segment_many([query], context, task=task, side=side))
+        return next(self.segment_many([query], context, ensemble=ensemble, task=task, side=side))
 
     def segment_many(
         self,
-        queries: Iterable[ImageLike],
-        context: Context,
+        queries: Iterable[ImageLike | FittedQuery],
+        context: Context | PreparedContext,
         *,
-        task: Task = "instance",
+        ensemble: Ensemble | None = None,
+        task: Task | None = None,
         side: int | None = None,
-        batch_size: int | None = None,
+        batch_size: BatchSize = "auto",
     ) -> Iterator[Segmentation]:
         """Like :meth:`segment` for any number of queries: lazy, in their order, ``batch_size`` at a time.
 
-        batch_size: queries that go through the network together; None is 8 on CUDA and 1 elsewhere. Queries in a batch
-        never influence each other. The context is checked and prepared before the first query is read.
+        batch_size: queries that go through the network together; "auto" is as many as measured worth it and as memory
+        has room for. Queries in a batch never influence each other. When memory runs out all the same, the batch is
+        halved, with a warning. The context is checked and prepared before the first query is read.
         """
-        prepared = _Context(_prompts(context), self._side(side))
-        size = (8 if self.device.type == "cuda" else 1) if batch_size is None else batch_size
-        if size < 1:
-            raise ValueError(f"expected batch_size of at least 1, got {batch_size}")
-        return self._segment_many(iter(queries), prepared, task, size)
+        answers = self.answer_many(queries, context, ensemble=ensemble, task=task, side=side, batch_size=batch_size)
+        return (answer.read() for answer in answers)
+
+    def answer_many(
+        self,
+        queries: Iterable[ImageLike | FittedQuery],
+        context: Context | PreparedContext,
+        *,
+        ensemble: Ensemble | None = None,
+        task: Task | None = None,
+        side: int | None = None,
+        batch_size: BatchSize = "auto",
+    ) -> Iterator[Answer]:
+        """:meth:`segment_many` before its last step, which the caller may do in other threads: `Answer.read`.
+
+        With :meth:`fit`, the step before the network, a caller keeps the network busy. On CUDA an answer may still be
+        being computed when it is yielded.
+        """
+        prepared = self._prepared(context, ensemble, task, side)
+        if batch_size != "auto" and batch_size < 1:
+            raise ValueError(f'expected batch_size "auto" or at least 1, got {batch_size}')
+        most = _MOST_AT_ONCE[self.device.type] if batch_size == "auto" else batch_size
+        room = self._plan(prepared.shots, prepared.side, most)
+        if batch_size != "auto":
+            room.batch = batch_size
+        return self._answer_many(iter(queries), prepared, room)
+
+    def fit(self, query: ImageLike, *, side: int | None = None) -> FittedQuery:
+        """Read a query and squeeze it to what the network sees. Uses no device, so that any thread may do it."""
+        image, chosen = read_image(query), self._side(side)
+        return FittedQuery(canvas.fit(image, (chosen, chosen)), (image.shape[0], image.shape[1]))
 
     def paint(
-        self, query: ImageLike, context: Context, *, task: Task = "instance", side: int | None = None
-    ) -> np.ndarray[Any, np.dtype[np.float32]]:
+        self,
+        query: ImageLike | FittedQuery,
+        context: Context | PreparedContext,
+        *,
+        ensemble: Ensemble | None = None,
+        task: Task | None = None,
+        side: int | None = None,
+    ) -> npt.NDArray[np.float32]:
         """The network's painting itself, before ids are read from it: (side, side, 3) float32 in 0..255.
 
         What the published code calls the output; of use with :meth:`Prompt.from_colors` and to look at.
         """
-        prepared = _Context(_prompts(context), self._side(side))
-        answer = self._answer([read_image(query)], prepared, task)
-        return canvas.unpaint(answer)[0].cpu().numpy()
+        (answer,) = self.answer_many([query], context, ensemble=ensemble, task=task, side=side)
+        if len(answer.painted) > 1:
+            raise ValueError("expected a context whose ids go through the network at once; give fewer ids to paint")
+        painted: npt.NDArray[np.float32] = canvas.unpaint(answer.painted[0][0])[0].cpu().numpy()
+        return painted
 
     def describe(self) -> dict[str, object]:
         """What really runs: weights, parameters, side, device, dtype, attention kernel, compilation, versions."""
-        kernel = choose_kernel(self.device) if self._model.kernel == "auto" else self._model.kernel
+        kernel = choose_kernel(self.device, self.dtype) if self._model.kernel == "auto" else self._model.kernel
         on_cuda = self.device.type == "cuda"
         return {
             "weights": self.name,
@@ -154,26 +285,127 @@ class Segmenter:
             "dtype": str(self.dtype).removeprefix("torch."),
             "attention": kernel,
             "compile": self.compiled,
+            "compile_seconds": round(sum(self._compile_seconds.values()), 1),
             "torch": torch.__version__,
         }
 
-    def _segment_many(
-        self, queries: Iterator[ImageLike], prepared: _Context, task: Task, batch_size: int
-    ) -> Iterator[Segmentation]:
-        while batch := [read_image(query) for query in islice(queries, batch_size)]:
-            answer = self._answer(batch, prepared, task)
-            sizes = [(image.shape[0], image.shape[1]) for image in batch]
-            for ids, confidence in canvas.read(answer, prepared.palette, sizes):
-                yield Segmentation(ids, confidence, prepared.shown)
+    def estimate_memory(self, *, shots: int = 1, batch_size: int = 1, side: int | None = None) -> int:
+        """Bytes of tensors at the peak of a batch, the weights included, before anything runs: `memory.estimate`."""
+        return memory.estimate(
+            self.config,
+            side=self._side(side),
+            shots=shots,
+            batch=batch_size,
+            chunk=shots + 1,
+            device=self.device.type,
+            dtype=self.dtype,
+            kernel=self._model.kernel,
+        )
+
+    # ------------------------------------------------------------------------------------- from here on inside
+
+    def _prepared(
+        self, context: Context | PreparedContext, ensemble: Ensemble | None, task: Task | None, side: int | None
+    ) -> PreparedContext:
+        if not isinstance(context, PreparedContext):
+            return self.prepare(context, ensemble=ensemble or "auto", task=task or "instance", side=side)
+        if context.segmenter is not self:
+            raise ValueError("expected a context that this Segmenter prepared, got another's; prepare it here")
+        decided = {"ensemble": context.ensemble, "task": context.task, "side": context.side}
+        for name, asked in (("ensemble", ensemble), ("task", task), ("side", side)):
+            if asked is not None and asked != decided[name]:
+                raise ValueError(
+                    f"expected {name}={decided[name]!r}, for which the context was prepared, got {asked!r}"
+                )
+        return context
 
     @torch.inference_mode()
-    def _answer(self, images: Sequence[np.ndarray[Any, Any]], prepared: _Context, task: Task) -> Tensor:
-        """Painted answers (B, 3, side, side), normalised, float32, on the device."""
-        queries = torch.stack([canvas.fit(image, prepared.side) for image in images])
-        shots = (len(images), -1, -1, -1, -1)
-        inputs = (prepared.images.expand(shots), prepared.masks.expand(shots), queries)
-        moved = [tensor.to(self.device, self.dtype) for tensor in inputs]
-        return self._forward(*moved, task=task).float()  # type: ignore[no-any-return]
+    def _prepare(self, images: Pixels, masks: Pixels, task: Task, chunk: int) -> ContextTokens:
+        grid = images.shape[1] // self.config.patch
+        if grid not in self._tables:
+            self._tables[grid] = self._model.tables(grid)
+        shown = (self._to_device(torch.from_numpy(each)).unsqueeze(0) for each in (images, masks))
+        return self._model.prepare(*shown, task=task, tables=self._tables[grid], chunk=chunk)
+
+    def _answer_many(
+        self, queries: Iterator[ImageLike | FittedQuery], prepared: PreparedContext, room: Room
+    ) -> Iterator[Answer]:
+        while batch := [self._fitted(query, prepared.side) for query in islice(queries, room.batch)]:
+            painted = self._painted(torch.from_numpy(np.stack([query.pixels for query in batch])), prepared, room)
+            for i, query in enumerate(batch):
+                yield Answer(tuple((each[i : i + 1], palette) for each, palette in painted), query.size, prepared.shown)
+
+    def _painted(self, pixels: Tensor, prepared: PreparedContext, room: Room) -> list[tuple[Tensor, Palette]]:
+        """(B, side, side, 3) uint8 -> for each pass (B, 3, side, side) normalised. Halves ``room`` if it must."""
+        done: list[list[Tensor]] = []  # by part of the batch, by pass
+        first = 0
+        while first < len(pixels):
+            part = pixels[first : first + room.batch]
+            count = len(part)
+            if self.compiled and count < room.batch:  # static shapes: the last batch is filled up
+                part = torch.cat([part, part[-1:].expand(room.batch - count, -1, -1, -1)])
+            try:
+                done.append([self._run(part, context, room.chunk)[:count] for _, context in prepared.passes])
+                first += count
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error) or (room.batch == 1 and room.chunk == 1):
+                    raise
+                warnings.warn(f"memory ran out; going on with {self._halve(room)}", stacklevel=2)
+            if self.device.type == "cuda" and first < len(pixels):
+                torch.cuda.empty_cache()
+        joined = (torch.cat(parts) for parts in zip(*done, strict=True))
+        return [(painted, palette) for painted, (palette, _) in zip(joined, prepared.passes, strict=True)]
+
+    @staticmethod
+    def _halve(room: Room) -> str:
+        if room.batch > 1:
+            room.batch = (room.batch + 1) // 2
+            return f"{room.batch} queries at a time"
+        room.chunk = (room.chunk + 1) // 2
+        return f"{room.chunk} prompts at a time"
+
+    @torch.inference_mode()
+    def _run(self, pixels: Tensor, context: ContextTokens, chunk: int) -> Tensor:
+        start, key = time.perf_counter(), (len(pixels), *context.images.shape[1:3])
+        queries = self._to_device(pixels)
+        shots = context.images.shape[1]
+        painted: Tensor = self._answer(queries, context, chunk=None if chunk > shots else chunk).float()
+        if self.compiled and key not in self._compile_seconds:
+            self._compile_seconds[key] = time.perf_counter() - start
+        return painted
+
+    def _to_device(self, pixels: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 -> (B, 3, H, W) normalised, in the network's precision, on its device."""
+        if self._copies is None:
+            return canvas.normalise(pixels.to(self.device)).to(self.dtype)
+        with torch.cuda.stream(self._copies):
+            moved = pixels.pin_memory().to(self.device, non_blocking=True)
+        stream = torch.cuda.current_stream(self.device)
+        stream.wait_stream(self._copies)
+        moved.record_stream(stream)
+        return canvas.normalise(moved).to(self.dtype)
+
+    def _fitted(self, query: ImageLike | FittedQuery, side: int) -> FittedQuery:
+        if not isinstance(query, FittedQuery):
+            return self.fit(query, side=side)
+        if query.pixels.shape != (side, side, 3):
+            raise ValueError(f"expected queries fitted to a side of {side}, got {query.pixels.shape[0]}")
+        return query
+
+    def _plan(self, shots: int, side: int, most: int) -> Room:
+        free = (
+            torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else psutil.virtual_memory().available
+        )
+        return memory.plan(
+            self.config,
+            side=side,
+            shots=shots,
+            most=most,
+            free=int(free * _SHARE_OF_FREE),
+            device=self.device.type,
+            dtype=self.dtype,
+            kernel=self._model.kernel,
+        )
 
     def _side(self, side: int | None) -> int:
         if side is None:
@@ -183,38 +415,6 @@ class Segmenter:
         return side
 
 
-class _Context:
-    """Prompts as the network takes them: (1, N, 3, side, side) each, with the palette that they are painted in."""
-
-    def __init__(self, prompts: Sequence[Prompt], side: int) -> None:
-        self.side = side
-        self.palette = _painting_palette(prompts)
-        self.shown = _shown_palette(prompts, self.palette)
-        self.images = torch.stack([canvas.fit(prompt.image, side) for prompt in prompts]).unsqueeze(0)
-        self.masks = torch.stack([canvas.paint(prompt, self.palette, side) for prompt in prompts]).unsqueeze(0)
-
-
-def _prompts(context: Context) -> tuple[Prompt, ...]:
-    prompts = (context,) if isinstance(context, Prompt) else tuple(context)
-    if not prompts or not all(isinstance(prompt, Prompt) for prompt in prompts):
-        kinds = ", ".join(sorted({type(prompt).__name__ for prompt in prompts})) or "nothing"
-        raise ValueError(f"expected a Prompt or a sequence of Prompts as the context, got {kinds}")
-    if len({prompt.colors is None for prompt in prompts}) > 1:
-        raise ValueError("expected either masks or raw colours in a context, got both; use one kind for all prompts")
-    return prompts
-
-
-def _painting_palette(prompts: Sequence[Prompt]) -> Palette:
-    """The colours that the network sees: far apart, or the prompts' own where they are raw colours."""
-    if prompts[0].colors is None:
-        return Palette.spread({i for prompt in prompts for i in prompt.ids})
-    palettes = [prompt.palette for prompt in prompts if prompt.palette is not None]
-    if any(not np.array_equal(palette.table, palettes[0].table) for palette in palettes):
-        raise ValueError("expected raw colour prompts of a context to share their main colours; give masks with ids")
-    return palettes[0]
-
-
-def _shown_palette(prompts: Sequence[Prompt], painting: Palette) -> Palette:
-    """The colours that people see: those of the first prompt's file where they cover all ids, else the painting's."""
-    shown = prompts[0].palette
-    return painting if shown is None or set(painting.ids.tolist()) - set(shown.ids.tolist()) else shown
+def _out_of_memory(error: Exception) -> bool:
+    """Whether it is CUDA's, Python's or PyTorch's CPU allocator that has nothing left."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

@@ -10,14 +10,14 @@ Axis letters: B queries, N shots, S streams (image, mask), R patch rows, W patch
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from incontext.attention import attention, relative_table
+from incontext.attention import attention, attention_with_lse, merge, relative_table
 
 Task = Literal["semantic", "instance"]
 
@@ -61,8 +61,28 @@ class ModelConfig:
         return self.side // self.patch
 
 
+class Tables(NamedTuple):
+    """What depends on the weights and the grid alone: made once for a grid of R x R patches in a half canvas."""
+
+    positions: Tensor  # (2, R, R, C): the position table of the prompts and of the query
+    relative: tuple[tuple[Tensor, Tensor], ...]  # for each block rows (2R, 2R, d) and columns (R, R, d)
+
+
+class ContextTokens(NamedTuple):
+    """A context as the network keeps it, for any number of queries. B is 1 where all queries share it.
+
+    As long as nothing of a query's mask is known, the mask stream depends on the prompts' masks alone until the streams
+    are merged. So it is run through those blocks once.
+    """
+
+    images: Tensor  # (B, N, R, W, C): the tokens of the prompts' pictures, before the first block
+    masks: Tensor  # (B, N + 1, R, W, C): the mask stream at the merge, the query's half last
+    type_token: Tensor
+    tables: Tables
+
+
 class Attention(nn.Module):
-    """Global multi-head attention with decomposed relative positions."""
+    """Global multi-head attention with decomposed relative positions, between each prompt and the query."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -72,13 +92,55 @@ class Attention(nn.Module):
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * (2 * config.grid) - 1, config.width // config.heads))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * config.grid - 1, config.width // config.heads))
 
-    def forward(self, x: Tensor, kernel: str) -> Tensor:
-        """(M, R, W, C) -> (M, R, W, C); canvases do not see each other."""
-        height, width = x.shape[1:3]
-        q, k, v = rearrange(self.qkv(x), "m r w (three h d) -> three m h (r w) d", three=3, h=self.heads).unbind(0)
-        rows, columns = relative_table(self.rel_pos_h, height), relative_table(self.rel_pos_w, width)
-        out = attention(q, k, v, rows.to(q.dtype), columns.to(q.dtype), kernel=kernel)
-        return self.proj(rearrange(out, "m h (r w) d -> m r w (h d)", r=height))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, relative: tuple[Tensor, Tensor], kernel: str, *, only: int, chunk: int) -> Tensor:
+        """(M, N + 1, R, W, C) -> the same, or with ``only`` > 0 the last so many rows of the last two halves.
+
+        A canvas is a prompt over the query; the query attends to each of the N canvases apart, and its N answers are
+        averaged (before the projection, which is linear): the feature ensemble. (M, only, W, C) with ``only``: the
+        query's rows and, above them, those of prompt 0.
+        """
+        if x.shape[1] == 2:
+            return self._one_canvas(x, relative, kernel, only)
+        return self._many_canvases(x, relative, kernel, only, chunk)
+
+    def _one_canvas(self, x: Tensor, relative: tuple[Tensor, Tensor], kernel: str, only: int) -> Tensor:
+        width = x.shape[3]
+        q, k, v = rearrange(self.qkv(x), "m n r w (three h d) -> three m h (n r w) d", three=3, h=self.heads)
+        rows, columns = relative
+        if only:
+            q, rows = q[:, :, -only * width :], rows[-only:]
+        out = attention(q, k, v, rows, columns, kernel=kernel)
+        out = self.proj(rearrange(out, "m h t d -> m t (h d)"))
+        return out.unflatten(1, (only, width) if only else x.shape[1:4])  # type: ignore[no-any-return]
+
+    def _many_canvases(self, x: Tensor, relative: tuple[Tensor, Tensor], kernel: str, only: int, chunk: int) -> Tensor:
+        """The query attends to its own half once, to each prompt apart, and both are merged by their log-sum-exp."""
+        shots, height, width = x.shape[1] - 1, *x.shape[2:4]
+        rows, columns = relative
+        prompts, query = x[:, :shots], x[:, shots:]
+        query_q, query_k, query_v = self._heads(query)
+        own, own_lse = attention_with_lse(query_q, query_k, query_v, rows[height:, height:], columns, kernel=kernel)
+        total, seen = torch.zeros_like(own), []
+        for start in range(0, shots, chunk):
+            q, k, v = self._heads(prompts[:, start : start + chunk])
+            cross, cross_lse = attention_with_lse(query_q, k, v, rows[height:, :height], columns, kernel=kernel)
+            total = total + merge(cross, cross_lse, own, own_lse).sum(dim=1, keepdim=True)
+            wanted = height
+            if only:  # of the prompts, the last rows of the first
+                wanted = only - height if start == 0 else 0
+                q, k, v = q[:, :1, :, -wanted * width :], k[:, :1], v[:, :1]
+            if wanted:
+                both_k = torch.cat([k, query_k.expand_as(k)], dim=-2)
+                both_v = torch.cat([v, query_v.expand_as(v)], dim=-2)
+                seen.append(attention(q, both_k, both_v, rows[height - wanted : height], columns, kernel=kernel))
+        halves = [rearrange(each, "m n h (r w) d -> m n r w (h d)", w=width) for each in (*seen, total / shots)]
+        if only:
+            return self.proj(torch.cat([half[:, 0] for half in halves], dim=1))  # type: ignore[no-any-return]
+        return self.proj(torch.cat(halves, dim=1))  # type: ignore[no-any-return]
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = rearrange(self.qkv(x), "m n r w (three h d) -> three m n h (r w) d", three=3, h=self.heads)
+        return q, k, v
 
 
 class Mlp(nn.Module):
@@ -103,19 +165,24 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.mlp = Mlp(config.width, round(config.width * config.mlp_ratio))
 
-    def forward(self, x: Tensor, kernel: str) -> Tensor:
-        """(B, S, N, R, W, C) -> the same. The upper R / 2 rows are the prompts, the lower ones the query.
+    def forward(
+        self, x: Tensor, relative: tuple[Tensor, Tensor], kernel: str, *, only: int = 0, chunk: int | None = None
+    ) -> Tensor:
+        """(M, N + 1, R, W, C), N prompts and the query that they share -> the same.
 
-        After the projection and before the residual, the query half is replaced by its mean over the shots, each
-        stream apart (arXiv 2304.03284, section 3.3). At one shot the mean is the identity.
+        In the published network each shot has a query half of its own, which after the attention's projection and
+        before the residual is replaced by the mean over the shots (arXiv 2304.03284, section 3.3). They are equal at
+        every block, so there is one. ``only``: only the last so many rows of prompt 0 over the query, (M, only, W, C).
+        ``chunk``: how many halves to work on at a time, which bounds memory.
         """
-        batch, streams, shots = x.shape[:3]
-        seen = self.attn(self.norm1(x).flatten(0, 2), kernel).unflatten(0, (batch, streams, shots))
-        if shots > 1:
-            prompt_half, query_half = seen.chunk(2, dim=3)
-            seen = torch.cat([prompt_half, query_half.mean(dim=2, keepdim=True).expand_as(prompt_half)], dim=3)
+        chunk = chunk or x.shape[1]
+        seen = self.attn(self.norm1(x), relative, kernel, only=only, chunk=chunk)
+        if only:
+            x = torch.cat([x[:, 0], x[:, -1]], dim=1)[:, -only:] + seen
+            return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
         x = x + seen
-        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+        parts = [part + self.mlp(self.norm2(part)) for part in torch.split(x, chunk, dim=1)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -184,21 +251,79 @@ class SegGPT(nn.Module):
     ) -> Tensor:
         """Paint the masks of B queries, each with its own N shots. Different queries never touch.
 
-        Shapes: prompt_images, prompt_masks (B, N, 3, side, side), normalised pictures and painted masks; queries
-        (B, 3, side, side), normalised. Returns (B, 3, side, side), the painted answers, normalised. Any side that is a
-        multiple of the patch size will do; the position tables are interpolated.
+        Shapes: prompt_images, prompt_masks (B, N, 3, side, side), normalised pictures and painted masks, or (1, N, ...)
+        for one context of all queries; queries (B, 3, side, side), normalised. Returns (B, 3, side, side), the painted
+        answers, normalised. Any side that is a multiple of the patch size will do; the tables are interpolated.
 
         Raises:
             ValueError: the shapes do not fit each other, or the task is unknown.
         """
-        batch, shots = self._check_shapes(prompt_images, prompt_masks, queries)
-        stacked_queries = queries.unsqueeze(1).expand(-1, shots, -1, -1, -1)
-        image_canvas = torch.cat([prompt_images, stacked_queries], dim=-2)
-        mask_canvas = torch.cat([prompt_masks, torch.zeros_like(stacked_queries)], dim=-2)
-        grid = queries.shape[-1] // self.config.patch
-        masked = torch.zeros(batch, shots, 2 * grid, grid, dtype=torch.bool, device=queries.device)
-        masked[:, :, grid:] = True
-        return self._paint(image_canvas, mask_canvas, masked, task).chunk(2, dim=-2)[1]
+        return self.answer(queries, self.prepare(prompt_images, prompt_masks, task=task))
+
+    def tables(self, grid: int) -> Tables:
+        """The position tables for canvases of (2 * grid, grid) patches, interpolated where the weights have another."""
+        size = self.config.pretrain_side // self.config.patch
+        table = rearrange(self.pos_embed[:, 1:], "1 (r w) c -> 1 c r w", r=size)
+        if (2 * grid, grid) != (size, size):
+            wide = table.to(torch.promote_types(table.dtype, torch.float32))
+            table = F.interpolate(wide, size=(2 * grid, grid), mode="bicubic", align_corners=False).to(table.dtype)
+        relative = (
+            (relative_table(block.attn.rel_pos_h, 2 * grid), relative_table(block.attn.rel_pos_w, grid))  # type: ignore[union-attr, arg-type]
+            for block in self.blocks
+        )
+        return Tables(rearrange(table, "1 c (half r) w -> half r w c", half=2), tuple(relative))
+
+    def prepare(
+        self,
+        prompt_images: Tensor,
+        prompt_masks: Tensor,
+        *,
+        task: Task = "instance",
+        tables: Tables | None = None,
+        chunk: int | None = None,
+    ) -> ContextTokens:
+        """What a context contributes to every query, computed once: see :class:`ContextTokens`.
+
+        Shapes: prompt_images, prompt_masks (B, N, 3, side, side), normalised. tables: those of side / patch, if they
+        are at hand. chunk: prompts to work on at a time; None is all.
+
+        Raises:
+            ValueError: the shapes do not fit each other, or the task is unknown.
+        """
+        self._check_prompts(prompt_images, prompt_masks)
+        tables = tables or self.tables(prompt_images.shape[-1] // self.config.patch)
+        images = self._image_tokens(prompt_images, tables.positions[0], task)
+        masks = self._mask_tokens(prompt_masks, None, tables.positions[0], task)
+        hidden = self.mask_token + self.segment_token_y + tables.positions[1] + self._type_token(task)
+        masks = torch.cat([masks, hidden.expand_as(masks[:, :1])], dim=1)
+        for index in range(self.config.merge_layer + 1):
+            masks = self.blocks[index](masks, tables.relative[index], self.kernel, chunk=chunk)
+        return ContextTokens(images, masks, self._type_token(task), tables)
+
+    def answer(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Tensor:
+        """Paint the masks of B queries (B, 3, side, side), normalised, by a prepared context -> the same shape.
+
+        Below the first row of the query's pixels every shot decodes to the same answer; that row sees, through the
+        decoder's 3 x 3 window, the prompt above it, and like the published code we return what shot 0 gives. So the
+        last block and the decoder work on the query and on the one row of patches above it, which is in shot 0.
+
+        Raises:
+            ValueError: the queries do not have the context's side, or its number where it holds several.
+        """
+        self._check_queries(queries, context)
+        tables = context.tables
+        query = self._image_tokens(queries.unsqueeze(1), tables.positions[1], None) + context.type_token
+        tokens = torch.cat([context.images.expand(len(queries), -1, -1, -1, -1), query], dim=1)
+        grid, last, taps = queries.shape[-1] // self.config.patch, self.config.taps[-1], []
+        for index, block in enumerate(self.blocks[: last + 1]):
+            only = grid + 1 if index == last else 0
+            tokens = block(tokens, tables.relative[index], self.kernel, only=only, chunk=chunk)
+            if index == self.config.merge_layer:
+                masks = context.masks if not only else self._rows(context.masks, only)
+                tokens = (tokens + masks) / 2
+            if index in self.config.taps:
+                taps.append(self.norm(tokens if only else self._rows(tokens, grid + 1)))
+        return self._decode(torch.cat(taps, dim=-1), halo=True)
 
     def paint_canvas(
         self, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, *, task: Task = "instance"
@@ -208,7 +333,24 @@ class SegGPT(nn.Module):
         Shapes: image_canvas, mask_canvas (B, 3, 2 * side, side), normalised; masked (B, rows, columns) bool, true for
         the patches that the network must paint. Returns (B, 3, 2 * side, side), normalised.
         """
-        return self._paint(image_canvas.unsqueeze(1), mask_canvas.unsqueeze(1), masked.unsqueeze(1), task)
+        image_halves, mask_halves, hidden = (
+            rearrange(each, "b ... (n r) w -> b n ... r w", n=2) for each in (image_canvas, mask_canvas, masked)
+        )
+        tables = self.tables(masked.shape[-1])
+        streams = torch.stack(
+            [
+                self._image_tokens(image_halves, tables.positions, task),
+                self._mask_tokens(mask_halves, hidden, tables.positions, task),
+            ]
+        )
+        tokens, taps = streams.flatten(0, 1), []
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens, tables.relative[index], self.kernel)
+            if index == self.config.merge_layer:
+                tokens = tokens.unflatten(0, streams.shape[:2]).mean(dim=0)
+            if index in self.config.taps:
+                taps.append(self.norm(tokens.flatten(1, 2)))
+        return self._decode(torch.cat(taps, dim=-1), halo=False)
 
     def loss(
         self,
@@ -224,66 +366,56 @@ class SegGPT(nn.Module):
         painted = self.paint_canvas(image_canvas, mask_canvas, masked, task=task)
         return painting_loss(painted, mask_canvas, masked, valid=valid, beta=beta)
 
-    def _paint(self, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, task: Task) -> Tensor:
-        """(B, N, 3, 2 * side, side) canvases, (B, N, R, W) masked -> (B, 3, 2 * side, side) for shot 0.
+    def _image_tokens(self, images: Tensor, positions: Tensor, task: Task | None) -> Tensor:
+        tokens: Tensor = self._patches(images) + self.segment_token_x + positions
+        return tokens if task is None else tokens + self._type_token(task)
 
-        Below the first row of the query's pixels every shot decodes to the same answer; that row sees, through the
-        decoder's 3 x 3 window, the prompt above it, and like the published code we return what shot 0 gives.
-        """
-        tokens = self._embed(image_canvas, mask_canvas, masked, task)
-        taps = []
-        for index, block in enumerate(self.blocks):
-            tokens = block(tokens, self.kernel)
-            if index == self.config.merge_layer:
-                tokens = tokens.mean(dim=1, keepdim=True)
-            if index in self.config.taps:
-                taps.append(self.norm(tokens[:, 0, 0]))
-        return self._decode(torch.cat(taps, dim=-1))
+    def _mask_tokens(self, masks: Tensor, masked: Tensor | None, positions: Tensor, task: Task) -> Tensor:
+        tokens = self._patches(masks)
+        if masked is not None:
+            tokens = torch.where(masked.unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens)
+        return tokens + self.segment_token_y + positions + self._type_token(task)
 
-    def _embed(self, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, task: Task) -> Tensor:
-        """Canvases and masked -> tokens (B, S, N, R, W, C), S = 2."""
+    def _patches(self, pictures: Tensor) -> Tensor:
+        """(B, N, 3, side, side) -> (B, N, R, W, C)."""
+        embedded: Tensor = self.patch_embed(pictures.flatten(0, 1))
+        return rearrange(embedded, "(b n) r w c -> b n r w c", n=pictures.shape[1])
+
+    def _type_token(self, task: Task) -> Tensor:
         if task not in ("semantic", "instance"):
             raise ValueError(f'expected task "semantic" or "instance", got {task!r}')
-        batch, shots = image_canvas.shape[:2]
-        both = torch.stack([image_canvas, mask_canvas], dim=1)
-        tokens = self.patch_embed(both.flatten(0, 2)).unflatten(0, (batch, 2, shots))
-        image_tokens, mask_tokens = tokens.unbind(1)
-        mask_tokens = torch.where(masked.unsqueeze(-1), self.mask_token.to(mask_tokens.dtype), mask_tokens)
-        tokens = torch.stack([image_tokens + self.segment_token_x, mask_tokens + self.segment_token_y], dim=1)
-        type_token = self.type_token_cls if task == "semantic" else self.type_token_ins
-        return tokens + self._positions(*tokens.shape[3:5]) + type_token
+        return self.type_token_cls if task == "semantic" else self.type_token_ins
 
-    def _positions(self, height: int, width: int) -> Tensor:
-        """The position table for a grid, (height, width, C), bicubic from the pretraining grid."""
-        size = self.config.pretrain_side // self.config.patch
-        table = rearrange(self.pos_embed[:, 1:], "1 (r w) c -> 1 c r w", r=size)
-        if (height, width) != (size, size):
-            wide = table.to(torch.promote_types(table.dtype, torch.float32))
-            table = F.interpolate(wide, size=(height, width), mode="bicubic", align_corners=False).to(table.dtype)
-        return rearrange(table, "1 c r w -> r w c")
+    @staticmethod
+    def _rows(tokens: Tensor, count: int) -> Tensor:
+        """The last ``count`` rows of prompt 0 over the query: (M, N + 1, R, W, C) -> (M, count, W, C)."""
+        return torch.cat([tokens[:, 0], tokens[:, -1]], dim=1)[:, -count:]
 
-    def _decode(self, taps: Tensor) -> Tensor:
-        """(B, R, W, taps * C) -> (B, 3, R * patch, W * patch)."""
-        pixels = rearrange(
-            self.decoder_embed(taps), "b r w (p q c) -> b c (r p) (w q)", p=self.config.patch, q=self.config.patch
-        )
+    def _decode(self, taps: Tensor, *, halo: bool) -> Tensor:
+        """(B, R, W, taps * C) -> (B, 3, R * patch, W * patch). halo: the first row of patches is only looked at."""
+        patch = self.config.patch
+        pixels = rearrange(self.decoder_embed(taps), "b r w (p q c) -> b c (r p) (w q)", p=patch, q=patch)
+        if halo:
+            return self.decoder_pred(pixels[:, :, patch - 1 :])[:, :, 1:]  # type: ignore[no-any-return]
         return self.decoder_pred(pixels)  # type: ignore[no-any-return]
 
-    def _check_shapes(self, prompt_images: Tensor, prompt_masks: Tensor, queries: Tensor) -> tuple[int, int]:
-        side = queries.shape[-1]
-        if queries.ndim != 4 or queries.shape[1:] != (3, side, side) or side % self.config.patch or side == 0:
-            raise ValueError(
-                f"expected queries (B, 3, side, side), side a multiple of {self.config.patch}; "
-                f"got {tuple(queries.shape)}"
-            )
+    def _check_prompts(self, prompt_images: Tensor, prompt_masks: Tensor) -> None:
+        side, patch = prompt_images.shape[-1], self.config.patch
         for name, tensor in (("prompt_images", prompt_images), ("prompt_masks", prompt_masks)):
-            good = tensor.ndim == 5 and tensor.shape[0] == queries.shape[0] and tensor.shape[2:] == queries.shape[1:]
-            if not good or tensor.shape[:2] != prompt_images.shape[:2] or tensor.shape[1] == 0:
+            good = tensor.ndim == 5 and tensor.shape[2:] == (3, side, side) and side > 0 and side % patch == 0
+            if not good or tensor.shape != prompt_images.shape or tensor.shape[1] == 0:
                 raise ValueError(
-                    f"expected {name} (B, N, 3, {side}, {side}) with the queries' B = {queries.shape[0]} "
-                    f"and at least one shot, both prompts alike; got {tuple(tensor.shape)}"
+                    f"expected {name} (B, N, 3, side, side), side a multiple of {patch}, with at least one shot, "
+                    f"both prompts alike; got {tuple(prompt_images.shape)} and {tuple(prompt_masks.shape)}"
                 )
-        return prompt_images.shape[0], prompt_images.shape[1]
+
+    def _check_queries(self, queries: Tensor, context: ContextTokens) -> None:
+        batch, side = context.images.shape[0], context.images.shape[-2] * self.config.patch
+        if queries.ndim != 4 or queries.shape[1:] != (3, side, side) or batch not in (1, len(queries)):
+            expected = "B" if batch == 1 else batch
+            raise ValueError(
+                f"expected queries ({expected}, 3, {side}, {side}) as the prompts, got {tuple(queries.shape)}"
+            )
 
 
 def painting_loss(

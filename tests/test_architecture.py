@@ -23,12 +23,13 @@ LEVELS: list[set[str]] = [
     {"attention"},
     {"model"},
     {"layouts"},
-    {"canvas", "checkpoint"},
+    {"canvas", "checkpoint", "memory"},
+    {"context"},
     {"engine"},
     {"tune", "video"},
     {"folder", "training", "evaluation"},
     {"__init__"},
-    {"demo", "progress", "ui"},
+    {"bench", "demo", "progress", "ui"},
     {"cli"},
     {"__main__"},
 ]
@@ -42,6 +43,8 @@ REFUSES: dict[str, set[str]] = {
     "model": {"PIL", "numpy", "os", "pathlib"},
     "layouts": {"PIL", "numpy"},
     "checkpoint": {"PIL", "numpy"},
+    "memory": {"PIL", "numpy", "psutil", "os"},
+    "context": {"PIL", "torch", "os", "pathlib"},
 }
 
 # Words that the vocabulary replaces, as they would occur in identifiers.

@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from incontext.attention import KERNELS, attention, relative_bias, relative_table
+from incontext import attention as module
+from incontext.attention import (
+    KERNELS,
+    attention,
+    attention_with_lse,
+    choose_kernel,
+    merge,
+    relative_bias,
+    relative_table,
+)
 
 GRIDS = [(3, 2), (8, 4), (5, 3), (7, 7)]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 4e-2}
@@ -18,9 +27,22 @@ def make_inputs(grid: tuple[int, int], dtype: torch.dtype, width: int = 12) -> l
     return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
 
 
+def takes(kernel: str, dtype: torch.dtype, *, gradients: bool) -> bool:
+    return kernel != "flex" or (dtype != torch.float64 and not gradients)
+
+
+@pytest.fixture
+def uncompiled_flex(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FlexAttention as PyTorch runs it uncompiled: the same score modification, without half a minute of compiling."""
+    monkeypatch.setattr(module, "_compiled_flex", lambda: module._uncompiled_flex)
+
+
+quiet_flex = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("kernel", [name for name in KERNELS if name != "plain"])
+@pytest.mark.parametrize("kernel", ["bias_mask", "folded"])
 def test_kernels_give_the_plain_kernels_answers_and_gradients(
     kernel: str, grid: tuple[int, int], dtype: torch.dtype
 ) -> None:
@@ -34,8 +56,111 @@ def test_kernels_give_the_plain_kernels_answers_and_gradients(
     for expected, got in zip(*results, strict=True):
         assert got is not None
         assert expected is not None
-        assert got.shape == expected.shape
-        assert (got.double() - expected.double()).norm() < TOLERANCE[dtype] * expected.double().norm()
+        assert_near(got, expected, TOLERANCE[dtype])
+
+
+def assert_near(got: Tensor, expected: Tensor, tolerance: float) -> None:
+    assert got.shape == expected.shape
+    assert (got.double() - expected.double()).norm() < tolerance * expected.double().norm()
+
+
+@quiet_flex
+@pytest.mark.usefixtures("uncompiled_flex")
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("piece", [1, 1 << 20], ids=["one head at a time", "all at once"])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_some_rows_of_one_query_against_many_prompts(
+    kernel: str, piece: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the ensemble asks for: q (M, 1, ...) against k (M, N, ...), other rows of the grid, without gradients."""
+    monkeypatch.setattr(module, "BIAS_BYTES", piece)
+    generator = torch.Generator().manual_seed(2)
+    shapes = [(2, 1, 3, 2 * 4, 8), (2, 5, 3, 3 * 4, 8), (2, 5, 3, 3 * 4, 8), (2, 3, 8), (4, 4, 8)]
+    inputs = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    expected, expected_lse = attention_with_lse(*inputs, kernel="plain")
+    assert expected.shape == (2, 5, 3, 8, 8)
+    assert expected_lse.shape == (2, 5, 3, 8)
+    inputs = [each.to(dtype) for each in inputs]
+    if not takes(kernel, dtype, gradients=False):
+        with pytest.raises(ValueError, match="flex cannot do float64 on cpu; use auto"):
+            attention(*inputs, kernel=kernel)
+        return
+    assert_near(attention(*inputs, kernel=kernel), expected, TOLERANCE[dtype])
+    if kernel == "flex":
+        with pytest.raises(ValueError, match="flex cannot do a log-sum-exp"):
+            attention_with_lse(*inputs, kernel=kernel)
+        return
+    out, lse = attention_with_lse(*inputs, kernel=kernel)
+    assert out.dtype == dtype
+    assert lse.dtype == torch.promote_types(dtype, torch.float32)
+    assert_near(out, expected, TOLERANCE[dtype])
+    assert_near(lse, expected_lse, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("kernel", ["auto", "plain", "bias_mask", "folded"])
+def test_two_halves_of_the_keys_merge_to_all_of_them(kernel: str) -> None:
+    q, k, v, rows, columns = (each.detach() for each in make_inputs((6, 2), torch.float64))
+    upper = attention_with_lse(q, k[:, :, :6], v[:, :, :6], rows[:, :3], columns, kernel=kernel)
+    lower = attention_with_lse(q, k[:, :, 6:], v[:, :, 6:], rows[:, 3:], columns, kernel=kernel)
+    torch.testing.assert_close(merge(*upper, *lower), attention(q, k, v, rows, columns, kernel="plain"))
+
+
+def test_the_log_sum_exp_has_a_gradient_or_is_refused() -> None:
+    inputs = make_inputs((3, 2), torch.float64)
+    attention_with_lse(*inputs)[1].sum().backward()
+    assert inputs[0].grad is not None
+    assert inputs[0].grad.abs().sum() > 0
+    with pytest.raises(ValueError, match="log-sum-exp of the attention kernel folded has no gradient"):
+        attention_with_lse(*inputs, kernel="folded")
+    with pytest.raises(ValueError, match="flex cannot do gradients on cpu"):
+        attention(*make_inputs((3, 2), torch.float32), kernel="flex")
+
+
+@pytest.mark.parametrize("piece", [1, 3 * 64, 1 << 20])
+def test_the_bias_may_exist_in_pieces(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BIAS_BYTES", piece * 8)
+    inputs = [each.detach() for each in make_inputs((4, 2), torch.float64)]
+    torch.testing.assert_close(attention(*inputs, kernel="bias_mask"), attention(*inputs, kernel="plain"))
+
+
+@pytest.mark.slow
+def test_flex_compiles() -> None:
+    inputs = [each.detach() for each in make_inputs((4, 2), torch.float32, width=16)]
+    assert_near(attention(*inputs, kernel="flex"), attention(*inputs, kernel="plain"), 2e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("grid", [(8, 4), (56, 28), (7, 5)])
+@pytest.mark.parametrize("kernel", [name for name in KERNELS if name != "plain"])
+def test_kernels_on_cuda(kernel: str, grid: tuple[int, int], dtype: torch.dtype) -> None:
+    inputs = [each.detach().cuda() for each in make_inputs(grid, dtype, width=64)]
+    exact = [each.double() for each in inputs]
+    expected, expected_lse = attention_with_lse(*exact, kernel="plain")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    out, lse = attention_with_lse(*inputs, kernel=kernel)
+    tolerance = 5e-3 if kernel == "flex" and dtype == torch.float32 else TOLERANCE[dtype] * 4
+    assert_near(out, expected, tolerance)
+    assert_near(lse, expected_lse, tolerance)
+    if dtype == torch.float32 and kernel == "flex":
+        return
+    results = []
+    for name, tensors in (("plain", exact), (kernel, inputs)):
+        leaves = [each.clone().requires_grad_() for each in tensors]
+        attention(*leaves, kernel=name).square().sum().backward()
+        results.append([leaf.grad for leaf in leaves])
+    for reference, got in zip(*results, strict=True):
+        assert reference is not None
+        assert got is not None
+        assert_near(got, reference, tolerance)
+
+
+def test_auto_depends_on_device_precision_and_gradients() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert choose_kernel(cpu, torch.float32) == "bias_mask"
+    assert choose_kernel(cpu, torch.bfloat16) == choose_kernel(cuda, torch.bfloat16) == "folded"
+    assert choose_kernel(cpu, torch.float32, gradients=True) == "plain"
+    assert choose_kernel(torch.device("mps"), torch.float16) == "plain"
 
 
 def test_plain_is_the_definition_entry_by_entry() -> None:

@@ -1,6 +1,7 @@
 """Pixels to tensors and back, against the published preprocessing and against slow, plain readings."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,12 @@ def blocks(ids: list[int], side: int, cell: int, seed: int = 0) -> np.ndarray:
     return np.kron(grid, np.ones((cell, cell), np.uint8))
 
 
+def tensor(rgb: np.ndarray) -> torch.Tensor:
+    return canvas.normalise(torch.from_numpy(np.array(rgb)))
+
+
 def painted(mask: np.ndarray, palette: Palette, noise: float = 0.0) -> torch.Tensor:
-    clean = canvas.normalise(palette.paint(mask))
+    clean = tensor(palette.paint(mask))
     return (clean + noise * torch.randn(clean.shape))[None]
 
 
@@ -28,12 +33,12 @@ def test_the_published_preprocessing_is_met(golden: Path, shared: Path, case: st
     folder, examples = golden / "end_to_end", shared / "data/examples/seggpt"
     meta = {c["name"]: c for c in json.loads((folder / "meta.json").read_text())["cases"]}[case]
     expected = load_file(folder / "cases.safetensors")
-    query = canvas.fit(formats.read_image(examples / meta["query"]), 448)
+    query = tensor(canvas.fit(formats.read_image(examples / meta["query"]), (448, 448)))
     for shot, names in enumerate(zip(meta["prompt_images"], meta["prompt_targets"], strict=True)):
         prompt = Prompt.from_colors(*(examples / name for name in names))
         assert prompt.palette is not None
-        images = torch.cat([canvas.fit(prompt.image, 448), query], dim=1)
-        paint = canvas.paint(prompt, prompt.palette, 448)
+        images = torch.cat([tensor(canvas.fit(prompt.image, (448, 448))), query], dim=1)
+        paint = tensor(canvas.paint(prompt, prompt.palette, (448, 448)))
         masks = torch.cat([paint, paint], dim=1)
         for name, ours in (("images", images), ("targets", masks)):
             every16 = ours[:, ::16, ::16].permute(1, 2, 0).numpy()
@@ -44,7 +49,7 @@ def test_fit_is_pillow_s_bicubic_then_the_imagenet_statistics() -> None:
     image = np.random.default_rng(0).integers(0, 256, (37, 61, 3), np.uint8)
     resized = np.asarray(Image.fromarray(image).resize((24, 24))) / 255.0
     expected = (resized - np.array(canvas.IMAGE_MEAN)) / np.array(canvas.IMAGE_STD)
-    fitted = canvas.fit(image, 24)
+    fitted = tensor(canvas.fit(image, (24, 24)))
     assert (fitted.shape, fitted.dtype) == ((3, 24, 24), torch.float32)
     np.testing.assert_allclose(fitted.permute(1, 2, 0), expected, rtol=0, atol=1e-6)
 
@@ -57,7 +62,7 @@ def test_painting_a_mask_is_painting_its_colours_resized_to_the_nearest(size: tu
     palette = Palette.spread(range(1, 5))
     prompt = Prompt(np.zeros((*size, 3), np.uint8), mask)
     resized = Image.fromarray(palette.paint(mask)).resize((24, 24), Image.Resampling.NEAREST)
-    torch.testing.assert_close(canvas.paint(prompt, palette, 24), canvas.normalise(np.asarray(resized)), rtol=0, atol=0)
+    np.testing.assert_array_equal(canvas.paint(prompt, palette, (24, 24)), np.asarray(resized))
 
 
 def test_a_raw_colour_prompt_is_painted_as_it_is() -> None:
@@ -65,7 +70,7 @@ def test_a_raw_colour_prompt_is_painted_as_it_is() -> None:
     ImageDraw.Draw(large).ellipse([200, 100, 440, 340], fill=(255, 255, 255))
     colors = np.asarray(large.resize((160, 120), Image.Resampling.BOX))
     prompt = Prompt.from_colors(np.zeros_like(colors), colors)
-    back = canvas.unpaint(canvas.paint(prompt, Palette.spread([1]), 64)[None])[0].numpy()
+    back = canvas.unpaint(tensor(canvas.paint(prompt, Palette.spread([1]), (64, 64)))[None])[0].numpy()
     expected = np.asarray(Image.fromarray(colors).resize((64, 64), Image.Resampling.NEAREST))
     np.testing.assert_allclose(back, expected, atol=1e-3)
     assert len(np.unique(expected)) > 10
@@ -73,7 +78,7 @@ def test_a_raw_colour_prompt_is_painted_as_it_is() -> None:
 
 def test_unpaint_undoes_normalise_and_clips() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
-    colors = canvas.unpaint(canvas.normalise(rgb)[None])
+    colors = canvas.unpaint(tensor(rgb)[None])
     assert (colors.shape, colors.dtype) == ((1, 9, 7, 3), torch.float32)
     np.testing.assert_allclose(colors[0], rgb, atol=1e-3)
     assert canvas.unpaint(torch.full((1, 3, 2, 2), 99.0)).unique().tolist() == [255]
@@ -83,7 +88,7 @@ def test_unpaint_undoes_normalise_and_clips() -> None:
 def test_normalising_tensors_agrees_with_normalising_pictures_and_unpaint_undoes_it() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     normalised = canvas.normalise_colors(torch.from_numpy(rgb))
-    torch.testing.assert_close(normalised, canvas.normalise(rgb).permute(1, 2, 0))
+    torch.testing.assert_close(normalised, tensor(rgb).permute(1, 2, 0))
     back = canvas.unpaint(normalised.permute(2, 0, 1)[None])[0]
     torch.testing.assert_close(back, torch.from_numpy(rgb).float(), rtol=0, atol=1e-3)
 
@@ -104,7 +109,7 @@ def test_reading_tensors_agrees_with_the_palette(count: int) -> None:
 def test_at_the_network_s_own_size_nothing_changes() -> None:
     palette = Palette.spread([3, 8, 200])
     paint = painted(blocks([0, 3, 8, 200], 32, 4), palette, noise=0.8)
-    ((mask, confidence),) = canvas.read(paint, palette, [(32, 32)])
+    ((mask, confidence),) = canvas.read([(paint, palette)], [(32, 32)])
     ids, margin = palette.read(canvas.unpaint(paint)[0].numpy())
     np.testing.assert_array_equal(mask, ids)
     np.testing.assert_allclose(confidence, margin, atol=1e-6)
@@ -124,7 +129,7 @@ def test_bands_give_what_the_whole_gives(size: tuple[int, int], band: int, monke
     monkeypatch.setattr(canvas, "_BAND_PIXELS", band)
     palette = Palette.spread(range(1, 7))
     paint = painted(blocks(list(range(7)), 32, 4), palette, noise=0.5)
-    ((mask, confidence),) = canvas.read(paint, palette, [size])
+    ((mask, confidence),) = canvas.read([(paint, palette)], [size])
     assert (mask.shape, mask.dtype, confidence.dtype) == (size, np.uint8, np.float32)
     ids, margin = palette.read(canvas.unpaint(paint)[0].numpy())
     expected_mask, expected_confidence = plain(ids, margin, size)
@@ -137,10 +142,10 @@ def test_edges_are_smooth_where_the_nearest_would_be_blocky() -> None:
     y, x = np.mgrid[:1024, :1024] + 0.5
     disc = ((y - 512) ** 2 + (x - 512) ** 2 < 300**2).astype(np.uint8)
     soft = Image.fromarray(disc * 255).resize((64, 64), Image.Resampling.BOX).convert("RGB")
-    paint = canvas.normalise(np.asarray(soft))[None]
+    paint = tensor(np.asarray(soft))[None]
     palette = Palette.spread([1])
-    ((mask, _),) = canvas.read(paint, palette, [(1024, 1024)])
-    blocky = np.kron(canvas.read(paint, palette, [(64, 64)])[0][0], np.ones((16, 16), np.uint8))
+    ((mask, _),) = canvas.read([(paint, palette)], [(1024, 1024)])
+    blocky = np.kron(canvas.read([(paint, palette)], [(64, 64)])[0][0], np.ones((16, 16), np.uint8))
     assert (mask != disc).sum() < 0.25 * (blocky != disc).sum()
 
 
@@ -149,7 +154,7 @@ def test_no_third_colour_appears_between_two() -> None:
     palette = Palette.spread(range(1, 12))
     mask = np.repeat(np.array([2] * 16 + [3] * 16, np.uint8)[None], 32, axis=0)
     mask[:4, :4] = 11  # present in the picture, and yet not at the seam
-    ((large, confidence),) = canvas.read(painted(mask, palette), palette, [(200, 200)])
+    ((large, confidence),) = canvas.read([(painted(mask, palette), palette)], [(200, 200)])
     assert set(np.unique(large[50:])) == {2, 3}
     assert confidence[50:].min() < 0.2  # the seam knows that it is one
     assert confidence[50:, :90].min() > 0.99
@@ -161,9 +166,9 @@ def test_ids_in_the_answer_are_ids_of_the_reading_for_any_paint() -> None:
         torch.manual_seed(seed)
         sizes = [(40, 9), (7, 5), (16, 16), (1, 1)]
         paint = torch.randn(4, 3, 16, 16) * 3
-        for (mask, confidence), size, one in zip(canvas.read(paint, palette, sizes), sizes, paint, strict=True):
+        for (mask, confidence), size, one in zip(canvas.read([(paint, palette)], sizes), sizes, paint, strict=True):
             assert mask.shape == confidence.shape == size
-            assert set(np.unique(mask)) <= set(np.unique(canvas.read(one[None], palette, [(16, 16)])[0][0]))
+            assert set(np.unique(mask)) <= set(np.unique(canvas.read([(one[None], palette)], [(16, 16)])[0][0]))
             assert confidence.min() >= 0
             assert confidence.max() <= 1
 
@@ -171,8 +176,8 @@ def test_ids_in_the_answer_are_ids_of_the_reading_for_any_paint() -> None:
 def test_queries_of_a_batch_do_not_touch() -> None:
     palette = Palette.spread([1, 2])
     paint, sizes = torch.randn(3, 3, 16, 16), [(20, 30), (16, 16), (9, 50)]
-    for i, (mask, confidence) in enumerate(canvas.read(paint, palette, sizes)):
-        ((alone, alone_confidence),) = canvas.read(paint[i : i + 1], palette, sizes[i : i + 1])
+    for i, (mask, confidence) in enumerate(canvas.read([(paint, palette)], sizes)):
+        ((alone, alone_confidence),) = canvas.read([(paint[i : i + 1], palette)], sizes[i : i + 1])
         np.testing.assert_array_equal(mask, alone)
         np.testing.assert_array_equal(confidence, alone_confidence)
 
@@ -182,15 +187,15 @@ def test_small_queries_average_rather_than_skip() -> None:
     palette = Palette.spread([1])
     mask = np.zeros((32, 32), np.uint8)
     mask[:, 1::4] = 1
-    ((small, confidence),) = canvas.read(painted(mask, palette), palette, [(8, 8)])
+    ((small, confidence),) = canvas.read([(painted(mask, palette), palette)], [(8, 8)])
     assert not small.any()
     assert 0.3 < confidence.mean() < 0.7
 
 
 def test_pixels_half_way_still_choose_the_nearest_row() -> None:
     palette = Palette.spread([1])
-    grey = canvas.normalise(np.full((8, 8, 3), 128, np.uint8))[None]
-    assert canvas.read(grey, palette, [(20, 20)])[0][0].all()
+    grey = tensor(np.full((8, 8, 3), 128, np.uint8))[None]
+    assert canvas.read([(grey, palette)], [(20, 20)])[0][0].all()
 
 
 @pytest.mark.parametrize(
@@ -199,7 +204,7 @@ def test_pixels_half_way_still_choose_the_nearest_row() -> None:
 )
 def test_what_cannot_be_read(shape: tuple[int, ...], sizes: list[tuple[int, int]]) -> None:
     with pytest.raises(ValueError, match=r"expected paint \(B, 3, side, side\) and B sizes"):
-        canvas.read(torch.zeros(shape), Palette.spread([1]), sizes)
+        canvas.read([(torch.zeros(shape), Palette.spread([1]))], sizes)
 
 
 @pytest.mark.gpu
@@ -208,7 +213,52 @@ def test_a_gpu_reads_what_the_cpu_reads() -> None:
     paint = painted(blocks(list(range(9)), 64, 8), palette, noise=0.5)
     sizes = [(64, 64)], [(300, 500)], [(20, 30)], [(200, 30)]
     for size in sizes:
-        ((mask, confidence),) = canvas.read(paint, palette, size)
-        ((other, other_confidence),) = canvas.read(paint.cuda(), palette, size)
+        ((mask, confidence),) = canvas.read([(paint, palette)], size)
+        ((other, other_confidence),) = canvas.read([(paint.cuda(), palette)], size)
         assert (mask != other).mean() < 1e-3
         np.testing.assert_allclose(confidence, other_confidence, atol=1e-3)
+
+
+# --- groups of ids, mosaics
+
+
+def test_of_the_groups_that_claim_a_pixel_the_surest_has_it() -> None:
+    first, second = Palette.spread([1, 2]), Palette.spread([8, 9])
+    one, other = np.zeros((16, 16), np.uint8), np.zeros((16, 16), np.uint8)
+    one[:8], one[8:12, :8], other[4:, 8:] = 1, 2, 9
+    faded = (painted(other, second) - tensor(np.zeros((16, 16, 3), np.uint8))) * 0.8 + tensor(
+        np.zeros((16, 16, 3), np.uint8)
+    )
+    ((mask, confidence),) = canvas.read([(painted(one, first), first), (faded, second)], [(16, 16)])
+    expected = np.where(one > 0, one, other)
+    np.testing.assert_array_equal(mask, expected)
+    np.testing.assert_allclose(confidence[one > 0], 1, atol=1e-5)
+    assert (confidence[(one == 0) & (other > 0)] < 0.9).all()
+    ((mask, _),) = canvas.read([(faded, second), (painted(one, first), first)], [(16, 16)])
+    np.testing.assert_array_equal(mask, expected)  # in whichever order they come
+
+
+@pytest.mark.parametrize("shots", range(1, 17))
+def test_a_mosaic_shows_every_prompt_and_repeats_them_in_spare_cells(shots: int) -> None:
+    prompts = [
+        Prompt(np.full((20 + i, 30, 3), 10 * i + 5, np.uint8), np.full((20 + i, 30), i + 1, np.uint8))
+        for i in range(shots)
+    ]
+    palette = Palette.spread(range(1, 17))
+    image, paint = canvas.mosaic(prompts, palette, 50)
+    n = math.ceil(math.sqrt(shots))
+    assert image.shape == paint.shape == (50, 50, 3)
+    ids, _ = palette.read(paint)
+    for cell in range(n * n):
+        row, column = (round((at + 0.5) * 50 / n) for at in divmod(cell, n))
+        assert ids[row, column] == cell % shots + 1
+        assert image[row, column, 0] == 10 * (cell % shots) + 5
+    assert (np.bincount(ids.ravel(), minlength=17)[1 : shots + 1] > 0).all()
+    assert not (ids == 0).any()
+
+
+def test_ids_without_a_colour_are_background() -> None:
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:4], mask[4:6], mask[6:] = 1, 2, 255
+    paint = canvas.paint(Prompt(np.zeros((8, 8, 3), np.uint8), mask), Palette.spread([2]), (8, 8))
+    np.testing.assert_array_equal(paint[..., 0] > 0, mask == 2)

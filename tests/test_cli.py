@@ -10,7 +10,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -20,8 +22,9 @@ from PIL import Image
 
 import incontext
 from incontext import checkpoint, cli, engine, formats, model, progress
+from incontext.checkpoint import info, load_model, save_model
 from incontext.cli import options
-from incontext.checkpoint import load_model, save_model
+from incontext.context import Ensemble
 from incontext.formats import Pixels, read_image, read_mask, write_image, write_mask
 from incontext.model import ModelConfig, SegGPT
 from incontext.training import recipes
@@ -94,18 +97,38 @@ class Everything:
     """Stands in for a Segmenter: all of a query is id 2."""
 
     name = "everything"
+    config = SimpleNamespace(side=32)
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
 
     def describe(self) -> dict[str, object]:
-        return {"weights": "everything"}
+        return {"weights": "everything", "side": 32, "dtype": "float32"}
+
+    def prepare(self, context: object, **options: Any) -> SimpleNamespace:
+        self.calls.append({"context": context, **options})
+        return SimpleNamespace(side=options["side"] or 32)
+
+    def fit(self, query: Pixels, *, side: int | None) -> Pixels:  # noqa: ARG002
+        return query
+
+    def answer_many(
+        self,
+        queries: Iterable[Pixels],
+        prepared: SimpleNamespace,  # noqa: ARG002
+        *,
+        batch_size: int | str,
+    ) -> Iterator[SimpleNamespace]:
+        self.calls[-1]["batch_size"] = batch_size
+        yield from (SimpleNamespace(read=partial(self.read, query)) for query in queries)
 
     def segment_many(self, queries: Iterable[Pixels], context: object, **options: Any) -> Iterator[Segmentation]:
         self.calls.append({"context": context, **options})
-        for query in queries:
-            shape = query.shape[:2]
-            yield Segmentation(np.full(shape, 2, np.uint8), np.ones(shape, np.float32), PALETTE)
+        yield from map(self.read, queries)
+
+    def read(self, query: Pixels) -> Segmentation:
+        shape = query.shape[:2]
+        return Segmentation(np.full(shape, 2, np.uint8), np.ones(shape, np.float32), PALETTE)
 
 
 @pytest.fixture
@@ -130,7 +153,8 @@ def files(folder: Path) -> list[str]:
 
 def test_version_and_help(run: Callable[..., Done]) -> None:
     assert run("--version") == Done(0, f"incontext {incontext.__version__}\n", "")
-    for arguments in (["--help"], ["-h"], ["segment", "--help"], ["weights", "-h"], ["evaluate", "few-shot", "-h"]):
+    commands = (["segment", "--help"], ["rank", "-h"], ["weights", "-h"], ["evaluate", "few-shot", "-h"])
+    for arguments in (["--help"], ["-h"], *commands):
         done = run(*arguments)
         assert done.status == 0
         assert done.out.startswith("Usage: incontext")
@@ -145,11 +169,14 @@ def test_python_m_runs_it() -> None:
     ("arguments", "sentence"),
     [
         (["segmnt"], "No such command 'segmnt'"),
-        (["segment", "x.jpg", "--prompt", "a.jpg"], "--prompt"),
-        (["segment", "x.jpg", "-o", "out"], "Missing option '--prompt'"),
+        (["segment", "x.jpg", "-o", "out", "--prompt", "a.jpg"], "Option '--prompt' requires 2 arguments"),
+        (["segment", "x.jpg", "--prompt", "a.jpg", "-o", "out"], "Option '--prompt' requires 2 arguments"),
+        (["segment", "x.jpg", "--prompt", "a.jpg", "a.png"], "Missing option '--out'"),
+        (["segment", "x.jpg", "-o", "out"], "give --prompt IMAGE MASK or --prompts FOLDER"),
         (["segment", "--prompt", "a.jpg", "a.png", "-o", "out"], "Missing argument"),
         (["segment", "x", "--prompt", "a", "b", "-o", "out", "--task", "panoptic"], "'panoptic' is not one of"),
-        (["segment", "x", "--prompt", "a", "b", "-o", "out", "--batch-size", "0"], "Invalid value for '--batch-size'"),
+        (["segment", "x", "--prompt", "a", "b", "-o", "out", "--batch-size", "0"], "expected --batch-size as auto or"),
+        (["segment", "x", "--prompt", "a", "b", "-o", "out", "--ensemble", "both"], "'both' is not one of"),
         (["segment", "x", "--prompt", "a", "b", "-o", "out", "--batch-sise", "4"], "--batch-sise"),
     ],
 )
@@ -162,6 +189,7 @@ def test_mistyped_commands_are_refused(run: Callable[..., Done], arguments: list
 def test_choices_are_those_of_the_library() -> None:
     assert set(get_args(options.TaskName)) == set(get_args(model.Task)) == {"instance", "semantic"}
     assert get_args(options.DtypeName) == get_args(engine.DtypeName)
+    assert get_args(options.EnsembleName) == get_args(Ensemble)
     assert set(get_args(options.LayoutName)) == set(checkpoint.LAYOUTS)
     assert set(get_args(options.StoredDtypeName)) == set(checkpoint.STORED_DTYPES)
 
@@ -203,17 +231,18 @@ def test_options_reach_the_network(run: Callable[..., Done], everything: Everyth
     assert run("segment", "PHOTOS", *EXAMPLE).status == 0
     loading, segmenting = everything.calls
     assert loading == {"name": "default", "device": "auto", "dtype": "auto"}
-    context = segmenting.pop("context")
-    assert (context.ids, context.image.shape) == ((2,), (24, 36, 3))
-    assert segmenting == {"task": "instance", "side": None, "batch_size": None}
+    (prompt,) = segmenting.pop("context")
+    assert (prompt.ids, prompt.image.shape) == ((2,), (24, 36, 3))
+    assert segmenting == {"ensemble": "auto", "task": "instance", "side": None, "batch_size": "auto"}
 
     everything.calls.clear()
     options = ["--weights", "w", "--device", "cuda:1", "--dtype", "float16", "--task", "semantic"]
-    assert run("segment", "PHOTOS", *EXAMPLE, *options, "--side", 64, "--batch-size", 3).status == 0
+    options += ["--ensemble", "spatial", "--side", "64", "--batch-size", "3"]
+    assert run("segment", "PHOTOS", *EXAMPLE, *options).status == 0
     loading, segmenting = everything.calls
     assert loading == {"name": "w", "device": "cuda:1", "dtype": "float16"}
     del segmenting["context"]
-    assert segmenting == {"task": "semantic", "side": 64, "batch_size": 3}
+    assert segmenting == {"ensemble": "spatial", "task": "semantic", "side": 64, "batch_size": 3}
 
 
 @pytest.mark.usefixtures("everything")
@@ -239,6 +268,101 @@ def test_a_broken_picture_is_skipped_and_the_status_says_so(run: Callable[..., D
     assert summary == f"1 of 3 failed; {Path('MASKS', 'report.json')} says why."
     report = json.loads((photos / "MASKS" / "report.json").read_text())
     assert [Path(file["query"]).name for file in report["files"] if file["error"]] == ["[bold]broken:cat:.jpg"]
+
+
+@pytest.fixture
+def examples(photos: Path) -> Path:
+    """EXAMPLES/ with three pairs in images/ and masks/, of ids 2, 3 and both, and one whose mask is empty."""
+    folder = photos / "EXAMPLES"
+    for name, ids in (("1", (2,)), ("2", (3,)), ("10", (2, 3)), ("11", ())):
+        picture(folder / "images" / f"{name}.jpg")
+        mask = np.zeros((24, 36), np.uint8)
+        for i in ids:
+            mask[4 * i : 4 * i + 4, 4:20] = i
+        (folder / "masks").mkdir(exist_ok=True)
+        colors = np.zeros((256, 3), np.uint8)
+        colors[2:4] = (255, 0, 0), (0, 0, 255)
+        write_mask(folder / "masks" / f"{name}.png", mask, colors)
+    return folder
+
+
+@pytest.mark.filterwarnings("always::incontext.folder.PromptWarning")
+@pytest.mark.usefixtures("examples")
+def test_several_prompts(run: Callable[..., Done], photos: Path, everything: Everything) -> None:
+    more = ("--prompts", "EXAMPLES", "--prompt=EXAMPLES/images/10.jpg", "EXAMPLES/masks/10.png")
+    done = run("segment", "EXAMPLES", *EXAMPLE, *more)
+    assert done.status == 0, done.err
+    assert done.err.splitlines() == [
+        f"Warning: 1 prompt given twice, used once: {Path('EXAMPLES/images/10.jpg')}",
+        f"Warning: left out 1 prompt whose mask marks nothing: {Path('EXAMPLES/masks/11.png')}",
+    ]
+    context = everything.calls[-1]["context"]
+    assert [prompt.ids for prompt in context] == [(2,), (2, 3), (2,), (3,)]
+    assert context[0].palette.colors[:3].tolist() == [[0, 0, 0], [255, 0, 0], [0, 0, 255]]
+    report = json.loads((photos / "MASKS" / "report.json").read_text())
+    assert [Path(each["image"]).name for each in report["settings"]["prompts"]] == [
+        "cat.jpg",
+        "10.jpg",
+        "1.jpg",
+        "2.jpg",
+    ]
+    assert files(photos / "MASKS") == [*(f"images/{n}.png" for n in ("1", "10", "11", "2")), "report.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["--prompt=cat.jpg", "cat.png", "-o", "MASKS", "PHOTOS"], 0),
+        (["--prompt", "cat.jpg", "-cat.png", "-o", "MASKS", "PHOTOS"], 0),  # there is such a file
+        (["--prompt", "cat.jpg", "--cat.png", "-o", "MASKS", "PHOTOS"], 2),
+        (["--prompt", "cat.jpg", "cat.png", "-o", "MASKS", "--", "PHOTOS", "--prompt"], 0),  # a folder of that name
+    ],
+)
+@pytest.mark.usefixtures("everything")
+def test_ways_to_write_a_prompt(run: Callable[..., Done], photos: Path, arguments: list[str], status: int) -> None:
+    (photos / "-cat.png").write_bytes((photos / "cat.png").read_bytes())
+    picture(photos / "--prompt" / "c.jpg")
+    done = run("segment", *arguments)
+    assert done.status == status, done.err
+    assert (photos / "MASKS" / "c.png").exists() == ("--" in arguments)
+
+
+@pytest.mark.filterwarnings("always::incontext.folder.PromptWarning")
+@pytest.mark.usefixtures("everything")
+def test_many_prompts_are_not_without_a_word(run: Callable[..., Done], photos: Path) -> None:
+    for number in range(17):
+        picture(photos / "MANY" / f"{number}.jpg")
+        (photos / "MANY" / f"{number}_mask.png").write_bytes((photos / "cat.png").read_bytes())
+    done = run("segment", "PHOTOS", "--prompts", "MANY", "-o", "MASKS")
+    assert done.status == 0, done.err
+    assert done.err.startswith("Warning: 17 prompts: a picture takes about 9 times as long as with one; ")
+    (photos / "MANY" / "16.jpg").unlink()
+    done = run("segment", "PHOTOS", "--prompts", "MANY", "-o", "MASKS")
+    assert done.err == f"Warning: MANY: left out 1 picture without a mask: {Path('MANY/16_mask.png')}\n"
+
+
+@pytest.mark.filterwarnings("always::incontext.folder.PromptWarning")
+def test_several_prompts_with_a_real_network(run: Callable[..., Done], examples: Path, weights: Path) -> None:
+    segment = (
+        "segment",
+        "PHOTOS",
+        "--prompts",
+        examples,
+        "--weights",
+        weights,
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+    )
+    confidences = []
+    for out, ensemble in (("1", "feature"), ("2", "spatial")):
+        assert run(*segment, "-o", out, "--ensemble", ensemble).status == 0
+        report = json.loads(Path(out, "report.json").read_text())
+        assert len(report["settings"]["prompts"]) == 3
+        assert {i for file in report["files"] for i in file["ids"]} <= {2, 3}
+        confidences.append([file["confidence"] for file in report["files"]])
+    assert confidences[0] != confidences[1]
 
 
 def change(name: str, values: Pixels) -> Callable[[], None]:
@@ -268,6 +392,9 @@ def smooth_mask() -> None:
         (change("cat.png", np.zeros((24, 36), np.uint8)), ["PHOTOS", *EXAMPLE], "the mask is empty"),
         (lambda: write_mask("cat.png", np.full((24, 36), 255, np.uint8), PALETTE.table), ["PHOTOS", *EXAMPLE], "255"),
         (smooth_mask, ["PHOTOS", *EXAMPLE], "--snap-colors"),
+        (lambda: None, ["PHOTOS", *EXAMPLE, "--prompts", "PHOTOS"], "PHOTOS: expected images/ and masks/ "),
+        (lambda: None, ["PHOTOS", *EXAMPLE, "--prompts", "cat.jpg"], "a context file, which is JSON"),
+        (lambda: None, ["PHOTOS", *EXAMPLE, "--prompts", "none.json"], "none.json: there is no such file or folder"),
         (lambda: None, ["PHOTOS", *EXAMPLE, "--weights", "nothing"], "there is no file 'nothing' and no weights"),
         (lambda: None, ["PHOTOS", *EXAMPLE, "--weights", "cat.jpg"], "cat.jpg"),
         (lambda: None, ["PHOTOS", *EXAMPLE, "--device", "toaster"], "got 'toaster'"),
@@ -409,6 +536,121 @@ def test_demo(run: Callable[..., Done], photos: Path, everything: Everything) ->
     assert done.err.startswith("Error: file")
 
 
+# ------------------------------------------------------------------------------------------------ rank
+
+
+def test_rank(run: Callable[..., Done], photos: Path, examples: Path, weights: Path) -> None:
+    network = ("--weights", weights, "--device", "cpu", "--dtype", "float32")
+    done = run("rank", examples, "--top", 2, "--report", "new/table.json", *network)
+    assert done.status == 0, done.err
+    head, _, *rows = done.out.splitlines()
+    assert head == "| example | mean IoU | id 2 | id 3 | queries |"
+    names = [row.split(" | ")[0].removeprefix("| ") for row in rows[:3]]
+    assert sorted(names) == ["images/1.jpg", "images/10.jpg", "images/2.jpg"]
+    assert all(row.endswith(" | 3 |") for row in rows[:3])  # the other two, and the one in which nothing is to be found
+    assert json.loads((photos / "new" / "table.json").read_text())["examples"][0]["name"] == names[0]
+    written = json.loads((photos / "context.json").read_text())
+    chosen = [each["image"].removeprefix("EXAMPLES/") for each in written["prompts"]]
+    assert rows[4] == f"context.json: {', '.join(chosen)}"
+    assert rows[5].startswith("Mean IoU on the other 2 pictures: together 0.")
+    assert len(chosen) == 2
+    assert written["chosen_by"]["command"] == "incontext rank"
+    assert written["chosen_by"]["side"] == 32
+    assert set(written["chosen_by"]["mean_iou"]) == set(chosen)
+
+    done = run("segment", "PHOTOS", "--prompts", "context.json", "-o", "MASKS", *network)
+    assert done.status == 0, done.err
+    report = json.loads((photos / "MASKS" / "report.json").read_text())
+    assert [each["image"] for each in report["settings"]["prompts"]] == [f"EXAMPLES/{name}" for name in chosen]
+
+
+def test_rank_passes_its_options_on(
+    run: Callable[..., Done], examples: Path, everything: Everything, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
+    done = run("rank", examples, "--weights", "w", "--device", "cpu", "--dtype", "float16", "--top", 1)
+    assert done.status == 0, done.err
+    assert everything.calls[0] == {"name": "w", "device": "cpu", "dtype": "float16"}
+    assert done.err.splitlines()[-1].startswith("9/9 answers, ")
+    assert "None of them shows id 3; choose more with --top" in done.out
+    assert (
+        run("rank", examples, "--task", "semantic", "--side", 64, "--limit", 2, "--top", 3, "-o", "new/c.json").status
+        == 0
+    )
+    asked = everything.calls[-1]
+    assert (asked["task"], asked["side"]) == ("semantic", 64)
+    assert json.loads(Path("new/c.json").read_text())["chosen_by"]["side"] == 64
+    assert (
+        run("rank", "new/c.json", "--top", 2, "-o", "new/c.json").status == 0
+    )  # a context may be ranked, and replaced
+    assert len(json.loads(Path("new/c.json").read_text())["prompts"]) == 2
+    with_strays = np.zeros((24, 36, 3), np.uint8)
+    with_strays[:, 10:20] = 255
+    with_strays[:, 20:30] = np.linspace(250, 5, 10).astype(np.uint8)[:, None]
+    for name in ("1", "2"):
+        Image.fromarray(with_strays).save(examples / "masks" / f"{name}.png")
+    assert "2 of 4 prompts cannot be used" in run("rank", examples).err
+    assert run("rank", examples, "--snap-colors").status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere"], "nowhere: there is no such file or folder"),
+        (["PHOTOS"], "PHOTOS: expected images/ and masks/"),
+        (["EXAMPLES/images"], "EXAMPLES meant?"),
+        (["EXAMPLES", "--top", "4"], "expected --top to be at most 3, as many as there are examples, got 4"),
+        (["EXAMPLES", "-o", "c.json"], "expected --top N beside --out"),
+        (["EXAMPLES", "--top", "1", "-o", "cat.png"], "cat.png: expected a new file, or a context file to replace"),
+        (["EXAMPLES", "--top", "1", "-o", "PHOTOS"], "PHOTOS: expected a file to write the context to, got a folder"),
+        (["EXAMPLES", "--weights", "nothing"], "there is no file 'nothing' and no weights"),
+        (["one.json"], "expected at least two examples, as each is tried on the others, got 1"),
+    ],
+)
+@pytest.mark.usefixtures("examples")
+def test_what_rank_refuses_is_one_sentence(
+    run: Callable[..., Done], photos: Path, arguments: list[str], sentence: str
+) -> None:
+    prompts = [{"image": "cat.jpg", "mask": "cat.png"}]
+    (photos / "one.json").write_text(json.dumps({"format": "incontext context 1", "prompts": prompts}))
+    before = files(photos)
+    done = run("rank", *arguments)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("Error: ")
+    assert done.err.count("\n") == 1
+    assert sentence in done.err
+    assert files(photos) == before
+
+
+def test_a_stopped_ranking_writes_nothing(
+    run: Callable[..., Done], photos: Path, examples: Path, everything: Everything, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> Iterator[Segmentation]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(everything, "segment_many", stop)
+    before = files(photos)
+    assert run("rank", examples, "--top", 2) == Done(130, "", "Stopped after 0 answers; nothing was written.\n")
+    assert files(photos) == before
+
+
+@pytest.mark.usefixtures("examples")
+def test_help_and_refusals_do_not_wait_for_torch(photos: Path) -> None:
+    program = """
+import sys
+from incontext.cli import main
+refused = ["segment", "x", "--prompts", "EXAMPLES", "-o", "y"]
+for arguments in (["segment", "-h"], ["rank", "-h"], ["rank", "nowhere"], refused):
+    try:
+        main(arguments)
+    except SystemExit:
+        assert "torch" not in sys.modules, arguments
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=photos)
+    assert done.returncode == 0, done.stderr
+    assert "x: there is no such file or folder" in done.stderr
+
+
 # --------------------------------------------------------------------------------------------- weights
 
 
@@ -538,8 +780,8 @@ def test_train(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--recipe", "grand"], "expected a recipe among default, smoke, got 'grand'"),
-        (["--init", "other.safetensors"], "other.safetensors: expected weights of the recipe's ModelConfig"),
+        (["--recipe", "grand"], "expected a recipe among default, smoke, large, got 'grand'"),
+        (["--init", "other.safetensors"], "other.safetensors: expected weights of width 32, 2 heads and 128 channels"),
         (["nowhere"], "nowhere"),
         (["--device", "toaster"], "got 'toaster'"),
     ],
@@ -553,7 +795,7 @@ def test_train_refuses_in_one_sentence(
     sentence: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    save_model("other.safetensors", SegGPT(replace(small_recipe.model, depth=3)))
+    save_model("other.safetensors", SegGPT(replace(small_recipe.model, width=64)))
     recipe = [] if "--recipe" in arguments else ["--recipe", "smoke"]
     done = run("train", "-o", "run", *recipe, *arguments)
     assert done.status == 2
@@ -561,30 +803,92 @@ def test_train_refuses_in_one_sentence(
     assert not Path("run").exists()
 
 
-def test_evaluate_few_shot(run: Callable[..., Done], tmp_path: Path, weights: Path) -> None:
+@pytest.fixture
+def scored(tmp_path: Path, weights: Path) -> tuple[object, ...]:
+    """The command without its own options, on a set of four pictures with three fixed episodes of three prompts."""
     labelled(tmp_path / "data" / "squares", 4)
     episodes = [{"id": 1, "query": str(i), "prompts": ["0", "1", "2"]} for i in (3, 1, 2)]
     (tmp_path / "data" / "episodes.json").write_text(
         json.dumps({"squares": {"instances_as_one": False, "episodes": episodes}})
     )
-    evaluate = ("evaluate", "few-shot", tmp_path / "data", "--weights", weights, "--device", "cpu")
-    scores = tmp_path / "new" / "scores.json"
-    done = run(*evaluate, "-o", scores)
-    assert done.status == 0, done.err
-    assert "| squares |" in done.out
-    written = json.loads(scores.read_text())
-    assert (written["shots"], written["sets"][0]["episodes"], written["task"]) == (1, 3, "instance")
-    assert written["segmenter"]["weights"] == str(weights)
-    assert 0 <= written["mean_iou"] <= 1
-    options = ["--shots", 2, "--limit", 1, "--task", "semantic", "--side", 64]
-    done = run(*evaluate, *options, "-o", scores)
-    assert done.status == 0, done.err
-    again = json.loads(scores.read_text())
-    assert (again["shots"], again["sets"][0]["episodes"], again["task"]) == (2, 1, "semantic")
+    return ("evaluate", "few-shot", tmp_path / "data", "--weights", weights, "--device", "cpu", "--dtype", "float32")
 
-    done = run(*evaluate, "--shots", 9)
+
+def test_evaluate_few_shot(
+    run: Callable[..., Done], tmp_path: Path, weights: Path, scored: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
+    out = tmp_path / "new" / "scores"
+    done = run(*scored, "-o", out)
+    assert done.status == 0, done.err
+    assert "| set | 1 shot, feature | 2 shots, feature | 2 shots, spatial | copy the mask |" in done.out
+    assert "| squares |" in done.out
+    assert "3/3 episodes" in done.err
+    assert files(out) == ["answers.jsonl", "report.html", "report.json", "report.md"]
+    written = json.loads((out / "report.json").read_text())
+    assert written["about"]["weights"] == str(weights)
+    assert written["about"]["weights_sha256"] == info(weights).sha256
+    assert [(each["method"], each["shots"]) for each in written["columns"] if not each["baseline"]] == [
+        ("feature", 1), ("feature", 2), ("spatial", 2),
+    ]  # fmt: skip
+    assert written["columns"][0]["sets"][0]["episodes"] == 3
+    assert (out / "report.html").read_text().count("<img") == 3 * 4
+    asked = (out / "answers.jsonl").read_text()
+    again = run(*scored, "-o", out)
+    assert again.out == done.out
+    assert (out / "answers.jsonl").read_text() == asked, "nothing was asked again"
+    assert json.loads((out / "report.json").read_text()) == written
+
+    done = run(*scored, "-o", out, "--side", 64)
     assert done.status == 2
-    assert "shots" in done.err
+    assert "other settings (side)" in done.err
+
+
+def test_evaluate_few_shot_options(run: Callable[..., Done], tmp_path: Path, scored: tuple[object, ...]) -> None:
+    def scores(*options: object) -> dict[str, Any]:
+        out = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
+        done = run(*scored, "-o", out, *options)
+        assert done.status == 0, done.err
+        written: dict[str, Any] = json.loads((out / "report.json").read_text())
+        return {**written, "pictures": (out / "report.html").read_text().count("<img")}
+
+    usual = scores("--shots", "1")
+    few = scores("--shots", "2, 3", "--limit", 1, "--task", "semantic", "--ensembles", "spatial", "--hide", "squares")
+    assert [(each["method"], each["shots"]) for each in few["columns"]][:2] == [("spatial", 2), ("spatial", 3)]
+    assert (few["columns"][0]["sets"][0]["episodes"], few["about"]["task"], few["pictures"]) == (1, "semantic", 0)
+    assert scores("--shots", 1, "--side", 64)["about"]["side"] == 64
+    assert scores("--shots", 1, "--dtype", "bfloat16")["about"]["dtype"] == "bfloat16"
+    drawn = scores("--episodes", 5, "--shots", 1, "--sets", "squares")
+    assert drawn["columns"][0]["sets"][0]["episodes"] == 5
+    other = scores("--episodes", 5, "--shots", 1, "--seed", 1)
+    copied = [{each["method"]: each for each in of["columns"]}["copy the mask"] for of in (usual, drawn, other)]
+    assert len({tuple(each["sets"][0]["episode_iou"]) for each in copied}) == 3
+    (tmp_path / "data" / "episodes.json").unlink()
+    again = {each["method"]: each for each in scores("--shots", 1, "--episodes", 5)["columns"]}["copy the mask"]
+    assert again["mean_iou"] == copied[1]["mean_iou"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--shots", 9], "expected 1 to 3 shots"),
+        (["--shots", "1,1"], "expected --shots as different numbers of at least 1"),
+        (["--shots", "two"], "such as \"1,4\"; got 'two'"),
+        (["--ensembles", "mean"], "expected --ensembles as feature, spatial"),
+        (["--sets", "circles"], "expected sets out of squares, got circles"),
+        (["--hide", "circles"], "expected --hide to name sets out of squares, got circles"),
+    ],
+)
+def test_evaluate_few_shot_refuses_in_one_sentence(
+    run: Callable[..., Done], scored: tuple[object, ...], options: list[object], sentence: str
+) -> None:
+    done = run(*scored, *options)
+    assert done.status == 2
+    assert sentence in done.err
+    assert done.out == ""
+
+
+def test_evaluate_few_shot_without_data(run: Callable[..., Done], tmp_path: Path, weights: Path) -> None:
     done = run("evaluate", "few-shot", tmp_path, "--weights", weights)
     assert done.status == 2
-    assert "episodes.json" in done.err
+    assert "expected episodes.json in" in done.err

@@ -1,7 +1,8 @@
 """From pictures and a context to masks: sizes, ids, batches, devices, and the published code's answers from files."""
 
 import json
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from incontext import engine as module
+from incontext import memory
 from incontext.checkpoint import CheckpointError, save_model
-from incontext.engine import Segmenter, choose_device, load
+from incontext.engine import BatchSize, Segmenter, choose_device, choose_dtype, load
 from incontext.formats import read_image
-from incontext.model import ModelConfig, SegGPT
+from incontext.model import ContextTokens, ModelConfig, SegGPT
 from incontext.types import Prompt
 
 CONFIG = ModelConfig(
@@ -25,17 +28,18 @@ CONFIG = ModelConfig(
 class Copier(SegGPT):
     """Stands in for a trained network: every query's mask is the first prompt's."""
 
-    def forward(
-        self, prompt_images: Tensor, prompt_masks: Tensor, queries: Tensor, *, task: str = "instance"
-    ) -> Tensor:
-        assert task == "instance"
-        assert prompt_images.shape[0] == prompt_masks.shape[0] == queries.shape[0]
-        return prompt_masks[:, 0]
+    def prepare(self, prompt_images: Tensor, prompt_masks: Tensor, **_: object) -> ContextTokens:  # type: ignore[override]
+        assert prompt_images.shape == prompt_masks.shape
+        return ContextTokens(prompt_images, prompt_masks, self.type_token_ins, self.tables(4))
+
+    def answer(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Tensor:
+        assert chunk is None
+        return context.masks[:, 0].expand(len(queries), -1, -1, -1)
 
 
 @pytest.fixture
 def segmenter() -> Segmenter:
-    return Segmenter(Copier(CONFIG), device="cpu")
+    return Segmenter(Copier(CONFIG), device="cpu", dtype="float32")
 
 
 @pytest.fixture
@@ -44,7 +48,7 @@ def random_segmenter() -> Segmenter:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
-    return Segmenter(model, device="cpu")
+    return Segmenter(model, device="cpu", dtype="float32")
 
 
 def picture(height: int = 24, width: int = 40, seed: int = 0) -> np.ndarray:
@@ -78,18 +82,17 @@ def test_at_the_models_side_the_mask_is_read_exactly(segmenter: Segmenter) -> No
 
 def test_nothing_found_is_empty() -> None:
     class Black(Copier):
-        def forward(self, *inputs: Tensor, task: str = "instance") -> Tensor:
-            assert task == "instance"
-            return torch.full_like(inputs[2], -5.0)
+        def answer(self, queries: Tensor, *_: object, **__: object) -> Tensor:
+            return torch.full_like(queries, -5.0)
 
     found = Segmenter(Black(CONFIG), device="cpu").segment(picture(), prompt())
     assert found.is_empty
     assert found.ids == ()
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, None])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, "auto"])
 def test_many_queries_keep_their_order_and_do_not_depend_on_the_batch(
-    random_segmenter: Segmenter, batch_size: int | None
+    random_segmenter: Segmenter, batch_size: BatchSize
 ) -> None:
     queries = [picture(20 + i, 30, seed=i) for i in range(5)]
     alone = [random_segmenter.segment(query, prompt((1, 2))) for query in queries]
@@ -147,7 +150,8 @@ def test_dtypes_run_and_are_described(random_segmenter: Segmenter) -> None:
     assert described["weights"] == "mine"
     assert described["dtype"] == "bfloat16"
     assert described["device"] == "cpu"
-    assert described["attention"] == "bias_mask"
+    assert described["attention"] == "folded"
+    assert random_segmenter.describe()["attention"] == "bias_mask"
     assert described["parameters"] == sum(p.numel() for p in model.parameters())
     assert random_segmenter.describe()["dtype"] == "float32"
 
@@ -159,7 +163,7 @@ def test_dtypes_run_and_are_described(random_segmenter: Segmenter) -> None:
         (lambda s: s.segment(picture(), [picture()]), "got ndarray"),
         (lambda s: s.segment(picture(), prompt(), side=18), "positive multiple of the patch, 4, got 18"),
         (lambda s: s.segment(picture(), prompt(), side=0), "positive multiple"),
-        (lambda s: s.segment_many([], prompt(), batch_size=0), "at least 1, got 0"),
+        (lambda s: s.segment_many([], prompt(), batch_size=0), '"auto" or at least 1, got 0'),
         (lambda _: Segmenter(SegGPT(CONFIG), dtype="int8"), "dtype among auto, float32"),
         (lambda _: Segmenter(SegGPT(CONFIG), device="quantum"), "expected a device such as"),
         (lambda s: s.segment(picture().astype(np.float32), prompt()), "uint8"),
@@ -196,6 +200,179 @@ def test_load_takes_a_path_and_names_what_is_wrong(tmp_path: Path) -> None:
         load("no-such-weights")
 
 
+# --- contexts
+
+
+def test_a_prepared_context_answers_as_the_context_does_and_is_computed_once(
+    random_segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, queries = [prompt((1,)), prompt((2, 3))], [picture(seed=i) for i in range(3)]
+    expected = [random_segmenter.paint(query, context, task="semantic") for query in queries]
+    prepared = random_segmenter.prepare(context, task="semantic")
+    monkeypatch.setattr(random_segmenter, "_prepare", None)  # from here on nothing is prepared
+    for query, painted in zip(queries, expected, strict=True):
+        np.testing.assert_allclose(random_segmenter.paint(query, prepared), painted, atol=1e-3)
+        np.testing.assert_allclose(random_segmenter.paint(query, prepared, task="semantic"), painted, atol=1e-3)
+    assert len(list(random_segmenter.segment_many(queries, prepared, batch_size=2))) == 3
+    assert prepared.shots == 2
+    for option, message in (
+        ({"task": "instance"}, "task='semantic', for which the context was prepared, got 'instance'"),
+        ({"side": 24}, "side=16"),
+        ({"ensemble": "spatial"}, "ensemble='auto'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            random_segmenter.segment(queries[0], prepared, **option)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="got another's"):
+        Segmenter(SegGPT(CONFIG), device="cpu").segment(queries[0], prepared)
+
+
+def test_ids_beyond_the_colours_go_through_in_groups(segmenter: Segmenter) -> None:
+    mask = np.zeros((32, 32), np.uint8)
+    mask[:, :20] = np.repeat(np.arange(1, 21), 1)[None]  # 20 ids, a column each
+    shown = Prompt(picture(32, 32), mask)
+    prepared = segmenter.prepare(shown, side=32)
+    assert [len(palette.ids) - 1 for palette, _ in prepared.passes] == [7, 7, 6]
+    found = segmenter.segment(picture(32, 32), prepared)
+    np.testing.assert_array_equal(found.mask, mask)
+    with pytest.raises(ValueError, match="give fewer ids to paint"):
+        segmenter.paint(picture(32, 32), prepared)
+
+
+def test_prompts_may_show_different_ids(random_segmenter: Segmenter) -> None:
+    one, two = prompt((1,)), prompt((2, 3))
+    ((palette, context),) = random_segmenter.prepare([one, two]).passes
+    assert palette.ids.tolist() == [0, 1, 2, 3]
+    assert context.images.shape[1] == 2
+    many = [prompt((i,)) for i in range(1, 11)]
+    passes = random_segmenter.prepare(many).passes
+    assert [context.images.shape[1] for _, context in passes] == [5, 5]  # each only through the pass of its id
+
+
+@pytest.mark.parametrize(("shots", "canvases"), [(1, 1), (2, 1), (4, 1), (16, 1), (17, 2), (40, 3)])
+def test_the_spatial_ensemble_tiles_up_to_sixteen_prompts_into_a_canvas(
+    random_segmenter: Segmenter, shots: int, canvases: int
+) -> None:
+    context = [prompt((1,), size=16 + i) for i in range(shots)]
+    assert random_segmenter.prepare(context, ensemble="spatial").shots == canvases
+    assert random_segmenter.prepare(context, ensemble="feature").shots == shots
+    if shots == 2:
+        both = [random_segmenter.paint(picture(), context, ensemble=each) for each in ("spatial", "feature")]
+        assert np.abs(both[0] - both[1]).max() > 1
+    with pytest.raises(ValueError, match="ensemble auto, feature or spatial, got 'mean'"):
+        random_segmenter.prepare(context, ensemble="mean")  # type: ignore[arg-type]
+
+
+def test_fitted_queries_and_unread_answers_are_the_same_thing_in_steps(random_segmenter: Segmenter) -> None:
+    fitted = random_segmenter.fit(picture(50, 30))
+    assert (fitted.pixels.shape, fitted.size) == ((16, 16, 3), (50, 30))
+    (answer,) = random_segmenter.answer_many([fitted], prompt())
+    np.testing.assert_array_equal(answer.read().mask, random_segmenter.segment(picture(50, 30), prompt()).mask)
+    with pytest.raises(ValueError, match="fitted to a side of 24, got 16"):
+        random_segmenter.segment(fitted, prompt(), side=24)
+
+
+# --- precision, compilation, memory
+
+
+def test_auto_precision_is_what_the_hardware_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert choose_dtype("auto", cpu) == torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert choose_dtype("auto", cpu) == torch.float32
+    assert choose_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    assert choose_dtype("float16", cpu) == torch.float16
+
+
+def test_compiled_networks_see_one_shape_and_tell_how_long_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def fake_compile(function: Callable[..., Tensor], *, dynamic: bool) -> Callable[..., Tensor]:
+        assert not dynamic
+
+        def compiled(queries: Tensor, context: ContextTokens, **options: int) -> Tensor:
+            seen.append(len(queries))
+            return function(queries, context, **options)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", fake_compile)
+    model = SegGPT(CONFIG)
+    queries = [picture(seed=i) for i in range(5)]
+    expected = list(Segmenter(model, device="cpu").segment_many(queries, prompt(), batch_size=2))
+    segmenter = Segmenter(model, device="cpu", compile=True)
+    got = list(segmenter.segment_many(queries, prompt(), batch_size=2))
+    assert seen == [2, 2, 2]  # the last batch is filled up
+    for one, other in zip(expected, got, strict=True):
+        np.testing.assert_array_equal(one.mask, other.mask)
+    assert segmenter.describe()["compile"] is True
+    assert len(segmenter._compile_seconds) == 1
+
+
+@pytest.mark.slow
+def test_compilation_keeps_the_answer(random_segmenter: Segmenter) -> None:
+    compiled = Segmenter(random_segmenter._model, device="cpu", dtype="float32", compile=True)
+    expected = random_segmenter.paint(picture(), [prompt(), prompt((2,))])
+    np.testing.assert_allclose(compiled.paint(picture(), [prompt(), prompt((2,))]), expected, atol=0.05)
+    assert float(str(compiled.describe()["compile_seconds"])) > 0
+
+
+class Hungry(SegGPT):
+    """Runs out of memory above so many queries, or above so many prompts at a time."""
+
+    most_queries, most_prompts = 2, 99
+
+    def answer(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Tensor:
+        if len(queries) > self.most_queries or (chunk or context.images.shape[1]) > self.most_prompts:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 99.00 GiB")
+        return super().answer(queries, context, chunk=chunk)
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on_with_a_warning() -> None:
+    model = Hungry(CONFIG)
+    segmenter, queries = Segmenter(model, device="cpu"), [picture(seed=i) for i in range(11)]
+    told = "memory ran out; going on with"
+    expected = list(segmenter.segment_many(queries, prompt(), batch_size=1))
+    with warnings.catch_warnings(record=True, action="always") as warned:
+        got = list(segmenter.segment_many(queries, prompt(), batch_size=8))
+        assert [str(each.message) for each in warned] == [f"{told} {count} queries at a time" for count in (4, 2)]
+    for one, other in zip(expected, got, strict=True):
+        assert one.shape == other.shape
+        assert (one.mask == other.mask).mean() > 0.98
+    model.most_prompts = 1
+    with warnings.catch_warnings(record=True, action="always") as warned:
+        assert segmenter.segment(queries[0], [prompt(), prompt()]).shape == (24, 40)
+        assert str(warned[-1].message) == f"{told} 1 prompts at a time"
+        model.most_queries = 0
+        with pytest.raises(torch.OutOfMemoryError):  # nothing is left to halve
+            segmenter.segment(queries[0], prompt())
+
+
+def test_other_errors_are_not_taken_for_missing_memory() -> None:
+    class Broken(SegGPT):
+        def answer(self, *_: object, **__: object) -> Tensor:
+            raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        list(Segmenter(Broken(CONFIG), device="cpu").segment_many([picture()] * 4, prompt(), batch_size=4))
+
+
+def test_the_batch_is_planned_by_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(memory, "plan", lambda _, **wanted: asked.append(wanted) or memory.Room(3, 2))
+    segmenter = Segmenter(SegGPT(CONFIG), device="cpu")
+    seen = []
+    monkeypatch.setattr(
+        segmenter, "_run", lambda pixels, *_: seen.append(len(pixels)) or torch.zeros(len(pixels), 3, 16, 16)
+    )
+    list(segmenter.segment_many([picture()] * 5, prompt()))
+    assert seen == [3, 2]
+    assert {one["shots"] for one in asked} == {1}
+    assert asked[-1]["most"] == module._MOST_AT_ONCE["cpu"]
+    assert 0 < asked[-1]["free"] < 1 << 50
+    assert segmenter.estimate_memory(shots=4) > segmenter.estimate_memory()
+
+
 @pytest.mark.parametrize("case", ["one_shot", "two_shot"])
 def test_from_files_to_the_published_codes_answer(golden: Path, shared: Path, case: str) -> None:
     folder = golden / "end_to_end"
@@ -205,7 +382,7 @@ def test_from_files_to_the_published_codes_answer(golden: Path, shared: Path, ca
         Prompt.from_colors(examples / image, examples / mask)
         for image, mask in zip(meta["prompt_images"], meta["prompt_targets"], strict=True)
     ]
-    engine = load(folder / "weights_fp16.safetensors", device="cpu")
+    engine = load(folder / "weights_fp16.safetensors", device="cpu", dtype="float32")
     got = engine.paint(examples / meta["query"], context, task=meta["segmentation_type"])
     expected = load_file(folder / "cases.safetensors")[f"{case}/output_0_255"].numpy()
     assert np.linalg.norm(got - expected) / np.linalg.norm(expected) < 1e-5

@@ -11,8 +11,10 @@ import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,23 +35,38 @@ class Bright:
     def __init__(self, *, batch: int = 2, delay: float = 0.0, on_batch: Callable[[int], None] | None = None) -> None:
         self.batch, self.delay, self.on_batch = batch, delay, on_batch
         self.asked: dict[str, Any] = {}
+        self.threads: dict[str, set[int]] = {"fit": set(), "answer": set(), "read": set()}
 
     def describe(self) -> dict[str, object]:
         return {"weights": "bright"}
 
-    def segment_many(
-        self, queries: Iterable[Pixels], context: Prompt | Sequence[Prompt], **asked: Any
-    ) -> Iterator[Segmentation]:
+    def prepare(self, context: Prompt | Sequence[Prompt], **asked: Any) -> SimpleNamespace:
         assert context is PROMPT
-        self.asked, number, queries = asked, 0, iter(queries)
-        while images := list(islice(queries, asked["batch_size"] or self.batch)):
+        self.asked = asked
+        return SimpleNamespace(side=asked["side"] or 16)
+
+    def fit(self, query: Pixels, *, side: int) -> Pixels:
+        assert side == (self.asked["side"] or 16)
+        self.threads["fit"].add(threading.get_ident())
+        return query
+
+    def answer_many(
+        self, queries: Iterable[Pixels], prepared: SimpleNamespace, *, batch_size: int | str
+    ) -> Iterator[SimpleNamespace]:
+        assert prepared.side == (self.asked["side"] or 16)
+        self.asked["batch_size"], number, queries = batch_size, 0, iter(queries)
+        while images := list(islice(queries, self.batch if batch_size == "auto" else int(batch_size))):
             if self.on_batch is not None:
                 self.on_batch(number)
             time.sleep(self.delay)
-            for image in images:
-                found = image.mean(axis=2) > 127
-                yield Segmentation(found.astype(np.uint8) * 3, np.full(found.shape, 0.75, np.float32), PALETTE)
+            self.threads["answer"].add(threading.get_ident())
+            yield from (SimpleNamespace(read=partial(self.read, image)) for image in images)
             number += 1
+
+    def read(self, image: Pixels) -> Segmentation:
+        self.threads["read"].add(threading.get_ident())
+        found = image.mean(axis=2) > 127
+        return Segmentation(found.astype(np.uint8) * 3, np.full(found.shape, 0.75, np.float32), PALETTE)
 
 
 def picture(path: Path, *, width: int = 12, height: int = 8, bright: int = 0) -> Path:
@@ -116,6 +133,15 @@ def test_the_prompts_picture_is_a_query_and_its_mask_is_not(tmp_path: Path) -> N
     picture(tmp_path / "in" / "dog.jpg")
     job = plan([tmp_path / "in"], tmp_path / "out", prompt_files=[(image, mask)])
     assert [query.path.name for query in job.queries] == ["cat.jpg", "dog.jpg"]
+
+
+def test_other_masks_are_no_queries_and_are_not_overwritten(tmp_path: Path) -> None:
+    for name in ("cat.jpg", "cat_mask.png", "old/cat.png"):
+        picture(tmp_path / "in" / name)
+    left_out = [tmp_path / "in" / "cat_mask.png", tmp_path / "in" / "old" / ".." / "old" / "cat.png"]
+    assert names([tmp_path / "in"], tmp_path / "out", leave_out=left_out) == ["cat.jpg"]
+    with pytest.raises(ValueError, match=r"old/cat.png: this result would overwrite a picture"):
+        plan([tmp_path / "in" / "cat.jpg"], tmp_path / "in" / "old", leave_out=left_out)
 
 
 @pytest.mark.parametrize(
@@ -194,8 +220,9 @@ def test_masks_and_a_report_are_written(tmp_path: Path) -> None:
     picture(root / "dark.jpg")
     picture(root / "sub" / "half.tif", bright=6)
     segmenter = Bright()
-    report = run_job(segmenter, [root], out, task="semantic", batch_size=5, side=64)
-    assert segmenter.asked == {"task": "semantic", "batch_size": 5, "side": 64}
+    report = run_job(segmenter, [root], out, ensemble="spatial", task="semantic", batch_size=5, side=64)
+    asked = {"ensemble": "spatial", "task": "semantic", "side": 64, "batch_size": 5}
+    assert segmenter.asked == asked
     assert files(out) == ["dark.png", REPORT_NAME, "sub/half.png"]
     mask = read_mask(out / "sub" / "half.png")
     assert mask.ids.tolist() == [[3] * 6 + [0] * 6] * 8
@@ -211,7 +238,7 @@ def test_masks_and_a_report_are_written(tmp_path: Path) -> None:
     written = json.loads((out / REPORT_NAME).read_text())
     assert written["finished"]
     assert written["segmenter"] == {"weights": "bright"}
-    assert written["settings"]["task"] == "semantic"
+    assert {name: written["settings"][name] for name in asked} == asked
     assert written["settings"]["inputs"] == [str(root)]
     assert {name: written["totals"][name] for name in ("queries", "done", "failed", "empty")} == {
         "queries": 2, "done": 2, "failed": 0, "empty": 1,
@@ -476,6 +503,42 @@ def test_reading_and_writing_cost_no_time_beside_a_slow_network(
     assert report.waiting_seconds < 0.4
     for file in report.files:  # reading, writing and half a batch, without what it waited for
         assert 0.13 <= file.seconds < 0.4
+
+
+def test_the_networks_thread_neither_fits_pictures_nor_reads_answers(tmp_path: Path) -> None:
+    for number in range(8):
+        picture(tmp_path / "in" / f"{number}.jpg")
+    segmenter = Bright()
+    run_job(segmenter, [tmp_path / "in"], tmp_path / "out")
+    assert segmenter.threads["answer"] == {threading.get_ident()}
+    assert all(segmenter.threads.values())
+    assert not segmenter.threads["answer"] & (segmenter.threads["fit"] | segmenter.threads["read"])
+
+
+def test_an_answer_that_cannot_be_read_costs_one_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        picture(tmp_path / "in" / f"{number}.jpg", bright=number)
+    read = Bright.read
+
+    def broken(self: Bright, image: Pixels) -> Segmentation:
+        if (image > 127).any(axis=(0, 2)).sum() == 1:
+            raise MemoryError
+        return read(self, image)
+
+    monkeypatch.setattr(Bright, "read", broken)
+    report = run_job(Bright(), [tmp_path / "in"], tmp_path / "out")
+    assert [file.error is None for file in report.files] == [True, False, True]
+    assert report.failures[0].error == f"{tmp_path / 'out' / '1.png'}: MemoryError"
+
+
+def test_options_that_do_not_fit_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("expected side to be a multiple")
+
+    monkeypatch.setattr(Bright, "prepare", refuse)
+    with pytest.raises(ValueError, match="expected side"):
+        run_job(Bright(), [picture(tmp_path / "in" / "a.jpg")], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_are_told_in_order_whatever_order_they_are_written_in(

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from incontext.cli import evaluate, segment, train, weights  # noqa: F401  each adds its commands to the program
+from incontext.cli import bench, evaluate, rank, segment, train, weights  # noqa: F401  each adds its commands
 from incontext.cli.options import app
 
 

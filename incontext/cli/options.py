@@ -21,6 +21,7 @@ app.add_typer(evaluate_app, name="evaluate", no_args_is_help=True)
 
 TaskName = Literal["instance", "semantic"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+EnsembleName = Literal["auto", "feature", "spatial"]
 LayoutName = Literal["incontext", "published", "transformers"]
 StoredDtypeName = Literal["float32", "float16", "bfloat16"]
 
@@ -28,8 +29,21 @@ Weights = Annotated[
     str, typer.Option("--weights", metavar="NAME|PATH", help="A name that `incontext weights list` knows, or a file.")
 ]
 Device = Annotated[str, typer.Option("--device", help='"auto", "cpu", "cuda", "cuda:1", "mps".')]
-Dtype = Annotated[DtypeName, typer.Option("--dtype", help="auto: bfloat16 on CUDA, else float32, which is exact.")]
+Dtype = Annotated[
+    DtypeName,
+    typer.Option("--dtype", help="auto: bfloat16 where the hardware multiplies it, else float32. float32 is exact."),
+]
 Task = Annotated[TaskName, typer.Option("--task", help="Whether the ids are objects or kinds of things.")]
+Ensemble = Annotated[
+    EnsembleName,
+    typer.Option(
+        "--ensemble",
+        help="Several prompts: averaged inside the network (feature), or tiled into one picture (spatial).",
+    ),
+]
+SnapColors = Annotated[
+    bool, typer.Option("--snap-colors", help="Give each stray colour of a prompt's mask the nearest main colour.")
+]
 Side = Annotated[
     int | None, typer.Option("--side", min=1, help="Pixels along a side of what the network sees. Default: as trained.")
 ]
@@ -48,3 +62,18 @@ def common(
     ] = False,
 ) -> None:
     """Options before the command."""
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """ "1,4" -> [1, 4]. ValueError for anything but numbers of at least 1, each once."""
+    parts = names(text)
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts) or len(set(parts)) < len(parts):
+        raise ValueError(
+            f'expected {option} as different numbers of at least 1 with commas between, such as "1,4"; got {text!r}'
+        )
+    return [int(part) for part in parts]
+
+
+def names(text: str) -> list[str]:
+    """ "a, b" -> ["a", "b"]."""
+    return [part.strip() for part in text.split(",")]

@@ -1,16 +1,57 @@
 """`incontext segment` and `incontext demo`."""
 
+import os
 import time
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from incontext.cli.options import Device, Dtype, Side, Task, Weights, app
+from incontext.cli.options import Device, Dtype, Ensemble, Side, SnapColors, Task, Weights, app
 from incontext.progress import ProgressLine
 
+if TYPE_CHECKING:
+    from incontext.engine import BatchSize
+    from incontext.folder import OpenedPrompts
 
-@app.command()
+_MANY_PROMPTS = 16
+
+
+class _PairsOfPrompts(TyperCommand):
+    """Lets `--prompt IMAGE MASK` come several times: typer takes lists, and it takes pairs, but no lists of pairs."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            single = _one_by_one(args)
+        except ValueError as error:
+            ctx.fail(str(error))
+        return super().parse_args(ctx, single)
+
+
+def _one_by_one(arguments: Sequence[str]) -> list[str]:
+    """`--prompt IMAGE MASK` -> `--prompt=IMAGE --prompt=MASK`, up to a lone `--`. ValueError for half a pair."""
+    done: list[str] = []
+    rest = list(arguments)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if name == "--":
+            return [*done, name, *rest]
+        if name != "--prompt":
+            done.append(name + equals + value)
+            continue
+        pair = [value] if equals else []
+        while len(pair) < 2:
+            if not rest or (rest[0].startswith("-") and not os.path.lexists(rest[0])):
+                raise ValueError("Option '--prompt' requires 2 arguments: IMAGE MASK.")
+            pair.append(rest.pop(0))
+        done += [f"--prompt={each}" for each in pair]
+    return done
+
+
+@app.command(cls=_PairsOfPrompts)
 def segment(
     inputs: Annotated[
         list[Path],
@@ -19,42 +60,57 @@ def segment(
             help="Folders, with all their subfolders; pictures; or patterns in quotes, such as 'PHOTOS/**/*.jpg'.",
         ),
     ],
-    prompt: Annotated[
-        tuple[Path, Path],
-        typer.Option(
-            "--prompt", metavar="IMAGE MASK", help="The example: a picture, and a mask of what to find in it."
-        ),
-    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for masks and report.json; made if need be.")],
+    prompt: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--prompt",
+            metavar="IMAGE MASK",
+            help="An example: a picture, and a mask of what to find in it. May be given several times.",
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            metavar="FOLDER|FILE",
+            help="More examples: a folder with images/ and masks/, files of the same names, or with NAME_mask.png "
+            "beside NAME.jpg; or a context file, as `incontext rank --top` writes it.",
+        ),
+    ] = None,
+    ensemble: Ensemble = "auto",
     weights: Weights = "default",
     device: Device = "auto",
     dtype: Dtype = "auto",
     task: Task = "instance",
     side: Side = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Pictures at a time. Default: 8 on CUDA, else 1.")
-    ] = None,
+        str, typer.Option("--batch-size", metavar="auto|N", help="Pictures at a time. auto: as memory has room for.")
+    ] = "auto",
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also write NAME_overlay.jpg: the picture under its coloured mask.")
     ] = False,
     save_confidence: Annotated[
         bool, typer.Option("--save-confidence", help="Also write NAME_confidence.png: grey, white where it is sure.")
     ] = False,
-    snap_colors: Annotated[
-        bool, typer.Option("--snap-colors", help="Give each stray colour of the prompt's mask the nearest main colour.")
-    ] = False,
+    snap_colors: SnapColors = False,
 ) -> None:
-    """Segment pictures by one example.
+    """Segment pictures by one example or several: --prompt, --prompts, or both.
 
-    Each picture's mask becomes an indexed PNG of the same name, with the ids and colours of the example's mask.
+    Each picture's mask becomes an indexed PNG of the same name, with the ids and colours of the examples' masks.
     Subfolders are kept. A picture that cannot be read is skipped; report.json lists everything.
     """
-    from incontext.folder import REPORT_NAME, FileReport, plan, segment_folder
-    from incontext.types import Prompt
+    from incontext.folder import REPORT_NAME, FileReport, gather, open_prompts, plan, segment_folder
 
     # What a user can get wrong is found before the weights are loaded.
-    context = Prompt.open(*prompt, snap=snap_colors)
-    job = plan(inputs, out, overlay=overlay, confidence=save_confidence, prompt_files=[prompt])
+    size = _batch_size(batch_size)
+    paths = prompt or []
+    files = gather(zip(paths[::2], paths[1::2], strict=True), prompts)
+    opened = open_prompts(files, snap=snap_colors)
+    job = plan(
+        inputs, out, overlay=overlay, confidence=save_confidence, prompt_files=opened.pairs, leave_out=files.masks
+    )
+    _tell_about(opened)
 
     from incontext.engine import load
 
@@ -70,7 +126,16 @@ def segment(
             progress.update(told)
 
         try:
-            report = segment_folder(segmenter, job, context, task=task, side=side, batch_size=batch_size, on_file=tell)
+            report = segment_folder(
+                segmenter,
+                job,
+                opened.prompts,
+                ensemble=ensemble,
+                task=task,
+                side=side,
+                batch_size=size,
+                on_file=tell,
+            )
         except KeyboardInterrupt:
             progress.say(f"Stopped after {told} of {len(job.queries)} pictures; {report_path} lists them.")
             raise typer.Exit(130) from None
@@ -80,6 +145,34 @@ def segment(
     if report.failures:
         progress.say(f"{len(report.failures)} of {len(report.files)} failed; {report_path} says why.")
         raise typer.Exit(1)
+
+
+def _batch_size(text: str) -> "BatchSize":
+    if text == "auto":
+        return "auto"
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise ValueError(f"expected --batch-size as auto or a number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _tell_about(opened: "OpenedPrompts") -> None:
+    """What a user should know of the prompts before the network starts."""
+    from incontext.folder import PromptWarning
+    from incontext.folder.pairs import some_of
+
+    if opened.empty:
+        masks = some_of([mask for _, mask in opened.empty])
+        what = (
+            "1 prompt whose mask marks" if len(opened.empty) == 1 else f"{len(opened.empty)} prompts whose masks mark"
+        )
+        warnings.warn(f"left out {what} nothing: {masks}", PromptWarning, stacklevel=2)
+    if (count := len(opened.prompts)) > _MANY_PROMPTS:
+        warnings.warn(
+            f"{count} prompts: a picture takes about {(count + 1) / 2:.0f} times as long as with one; "
+            "`incontext rank --top N` chooses the best few",
+            PromptWarning,
+            stacklevel=2,
+        )
 
 
 @app.command()

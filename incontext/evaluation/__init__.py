@@ -1,24 +1,25 @@
-"""How good the masks are: metrics, fixed few-shot episodes, baselines, reports.
+"""How good the masks are: metrics, few-shot episodes, baselines, reports.
 
-Refuses to know networks and devices: what is scored is any function from a query and its prompts to a mask.
+Refuses to know networks and devices: what is scored is any function from queries and their prompts to masks.
 """
 
-from incontext.evaluation.few_shot import (
-    ConfidenceReport,
-    Episode,
-    EpisodeSet,
-    FewShotReport,
-    SetReport,
-    evaluate,
-    read_episodes,
-)
+from incontext.evaluation.episodes import Absent, Episode, EpisodeSet, read_episodes, read_sets
+from incontext.evaluation.few_shot import Method, evaluate
+from incontext.evaluation.records import Journal
+from incontext.evaluation.scores import AbsenceReport, Column, ConfidenceReport, FewShotReport, SetScore
 
 __all__ = [
+    "AbsenceReport",
+    "Absent",
+    "Column",
     "ConfidenceReport",
     "Episode",
     "EpisodeSet",
     "FewShotReport",
-    "SetReport",
+    "Journal",
+    "Method",
+    "SetScore",
     "evaluate",
     "read_episodes",
+    "read_sets",
 ]

@@ -1,45 +1,49 @@
 """What a model must beat: three ways to answer an episode without having learnt anything.
 
-Refuses to know files and scores. Each is a `Predict`: (H, W, 3) uint8 query and prompts with id 1 -> (H, W) bool.
+Refuses to know files and scores. Each is a `Predict`: (H, W, 3) uint8 queries, prompts with id 1 -> (H, W) bool.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from incontext.evaluation.few_shot import SCORING_SIDE, Predict
+from incontext.evaluation.few_shot import Method
+from incontext.evaluation.pictures import SCORING_SIDE
 from incontext.formats import IGNORED, Pixels
 from incontext.types import Prompt
 
 _BINS = 16  # per colour channel
 
 
-def everything(query: Pixels, _prompts: Sequence[Prompt]) -> npt.NDArray[np.bool_]:
-    """All of the query is foreground."""
-    return np.ones(query.shape[:2], np.bool_)
+def everything(queries: Sequence[Pixels], _prompts: Sequence[Prompt]) -> Iterator[npt.NDArray[np.bool_]]:
+    """All of a query is foreground."""
+    for query in queries:
+        yield np.ones(query.shape[:2], np.bool_)
 
 
-def copy_mask(query: Pixels, prompts: Sequence[Prompt]) -> npt.NDArray[np.bool_]:
+def copy_mask(queries: Sequence[Pixels], prompts: Sequence[Prompt]) -> Iterator[npt.NDArray[np.bool_]]:
     """The prompts' masks, stretched to the query: foreground where at least half of them say so."""
-    size = (query.shape[1], query.shape[0])
-    votes = np.zeros(query.shape[:2], np.int64)
-    for prompt in prompts:
-        votes += np.asarray(Image.fromarray(prompt.mask).resize(size, Image.Resampling.NEAREST)) == 1
-    return 2 * votes >= len(prompts)
+    for query in queries:
+        size = (query.shape[1], query.shape[0])
+        votes = np.zeros(query.shape[:2], np.int64)
+        for prompt in prompts:
+            votes += np.asarray(Image.fromarray(prompt.mask).resize(size, Image.Resampling.NEAREST)) == 1
+        yield 2 * votes >= len(prompts)
 
 
-def color_histogram(query: Pixels, prompts: Sequence[Prompt]) -> npt.NDArray[np.bool_]:
+def color_histogram(queries: Sequence[Pixels], prompts: Sequence[Prompt]) -> Iterator[npt.NDArray[np.bool_]]:
     """Foreground are the colours, of 16 x 16 x 16, that more prompt pixels have inside the mask than outside it."""
     lead = np.zeros(_BINS**3, np.int64)
     for prompt in prompts:
         bins, mask = _bins(_at_scoring_side(prompt.image)), _at_scoring_side(prompt.mask, Image.Resampling.NEAREST)
         lead += np.bincount(bins[mask == 1], minlength=_BINS**3)
         lead -= np.bincount(bins[(mask != 1) & (mask != IGNORED)], minlength=_BINS**3)
-    return lead[_bins(query)] > 0
+    for query in queries:
+        yield lead[_bins(query)] > 0
 
 
 def _at_scoring_side(pixels: Pixels, resampling: Image.Resampling = Image.Resampling.BICUBIC) -> Pixels:
@@ -52,8 +56,8 @@ def _bins(image: Pixels) -> npt.NDArray[np.int64]:
     return (levels[..., 0] * _BINS + levels[..., 1]) * _BINS + levels[..., 2]
 
 
-BASELINES: dict[str, Predict] = {
-    "copy the prompt's mask": copy_mask,
-    "colour histogram": color_histogram,
-    "everything is foreground": everything,
-}
+BASELINES = (
+    Method("copy the mask", copy_mask, baseline=True),
+    Method("colour histogram", color_histogram, baseline=True),
+    Method("everything", everything, baseline=True, uses_prompts=False),
+)

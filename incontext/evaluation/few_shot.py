@@ -1,36 +1,34 @@
-"""Few-shot scores on fixed episodes: a query, prompts that show what to find, and the true mask.
+"""Few-shot scores on episodes: a query, prompts that show what to find, and the true mask.
 
-Refuses to know networks: `evaluate` scores any function from a query and its prompts to a mask, and shows it neither
-the ids of other classes nor the truth.
+Refuses to know networks: `evaluate` scores any function from queries and prompts to masks, and shows it neither the ids
+of other classes nor the truth.
 
 The protocol. Every episode asks for one id. Masks are compared at 224 x 224 pixels, both resized by nearest neighbour;
 ignored pixels (255) are left out. Intersections and unions are summed over a class's episodes, then divided: that is
 the class's IoU; a set's mIoU is the mean over its classes, its FB-IoU the mean of the foreground's and the
-background's IoU over all its episodes.
+background's IoU over all its episodes. At the fewest shots each episode's prompts also get a query without the thing,
+where an empty answer is right.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from incontext.evaluation.metrics import ConfidenceTally, Overlap, mean, overlap
-from incontext.formats import IGNORED, Pixels, read_image, read_mask
+from incontext.evaluation.episodes import Episode, EpisodeSet
+from incontext.evaluation.metrics import ConfidenceTally, overlap
+from incontext.evaluation.pictures import Pictures, at_scoring_side, wanted
+from incontext.evaluation.records import Journal, Question, Record
+from incontext.evaluation.scores import FewShotReport, score
+from incontext.formats import IGNORED, Pixels
 from incontext.types import Prompt
-
-SCORING_SIDE = 224  # pixels
-THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of confidence
-_CACHED_FILES = 256  # a shorter side of 320 pixels makes about 0.4 MB each
 
 
 class Found(Protocol):
@@ -43,281 +41,192 @@ class Found(Protocol):
 
 
 Answer: TypeAlias = "npt.NDArray[Any] | Found"
-Predict: TypeAlias = Callable[[Pixels, Sequence[Prompt]], Answer]
-"""(H, W, 3) uint8 query and its prompts, whose masks hold id 1 -> (H, W) bool or ids (1 is what was asked for)."""
+Predict: TypeAlias = Callable[[Sequence[Pixels], Sequence[Prompt]], Iterable[Answer]]
+"""(H, W, 3) uint8 queries, prompts whose masks hold id 1 -> for each query (H, W) bool or ids (1: what was asked)."""
 
 
 @dataclass(frozen=True)
-class Episode:
-    """One question: find class `id` of the prompts in the query. Pictures are named by the stems of their files."""
+class Method:
+    """Something that answers episodes, and how reports call it.
 
-    id: int
-    query: str
-    prompts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class EpisodeSet:
-    """The episodes of one set. `instances_as_one`: every id but 0 and 255 is foreground, whatever `id` says."""
-
-    name: str
-    instances_as_one: bool
-    episodes: tuple[Episode, ...]
-
-
-@dataclass(frozen=True)
-class ConfidenceReport:
-    """What confidence is worth. Means of confidence, 0..1; then, per threshold, shares of pixels 0..1.
-
-    wrong_rejected, right_rejected: the share of all wrong (right) pixels that lie below the threshold; wrong_below:
-    the share of the pixels below it that are wrong. A useful confidence rejects more of the wrong ones; None: there
-    were no such pixels.
+    baseline: it has not learnt anything. fewest_shots: it is not asked with fewer. uses_prompts: where it does not, it
+    is asked at one number of shots only, the least.
     """
 
-    mean_right: float | None
-    mean_wrong: float | None
-    thresholds: tuple[float, ...]
-    wrong_rejected: tuple[float | None, ...]
-    right_rejected: tuple[float | None, ...]
-    wrong_below: tuple[float | None, ...]
-
-    @classmethod
-    def of(cls, tally: ConfidenceTally) -> ConfidenceReport:
-        (wrong, right), (wrong_total, right_total) = tally.pixels.tolist(), tally.total.tolist()
-        wrong_under, right_under = tally.below.tolist()
-        return cls(
-            mean_right=_share(right_total, right),
-            mean_wrong=_share(wrong_total, wrong),
-            thresholds=tally.thresholds,
-            wrong_rejected=tuple(_share(under, wrong) for under in wrong_under),
-            right_rejected=tuple(_share(under, right) for under in right_under),
-            wrong_below=tuple(_share(w, w + r) for w, r in zip(wrong_under, right_under, strict=True)),
-        )
-
-
-@dataclass(frozen=True)
-class SetReport:
-    """The scores of one set, 0..1; seconds: the time inside `predict`, all episodes together."""
-
     name: str
-    episodes: int
-    mean_iou: float
-    fb_iou: float
-    class_iou: dict[int, float]
-    seconds: float
+    predict: Predict
+    baseline: bool = False
+    fewest_shots: int = 1
+    uses_prompts: bool = True
 
-
-@dataclass(frozen=True)
-class FewShotReport:
-    """The scores of all sets that were run. confidence is None where the answers had none."""
-
-    shots: int
-    side: int
-    sets: tuple[SetReport, ...]
-    confidence: ConfidenceReport | None
-
-    @property
-    def mean_iou(self) -> float:
-        """The mean of the sets' mIoU."""
-        return mean(each.mean_iou for each in self.sets)
-
-    @property
-    def fb_iou(self) -> float:
-        """The mean of the sets' FB-IoU."""
-        return mean(each.fb_iou for each in self.sets)
-
-    @property
-    def seconds(self) -> float:
-        """The time inside `predict`."""
-        return sum(each.seconds for each in self.sets)
-
-    def to_json(self) -> str:
-        """Everything, the means included, as one JSON object."""
-        means = {"mean_iou": self.mean_iou, "fb_iou": self.fb_iou, "seconds": self.seconds}
-        return json.dumps({**means, **asdict(self)}, indent=1)
-
-    def to_markdown(self) -> str:
-        """Tables for people: a row for each set, then what confidence is worth where it is known."""
-        lines = [
-            f"| set, {self.shots} shot{'s' * (self.shots > 1)}, {self.side} px | mIoU | FB-IoU | episodes | s each |",
-            "|---|---|---|---|---|",
-        ]
-        rows = [(each.name, each.mean_iou, each.fb_iou, each.episodes, each.seconds) for each in self.sets]
-        rows.append(("mean", self.mean_iou, self.fb_iou, sum(each.episodes for each in self.sets), self.seconds))
-        for name, miou, fb, episodes, seconds in rows:
-            lines.append(f"| {name} | {miou:.3f} | {fb:.3f} | {episodes} | {seconds / episodes:.3f} |")
-        if self.confidence is not None:
-            known = self.confidence
-            lines += [
-                "",
-                f"Mean confidence: {_percent(known.mean_right)} where right, {_percent(known.mean_wrong)} where wrong.",
-            ]
-            lines += [
-                "",
-                "| confidence below | wrong pixels rejected | right pixels rejected | of those below, wrong |",
-            ]
-            lines.append("|---|---|---|---|")
-            columns = (known.thresholds, known.wrong_rejected, known.right_rejected, known.wrong_below)
-            for row in zip(*columns, strict=True):
-                lines.append(f"| {' | '.join([f'{row[0]:g}', *map(_percent, row[1:])])} |")
-        return "\n".join(lines) + "\n"
-
-
-def read_episodes(data: Path) -> tuple[EpisodeSet, ...]:
-    """The sets of `data/episodes.json`, in the file's order.
-
-    Raises FileNotFoundError where there is no such file, ValueError where it is not what is expected.
-    """
-    path = data / "episodes.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"expected a file episodes.json in {data}, got none; name the folder that holds it")
-    try:
-        return tuple(
-            EpisodeSet(
-                name,
-                bool(content["instances_as_one"]),
-                tuple(
-                    Episode(int(e["id"]), str(e["query"]), tuple(map(str, e["prompts"]))) for e in content["episodes"]
-                ),
-            )
-            for name, content in json.loads(path.read_text(encoding="utf-8")).items()
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: expected {{set: {{instances_as_one, episodes: [{{id, query, prompts}}]}}}}, "
-            f"got something else ({error!r}); compare it with the file that came with the data"
-        ) from None
+    def is_asked(self, shots: int, all_shots: Sequence[int]) -> bool:
+        """Whether it answers with that many shots when a run is about `all_shots`."""
+        return shots >= self.fewest_shots and (self.uses_prompts or shots == min(all_shots))
 
 
 def evaluate(
-    predict: Predict,
-    data: Path,
+    methods: Sequence[Method],
+    sets: Sequence[EpisodeSet],
     *,
-    shots: int = 1,
-    sets: Sequence[str] | None = None,
-    limit: int | None = None,
+    shots: Sequence[int] = (1,),
+    seed: int = 0,
+    workers: int = 1,
+    journal: Journal | None = None,
     on_episode: Callable[[int, int], None] | None = None,
 ) -> FewShotReport:
-    """Run `predict` over the fixed episodes of `data` and score it.
+    """Ask the methods all episodes of the sets with each number of shots, in one pass, and score the answers.
 
-    predict: see `Predict`; it gets the first `shots` prompts of an episode, everything but the asked id painted
-    background. sets: names, None: all; limit: at most so many episodes of each set, spread evenly over it so that all
-    classes take part. on_episode(done, total) is called after each episode.
-    Raises ValueError for an unknown set, more shots than an episode has, and an answer that has not the query's size.
+    A method gets the first prompts of an episode, everything but the asked id painted background. seed: of the
+    bootstrap. workers: threads that each work on an episode; what is reported does not depend on them. journal: what it
+    knows is not asked again, and it gets what is new. on_episode(done, total) is called after each episode.
+    Raises ValueError for more shots than an episode has, and for an answer that has not the query's size.
     """
-    chosen = [_limited(each, limit) for each in _chosen(read_episodes(data), sets)]
-    for each in chosen:
+    _check(methods, sets, shots)
+    asker = _Asker(Pictures(sets), tuple(methods), tuple(shots), journal)
+    tasks = [(each, episode) for each in sets for episode in each.episodes]
+    answered: dict[Question, Record] = {}
+    for done, new in enumerate(_in_order(asker.ask, tasks, workers), start=1):
+        answered.update(new)
+        if journal is not None:
+            for question, record in new.items():
+                if journal.get(question) is None:
+                    journal.add(question, record)
+        if on_episode is not None:
+            on_episode(done, len(tasks))
+    columns = [(method, n) for method in methods for n in shots if method.is_asked(n, shots)]
+    return score(
+        {
+            (method.name, n, method.baseline): {
+                each.name: [answered[asker.question(method, n, each, episode)] for episode in each.episodes]
+                for each in sets
+            }
+            for method, n in columns
+        },
+        sets,
+        seed=seed,
+    )
+
+
+def _check(methods: Sequence[Method], sets: Sequence[EpisodeSet], shots: Sequence[int]) -> None:
+    if not methods or not sets or not shots:
+        raise ValueError("expected at least one method, one set and one number of shots, got none")
+    for repeated in ([method.name for method in methods], [each.name for each in sets], shots):
+        if len(set(repeated)) < len(repeated):
+            raise ValueError(f"expected each method, set and number of shots once, got {', '.join(map(str, repeated))}")
+    for each in sets:
         fewest = min((len(episode.prompts) for episode in each.episodes), default=0)
-        if not 1 <= shots <= fewest:
+        if wrong := [n for n in shots if not 1 <= n <= fewest]:
             raise ValueError(
-                f"expected 1 to {fewest} shots, as many as an episode of {each.name} has prompts, got {shots}"
+                f"expected 1 to {fewest} shots, as many as an episode of {each.name} has prompts, got {wrong[0]}"
             )
-    total, done = sum(len(each.episodes) for each in chosen), 0
-    reports: list[SetReport] = []
-    tally: ConfidenceTally | None = None
-    for each in chosen:
-        foreground: defaultdict[int, Overlap] = defaultdict(Overlap)
-        background, seconds = Overlap(), 0.0
-        for episode in each.episodes:
-            truth = _ids(data, each, episode.query)
-            query, prompts = _image(_picture(data, each, episode.query)), _prompts(data, each, episode, shots)
-            start = time.perf_counter()
-            answer = predict(query, prompts)
-            seconds += time.perf_counter() - start
-            found, confidence = _read_answer(answer, query.shape[:2])
-            found, wanted, ignored = _small(found), _small(_wanted(truth, each, episode)), _small(truth == IGNORED)
-            foreground[episode.id] += overlap(found, wanted, ignored)
-            background += overlap(~found, ~wanted, ignored)
-            if confidence is not None:
-                tally = (tally or ConfidenceTally.empty(THRESHOLDS)).count(_small(confidence), found == wanted, ignored)
-            done += 1
-            if on_episode is not None:
-                on_episode(done, total)
-        class_iou = {i: foreground[i].iou for i in sorted(foreground)}
-        fb_iou = mean([sum(foreground.values(), Overlap()).iou, background.iou])
-        reports.append(SetReport(each.name, len(each.episodes), mean(class_iou.values()), fb_iou, class_iou, seconds))
-    return FewShotReport(shots, SCORING_SIDE, tuple(reports), ConfidenceReport.of(tally) if tally is not None else None)
 
 
-def _chosen(known: Sequence[EpisodeSet], names: Sequence[str] | None) -> list[EpisodeSet]:
-    if names is None:
-        return list(known)
-    by_name = {each.name: each for each in known}
-    if missing := [name for name in names if name not in by_name]:
-        raise ValueError(f"expected sets out of {', '.join(by_name)}, got {', '.join(missing)}")
-    return [by_name[name] for name in names]
+@dataclass(frozen=True, eq=False)
+class _Truth:
+    """A query's truth, ready to be compared: at its own size, and both masks small."""
+
+    own: npt.NDArray[np.bool_]
+    small: npt.NDArray[np.bool_]
+    ignored: npt.NDArray[np.bool_]
 
 
-def _limited(each: EpisodeSet, limit: int | None) -> EpisodeSet:
-    if limit is None or limit >= len(each.episodes):
-        return each
-    if limit < 1:
-        raise ValueError(f"expected a limit of at least 1 episode, got {limit}")
-    picked = np.linspace(0, len(each.episodes) - 1, limit).round().astype(int).tolist()
-    return EpisodeSet(each.name, each.instances_as_one, tuple(each.episodes[i] for i in picked))
+@dataclass(frozen=True)
+class _Asker:
+    """Asks the methods one episode. Threads may share it."""
+
+    pictures: Pictures
+    methods: tuple[Method, ...]
+    shots: tuple[int, ...]
+    journal: Journal | None
+
+    def question(self, method: Method, shots: int, each: EpisodeSet, episode: Episode) -> Question:
+        return Question.of(method.name, each.name, episode, shots, ask_absent=shots == min(self.shots))
+
+    def ask(self, task: tuple[EpisodeSet, Episode]) -> dict[Question, Record]:
+        each, episode = task
+        asked = [(m, n) for n in self.shots for m in self.methods if m.is_asked(n, self.shots)]
+        questions = {self.question(method, n, each, episode): method for method, n in asked}
+        known = {q: self.journal.get(q) if self.journal is not None else None for q in questions}
+        if all(record is not None for record in known.values()):
+            return {question: record for question, record in known.items() if record is not None}
+        truth = self._truth(each, episode)
+        query = self.pictures.image(each.name, episode.query)
+        prompts = [self.pictures.prompt(each, episode.id, stem) for stem in episode.prompts[: max(self.shots)]]
+        answered = {}
+        for question, method in questions.items():
+            record = known[question]
+            if record is None:
+                queries = [query]
+                if question.absent is not None:
+                    queries.append(self.pictures.image(question.absent.set, question.absent.query))
+                start = time.perf_counter()
+                answers = list(method.predict(queries, prompts[: len(question.prompts)]))
+                record = _record(answers, queries, truth, (time.perf_counter() - start) / len(queries))
+            answered[question] = record
+        return answered
+
+    def _truth(self, each: EpisodeSet, episode: Episode) -> _Truth:
+        ids, image = self.pictures.ids(each.name, episode.query), self.pictures.image(each.name, episode.query)
+        if ids.shape != image.shape[:2]:
+            raise ValueError(
+                f"{self.pictures.path(each.name, 'masks', episode.query)}: expected a mask of its picture's size "
+                f"{image.shape[:2]}, got {ids.shape}"
+            )
+        own = wanted(ids, each, episode.id)
+        return _Truth(own, at_scoring_side(own), at_scoring_side(ids == IGNORED))
 
 
-def _prompts(data: Path, each: EpisodeSet, episode: Episode, shots: int) -> list[Prompt]:
-    prompts = []
-    for name in episode.prompts[:shots]:
-        ids = _ids(data, each, name)
-        mask = np.where(ids == IGNORED, np.uint8(IGNORED), _wanted(ids, each, episode).astype(np.uint8))
-        prompts.append(Prompt(_image(_picture(data, each, name)), mask))
-    return prompts
+def _record(answers: Sequence[Answer], queries: Sequence[Pixels], truth: _Truth, seconds: float) -> Record:
+    if len(answers) != len(queries):
+        raise ValueError(f"expected an answer for each of {len(queries)} queries, got {len(answers)}")
+    (own, confidence), *absent = (read_answer(*each) for each in zip(answers, queries, strict=True))
+    found = at_scoring_side(own)
+    tally = None
+    if confidence is not None:
+        tally = ConfidenceTally.of(at_scoring_side(confidence), found == truth.small, truth.ignored)
+    return Record(
+        foreground=overlap(found, truth.small, truth.ignored),
+        background=overlap(~found, ~truth.small, truth.ignored),
+        present=bool(truth.own.any()),
+        lost=bool(truth.own.any()) and not bool((own & truth.own).any()),
+        absent_empty=None if not absent else not bool(absent[0][0].any()),
+        confidence=tally,
+        seconds=seconds,
+    )
 
 
-def _wanted(ids: Pixels, each: EpisodeSet, episode: Episode) -> npt.NDArray[np.bool_]:
-    return np.asarray((ids != 0) & (ids != IGNORED) if each.instances_as_one else ids == episode.id)
-
-
-def _read_answer(answer: Answer, size: tuple[int, ...]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32] | None]:
+def read_answer(answer: Answer, query: Pixels) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32] | None]:
+    """What was found, (H, W) bool, and the confidence, (H, W) or None. ValueError where it does not fit the query."""
     mask, confidence = (answer, None) if isinstance(answer, np.ndarray) else (answer.mask, answer.confidence)
     for array in (mask,) if confidence is None else (mask, confidence):
-        if array.shape != size:
-            raise ValueError(f"expected an answer of the query's size {size}, got {array.shape}")
+        if array.shape != query.shape[:2]:
+            raise ValueError(f"expected an answer of the query's size {query.shape[:2]}, got {array.shape}")
     if mask.dtype.kind not in "bui":
         raise ValueError(f"expected an answer of bool or integer ids, got {mask.dtype}")
     found: npt.NDArray[np.bool_] = mask == 1
     return found, confidence
 
 
-def _small(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(H, W) -> (224, 224), nearest neighbour, as Pillow picks it."""
-    kind = np.uint8 if array.dtype == np.bool_ else np.float32
-    small = Image.fromarray(array.astype(kind)).resize((SCORING_SIDE, SCORING_SIDE), Image.Resampling.NEAREST)
-    return np.asarray(small).astype(array.dtype)
+_Task: TypeAlias = tuple[EpisodeSet, Episode]
 
 
-def _share(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
-
-
-def _picture(data: Path, each: EpisodeSet, name: str) -> Path:
-    folder = data / each.name / "images"
-    for suffix in (".jpg", ".png"):
-        if (folder / (name + suffix)).is_file():
-            return folder / (name + suffix)
-    raise FileNotFoundError(f"expected {name}.jpg or {name}.png in {folder}, got neither; episodes.json names it")
-
-
-def _ids(data: Path, each: EpisodeSet, name: str) -> Pixels:
-    return _mask(data / each.name / "masks" / f"{name}.png")
-
-
-@lru_cache(_CACHED_FILES)
-def _image(path: Path) -> Pixels:
-    return _frozen(read_image(path))
-
-
-@lru_cache(_CACHED_FILES)
-def _mask(path: Path) -> Pixels:
-    return _frozen(read_mask(path).ids)
-
-
-def _frozen(pixels: Pixels) -> Pixels:
-    pixels.setflags(write=False)  # many prompts share them
-    return pixels
+def _in_order(
+    ask: Callable[[_Task], dict[Question, Record]], tasks: Sequence[_Task], workers: int
+) -> Iterator[dict[Question, Record]]:
+    """The results in the order of the tasks, from as many threads; few wait to be taken."""
+    if workers < 1:
+        raise ValueError(f"expected at least 1 worker, got {workers}")
+    if workers == 1:
+        yield from map(ask, tasks)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        running: deque[Future[dict[Question, Record]]] = deque()
+        try:
+            for task in tasks:
+                running.append(pool.submit(ask, task))
+                if len(running) >= 2 * workers:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

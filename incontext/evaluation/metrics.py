@@ -1,4 +1,5 @@
-"""Intersections, unions, and what is made of them: IoU per class, mIoU, FB-IoU; and how much a confidence knows.
+"""Intersections, unions, and what is made of them: IoU per class, mIoU, FB-IoU; how sure those figures are; and how
+much a confidence knows.
 
 Refuses to know files, episodes and colours. Masks are (H, W) arrays here: `found` and `truth` bool, `ignored` bool
 where nothing is scored. Counts are summed over many masks first and divided last, as few-shot segmentation does
@@ -7,13 +8,19 @@ where nothing is scored. Counts are summed over many masks first and divided las
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 Flags = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Interval = tuple[float, float]
+
+BINS = 20  # of confidence, each 0.05 wide
+_EDGES = np.linspace(0, 1, BINS + 1).astype(np.float32)[1:-1]
+REPLICATES = 1000  # of the bootstrap
 
 
 @dataclass(frozen=True)
@@ -47,35 +54,80 @@ def mean(values: Iterable[float]) -> float:
     return sum(listed) / len(listed)
 
 
+def resamples(episodes: int, seed: int) -> npt.NDArray[np.int64]:
+    """How often each of a set's episodes is drawn in each replicate of a bootstrap, (REPLICATES, episodes).
+
+    Every row sums to `episodes`: they are drawn with replacement (Efron, Annals of Statistics 7, 1979). Scores of one
+    set that share a seed share their replicates, so their differences may be compared replicate by replicate.
+    """
+    shares = np.full(episodes, 1 / episodes)
+    return np.random.default_rng(seed).multinomial(episodes, shares, size=REPLICATES)
+
+
+def resampled_mean_iou(drawn: npt.NDArray[np.int64], classes: npt.NDArray[np.int64], overlaps: Floats) -> Floats:
+    """mIoU in each replicate, (R,): drawn (R, E) from `resamples`, classes (E,) ids, overlaps (E, 2) sums to divide.
+
+    A class none of whose episodes was drawn is left out of its replicate's mean.
+    """
+    member = classes[:, None] == np.unique(classes)  # (E, K)
+    summed = np.einsum("re,ek,eo->rko", drawn.astype(np.float64), member.astype(np.float64), overlaps, optimize=True)
+    iou = np.divide(summed[..., 0], summed[..., 1], out=np.ones(summed.shape[:2]), where=summed[..., 1] > 0)
+    shown = (drawn @ member) > 0
+    result: Floats = (iou * shown).sum(axis=1) / shown.sum(axis=1)
+    return result
+
+
+def interval(replicates: Floats) -> Interval:
+    """The middle 95 % of the replicates (R,) of a bootstrap: its percentile interval."""
+    low, high = np.percentile(replicates, [2.5, 97.5]).tolist()
+    return low, high
+
+
 @dataclass(frozen=True, eq=False)
 class ConfidenceTally:
     """Counts from which one can tell whether low confidence points at wrong pixels.
 
-    thresholds: ascending, in 0..1; pixels (2,) and total (2,): number and summed confidence of the [wrong, right]
-    pixels; below (2, thresholds): how many of them lie under each threshold. The sum of two tallies is the tally over
-    both.
+    pixels (2, BINS) and total (2, BINS): number and summed confidence of the [wrong, right] pixels in bins of
+    confidence, [0, 0.05) and so on up to [0.95, 1]. The sum of two tallies is the tally over both.
     """
 
-    thresholds: tuple[float, ...]
     pixels: npt.NDArray[np.int64]
-    total: npt.NDArray[np.float64]
-    below: npt.NDArray[np.int64]
+    total: Floats
 
     @classmethod
-    def empty(cls, thresholds: Sequence[float]) -> ConfidenceTally:
-        shape = (2, len(thresholds))
-        return cls(tuple(thresholds), np.zeros(2, np.int64), np.zeros(2), np.zeros(shape, np.int64))
+    def empty(cls) -> ConfidenceTally:
+        return cls(np.zeros((2, BINS), np.int64), np.zeros((2, BINS)))
 
-    def count(self, confidence: npt.NDArray[np.floating], right: Flags, ignored: Flags) -> ConfidenceTally:
-        """This tally and one more picture: confidence (H, W) in 0..1, right (H, W) bool, ignored pixels left out."""
+    @classmethod
+    def of(cls, confidence: npt.NDArray[np.floating], right: Flags, ignored: Flags) -> ConfidenceTally:
+        """The tally of one picture: confidence (H, W) in 0..1, right (H, W) bool, ignored pixels left out."""
         _same_shape(confidence, right, ignored)
-        groups = [confidence[~right & ~ignored], confidence[right & ~ignored]]
-        return ConfidenceTally(
-            self.thresholds,
-            self.pixels + np.array([group.size for group in groups], np.int64),
-            self.total + [group.sum(dtype=np.float64) for group in groups],
-            self.below + np.array([[(group < t).sum() for t in self.thresholds] for group in groups], np.int64),
-        )
+        scored = ~ignored
+        values = confidence[scored].astype(np.float32)
+        place = np.digitize(values, _EDGES) + BINS * right[scored]
+        pixels = np.bincount(place, minlength=2 * BINS).reshape(2, BINS)
+        total = np.bincount(place, weights=values, minlength=2 * BINS).reshape(2, BINS)
+        return cls(pixels.astype(np.int64), total.astype(np.float64))
+
+    def __add__(self, other: ConfidenceTally) -> ConfidenceTally:
+        return ConfidenceTally(self.pixels + other.pixels, self.total + other.total)
+
+    def below(self, threshold: float) -> tuple[int, int]:
+        """How many wrong and how many right pixels lie below a threshold that is a multiple of 0.05."""
+        bins = round(threshold * BINS)
+        if abs(bins - threshold * BINS) > 1e-9:
+            raise ValueError(f"expected a threshold that is a multiple of {1 / BINS:g}, got {threshold:g}")
+        wrong, right = self.pixels[:, :bins].sum(axis=1).tolist()
+        return wrong, right
+
+    @property
+    def calibration_error(self) -> float | None:
+        """The expected calibration error, 0..1: |share right - mean confidence| of a bin, weighted by its pixels
+        (Guo et al., arXiv 1706.04599). None where nothing was counted."""
+        pixels = self.pixels.sum(axis=0)
+        if not pixels.any():
+            return None
+        return float(np.abs(self.pixels[1] - self.total.sum(axis=0)).sum() / pixels.sum())
 
 
 def _same_shape(*arrays: npt.NDArray[np.generic]) -> None:

@@ -76,6 +76,7 @@ def plan(
     overlay: bool = False,
     confidence: bool = False,
     prompt_files: Iterable[tuple[StrPath, StrPath]] = (),
+    leave_out: Iterable[StrPath] = (),
 ) -> FolderJob:
     """Find the pictures and decide where their results go. Nothing is written.
 
@@ -84,7 +85,8 @@ def plan(
     ``PHOTOS/**/*.jpg``. Results keep the path from the folder, from the fixed part of the pattern, or just the file's
     name. Their order is that of the inputs, within each by name. overlay, confidence: write these beside each mask.
     prompt_files: the (image, mask) files of the context, for the report; no result may overwrite them, and a mask among
-    them is no query.
+    them is no query. leave_out: other files that are no queries and are not overwritten, such as
+    masks without a picture.
 
     Raises:
         FileNotFoundError: there is nothing at an input's path, or nothing that matches it.
@@ -95,7 +97,8 @@ def plan(
     prompts = tuple((Path(image), Path(mask)) for image, mask in prompt_files)
     _refuse_unwritable(out)
     search = _Search(out)
-    masks = {search.place(mask) for _, mask in prompts}
+    left_out = tuple(map(Path, leave_out))
+    masks = {search.place(mask) for mask in (*(mask for _, mask in prompts), *left_out)}
     found: dict[Path, Query] = {}
     for each in given:
         for query in search.find(Path(each)):
@@ -107,7 +110,7 @@ def plan(
         raise ValueError(f"expected pictures ({kinds}) in {places}, found none{problems}")
     job = FolderJob(tuple(found.values()), out, given, prompts, overlay, confidence, tuple(search.unreadable))
     _refuse_equal_names(job)
-    _refuse_overwriting(job, search)
+    _refuse_overwriting(job, search, left_out)
     return job
 
 
@@ -150,14 +153,14 @@ class _Search:
                 continue
             if folder == hit:
                 yield from self._walk(hit)
-            elif _is_picture(hit):
+            elif is_picture(hit):
                 yield hit
 
     def _walk(self, folder: Path) -> Iterator[Path]:
         """The pictures below a folder, its own first, then those of each subfolder in turn."""
         for parent, folders, files in os.walk(folder, onerror=self._note):
             folders[:] = sorted(n for n in folders if n[0] != "." and self._real(Path(parent, n)) != self._out)
-            yield from (path for n in sorted(files) if n[0] != "." and _is_picture(path := Path(parent, n)))
+            yield from (path for n in sorted(files) if n[0] != "." and is_picture(path := Path(parent, n)))
 
     def _is_in_out(self, folder: Path) -> bool:
         return self._real(folder).is_relative_to(self._out)
@@ -177,7 +180,7 @@ def _query(path: Path, root: Path) -> Query:
     return Query(path, PurePosixPath(path.relative_to(root).as_posix()))
 
 
-def _is_picture(path: Path) -> bool:
+def is_picture(path: Path) -> bool:
     """By its name; also a link that leads nowhere, which is then reported, but no pipe or device, which would block."""
     return path.suffix.lower() in IMAGE_SUFFIXES and (path.is_file() or not path.exists())
 
@@ -204,7 +207,7 @@ def _refuse_equal_names(job: FolderJob) -> None:
     taken: dict[str, Query] = {}
     for query in job.queries:
         for path in _results(job, query):
-            other = taken.setdefault(_alike(path), query)
+            other = taken.setdefault(alike(path), query)
             if other is not query:
                 raise ValueError(
                     f"expected results of different names, but {other.path} and {query.path} would both write {path}; "
@@ -212,11 +215,12 @@ def _refuse_equal_names(job: FolderJob) -> None:
                 )
 
 
-def _refuse_overwriting(job: FolderJob, search: _Search) -> None:
-    originals = [query.path for query in job.queries] + [path for pair in job.prompt_files for path in pair]
-    kept = {_alike(search.place(path)) for path in originals}
+def _refuse_overwriting(job: FolderJob, search: _Search, left_out: Iterable[Path]) -> None:
+    prompts = (path for pair in job.prompt_files for path in pair)
+    originals = [*(query.path for query in job.queries), *prompts, *left_out]
+    kept = {alike(search.place(path)) for path in originals}
     for path in (path for query in job.queries for path in _results(job, query)):
-        if _alike(search.place(path)) in kept:
+        if alike(search.place(path)) in kept:
             raise ValueError(f"{path}: this result would overwrite a picture; choose another output folder")
 
 
@@ -230,6 +234,6 @@ def _results(job: FolderJob, query: Query) -> list[Path]:
     return paths
 
 
-def _alike(path: Path) -> str:
+def alike(path: Path) -> str:
     """Equal for paths that some file systems take for one: case and the way accents are written do not count."""
     return unicodedata.normalize("NFC", str(path)).casefold()

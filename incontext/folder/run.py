@@ -23,10 +23,10 @@ from PIL import Image
 
 from incontext.folder.plan import FileReport, FolderJob, Query, StrPath
 from incontext.formats import IGNORED, Pixels, read_image, whole_file, write_gray, write_image
-from incontext.types import Segmentation
 
 if TYPE_CHECKING:  # the engine brings torch, and a plan needs none
-    from incontext.engine import Context, Segmenter
+    from incontext.context import Ensemble
+    from incontext.engine import Answer, BatchSize, Context, FittedQuery, Segmenter
     from incontext.model import Task
 
 MOST_WAITING: Final = 64  # pictures before the network, decoded or queued for it, and as many behind it
@@ -93,15 +93,16 @@ def segment_folder(
     job: FolderJob,
     context: Context,
     *,
+    ensemble: Ensemble = "auto",
     task: Task = "instance",
     side: int | None = None,
-    batch_size: int | None = None,
+    batch_size: BatchSize = "auto",
     on_file: Callable[[FileReport], None] | None = None,
 ) -> FolderReport:
     """Segment the pictures of a plan and write their results, and `report.json`, into its output folder.
 
-    context, task, side, batch_size: see `Segmenter.segment_many`. on_file: called in this thread for each file when it
-    is finished or has failed, in the order of the queries.
+    context, ensemble, task, side: see `Segmenter.prepare`; batch_size: `Segmenter.segment_many`. on_file: called in
+    this thread for each file when it is finished or has failed, in the order of the queries.
 
     A picture that cannot be read, or a result that cannot be written, is noted and skipped. Every file appears whole or
     not at all, a picture's mask after its overlay and confidence. Whatever stops the run, Ctrl-C included, leaves a
@@ -109,13 +110,15 @@ def segment_folder(
 
     Raises:
         OSError: the output folder or the report cannot be written.
-        ValueError: what `Segmenter.segment_many` raises about the context and the options.
+        ValueError: what the Segmenter raises about the context and the options, before anything is written.
     """
+    prepared = segmenter.prepare(context, ensemble=ensemble, task=task, side=side)
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     settings: dict[str, object] = {
         "inputs": list(job.inputs),
         "out": str(job.out),
         "prompts": [{"image": str(image), "mask": str(mask)} for image, mask in job.prompt_files],
+        "ensemble": ensemble,
         "task": task,
         "side": side,
         "batch_size": batch_size,
@@ -124,7 +127,7 @@ def segment_folder(
     }
     described, total = segmenter.describe(), len(job.queries)
     results = _Results(job.skipped, on_file)
-    reader, writer = _Reader(job.queries, results), _Writer(job, results)
+    reader, writer = _Reader(segmenter, prepared.side, job.queries, results), _Writer(job, results)
 
     def report(*, finished: bool) -> FolderReport:
         seconds, waiting = time.perf_counter() - clock, reader.waited + writer.waited
@@ -137,9 +140,8 @@ def segment_folder(
     finished = False
     try:
         with writer, reader:
-            answers = segmenter.segment_many(reader, context, task=task, side=side, batch_size=batch_size)
-            for segmentation in answers:
-                writer.write(reader.answered(), segmentation)
+            for answer in segmenter.answer_many(reader, prepared, batch_size=batch_size):
+                writer.write(reader.answered(), answer)
                 results.tell()
         finished = True
     finally:
@@ -185,6 +187,7 @@ class _Picture:
     number: int
     query: Query
     image: Pixels
+    fitted: FittedQuery
     seconds: float
 
     @property
@@ -194,10 +197,13 @@ class _Picture:
 
 
 class _Reader:
-    """The pictures in their order, decoded by threads while the network is at work. Iterated once, by one thread."""
+    """The pictures in their order, decoded and squeezed to what the network sees (pixels of `side` x `side`) by threads
+    while it is at work. Iterated once, by one thread."""
 
-    def __init__(self, queries: Sequence[Query], results: _Results) -> None:
+    def __init__(self, segmenter: Segmenter, side: int, queries: Sequence[Query], results: _Results) -> None:
         self.waited = 0.0  # seconds that the network waited for a picture
+        self._segmenter = segmenter
+        self._side = side
         self._queries = queries
         self._results = results
         self._threads = ThreadPoolExecutor(_thread_count(), "read")
@@ -219,7 +225,7 @@ class _Reader:
             self._gate.notify_all()
         self._threads.shutdown(cancel_futures=True)
 
-    def __iter__(self) -> Iterator[Pixels]:
+    def __iter__(self) -> Iterator[FittedQuery]:
         ahead: deque[Future[_Picture | FileReport]] = deque()
         rest = iter(enumerate(self._queries))
         for number in range(len(self._queries)):
@@ -230,7 +236,7 @@ class _Reader:
                 continue
             self._unanswered.append(picture)
             self._batch, self._handed_out = self._batch + 1, time.perf_counter()
-            yield picture.image
+            yield picture.fitted
 
     def answered(self) -> _Picture:
         """The picture that the network's next answer is for, with the time that it has cost so far."""
@@ -258,16 +264,17 @@ class _Reader:
         start = time.perf_counter()
         try:
             image = read_image(query.path)
+            fitted = self._segmenter.fit(image, side=self._side)
         except Exception as error:  # noqa: BLE001  whatever is wrong with a file, the others are not to suffer from it
             return _failure(query.path, query, error, time.perf_counter() - start)
-        picture = _Picture(number, query, image, time.perf_counter() - start)
+        picture = _Picture(number, query, image, fitted, time.perf_counter() - start)
         with self._gate:
             self._held += picture.pixels
         return picture
 
 
 class _Writer:
-    """Results on their way to the disk, encoded by threads while the network is at work."""
+    """Answers on their way to the disk, read from their paint and encoded by threads while the network is at work."""
 
     def __init__(self, job: FolderJob, results: _Results) -> None:
         self.waited = 0.0  # seconds that the network waited because too much was still to be written
@@ -282,7 +289,7 @@ class _Writer:
     def __exit__(self, *exception: object) -> None:
         self._threads.shutdown()  # what the network has answered is written, even when the run was stopped
 
-    def write(self, picture: _Picture, answer: Segmentation) -> None:
+    def write(self, picture: _Picture, answer: Answer) -> None:
         future = self._threads.submit(_write, self._job, picture, answer)
         self._results.expect(picture.number, future)
         self._unwritten.append((future, picture.pixels))
@@ -295,12 +302,13 @@ class _Writer:
         return len(self._unwritten) > MOST_WAITING or sum(pixels for _, pixels in self._unwritten) > PIXELS_WAITING
 
 
-def _write(job: FolderJob, picture: _Picture, answer: Segmentation) -> FileReport:
+def _write(job: FolderJob, picture: _Picture, painted: Answer) -> FileReport:
     """Write the results of one picture and describe them. The mask comes last: where it is, the others are."""
     start, query = time.perf_counter(), picture.query
     mask_path = job.mask_path(query)
     try:
         mask_path.parent.mkdir(parents=True, exist_ok=True)
+        answer = painted.read()
         if job.overlay:
             write_image(job.overlay_path(query, answer.shape), answer.overlay(picture.image))
         if job.confidence:

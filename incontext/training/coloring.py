@@ -20,7 +20,9 @@ from torch import Tensor
 
 from incontext.canvas import normalise_colors
 from incontext.model import painting_loss
-from incontext.training.episodes import IGNORED, Episode
+from incontext.training.episodes import Episode
+from incontext.training.hints import reveal
+from incontext.training.sets import IGNORED
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,9 @@ class Coloring:
 
     corner_colors: float = 0.8  # share of episodes painted with corners of the colour cube, the colours of inference
     min_distance: float = 90.0  # smallest distance between two colours of a random palette, in 0..255 RGB
-    hide_query: float = 0.85  # share of episodes that hide the whole query mask and nothing else; others hide patches
-    hidden_patches: float = 0.75  # of both masks, in the episodes that hide random patches
+    hide_query: float = 0.8  # share of episodes that hide the whole query mask and nothing else
+    hints: float = 0.5  # of the others: a few patches of the query's mask are revealed, as clicks, a scribble or a box
+    hidden_patches: float = 0.75  # of both masks, in the episodes that remain, which hide random patches
     smooth_l1: float = 1.0  # weight of the painting loss
     cross_entropy: float = 0.5  # weight of the reading loss
     soft_iou: float = 0.5
@@ -68,12 +71,9 @@ def random_palette(rng: np.random.Generator, count: int, coloring: Coloring) -> 
 
 
 def random_masked(rng: np.random.Generator, grid: int, coloring: Coloring) -> np.ndarray:
-    """(2 * grid, grid) bool: the whole query half, or random patches of both halves."""
+    """(2 * grid, grid) bool: random patches of both halves."""
     masked = np.zeros((2 * grid, grid), dtype=bool)
-    if rng.random() < coloring.hide_query:
-        masked[grid:] = True
-    else:
-        masked.flat[rng.permutation(masked.size)[: round(masked.size * coloring.hidden_patches)]] = True
+    masked.flat[rng.permutation(masked.size)[: round(masked.size * coloring.hidden_patches)]] = True
     return masked
 
 
@@ -88,14 +88,18 @@ class Painted:
 
 
 def paint_episode(episode: Episode, rng: np.random.Generator, *, patch: int, coloring: Coloring) -> Painted:
-    """Draw the colours of an episode and the patches that it hides."""
+    """Draw the colours of an episode and the patches that it hides; hinted patches of the query's mask become flat."""
     grid = episode.masks.shape[-1] // patch
-    return Painted(
-        episode.images,
-        episode.masks,
-        random_palette(rng, episode.count, coloring),
-        random_masked(rng, grid, coloring),
-    )
+    masks, palette = episode.masks, random_palette(rng, episode.count, coloring)
+    masked = np.zeros((2 * grid, grid), dtype=bool)
+    masked[grid:] = True
+    if rng.random() >= coloring.hide_query:
+        if rng.random() < coloring.hints:
+            hinted, revealed = reveal(masks[1], episode.count, patch, rng)
+            masks, masked[grid:] = np.stack([masks[0], hinted]), ~revealed
+        else:
+            masked = random_masked(rng, grid, coloring)
+    return Painted(episode.images, masks, palette, masked)
 
 
 def collate(episodes: Sequence[Painted]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -140,23 +144,45 @@ def reading_logits(painted: Tensor, colors: Tensor, used: Tensor, *, sharpness: 
     return logits.masked_fill(~used[:, :, None, None], -1e4)
 
 
-def training_loss(painted: Tensor, batch: Batch, coloring: Coloring, *, beta: float) -> tuple[Tensor, dict[str, float]]:
-    """The loss of a batch of answers (B, 3, 2 * side, side), and its parts as plain numbers for the log."""
+def judged(batch: Batch) -> tuple[Tensor, Tensor]:
+    """What the loss looks at: pixels that are hidden and known (B, 2 * side, side), ids with such pixels (B, K)."""
+    patch = batch.ids.shape[-1] // batch.masked.shape[-1]
+    hidden = batch.masked.repeat_interleave(patch, dim=1).repeat_interleave(patch, dim=2) & (batch.ids != IGNORED)
+    present = torch.zeros_like(batch.used)
+    shown = torch.where(hidden, batch.ids, 0).flatten(1)
+    present.scatter_(1, shown, True)
+    present[:, 0] = False
+    return hidden, present & batch.used
+
+
+def counts(batch: Batch) -> Tensor:
+    """What the parts of the loss are means over: (2,) int64, pixels and ids."""
+    return torch.stack([each.sum() for each in judged(batch)])
+
+
+def training_loss(
+    painted: Tensor, batch: Batch, coloring: Coloring, *, beta: float, total: Tensor | None = None
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of a batch of answers (B, 3, 2 * side, side), and its parts as plain numbers for the log.
+
+    total: the :func:`counts` of a larger batch of which this is a part; the losses of the parts then add up to that of
+    the whole, and so do their gradients. None: this is the whole.
+    """
     painted = painted.float()
-    valid = batch.ids != IGNORED
-    l1 = painting_loss(painted, batch.mask_canvas, batch.masked, valid=valid, beta=beta)
-    patch = painted.shape[-1] // batch.masked.shape[-1]
-    hidden = batch.masked.repeat_interleave(patch, dim=1).repeat_interleave(patch, dim=2) & valid
+    hidden, present = judged(batch)
+    pixels, things = (hidden.sum(), present.sum()) if total is None else total.unbind()
+    l1 = painting_loss(painted, batch.mask_canvas, batch.masked, valid=batch.ids != IGNORED, beta=beta)
+    if total is not None:  # a mean over this part -> its share of the mean over all
+        l1 = l1 * (hidden.sum() / pixels.clamp_min(1))
     logits = reading_logits(painted, batch.colors, batch.used, sharpness=coloring.sharpness)
     target = torch.where(hidden, batch.ids, -100)
     # Not its own mean, which is no number where nothing is hidden or everything is ignored.
-    cross_entropy = F.cross_entropy(logits, target, ignore_index=-100, reduction="sum") / hidden.sum().clamp_min(1)
+    cross_entropy = F.cross_entropy(logits, target, ignore_index=-100, reduction="sum") / pixels.clamp_min(1)
     posterior = logits.softmax(dim=1) * hidden.unsqueeze(1)
     truth = F.one_hot(torch.where(hidden, batch.ids, 0), logits.shape[1]).movedim(-1, 1) * hidden.unsqueeze(1)
     overlap = (posterior * truth).sum((2, 3))[:, 1:]
     union = (posterior + truth).sum((2, 3))[:, 1:] - overlap
-    present = batch.used[:, 1:] & (truth.sum((2, 3))[:, 1:] > 0)
     iou = (overlap + 1.0) / (union + 1.0)
-    soft_iou = ((1 - iou) * present).sum() / present.sum().clamp_min(1)
+    soft_iou = ((1 - iou) * present[:, 1:]).sum() / things.clamp_min(1)
     total = coloring.smooth_l1 * l1 + coloring.cross_entropy * cross_entropy + coloring.soft_iou * soft_iou
     return total, {"l1": l1.item(), "cross_entropy": cross_entropy.item(), "soft_iou": soft_iou.item()}

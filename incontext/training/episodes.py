@@ -1,63 +1,50 @@
-"""Episodes from folders: which prompt, which query, which ids, and how both pictures are cut and changed.
+"""Episodes: which pictures stand in the prompt and in the query, and which ids are asked for.
 
 An episode is a prompt and a query that share ids. Semantic data, whose ids mean the same in every picture, gives two
 pictures that share an id; region and instance data, whose ids mean nothing elsewhere, gives two views of one picture
-(arXiv 2304.03284, section 3.1). Everything is drawn from one generator per episode, so that episode number i of a seed
-is the same on every run, machine and worker. This module refuses to know tensors, colours and the network.
+(arXiv 2304.03284, section 3.1); the renderer gives two pictures of one scene. In some episodes a half is a mosaic of
+several pictures (mix-context), as it is in a spatial ensemble; in some the query does not show what the prompt asks
+for, and the answer is black. Most are plain: whole pictures, one id.
+
+Everything is drawn from one generator per episode, so that episode number i of a seed is the same on every run, machine
+and worker. This module refuses to know tensors, colours and the network.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from incontext.formats import IMAGE_SUFFIXES, read_image, read_mask
-from incontext.training.synthetic import render_pair
+from incontext.training.sets import IGNORED, ImageSet
+from incontext.training.synthetic import render_views
+from incontext.training.views import Augmentation, Cut, bend, choose_box, empty_box, jitter, view
 
-IGNORED = 255
-MIN_PIXELS = 12  # an id with fewer pixels in a picture does not count as shown
-Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
+MIN_MARKED = 4  # pixels that a prompt's mask marks at least
+MIN_CELL = 16  # pixels along the side of the smallest picture of a mosaic
+Picture = tuple[np.ndarray, np.ndarray]  # (h, w, 3) and (h, w) uint8
+Grid = tuple[int, int]  # rows and columns of pictures; (1, 1): no mosaic
+_MOSAICS: tuple[Grid, ...] = ((2, 2), (2, 2), (2, 2), (3, 3), (1, 2), (2, 1))
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How episodes are drawn. Shares are probabilities; areas are fractions of a picture."""
+    """How episodes are drawn. Shares are probabilities."""
 
     rendered: float = 0.15  # episodes of rendered scenes, the rest from the folders
-    two_views: float = 0.4  # of the episodes from semantic folders: two views of one picture instead of two pictures
-    absent: float = 0.04  # episodes whose query does not show the prompt's ids
-    single_id: float = 0.7  # episodes that ask for one id; the others ask for up to max_ids
+    two_views: float = 0.15  # of the episodes from semantic folders: two views of one picture instead of two pictures
+    absent: float = 0.08  # episodes whose query shows none of the ids that the prompt asks for
+    mosaic: float = 0.12  # episodes with a half of several pictures: the prompt half, the query half or both
+    single_id: float = 0.85  # episodes that ask for one id; the others ask for up to max_ids
     max_ids: int = 6
-    whole_picture: float = 0.5  # views that show the whole picture
-    min_view: float = 0.15  # area of the smallest view
-    min_object: float = 0.004  # area of the smallest object in a view that is looked for
+    whole_pictures: float = 0.8  # episodes whose pictures are seen whole; others show parts of them
+    cut: Cut = field(default_factory=lambda: Cut(whole=False))  # those parts
+    augmentation: Augmentation = field(default_factory=Augmentation)
     set_balance: float = 0.35  # a set is drawn in proportion to (number of pictures) ** set_balance
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """A folder of pictures with masks, decoded. ``regions``: ids have no meaning across pictures."""
-
-    name: str
-    regions: bool
-    images: tuple[np.ndarray, ...]  # (H, W, 3) uint8
-    masks: tuple[np.ndarray, ...]  # (H, W) uint8 ids, 0 background, 255 ignored
-    ids: tuple[tuple[int, ...], ...] = field(init=False)  # ids present in each mask, 0 and 255 left out
-    by_id: dict[int, tuple[int, ...]] = field(init=False)  # id -> the pictures that show it
-
-    def __post_init__(self) -> None:
-        counts = np.stack([np.bincount(mask.ravel(), minlength=256) for mask in self.masks])
-        counts[:, [0, IGNORED]] = 0
-        present = counts >= MIN_PIXELS
-        object.__setattr__(self, "ids", tuple(tuple(int(i) for i in np.flatnonzero(row)) for row in present))
-        shown = np.flatnonzero(present.any(axis=0))
-        by_id = {int(i): tuple(int(n) for n in np.flatnonzero(present[:, i])) for i in shown}
-        object.__setattr__(self, "by_id", by_id)
+    id_balance: float = 0.5  # and an id of it in proportion to (number of pictures that show it well) ** id_balance
+    domains: tuple[tuple[str, ...], ...] = ()  # names of sets: no picture of one group shows what another one asks for
 
 
 @dataclass(frozen=True)
@@ -69,50 +56,33 @@ class Episode:
     count: int
 
 
-def read_set(folder: Path, *, shorter_side: int = 256) -> ImageSet:
-    """Read ``folder/images`` and ``folder/masks`` (same stems) into memory, shrunk to ``shorter_side``.
+class _Chooser:
+    """Ids of a set and pictures that show them: rare ids are not starved, and what is too small to see is rare."""
 
-    ``folder/dataset.json``, where there is one, may say ``"masks": "regions ..."`` or ``"instances ..."``;
-    otherwise the ids are taken to mean the same in every picture.
+    def __init__(self, source: ImageSet, sampling: Sampling, side: int) -> None:
+        self.ids = list(source.by_id)
+        self.pictures = [np.array(source.by_id[i]) for i in self.ids]
+        self.small = sampling.cut.small / side**2
+        seen = [self.visible(source.areas[pictures, i]) for i, pictures in zip(self.ids, self.pictures, strict=True)]
+        self.cumulated = [np.cumsum(weights) for weights in seen]
+        self.by_id = np.cumsum([weights[-1] ** sampling.id_balance for weights in self.cumulated])
 
-    Raises:
-        ValueError: there are no pairs, or a mask's size differs from its picture's.
-    """
-    about = folder / "dataset.json"
-    kind = str(json.loads(about.read_text()).get("masks", "")) if about.is_file() else ""
-    pictures = {p.stem: p for p in sorted(folder.glob("images/*")) if p.suffix.lower() in IMAGE_SUFFIXES}
-    pairs = [(pictures[p.stem], p) for p in sorted(folder.glob("masks/*")) if p.stem in pictures]
-    if not pairs:
-        raise ValueError(f"expected {folder} to hold images/ and masks/ with files of the same names; found no pair")
-    images, masks = [], []
-    for image_path, mask_path in pairs:
-        image, mask = read_image(image_path), read_mask(mask_path).ids
-        if image.shape[:2] != mask.shape:
-            raise ValueError(f"expected {mask_path} to have its picture's size {image.shape[:2]}, got {mask.shape}")
-        height, width = mask.shape
-        scale = min(1.0, shorter_side / min(height, width))
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        if scale < 1.0:
-            image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-            mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-        images.append(image)
-        masks.append(mask)
-    made = ImageSet(folder.name, kind.startswith(("regions", "instances")), tuple(images), tuple(masks))
-    if not made.by_id:
-        raise ValueError(f"expected masks with ids in {folder}; every mask is empty")
-    return made
+    def visible(self, areas: np.ndarray) -> np.ndarray:
+        """How well things of these areas are seen, 0.1 .. 1."""
+        return np.clip(areas / self.small, 0.1, 1.0)
 
+    def focus(self, rng: np.random.Generator) -> int:
+        return self.ids[_pick(self.by_id, rng)]
 
-def hold_out(source: ImageSet, *, every: int = 20) -> tuple[ImageSet, ImageSet]:
-    """Split a set for training and validation: every ``every``-th picture is held out."""
-
-    def part(held: bool) -> ImageSet:
-        chosen = [i for i in range(len(source.images)) if (i % every == every // 2) == held]
-        return replace(
-            source, images=tuple(source.images[i] for i in chosen), masks=tuple(source.masks[i] for i in chosen)
-        )
-
-    return part(False), part(True)
+    def showing(self, focus: int, count: int, rng: np.random.Generator) -> list[int]:
+        """``count`` pictures that show an id; the same one twice only where others are hard to come by."""
+        at = self.ids.index(focus)
+        drawn: list[int] = []
+        for _ in range(4 * count):
+            number = int(self.pictures[at][_pick(self.cumulated[at], rng)])
+            if number not in drawn and len(drawn) < count:
+                drawn.append(number)
+        return [drawn[k % len(drawn)] for k in range(count)]
 
 
 class EpisodeSource:
@@ -123,52 +93,140 @@ class EpisodeSource:
         self.sampling = sampling
         self.side = side
         self.seed = seed
-        weights = np.array([len(s.images) ** sampling.set_balance for s in self.sets], dtype=np.float64)
-        self.weights = weights / weights.sum() if len(weights) else weights
+        self.cumulated = np.cumsum([len(s.images) ** sampling.set_balance for s in self.sets])
+        self.choosers = [_Chooser(each, sampling, side) for each in self.sets]
+        self.grids = [grid for grid in _MOSAICS if side // max(grid) >= MIN_CELL]
+        group = {name: number for number, names in enumerate(sampling.domains) for name in names}
+        self.foreign = [
+            [j for j, b in enumerate(self.sets) if {a.name, b.name} <= group.keys() and group[a.name] != group[b.name]]
+            for a in self.sets
+        ]
 
     def __getitem__(self, index: int) -> Episode:
         rng = np.random.default_rng([self.seed, index])
+        for _ in range(4):
+            episode = self._draw(rng)
+            if np.count_nonzero((episode.masks[0] > 0) & (episode.masks[0] != IGNORED)) >= MIN_MARKED:
+                break  # otherwise the prompt asks for nothing that can be seen
+        return episode
+
+    def _draw(self, rng: np.random.Generator) -> Episode:
+        grids = self._grids(rng)
+        absent = bool(rng.random() < self.sampling.absent)
         if not self.sets or rng.random() < self.sampling.rendered:
-            return self._rendered(rng)
-        return self._drawn(rng, self.sets[rng.choice(len(self.sets), p=self.weights)])
+            return self._rendered(rng, grids, absent)
+        return self._drawn(rng, _pick(self.cumulated, rng), grids, absent)
 
-    def _rendered(self, rng: np.random.Generator) -> Episode:
-        images, masks = render_pair(rng, self.side)
-        shared = [int(i) for i in np.unique(masks[0]) if i not in (0, IGNORED)]
-        ids = self._choose_ids(rng, shared) or [1]
-        changed = np.stack([jitter(image, rng) for image in images])
-        return Episode(changed, np.stack([relabel(mask, ids) for mask in masks]), len(ids))
+    def _grids(self, rng: np.random.Generator) -> tuple[Grid, Grid]:
+        """How many pictures stand in the prompt half and in the query half."""
+        if not self.grids or rng.random() >= self.sampling.mosaic:
+            return (1, 1), (1, 1)
+        prompt, query = (self.grids[int(rng.integers(len(self.grids)))] for _ in range(2))
+        way = rng.random()
+        return (prompt if way < 0.8 else (1, 1)), (query if way > 0.6 else (1, 1))
 
-    def _drawn(self, rng: np.random.Generator, source: ImageSet) -> Episode:
-        some = self.sampling
-        two_views = source.regions or rng.random() < some.two_views
+    # --- from the renderer
+
+    def _rendered(self, rng: np.random.Generator, grids: tuple[Grid, Grid], absent: bool) -> Episode:
+        counts = [_filled(grid, rng) for grid in grids]
+        sides = [max(MIN_CELL, *self._cell(g)) for g, count in zip(grids, counts, strict=True) for _ in range(count)]
+        queries = range(counts[0], len(sides))
+        without = queries if absent else queries[: int(rng.random() < 0.1)]
+        views = render_views(rng, sides, without=without)
+        halves = [views[: counts[0]], views[counts[0] :]]
+        shown, found = (np.unique([i for _, mask in half for i in np.unique(mask) if i]) for half in halves)
+        asked = np.setdiff1d(shown, found) if absent else shown
+        if absent and not len(asked):  # nothing is gone: the query comes from another scene
+            asked, halves[1] = shown, self._strangers(rng, grids[1], counts[1])
+        ids = self._choose_ids(rng, asked.tolist()) or [1]
+        masked = [[(image, relabel(mask, ids)) for image, mask in half] for half in halves]
+        return self._episode(rng, masked, grids, len(ids))
+
+    def _strangers(self, rng: np.random.Generator, grid: Grid, count: int) -> list[Picture]:
+        """Rendered pictures of which nothing is asked."""
+        views = render_views(rng, [max(MIN_CELL, *self._cell(grid))] * count)
+        return [(image, np.zeros_like(mask)) for image, mask in views]
+
+    # --- from folders
+
+    def _drawn(self, rng: np.random.Generator, which: int, grids: tuple[Grid, Grid], absent: bool) -> Episode:
+        source, chooser, some = self.sets[which], self.choosers[which], self.sampling
+        counts = [_filled(grid, rng) for grid in grids]
+        two_views = source.regions or (not absent and rng.random() < some.two_views)
         if source.regions:
-            prompt = int(rng.integers(len(source.images)))
-            while not source.ids[prompt]:
-                prompt = int(rng.integers(len(source.images)))
-            focus = int(rng.choice(source.ids[prompt]))
+            first, focus = self._region(rng, source, chooser)
         else:
-            focus = int(rng.choice(list(source.by_id)))
-            prompt = int(rng.choice(source.by_id[focus]))
-        if two_views:
-            query = prompt
-        elif rng.random() < some.absent:
-            query = int(rng.integers(len(source.images)))
+            focus = chooser.focus(rng)
+            first = chooser.showing(focus, 1, rng)[0]
+        prompts, queries = [first] * counts[0], [first] * counts[1]
+        if not two_views:
+            drawn = chooser.showing(focus, sum(counts), rng)
+            prompts, queries = drawn[: counts[0]], drawn[counts[0] :]
+        lacking = () if two_views else source.without[focus]
+        others: list[Picture] | None = None
+        shown = sorted({i for number in prompts for i in source.ids[number]} - {focus})
+        if absent and len(lacking) and rng.random() < 0.5:
+            queries = [int(number) for number in rng.choice(lacking, counts[1])]
+            shown = [i for i in shown if not source.areas[queries, i].any()]
+        elif absent:
+            beside = [] if source.regions else self._beside(rng, source, queries, focus, grids[1])
+            others, shown = (beside, []) if beside else (self._elsewhere(rng, which, grids[1], counts[1]), shown)
+        elif counts[1] > 1 and len(lacking) and rng.random() < 0.5:
+            queries[-1] = int(rng.choice(lacking))  # a mosaic of which one picture does not show it
+        ids = self._choose_ids(rng, shown, first=focus)
+        cut = replace(some.cut, whole=bool(rng.random() < some.whole_pictures))
+        seen = [self._seen(rng, source, n, focus, grids[0], cut, two_views and k > 0) for k, n in enumerate(prompts)]
+        halves = [[(image, relabel(mask, ids)) for image, mask in seen]]
+        if others is None:
+            seen = [self._seen(rng, source, n, focus, grids[1], cut, two_views) for n in queries]
+            halves.append([(image, relabel(mask, ids)) for image, mask in seen])
+            if two_views and grids[0] == grids[1] and rng.random() < 0.5:
+                halves.reverse()
         else:
-            query = int(rng.choice(source.by_id[focus]))
-        others = [i for i in source.ids[prompt] if i != focus]
-        ids = self._choose_ids(rng, others, first=focus)
-        turn, mirror = int(rng.integers(4)) if rng.random() < 0.12 else 0, bool(rng.random() < 0.5)
-        images, masks = [], []
-        for number in (prompt, query):
-            image, mask = source.images[number], source.masks[number]
-            box = choose_box(mask, focus, rng, some)
-            image, mask = view(image, mask, box, self.side)
-            mirror_this = mirror ^ (two_views and rng.random() < 0.25)
-            image, mask = (np.rot90(a[:, ::-1] if mirror_this else a, turn) for a in (image, mask))
-            images.append(jitter(image, rng))
-            masks.append(relabel(mask, ids))
-        return Episode(np.stack(images), np.stack(masks), len(ids))
+            halves.append(others)
+        return self._episode(rng, halves, grids, len(ids))
+
+    def _region(self, rng: np.random.Generator, source: ImageSet, chooser: _Chooser) -> tuple[int, int]:
+        """A picture of a set of regions, and a region of it."""
+        number = int(rng.integers(len(source.images)))
+        while not source.ids[number]:
+            number = int(rng.integers(len(source.images)))
+        ids = source.ids[number]
+        return number, ids[_pick(np.cumsum(chooser.visible(source.areas[number, list(ids)])), rng)]
+
+    def _beside(
+        self, rng: np.random.Generator, source: ImageSet, numbers: Sequence[int], focus: int, grid: Grid
+    ) -> list[Picture]:
+        """Parts of pictures beside the thing that they show, half of the time; nothing where no part is without it."""
+        boxes = [empty_box(source.masks[number], (focus, IGNORED), rng) for number in numbers]
+        if rng.random() < 0.5 or None in boxes:
+            return []
+        seen = [
+            view(source.images[n], source.masks[n], b, self._cell(grid)) for n, b in zip(numbers, boxes, strict=True)
+        ]
+        return [(image, np.zeros_like(mask)) for image, mask in seen]
+
+    def _elsewhere(self, rng: np.random.Generator, which: int, grid: Grid, count: int) -> list[Picture]:
+        """Pictures that cannot show what a set asks for: of another domain, or rendered."""
+        if not self.foreign[which] or rng.random() < 0.4:
+            return self._strangers(rng, grid, count)
+        other = self.sets[self.foreign[which][int(rng.integers(len(self.foreign[which])))]]
+        pictures = [other.images[int(number)] for number in rng.integers(len(other.images), size=count)]
+        size = self._cell(grid)
+        return [view(image, np.zeros(image.shape[:2], np.uint8), None, size) for image in pictures]
+
+    def _seen(
+        self, rng: np.random.Generator, source: ImageSet, number: int, focus: int, grid: Grid, cut: Cut, again: bool
+    ) -> Picture:
+        """A view of a picture. ``again``: the episode shows the picture already, so not as a whole, or the answer
+        would be a copy of the mask; and perhaps mirrored."""
+        image, mask = source.images[number], source.masks[number]
+        height, width = self._cell(grid)
+        box = choose_box(mask, focus, rng, replace(cut, whole=False) if again else cut, pixels=height * width)
+        image, mask = view(image, mask, box, (height, width))
+        return (image[:, ::-1], mask[:, ::-1]) if again and rng.random() < 0.25 else (image, mask)
+
+    # --- for both
 
     def _choose_ids(self, rng: np.random.Generator, ids: Sequence[int], first: int | None = None) -> list[int]:
         """The ids that an episode asks for, in random order; ``first`` is always among them."""
@@ -178,37 +236,47 @@ class EpisodeSource:
         tail = [int(i) for i in rng.permutation(np.asarray(ids, dtype=np.int64))[:room]]
         return head + tail
 
+    def _cell(self, grid: Grid) -> tuple[int, int]:
+        """Height and width of the largest cell of a mosaic."""
+        return -(-self.side // grid[0]), -(-self.side // grid[1])
 
-def choose_box(mask: np.ndarray, focus: int, rng: np.random.Generator, sampling: Sampling) -> Box:
-    """A view of a picture in which ``focus`` can be seen if it is in the picture at all: (left, top, right, bottom)."""
-    height, width = mask.shape
-    whole = (0, 0, width, height)
-    if rng.random() < sampling.whole_picture:
-        return whole
-    pixels = np.flatnonzero(mask == focus)
-    for _ in range(4):
-        area = float(np.exp(rng.uniform(np.log(sampling.min_view), 0.0)))
-        stretch = float(np.exp(rng.uniform(-0.3, 0.3)))
-        box_width = int(np.clip(width * np.sqrt(area) * stretch, 16, width))
-        box_height = int(np.clip(height * np.sqrt(area) / stretch, 16, height))
-        if len(pixels) and rng.random() < 0.8:
-            row, column = divmod(int(pixels[rng.integers(len(pixels))]), width)
-        else:
-            row, column = int(rng.integers(height)), int(rng.integers(width))
-        left = int(np.clip(column - rng.uniform(0.15, 0.85) * box_width, 0, width - box_width))
-        top = int(np.clip(row - rng.uniform(0.15, 0.85) * box_height, 0, height - box_height))
-        inside = mask[top : top + box_height, left : left + box_width] == focus
-        if not len(pixels) or sampling.min_object <= inside.mean() <= 0.9:
-            return left, top, left + box_width, top + box_height
-    return whole
+    def _episode(
+        self, rng: np.random.Generator, halves: Sequence[Sequence[Picture]], grids: tuple[Grid, Grid], count: int
+    ) -> Episode:
+        """Change every picture for itself, tile each half, and turn or mirror both."""
+        some = self.sampling.augmentation
+        turn = int(rng.integers(4)) if rng.random() < some.turn else 0
+        mirror = bool(rng.random() < some.mirror)
+        images, masks = [], []
+        for half, grid in zip(halves, grids, strict=True):
+            changed = []
+            for image, mask in half:
+                if rng.random() < some.bend:
+                    image, mask = bend(image, mask, rng, some)  # noqa: PLW2901
+                changed.append((jitter(image, rng, some), mask))
+            image, mask = tile(changed, grid, self.side)
+            image, mask = (np.rot90(a[:, ::-1] if mirror else a, turn) for a in (image, mask))
+            images.append(image)
+            masks.append(mask)
+        return Episode(np.stack(images), np.stack(masks), count)
 
 
-def view(image: np.ndarray, mask: np.ndarray, box: Box, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut and squash: (H, W, 3) and (H, W) -> (side, side, 3) and (side, side)."""
-    left, top, right, bottom = box
-    pictures = Image.fromarray(image[top:bottom, left:right]), Image.fromarray(mask[top:bottom, left:right])
-    small = pictures[0].resize((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    return np.asarray(small), np.asarray(pictures[1].resize((side, side), Image.Resampling.NEAREST))
+def tile(pictures: Sequence[Picture], grid: Grid, side: int) -> Picture:
+    """Pictures side by side in a square, row by row; where there are fewer than cells, they repeat."""
+    if grid == (1, 1) and pictures[0][1].shape == (side, side):
+        return pictures[0]
+    image, mask = np.empty((side, side, 3), np.uint8), np.empty((side, side), np.uint8)
+    rows, columns = (np.linspace(0, side, count + 1).round().astype(int) for count in grid)
+    for cell in range(grid[0] * grid[1]):
+        row, column = divmod(cell, grid[1])
+        part = slice(rows[row], rows[row + 1]), slice(columns[column], columns[column + 1])
+        height, width = image[part].shape[:2]
+        shown, marked = pictures[cell % len(pictures)]
+        if shown.shape[0] - height not in (0, 1) or shown.shape[1] - width not in (0, 1):
+            shown = np.asarray(Image.fromarray(shown).resize((width, height), Image.Resampling.BICUBIC))
+            marked = np.asarray(Image.fromarray(marked).resize((width, height), Image.Resampling.NEAREST))
+        image[part], mask[part] = shown[:height, :width], marked[:height, :width]
+    return image, mask
 
 
 def relabel(mask: np.ndarray, ids: Sequence[int]) -> np.ndarray:
@@ -220,18 +288,12 @@ def relabel(mask: np.ndarray, ids: Sequence[int]) -> np.ndarray:
     return relabelled
 
 
-def jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Light, contrast, saturation, white balance and sometimes noise or grey: (H, W, 3) uint8 -> the same."""
-    pixels = image.astype(np.float32)
-    if rng.random() < 0.8:
-        grey = pixels.mean(axis=2, keepdims=True)
-        saturation = rng.uniform(0.5, 1.4)
-        pixels = grey + (pixels - grey) * saturation
-        gain = np.exp(rng.normal(0.0, 0.06, 3)).astype(np.float32) * np.float32(np.exp(rng.normal(0.0, 0.18)))
-        middle = pixels.mean()
-        pixels = (pixels - middle) * np.float32(rng.uniform(0.7, 1.35)) + middle * gain
-    if rng.random() < 0.04:
-        pixels = np.repeat(pixels.mean(axis=2, keepdims=True), 3, axis=2)
-    if rng.random() < 0.1:
-        pixels = pixels + rng.normal(0.0, rng.uniform(2.0, 12.0), pixels.shape).astype(np.float32)
-    return np.clip(pixels, 0.0, 255.0).astype(np.uint8)
+def _pick(cumulated: np.ndarray, rng: np.random.Generator) -> int:
+    """An index, in proportion to the weights of which ``cumulated`` is the running sum."""
+    return int(np.searchsorted(cumulated, rng.random() * cumulated[-1], side="right"))
+
+
+def _filled(grid: Grid, rng: np.random.Generator) -> int:
+    """How many different pictures a mosaic shows: all of its cells, or fewer, which repeat."""
+    cells = grid[0] * grid[1]
+    return cells if cells < 4 or rng.random() < 0.5 else int(rng.integers(2, cells + 1))

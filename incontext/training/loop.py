@@ -1,8 +1,8 @@
 """The training loop: episodes in, a checkpoint out, at any point resumable with the same result.
 
 A step's episodes follow from the recipe's seed and the step's number alone, so a run that was stopped and resumed sees
-what an uninterrupted one sees. The loop refuses to know where episodes come from (episodes.py, synthetic.py) and what
-colours are (coloring.py).
+what an uninterrupted one sees, and several processes see together what a single one sees. The loop refuses to know
+where episodes come from (episodes.py, synthetic.py) and what colours are (coloring.py).
 """
 
 from __future__ import annotations
@@ -10,22 +10,30 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from incontext.checkpoint import save_model
 from incontext.model import SegGPT, Task
-from incontext.training.coloring import Batch, Painted, collate, paint_batch, paint_episode, training_loss
-from incontext.training.episodes import EpisodeSource, ImageSet
+from incontext.training.coloring import Batch, Painted, collate, counts, paint_batch, paint_episode, training_loss
+from incontext.training.episodes import EpisodeSource
+from incontext.training.processes import ALONE, Team
 from incontext.training.recipes import Recipe
+from incontext.training.sets import ImageSet
+from incontext.training.slices import MIB, Slices, pack, read_slices, unpack, write_slices
 from incontext.training.validation import Validation
+
+TrainingDtype = Literal["bfloat16", "float32"]  # of the network's products; weights, loss and optimizers are float32
 
 
 @dataclass(frozen=True)
@@ -55,17 +63,16 @@ class _Painter(Dataset[Painted]):
 
 
 def _batches(
-    recipe: Recipe, sets: Sequence[ImageSet], first_step: int, workers: int
+    recipe: Recipe, sets: Sequence[ImageSet], first_step: int, workers: int, team: Team
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
-    """The collated batches from ``first_step`` to the end of the run."""
+    """This process's collated share of each batch, from ``first_step`` to the end of the run."""
     step = first_step
     while step < recipe.steps:
         stage, start, episodes_before = recipe.stage_at(step)
-        done, end = (step - start) * stage.batch, stage.steps * stage.batch
+        first = range(episodes_before + (step - start) * stage.batch, episodes_before + stage.steps * stage.batch)
         loader = DataLoader(
             _Painter(recipe, sets, stage.side),
-            batch_size=stage.batch,
-            sampler=range(episodes_before + done, episodes_before + end),
+            batch_sampler=(list(team.share(number, stage.batch)) for number in first[:: stage.batch]),
             num_workers=workers,
             collate_fn=collate,
             prefetch_factor=4 if workers else None,
@@ -97,13 +104,37 @@ def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
     ]
 
 
-class Run:
-    """The state of a run: weights, their average, optimizers and the step, on a device."""
+class _Painting(nn.Module):
+    """The network as DistributedDataParallel calls it."""
 
-    def __init__(self, recipe: Recipe, device: torch.device, init: SegGPT | None = None) -> None:
+    def __init__(self, model: SegGPT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, task: Task) -> Tensor:
+        return self.model.paint_canvas(image_canvas, mask_canvas, masked, task=task)
+
+
+class Run:
+    """The state of a run: weights, their average, optimizers and the step, on a device.
+
+    With a ``team`` of several processes each holds all of it, and advances by its share of the batch.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        device: torch.device,
+        init: SegGPT | None = None,
+        *,
+        team: Team = ALONE,
+        dtype: TrainingDtype = "bfloat16",
+    ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
         self.device = device
+        self.team = team
+        self.dtype = dtype
         self.step = 0
         self.model = SegGPT(recipe.model, kernel="plain")  # measured fastest with gradients at the sides of training
         if init is not None:
@@ -112,19 +143,17 @@ class Run:
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizers = make_optimizers(self.model, recipe)
         self._plateau = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self._paint: nn.Module = _Painting(self.model)
+        if team.size > 1:  # one of the type tokens is unused in every step
+            self._paint = DistributedDataParallel(self._paint, find_unused_parameters=True)
 
     def advance(self, batch: Batch) -> tuple[float, dict[str, float]]:
-        """One step: the loss and its parts."""
-        recipe = self.recipe
+        """One step: the loss and its parts, of the whole batch of which ``batch`` is this process's share."""
+        recipe, team = self.recipe, self.team
         for optimizer, rates in zip(self.optimizers, self._plateau, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * recipe.rate(self.step)
-        # Both type tokens see all kinds of episodes in turn, so that either serves whatever is asked of it.
-        task: Task = "instance" if self.step % 2 else "semantic"
-        with torch.autocast(self.device.type, torch.bfloat16):
-            painted = self.model.paint_canvas(batch.image_canvas, batch.mask_canvas, batch.masked, task=task)
-        loss, parts = training_loss(painted, batch, recipe.coloring, beta=recipe.beta_at(self.step))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss, parts = self.backward(batch)
         nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -134,35 +163,79 @@ class Run:
         with torch.no_grad():
             for averaged, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 averaged.lerp_(value, 1 - keep)
-        return loss.item(), parts
+        values = team.add(torch.tensor([loss.item(), *parts.values()], device=self.device)).tolist()
+        return values[0], dict(zip(parts, values[1:], strict=True))
 
-    def save(self, path: Path) -> None:
-        """Write the whole state; the file appears whole or not at all."""
-        state = {
+    def backward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """The gradients of the whole batch, in every process; this one's share of the loss and of its parts.
+
+        The loss is a mean over pixels and ids, of which the processes have different numbers. So each share is divided
+        by the numbers of the whole batch: the shares, and their gradients, add up to what a single process computes.
+        """
+        recipe, team = self.recipe, self.team
+        # Both type tokens see all kinds of episodes in turn, so that either serves whatever is asked of it.
+        task: Task = "instance" if self.step % 2 else "semantic"
+        total = team.add(counts(batch)) if team.size > 1 else None
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
+            painted = self._paint(batch.image_canvas, batch.mask_canvas, batch.masked, task)
+        loss, parts = training_loss(painted, batch, recipe.coloring, beta=recipe.beta_at(self.step), total=total)
+        summed = loss * team.size  # DistributedDataParallel takes the mean of the gradients
+        summed.backward()  # type: ignore[no-untyped-call]
+        return loss, parts
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a run goes on from."""
+        return {
             "recipe": json.dumps(self.recipe.to_dict()),
             "step": self.step,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
-        beside = path.with_suffix(".partial")
-        torch.save(state, beside)
-        beside.replace(path)
 
-    def restore(self, path: Path) -> None:
-        """Go on from a saved state.
+    def save(self, out: Path, slices: Slices | None = None) -> None:
+        """Write the whole state to ``out/state.pt``, or rounded to ``out/state/`` in slices; whole or not at all.
+
+        Slices hold weights and average in bfloat16, and the optimizers' state too where it fits.
 
         Raises:
-            ValueError: the state belongs to another recipe.
+            ValueError: weights and average are larger than all slices together may be.
         """
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        whole, folder = out / "state.pt", out / "state"
+        if slices is None:
+            beside = whole.with_suffix(".partial")
+            torch.save(self.state(), beside)
+            beside.replace(whole)
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        packed = pack(self.state())
+        if len(packed) > slices.total_mib * MIB:
+            packed = pack({**self.state(), "optimizers": None})
+        write_slices(folder, packed, self.step, slices)
+        whole.unlink(missing_ok=True)
+
+    def restore(self, out: Path) -> None:
+        """Go on from what ``out`` holds, if anything: the last state that was written.
+
+        Raises:
+            ValueError: the state belongs to another recipe, or is damaged.
+        """
+        path = out / "state.pt"
+        if path.exists():
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        elif (out / "state" / "index.json").exists():
+            path = out / "state"
+            state = unpack(read_slices(path))
+        else:
+            return
         if state["recipe"] != json.dumps(self.recipe.to_dict()):
             raise ValueError(f"{path} is the state of a run of another recipe; choose another folder, or remove it")
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        if state["optimizers"] is not None:
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
 
 
 def train(
@@ -173,53 +246,87 @@ def train(
     held_out: Sequence[ImageSet] = (),
     device: str = "cpu",
     workers: int = 1,
+    dtype: TrainingDtype = "bfloat16",
     save_every: int = 500,
+    save_minutes: float = 5.0,
+    slices: Slices | None = None,
     init: SegGPT | None = None,
+    team: Team = ALONE,
     on_report: Callable[[Progress], None] | None = None,
 ) -> Path:
     """Run a recipe, or go on with what ``out`` holds of it, and return the path of the averaged weights.
 
-    sets: what episodes are drawn from; held_out: pictures for validation at every save, drawn into
-    ``out/validation/*.png``. ``out/state.pt`` is the whole state, ``out/model.safetensors`` the averaged weights in
-    float32, ``out/log.jsonl`` has a line per report (20 steps). ``init``: weights to start from, of the recipe's
-    configuration. workers: processes that make episodes; 0 makes them between the steps.
+    sets: what episodes are drawn from; held_out: pictures for validation, drawn into ``out/validation/*.png``.
+    ``out/state.pt``, or ``out/state/`` with ``slices``, is the whole state, written every ``save_minutes`` and every
+    ``save_every`` steps: a run that is killed loses no more than that. Every ``save_every`` steps the averaged weights
+    are also written to ``out/model.safetensors`` in float32, and validated. ``out/log.jsonl`` has a line per report
+    (20 steps). ``init``: weights to start from, of the recipe's configuration. workers: processes that make episodes;
+    0 makes them between the steps.
+
+    With a ``team`` every process calls this with the same arguments, its own device apart, and an ``out`` that all of
+    them see; only process 0 writes and reports. All together take the recipe's batch, with the same episodes and up to
+    rounding the same losses and weights as one process, so a run may go on with another number of processes.
 
     Raises:
-        ValueError: ``out`` holds the state of another recipe.
+        ValueError: ``out`` holds the state of another recipe, or is not the same folder for all processes; a batch has
+            fewer episodes than there are processes; the network is too large for ``slices``.
     """
-    (out / "validation").mkdir(parents=True, exist_ok=True)
-    run = Run(recipe, torch.device(device), init)
-    if (out / "state.pt").exists():
-        run.restore(out / "state.pt")
+    _check(recipe, team, slices)
+    if team.rank == 0:
+        (out / "validation").mkdir(parents=True, exist_ok=True)
+    run = Run(recipe, torch.device(device), init, team=team, dtype=dtype)
+    run.restore(out)
+    team.check_equal(run.step, f"expected a folder that all processes see, got different states in {out}")
     validations: dict[int, Validation] = {}
     running: float | None = None
     clock, waited, since = time.perf_counter(), 0.0, run.step
-    batches = _batches(recipe, sets, run.step, workers)
+    saved = clock
+    batches = _batches(recipe, sets, run.step, workers, team)
     while run.step < recipe.steps:
-        side, before = recipe.stage_at(run.step)[0].side, time.perf_counter()
+        stage, before = recipe.stage_at(run.step)[0], time.perf_counter()
         batch = paint_batch(next(batches), run.device)
         waited += time.perf_counter() - before
         loss, parts = run.advance(batch)
         running = loss if running is None else 0.98 * running + 0.02 * loss
-        saving = run.step % save_every == 0 or run.step == recipe.steps
+        if team.rank != 0:
+            continue
+        milestone = run.step % save_every == 0 or run.step == recipe.steps
+        if milestone or time.perf_counter() - saved >= 60 * save_minutes:
+            run.save(out, slices)
+            saved = time.perf_counter()
         score = None
-        if saving:
-            run.save(out / "state.pt")
+        if milestone:
             metadata = {"recipe": json.dumps(recipe.to_dict()), "step": str(run.step)}
             save_model(out / "model.safetensors", run.average, metadata=metadata)
             if held_out:
-                if side not in validations:
-                    sampling, patch = recipe.sampling, recipe.model.patch
-                    validations[side] = Validation.draw(held_out, sampling=sampling, side=side, patch=patch)
+                if stage.side not in validations:
+                    validations[stage.side] = Validation.draw(held_out, side=stage.side, patch=recipe.model.patch)
                 picture = out / "validation" / f"step_{run.step:07d}.png"
-                score = validations[side].score(run.average, run.device, picture)
-        if run.step % 20 == 0 or saving:
+                score = validations[stage.side].score(run.average, run.device, picture)
+        if run.step % 20 == 0 or milestone:
             now = time.perf_counter()
-            speed = (run.step - since) * len(batch.ids) / (now - clock)
-            progress = Progress(run.step, recipe.steps, side, running, parts, speed, waited / (now - clock), score)
+            speed = (run.step - since) * stage.batch / (now - clock)
+            progress = Progress(
+                run.step, recipe.steps, stage.side, running, parts, speed, waited / (now - clock), score
+            )
             clock, waited, since = now, 0.0, run.step
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(dataclasses.asdict(progress)) + "\n")
             if on_report is not None:
                 on_report(progress)
     return out / "model.safetensors"
+
+
+def _check(recipe: Recipe, team: Team, slices: Slices | None) -> None:
+    smallest = min(stage.batch for stage in recipe.stages)
+    if smallest < team.size:
+        raise ValueError(f"expected at most {smallest} processes, as the smallest batch has episodes, got {team.size}")
+    if slices is not None:
+        with torch.device("meta"):
+            parameters = sum(p.numel() for p in SegGPT(recipe.model).parameters())
+        needed = -(-4 * parameters // MIB)  # weights and average, two bytes each
+        if needed > slices.total_mib:
+            raise ValueError(
+                f"expected a network whose state fits into {slices.total_mib} MiB of slices, got one that needs "
+                f"{needed} without its optimizers; allow more, or save the state whole"
+            )

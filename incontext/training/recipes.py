@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from incontext.model import ModelConfig
 from incontext.training.coloring import Coloring
@@ -67,6 +67,11 @@ class Recipe:
         """Smooth L1's beta: constant until the decay, then falling by a constant factor per step to final_beta."""
         return float(self.beta * (self.final_beta / self.beta) ** self.decay(step))
 
+    def with_model(self, model: ModelConfig) -> Recipe:
+        """The same recipe for another network; sides become the nearest multiples of its patch."""
+        stages = tuple(replace(s, side=max(1, round(s.side / model.patch)) * model.patch) for s in self.stages)
+        return replace(self, model=model, stages=stages)
+
     def to_dict(self) -> dict[str, object]:
         """Plain numbers and strings, for JSON."""
         return dataclasses.asdict(self)
@@ -79,9 +84,39 @@ _SMOKE_MODEL = ModelConfig(
     width=64, heads=2, depth=3, patch=8, side=32, decoder_width=8, merge_layer=0, taps=(0, 1, 2), pretrain_side=32
 )
 
+# The sets that the embedded weights learn from, by what their pictures may show.
+_DOMAINS = (
+    ("aerial_roads",),
+    ("car_parts", "clothing", "faces", "people", "rail_vehicles"),
+    ("cats", "flowers17"),
+    ("concrete", "magnetic_tiles"),
+    ("nuclei",),
+    ("rock_ct",),
+    ("soybeans",),
+)
+
 RECIPES: dict[str, Recipe] = {
     # What the embedded weights were trained with, about two hours on two cores that do nothing else.
-    "default": Recipe(_DEFAULT_MODEL, (Stage(64, 3100, 32), Stage(96, 1000, 24), Stage(128, 500, 16)), decay_share=0.2),
+    "default": Recipe(
+        _DEFAULT_MODEL,
+        (Stage(64, 3100, 32), Stage(96, 1000, 24), Stage(128, 500, 16)),
+        Sampling(domains=_DOMAINS),
+        decay_share=0.2,
+    ),
     # A minute: to see that data, loop and checkpoint work.
     "smoke": Recipe(_SMOKE_MODEL, (Stage(32, 60, 16),), warmup_steps=20),
+    # The published network at its published size and rates (arXiv 2304.03284, section 4.1). Never run by us: it needs
+    # so many large GPUs that each holds its share of a batch at once, and weights to start from, as the authors had.
+    # Differs from theirs in that Muon updates the matrices of the blocks, in steps as large as AdamW's, and in the
+    # reading loss.
+    "large": Recipe(
+        ModelConfig(),
+        (Stage(448, 9000, 2048),),
+        matrix_lr=1e-4,
+        other_lr=1e-4,
+        warmup_steps=1800,
+        decay_share=1.0,
+        beta=0.01,
+        final_beta=0.01,
+    ),
 }

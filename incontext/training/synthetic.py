@@ -5,8 +5,8 @@ than a handful of labelled folders hold. A scene is made of *kinds* (a shape fam
 colours); kind k has id k in both pictures, at other places, scales, rotations and counts, often on another ground and
 in another light. Refuses to know: networks, files, mask colours (in-context coloring comes later), global random state.
 
-A scene is a list of layers from back to front. It is drawn twice, each time with fresh random numbers, from the same
-layers.
+A scene is a list of layers from back to front. It is drawn twice or more, each time with fresh random numbers, from the
+same layers.
 """
 
 from __future__ import annotations
@@ -39,33 +39,41 @@ Compose = Callable[[Wardrobe], list[Layer]]
 
 
 def render_pair(rng: np.random.Generator, side: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Draw one scene twice.
+    """Draw one scene twice: images (2, side, side, 3) uint8 RGB and masks (2, side, side) uint8, see `render_views`."""
+    views = render_views(rng, (side, side), without=(1,) if rng.random() < 0.1 else ())
+    return np.stack([image for image, _ in views]), np.stack([mask for _, mask in views])
 
-    Returns images (2, side, side, 3) uint8 RGB and masks (2, side, side) uint8: 0 background, k = kind k, the same in
-    both; never 255. A kind may be hidden or absent in either picture. Everything comes from `rng`: the same state
-    gives the same bytes.
+
+def render_views(
+    rng: np.random.Generator, sides: Sequence[int], *, without: Sequence[int] = ()
+) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Draw one scene as often as there are sides, each time with its things at other places.
+
+    For each side, in pixels, an image (side, side, 3) uint8 RGB and a mask (side, side) uint8: 0 background, k = kind
+    k, the same in all; never 255. A kind may be hidden in any picture. ``without``: numbers of the pictures that lack
+    one of the scene's layers, the same in all of them. Everything comes from `rng`: the same state, the same bytes.
+
+    Raises:
+        ValueError: a side is smaller than 16.
     """
-    if side < 16:
-        raise ValueError(f"expected a side of at least 16 pixels for a synthetic scene, got {side}")
+    if min(sides) < 16:
+        raise ValueError(f"expected a side of at least 16 pixels for a synthetic scene, got {min(sides)}")
     wardrobe = Wardrobe(rng, grey=rng.random() < 0.2, contrast=uniform(rng, 0.4, 1.2))
     compose = _SCENES[int(np.searchsorted(_CUMULATED, rng.random()))]
     layers = compose(wardrobe)
+    gone = int(rng.integers(1, len(layers))) if len(layers) > 2 else len(layers)
     camera = _Camera.draw(rng)
-    images, masks = [], []
-    fields: dict[int, Image.Image] = {}
-    for second in (False, True):
-        if second and rng.random() < 0.5:  # the second picture comes from another camera, in other light
+    views = []
+    fields: dict[int, dict[int, Image.Image]] = {}
+    for number, side in enumerate(sides):
+        if number and rng.random() < 0.5:  # a later picture comes from another camera, in other light
             camera = _Camera.draw(rng)
-        shown = layers
-        if second and len(layers) > 2 and rng.random() < 0.1:
-            gone = int(rng.integers(1, len(layers)))
-            shown = layers[:gone] + layers[gone + 1 :]
-        view = View(rng, side, camera.gain, second, fields)
-        for layer in shown:
-            layer.draw(view)
-        images.append(np.asarray(camera.expose(rng, view.image)))
-        masks.append(np.asarray(view.ids))
-    return np.stack(images), np.stack(masks)
+        view = View(rng, side, camera.gain, number > 0, fields.setdefault(side, {}))
+        for depth, layer in enumerate(layers):
+            if depth != gone or number not in without:
+                layer.draw(view)
+        views.append((np.asarray(camera.expose(rng, view.image)), np.asarray(view.ids)))
+    return views
 
 
 @dataclass(frozen=True)

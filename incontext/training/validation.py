@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from incontext.canvas import unpaint
 from incontext.formats import write_image
 from incontext.training.coloring import Batch, Coloring, collate, paint_batch, paint_episode, reading_logits
-from incontext.training.episodes import IGNORED, EpisodeSource, ImageSet, Sampling
+from incontext.training.episodes import EpisodeSource, Sampling
+from incontext.training.sets import IGNORED, ImageSet
+from incontext.training.views import NO_AUGMENTATION, Cut
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,18 @@ class Validation:
     batches: tuple[tuple[Tensor, ...], ...]
 
     @classmethod
-    def draw(
-        cls, sets: Sequence[ImageSet], *, sampling: Sampling, side: int, patch: int, count: int = 128
-    ) -> Validation:
-        """Draw ``count`` episodes; the same sets, side and count always give the same episodes."""
-        plain = replace(sampling, rendered=0.0, two_views=0.0, absent=0.0, single_id=1.0, whole_picture=1.0)
+    def draw(cls, sets: Sequence[ImageSet], *, side: int, patch: int, count: int = 128) -> Validation:
+        """Draw ``count`` episodes; the same sets, side and count always give the same ones, whatever the recipe."""
+        plain = Sampling(
+            rendered=0.0,
+            two_views=0.0,
+            absent=0.0,
+            mosaic=0.0,
+            single_id=1.0,
+            whole_pictures=1.0,
+            cut=Cut(zoom=0.0),
+            augmentation=NO_AUGMENTATION,
+        )
         source = EpisodeSource(sets, plain, side=side, seed=20_230_406)
         coloring = Coloring(corner_colors=1.0, hide_query=1.0)
         painted = [

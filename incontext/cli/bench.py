@@ -1,0 +1,57 @@
+"""`incontext bench`: how fast it is here."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from incontext.cli.options import Device, Dtype, Side, Weights, app, numbers
+from incontext.progress import ProgressLine
+
+
+@app.command()
+def bench(
+    weights: Weights = "default",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    side: Side = None,
+    shots: Annotated[
+        str, typer.Option("--shots", metavar="N,...", help="How many examples; several with commas.")
+    ] = "1",
+    batch_size: Annotated[
+        str, typer.Option("--batch-size", metavar="N,...", help="Pictures at a time; several with commas.")
+    ] = "1",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the network first, which takes minutes.")] = False,
+    seconds: Annotated[float, typer.Option("--seconds", min=0, help="How long each figure may take, about.")] = 10.0,
+) -> None:
+    """Measure speed and memory on this machine: a table, and as the last line the same as JSON.
+
+    Times are from 640 x 480 pictures in memory to their masks. Medians of repeated calls after one that warms up.
+    """
+    counts, sizes = numbers("--shots", shots), numbers("--batch-size", batch_size)
+
+    from incontext.bench import bench as measure
+    from incontext.engine import load
+
+    start = time.perf_counter()
+    segmenter = load(weights, device=device, dtype=dtype, compile=compile)
+    loaded = time.perf_counter() - start
+    with ProgressLine("rows", len(counts) * len(sizes)) as progress:
+        done = 0
+
+        def tell(_: object) -> None:
+            nonlocal done
+            done += 1
+            progress.update(done)
+
+        report = measure(
+            segmenter,
+            shots=counts,
+            batch_sizes=sizes,
+            side=side,
+            seconds=seconds,
+            load_seconds=loaded,
+            on_row=tell,
+        )
+    print(report.to_markdown())
+    print(report.to_json())

@@ -1,0 +1,157 @@
+"""`incontext rank`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from incontext.cli.options import Device, Dtype, Side, SnapColors, Task, Weights, app
+from incontext.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from incontext.evaluation.ranking import Ranking
+    from incontext.folder import OpenedPrompts
+
+_LONGEST = 512  # pixels along a picture's longer side: several times what the network sees, and quick to score
+
+
+@app.command()
+def rank(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Examples: images/ and masks/, files of the same names, or NAME_mask.png beside NAME.jpg; or a "
+            "context file.",
+        ),
+    ],
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, metavar="N", help="Write the N best to a context file.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="That file, which `segment --prompts` takes. Default: context.json."),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, metavar="N", help="Try each example on at most so many others.")
+    ] = 50,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Also write the table as JSON to this file.")
+    ] = None,
+    weights: Weights = "default",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    task: Task = "instance",
+    side: Side = None,
+    snap_colors: SnapColors = False,
+) -> None:
+    """Find out which example works best for the others: each in turn is the only prompt for all of them.
+
+    A table on stdout, best first: IoU with the true masks, summed over the pictures for each id that an example shows,
+    then the mean of these. --top N takes the N best such that each id is shown by about as many.
+    """
+    from incontext.folder import gather, open_prompts, read_empty
+    from incontext.formats import whole_file
+
+    # What a user can get wrong is found before the weights are loaded.
+    opened = open_prompts(gather(source=folder), snap=snap_colors, longest=_LONGEST)
+    target = _target(out, top, len(opened.prompts))
+    empty = [read_empty(pair, longest=_LONGEST) for pair in opened.empty]
+    for path in (target, report):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+    from incontext.engine import load
+    from incontext.evaluation import ranking as ranks
+
+    segmenter = load(weights, device=device, dtype=dtype)
+    done = 0
+    with ProgressLine("answers", 0) as progress:
+
+        def tell(number: int, total: int) -> None:
+            nonlocal done
+            done = number
+            progress.update(number, total=total)
+
+        try:
+            ranking = ranks.rank(
+                segmenter,
+                opened.prompts,
+                names=[_name(image, folder) for image, _ in opened.pairs],
+                empty=empty,
+                limit=limit,
+                task=task,
+                side=side,
+                on_answer=tell,
+            )
+            chosen = () if top is None else ranking.best(top)
+            trial = None
+            if len(chosen) > 1:
+                trial = ranks.try_together(
+                    segmenter, opened.prompts, ranking, chosen, empty=empty, task=task, side=side
+                )
+        except KeyboardInterrupt:
+            progress.say(f"Stopped after {done} answers; nothing was written.")
+            raise typer.Exit(130) from None
+    print(ranking.to_markdown(), end="")
+    if report is not None:
+        with whole_file(report) as stream:
+            stream.write(ranking.to_json().encode("utf-8", "backslashreplace") + b"\n")
+    if target is not None:
+        _write(target, opened, ranking, chosen, {**segmenter.describe(), "side": side or segmenter.config.side}, task)
+        print(f"\n{target}: {', '.join(ranking.names[c] for c in chosen)}")
+        if missing := [i for k, i in enumerate(ranking.ids) if not ranking.shown[list(chosen), k].any()]:
+            print(f"None of them shows id {', '.join(map(str, missing))}; choose more with --top")
+    if trial is not None:
+        others = f"the other {trial.queries} pictures"
+        alone = f"{ranking.names[chosen[0]]} alone {trial.alone:.3f}"
+        print(f"Mean IoU on {others}: together {trial.together:.3f}, {alone}")
+
+
+def _target(out: Path | None, top: int | None, examples: int) -> Path | None:
+    """The context file to write. What lies there already may only be another context file."""
+    from incontext.folder import read_context
+
+    if top is None:
+        if out is not None:
+            raise ValueError("expected --top N beside --out, as the N best are what is written; give both or neither")
+        return None
+    if top > examples:
+        raise ValueError(f"expected --top to be at most {examples}, as many as there are examples, got {top}")
+    target = out or Path("context.json")
+    if target.is_dir():
+        raise ValueError(f"{target}: expected a file to write the context to, got a folder")
+    try:
+        read_context(target)
+    except FileNotFoundError:
+        pass  # a new file, or one whose pictures have gone
+    except ValueError:
+        raise ValueError(f"{target}: expected a new file, or a context file to replace; name another with -o") from None
+    return target
+
+
+def _name(image: Path, folder: Path) -> str:
+    root = folder if folder.is_dir() else folder.parent
+    return image.relative_to(root).as_posix() if image.is_relative_to(root) else str(image)
+
+
+def _write(
+    target: Path,
+    opened: "OpenedPrompts",
+    ranking: "Ranking",
+    chosen: Sequence[int],
+    segmenter: Mapping[str, object],
+    task: str,
+) -> None:
+    from incontext.folder import write_context
+
+    scores = {ranking.names[c]: round(score, 4) for c in chosen if (score := float(ranking.score[c])) >= 0}
+    chosen_by = {
+        "command": "incontext rank",
+        **{name: segmenter[name] for name in ("weights", "side", "dtype")},
+        "task": task,
+        "examples": len(opened.prompts),
+        "mean_iou": scores,
+    }
+    write_context(target, [opened.pairs[c] for c in chosen], chosen_by=chosen_by)

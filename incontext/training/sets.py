@@ -1,0 +1,97 @@
+"""Folders of pictures with masks, decoded once and kept in memory; what each picture shows, and how large.
+
+Refuses to know episodes, augmentation, tensors and the network.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from incontext.formats import IMAGE_SUFFIXES, read_image, read_mask
+
+IGNORED = 255
+MIN_PIXELS = 12  # an id with fewer pixels in a picture does not count as shown
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A folder of pictures with masks, decoded. ``regions``: ids have no meaning across pictures."""
+
+    name: str
+    regions: bool
+    images: tuple[np.ndarray, ...]  # (H, W, 3) uint8
+    masks: tuple[np.ndarray, ...]  # (H, W) uint8 ids, 0 background, 255 ignored
+    ids: tuple[tuple[int, ...], ...] = field(init=False)  # ids present in each mask, 0 and 255 left out
+    by_id: dict[int, tuple[int, ...]] = field(init=False)  # id -> the pictures that show it
+
+    def __post_init__(self) -> None:
+        counts = np.stack([np.bincount(mask.ravel(), minlength=256) for mask in self.masks])
+        counts[:, [0, IGNORED]] = 0
+        present = counts >= MIN_PIXELS
+        object.__setattr__(self, "ids", tuple(tuple(int(i) for i in np.flatnonzero(row)) for row in present))
+        shown = np.flatnonzero(present.any(axis=0))
+        by_id = {int(i): tuple(int(n) for n in np.flatnonzero(present[:, i])) for i in shown}
+        object.__setattr__(self, "by_id", by_id)
+
+    @cached_property
+    def areas(self) -> np.ndarray:
+        """The share of each picture that each id covers, (pictures, 256) float32, 0..1."""
+        shares = [np.bincount(mask.ravel(), minlength=256) / mask.size for mask in self.masks]
+        return np.stack(shares).astype(np.float32)
+
+    @cached_property
+    def without(self) -> dict[int, tuple[int, ...]]:
+        """id -> the pictures that have not one pixel of it."""
+        return {i: tuple(int(n) for n in np.flatnonzero(self.areas[:, i] == 0)) for i in self.by_id}
+
+
+def read_set(folder: Path, *, shorter_side: int = 256) -> ImageSet:
+    """Read ``folder/images`` and ``folder/masks`` (same stems) into memory, shrunk to ``shorter_side``.
+
+    ``folder/dataset.json``, where there is one, may say ``"masks": "regions ..."`` or ``"instances ..."``;
+    otherwise the ids are taken to mean the same in every picture.
+
+    Raises:
+        ValueError: there are no pairs, or a mask's size differs from its picture's.
+    """
+    about = folder / "dataset.json"
+    kind = str(json.loads(about.read_text()).get("masks", "")) if about.is_file() else ""
+    pictures = {p.stem: p for p in sorted(folder.glob("images/*")) if p.suffix.lower() in IMAGE_SUFFIXES}
+    pairs = [(pictures[p.stem], p) for p in sorted(folder.glob("masks/*")) if p.stem in pictures]
+    if not pairs:
+        raise ValueError(f"expected {folder} to hold images/ and masks/ with files of the same names; found no pair")
+    images, masks = [], []
+    for image_path, mask_path in pairs:
+        image, mask = read_image(image_path), read_mask(mask_path).ids
+        if image.shape[:2] != mask.shape:
+            raise ValueError(f"expected {mask_path} to have its picture's size {image.shape[:2]}, got {mask.shape}")
+        height, width = mask.shape
+        scale = min(1.0, shorter_side / min(height, width))
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        if scale < 1.0:
+            image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+            mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+        images.append(image)
+        masks.append(mask)
+    made = ImageSet(folder.name, kind.startswith(("regions", "instances")), tuple(images), tuple(masks))
+    if not made.by_id:
+        raise ValueError(f"expected masks with ids in {folder}; every mask is empty")
+    return made
+
+
+def hold_out(source: ImageSet, *, every: int = 20) -> tuple[ImageSet, ImageSet]:
+    """Split a set for training and validation: every ``every``-th picture is held out."""
+
+    def part(held: bool) -> ImageSet:
+        chosen = [i for i in range(len(source.images)) if (i % every == every // 2) == held]
+        return replace(
+            source, images=tuple(source.images[i] for i in chosen), masks=tuple(source.masks[i] for i in chosen)
+        )
+
+    return part(False), part(True)

@@ -1,0 +1,174 @@
+"""How a picture and its mask are cut, squashed, bent and lit before they enter an episode.
+
+Geometry moves picture and mask together; light touches the picture alone. Refuses to know sets, episodes and tensors.
+Everything is Pillow on pictures of the episode's size, which is what a worker can afford.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+Rng = np.random.Generator
+Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How strongly pictures are changed. Shares are probabilities; the rest are largest amounts."""
+
+    mirror: float = 0.5  # episodes in which both pictures are mirrored
+    turn: float = 0.12  # episodes in which both pictures are turned by a multiple of 90 degrees
+    bend: float = 0.25  # pictures that are rotated, sheared and scaled a little
+    rotation: float = 14.0  # degrees
+    shear: float = 0.12
+    light: float = 0.8  # pictures whose contrast, saturation, gamma and white balance change
+    hue: float = 18.0  # degrees, in a third of those
+    grey: float = 0.04  # pictures without colour
+    blur: float = 0.1
+    noise: float = 0.1
+    jpeg: float = 0.1  # pictures that went through a low-quality JPEG
+
+
+NO_AUGMENTATION = Augmentation(mirror=0, turn=0, bend=0, light=0, grey=0, blur=0, noise=0, jpeg=0)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which part of a picture a view shows. Areas are fractions of the picture."""
+
+    whole: bool = True  # the whole picture, unless the thing would be too small to see
+    min_area: float = 0.15  # of the smallest box
+    min_object: float = 0.004  # the least of a box that the thing must cover, if it is in the picture at all
+    small: float = 96.0  # a thing with fewer pixels in the view is zoomed in on, mostly
+    zoom: float = 0.6  # ... with this probability
+
+
+def choose_box(mask: np.ndarray, focus: int, rng: Rng, cut: Cut, *, pixels: int) -> Box:
+    """A part of a picture in which ``focus`` can be seen if it is in the picture: (left, top, right, bottom).
+
+    mask: (H, W) ids; pixels: of the view that the part will be squashed to.
+    """
+    height, width = mask.shape
+    whole = (0, 0, width, height)
+    thing = np.flatnonzero(mask == focus)
+    share = len(thing) / mask.size
+    low, high = cut.min_area, 1.0
+    if 0 < share * pixels < cut.small and rng.random() < cut.zoom:
+        high = max(0.04, share * pixels / cut.small)
+        low = 0.5 * high
+    elif cut.whole:
+        return whole
+    for _ in range(4):
+        area = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        stretch = float(np.exp(rng.uniform(-0.3, 0.3)))
+        box_width = int(np.clip(width * np.sqrt(area) * stretch, min(16, width), width))
+        box_height = int(np.clip(height * np.sqrt(area) / stretch, min(16, height), height))
+        if len(thing) and rng.random() < 0.8:
+            row, column = divmod(int(thing[rng.integers(len(thing))]), width)
+        else:
+            row, column = int(rng.integers(height)), int(rng.integers(width))
+        left = int(np.clip(column - rng.uniform(0.15, 0.85) * box_width, 0, width - box_width))
+        top = int(np.clip(row - rng.uniform(0.15, 0.85) * box_height, 0, height - box_height))
+        inside = mask[top : top + box_height, left : left + box_width] == focus
+        if not len(thing) or cut.min_object <= inside.mean() <= 0.9:
+            return left, top, left + box_width, top + box_height
+    return whole
+
+
+def empty_box(mask: np.ndarray, ids: Sequence[int], rng: Rng) -> Box | None:
+    """A part of a picture, a tenth to a half of it, without one pixel of ``ids``; None where few tries find none."""
+    height, width = mask.shape
+    marked = np.isin(mask, ids)
+    for _ in range(8):
+        area, stretch = float(rng.uniform(0.1, 0.5)), float(np.exp(rng.uniform(-0.3, 0.3)))
+        box_width = int(np.clip(width * np.sqrt(area) * stretch, min(16, width), width))
+        box_height = int(np.clip(height * np.sqrt(area) / stretch, min(16, height), height))
+        left, top = int(rng.integers(width - box_width + 1)), int(rng.integers(height - box_height + 1))
+        if not marked[top : top + box_height, left : left + box_width].any():
+            return left, top, left + box_width, top + box_height
+    return None
+
+
+def view(image: np.ndarray, mask: np.ndarray, box: Box | None, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Cut and squash: (H, W, 3) and (H, W) -> (h, w, 3) and (h, w), uint8; size: (h, w); no box: the whole picture."""
+    left, top, right, bottom = box or (0, 0, mask.shape[1], mask.shape[0])
+    pictures = Image.fromarray(image[top:bottom, left:right]), Image.fromarray(mask[top:bottom, left:right])
+    small = pictures[0].resize(size[::-1], Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return np.asarray(small), np.asarray(pictures[1].resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def bend(image: np.ndarray, mask: np.ndarray, rng: Rng, changes: Augmentation) -> tuple[np.ndarray, np.ndarray]:
+    """Rotate, shear and scale a view by a random affine map about its middle; what enters at the rim is mirrored."""
+    height, width = mask.shape
+    angle = math.radians(changes.rotation) * float(rng.uniform(-1, 1))
+    shear, scale = changes.shear * float(rng.uniform(-1, 1)), math.exp(float(rng.uniform(-0.1, 0.1)))
+    c, s = scale * math.cos(angle), scale * math.sin(angle)
+    (a, b), (d, e) = (c, c * shear - s), (s, s * shear + c)  # output -> source
+    x, y = width / 2, height / 2
+    pads = [math.ceil(max(0.0, abs(a) * x + abs(b) * y - x)) + 1, math.ceil(max(0.0, abs(d) * x + abs(e) * y - y)) + 1]
+    right, down = min(pads[0], width - 1), min(pads[1], height - 1)
+    rows, columns = _mirrored(height, down), _mirrored(width, right)
+    matrix = (a, b, x + right - a * x - b * y, d, e, y + down - d * x - e * y)
+    bent = []
+    for pixels, kernel in ((image, Image.Resampling.BILINEAR), (mask, Image.Resampling.NEAREST)):
+        padded = Image.fromarray(pixels[rows][:, columns])
+        bent.append(np.asarray(padded.transform((width, height), Image.Transform.AFFINE, matrix, kernel)))
+    return bent[0], bent[1]
+
+
+def _mirrored(length: int, pad: int) -> np.ndarray:
+    """Row numbers of a picture that is continued by ``pad`` mirrored rows on both sides."""
+    positions = np.abs(np.arange(-pad, length + pad))
+    mirrored: np.ndarray = (length - 1) - np.abs((length - 1) - positions)
+    return mirrored
+
+
+def jitter(image: np.ndarray, rng: Rng, changes: Augmentation) -> np.ndarray:
+    """Light, colour and quality of a picture: (H, W, 3) uint8 -> the same."""
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    grey = bool(rng.random() < changes.grey)
+    if rng.random() < changes.light:
+        hue = changes.hue * float(rng.uniform(-1, 1)) if rng.random() < 1 / 3 else 0.0
+        picture = _tone(picture, rng, 0.0 if grey else float(rng.uniform(0.5, 1.4)), hue)
+    elif grey:
+        picture = picture.convert("L").convert("RGB")
+    scale = min(picture.size) / 128
+    if rng.random() < changes.blur:
+        if rng.random() < 0.5:
+            picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.1)) * scale))
+        else:  # seen at a lower resolution
+            low = [max(8, round(length * float(rng.uniform(0.4, 0.9)))) for length in picture.size]
+            small = picture.resize((low[0], low[1]), Image.Resampling.BOX)
+            picture = small.resize(picture.size, Image.Resampling.BICUBIC)
+    if rng.random() < changes.noise:
+        pixels = np.asarray(picture).astype(np.float32)
+        pixels += float(rng.uniform(2.0, 14.0)) * rng.standard_normal(pixels.shape, dtype=np.float32)
+        picture = Image.fromarray(np.clip(pixels, 0.0, 255.0).astype(np.uint8))
+    if rng.random() < changes.jpeg:
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=int(rng.integers(18, 75)))
+        picture = Image.open(file).convert("RGB")
+    return np.asarray(picture)
+
+
+def _tone(picture: Image.Image, rng: Rng, saturation: float, hue: float) -> Image.Image:
+    """One colour matrix (saturation, hue), then one curve per channel (gamma, contrast, white balance, brightness)."""
+    turn = math.radians(hue)
+    along, across = (1 - math.cos(turn)) / 3, math.sin(turn) / math.sqrt(3)
+    rotation = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) * across + math.cos(turn) * np.eye(3) + along
+    matrix = saturation * rotation + (1 - saturation) / 3
+    picture = picture.convert("RGB", [*matrix[0], 0, *matrix[1], 0, *matrix[2], 0])
+    gain = np.exp(rng.normal(0.0, 0.06, 3)) * math.exp(rng.normal(0.0, 0.18))
+    gamma, contrast = math.exp(float(rng.normal(0.0, 0.15))), float(rng.uniform(0.7, 1.35))
+    levels = 255 * (np.arange(256) / 255) ** gamma
+    middle = 255 * (float(np.asarray(picture).mean()) / 255) ** gamma
+    lit = middle * (gain if saturation else gain.mean().repeat(3))
+    lit = np.clip(lit, min(middle, 40.0), max(middle, 190.0))  # neither all dark nor all white
+    curves = (levels - middle) * contrast + lit[:, None]
+    return picture.point(np.clip(curves, 0, 255).astype(np.uint8).ravel().tolist())

@@ -1,0 +1,291 @@
+"""Which pictures and ids an episode asks for: absence, mosaics, hints, balance, and how pictures are changed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from incontext.training.coloring import Coloring, paint_episode
+from incontext.training.episodes import EpisodeSource, Sampling, tile
+from incontext.training.hints import reveal
+from incontext.training.sets import ImageSet
+from incontext.training.synthetic import render_views
+from incontext.training.views import (
+    NO_AUGMENTATION,
+    Augmentation,
+    Cut,
+    bend,
+    choose_box,
+    empty_box,
+    jitter,
+    view,
+)
+
+PLAIN = Sampling(
+    rendered=0.0, two_views=0.0, absent=0.0, mosaic=0.0, whole_pictures=1.0, augmentation=NO_AUGMENTATION, single_id=1.0
+)
+
+
+def squares(values: list[list[int]], *, name: str = "squares", regions: bool = False, size: int = 48) -> ImageSet:
+    """A picture per list: for each id in it one square, 10 pixels wide, whose red is 40 times the id; the rest grey."""
+    images, masks = [], []
+    for ids in values:
+        image, mask = np.full((size, size, 3), 128, np.uint8), np.zeros((size, size), np.uint8)
+        for place, i in enumerate(ids):
+            top, left = 4 + 22 * (place // 2), 4 + 22 * (place % 2)
+            image[top : top + 10, left : left + 10] = (40 * i, 0, 0)
+            mask[top : top + 10, left : left + 10] = i
+        images.append(image)
+        masks.append(mask)
+    return ImageSet(name, regions, tuple(images), tuple(masks))
+
+
+def reds(image: np.ndarray) -> set[int]:
+    """Which ids' squares a picture of `squares` shows."""
+    dark = image[..., 1] < 10
+    return {round(int(red) / 40) for red in np.unique(image[dark][:, 0])}
+
+
+# --- absence
+
+
+@pytest.mark.parametrize("regions", [False, True])
+@pytest.mark.parametrize("rendered", [0.0, 1.0])
+def test_where_the_thing_is_absent_the_answer_is_black(regions: bool, rendered: float) -> None:
+    source = EpisodeSource(
+        [squares([[1, 2], [2], [1], [3, 1]], regions=regions)],
+        Sampling(rendered=rendered, absent=1.0),
+        side=32,
+        seed=0,
+    )
+    for i in range(60):
+        prompt, query = source[i].masks
+        assert (prompt > 0).any()
+        assert not ((query > 0) & (query < 255)).any()
+
+
+def test_an_absent_thing_is_nowhere_in_the_query() -> None:
+    """From the same set without the id, from beside it, from another domain: never a picture that shows it."""
+    sets = [squares([[1, 2], [2], [1], [2, 1], [1, 2]]), squares([[5], [6]], name="far"), squares([[1]], name="near")]
+    sampling = replace(PLAIN, absent=1.0, domains=(("squares", "near"), ("far",)))
+    source = EpisodeSource(sets, sampling, side=48, seed=0)
+    places = set()
+    for i in range(150):
+        episode = source[i]
+        asked = reds(np.where((episode.masks[0] > 0)[..., None], episode.images[0], 255))
+        shown = reds(episode.images[1]) if (episode.images[1] == (128, 128, 128)).all(-1).mean() > 0.3 else {99}
+        assert not asked & shown
+        places.add("rendered" if 99 in shown else "far" if shown & {5, 6} else "same" if shown else "beside")
+    assert places == {"rendered", "far", "same", "beside"}
+
+
+def test_unknown_sets_are_never_taken_for_another_domain() -> None:
+    sets = [squares([[1]]), squares([[1]], name="also")]
+    for domains in ((), (("squares", "also"),), (("squares",), ("else",))):
+        assert EpisodeSource(sets, replace(PLAIN, domains=domains), side=32, seed=0).foreign == [[], []]
+
+
+def test_rendered_pictures_can_lack_a_layer_of_their_scene() -> None:
+    gone = 0
+    for seed in range(30):
+        _, first, second = render_views(np.random.default_rng(seed), (48, 48, 32), without=(1, 2))
+        assert second[0].shape == (32, 32, 3)
+        kept = render_views(np.random.default_rng(seed), (48,))[0]
+        gone += bool(set(np.unique(kept[1])) - set(np.unique(first[1])) - set(np.unique(second[1])))
+    assert gone > 15
+
+
+# --- mosaics
+
+
+def test_tiles_fill_the_square_row_by_row_and_repeat() -> None:
+    cells = [(np.full((43, 43, 3), 10 * k, np.uint8), np.full((43, 43), k, np.uint8)) for k in (1, 2, 3, 4)]
+    image, mask = tile(cells, (3, 3), 128)
+    assert image.shape == (128, 128, 3)
+    assert [mask[20 + 43 * (k // 3), 20 + 43 * (k % 3)] for k in range(9)] == [1, 2, 3, 4, 1, 2, 3, 4, 1]
+    np.testing.assert_array_equal(image[..., 0], 10 * mask)
+    wide = (np.zeros((43, 43, 3), np.uint8), np.tile(np.arange(43, dtype=np.uint8), (43, 1)))
+    np.testing.assert_array_equal(np.unique(tile([wide, wide], (2, 1), 64)[1]), np.arange(43))
+
+
+def test_mosaics_show_the_ids_in_every_cell_and_mostly_in_the_prompt() -> None:
+    source = EpisodeSource([squares([[1]] * 4)], replace(PLAIN, mosaic=1.0), side=96, seed=0)
+    several = np.zeros((30, 2), int)
+    for i in range(30):
+        for half, mask in enumerate(source[i].masks):
+            for rows in (1, 2, 3):
+                for columns in (1, 2, 3):
+                    cells = [c for r in np.array_split(mask, rows) for c in np.array_split(r, columns, axis=1)]
+                    if all((cell > 0).any() for cell in cells):
+                        several[i, half] = max(several[i, half], rows * columns)
+    assert (several.max(axis=1) > 1).all()
+    assert several[:, 0].mean() > several[:, 1].mean()
+    assert set(several[:, 0]) >= {1, 2, 4, 9}
+
+
+def test_pictures_of_a_mosaic_are_never_smaller_than_their_least_side() -> None:
+    for side, largest in ((16, 0), (32, 2), (48, 3)):
+        grids = EpisodeSource([], Sampling(), side=side, seed=0).grids
+        assert max((max(grid) for grid in grids), default=0) == largest
+
+
+def test_two_views_of_a_region_are_not_copies() -> None:
+    source = EpisodeSource([squares([[1, 2, 3]], regions=True)], PLAIN, side=48, seed=0)
+    assert all((source[i].masks[0] != source[i].masks[1]).any() for i in range(20))
+
+
+# --- which ids and which parts
+
+
+def test_rare_ids_are_not_starved_and_invisible_ones_are_not_favoured() -> None:
+    many = squares([[1]] * 98 + [[1, 2], [2]])
+    tiny = [mask.copy() for mask in squares([[1]] * 98 + [[1, 3], [3]]).masks]
+    for mask in tiny:
+        mask[(mask == 3).nonzero()[0][4:] if (mask == 3).any() else [], :] = 0  # four rows of the square remain
+    chosen = []
+    for source in (many, ImageSet("tiny", False, many.images, tuple(tiny))):
+        chooser = EpisodeSource([source], PLAIN, side=16, seed=0).choosers[0]
+        rng = np.random.default_rng(0)
+        chosen.append(np.mean([chooser.focus(rng) != 1 for _ in range(500)]))
+    assert chosen[0] > 0.07  # two pictures in a hundred
+    assert chosen[1] <= chosen[0]
+
+
+def test_boxes_stay_inside_and_look_for_the_thing() -> None:
+    mask = np.zeros((60, 90), np.uint8)
+    mask[50:56, 80:88] = 3
+    rng, part = np.random.default_rng(0), Cut(whole=False)
+    seen = 0
+    for _ in range(100):
+        left, top, right, bottom = choose_box(mask, 3, rng, part, pixels=128**2)
+        assert 0 <= left < right <= 90
+        assert 0 <= top < bottom <= 60
+        seen += bool((mask[top:bottom, left:right] == 3).any())
+    assert seen > 90
+    assert choose_box(mask, 3, rng, Cut(), pixels=128**2) == (0, 0, 90, 60)
+
+
+def test_what_is_too_small_to_see_is_zoomed_in_on() -> None:
+    mask = np.zeros((200, 200), np.uint8)
+    mask[50:56, 80:86] = 3
+    shares = []
+    for seed in range(20):
+        box = choose_box(mask, 3, np.random.default_rng(seed), Cut(zoom=1.0), pixels=64**2)
+        shares.append(view(np.zeros((200, 200, 3), np.uint8), mask, box, (64, 64))[1].astype(bool).sum())
+    assert np.median(shares) > 60 > 4 * 64**2 * 36 / 200**2  # pixels of 4096; four would be seen in the whole picture
+
+
+def test_empty_boxes_hold_nothing_of_the_ids() -> None:
+    mask = np.zeros((60, 80), np.uint8)
+    mask[:20, :30] = 1
+    mask[40:, 60:] = 2
+    for seed in range(20):
+        box = empty_box(mask, (1, 255), np.random.default_rng(seed))
+        assert box is not None
+        assert 1 not in view(np.zeros((60, 80, 3), np.uint8), mask, box, (32, 32))[1]
+    assert empty_box(np.ones((60, 80), np.uint8), (1,), np.random.default_rng(0)) is None
+
+
+# --- changes
+
+
+def test_bending_moves_the_mask_with_the_picture_and_fills_the_rim() -> None:
+    rows, columns = np.mgrid[:64, :80]
+    mask = ((rows // 16 + columns // 16) % 2).astype(np.uint8)
+    image = np.repeat((mask * 200 + 20)[..., None], 3, axis=-1).astype(np.uint8)
+    for seed in range(10):
+        bent, moved = bend(image, mask, np.random.default_rng(seed), Augmentation())
+        assert bent.shape == image.shape
+        assert moved.shape == mask.shape
+        assert bent.min() >= 20  # nothing black comes in at the rim
+        assert ((bent[..., 0] > 120) == moved).mean() > 0.97
+        assert (moved != mask).mean() > 0.01
+        middle = bent[30:34, 38:42, 0]
+        assert middle.min() < 60 < 180 < middle.max()  # the corner of four squares stays in the middle
+
+
+def test_jitter_changes_light_and_quality_and_nothing_when_it_is_off() -> None:
+    image = np.random.default_rng(0).integers(60, 190, (48, 48, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(jitter(image, np.random.default_rng(0), NO_AUGMENTATION), image)
+    lit = [jitter(image, np.random.default_rng(i), replace(NO_AUGMENTATION, light=1.0)) for i in range(10)]
+    assert all(c.shape == image.shape and c.dtype == np.uint8 for c in lit)
+    assert len({round(float(c.mean())) for c in lit}) > 3
+    assert all(35 < c.mean() < 200 for c in lit)
+    for change in ("blur", "noise", "jpeg"):
+        changed = jitter(image, np.random.default_rng(1), replace(NO_AUGMENTATION, **{change: 1.0})).astype(int)
+        assert 1 < np.abs(changed - image).mean() < 60
+    for light in (0.0, 1.0):
+        grey = jitter(image, np.random.default_rng(2), replace(NO_AUGMENTATION, grey=1.0, light=light)).astype(int)
+        assert np.ptp(grey, axis=-1).max() <= 1
+
+
+def test_hue_turns_around_grey() -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[:4], image[4:] = (180, 60, 60), 100
+    turned = [
+        jitter(image, np.random.default_rng(i), replace(NO_AUGMENTATION, light=1.0, hue=60.0)).astype(float)
+        for i in range(30)
+    ]
+    assert any(t[0, 0, 1] > t[0, 0, 0] + 5 or t[0, 0, 2] > t[0, 0, 1] + 20 for t in turned)
+    assert all(np.ptp(t[7, 7]) < 0.35 * t[7, 7].mean() for t in turned)  # white balance alone
+
+
+# --- hints
+
+
+def thing() -> np.ndarray:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[16:44, 20:40] = 2
+    mask[:8, :8] = 255
+    return mask
+
+
+def test_hints_tell_the_truth_about_whole_patches() -> None:
+    mask, kinds = thing(), set()
+    for seed in range(80):
+        hinted, revealed = reveal(mask, 2, 8, np.random.default_rng(seed))
+        assert revealed.any()
+        assert revealed.sum() < 64
+        for row, column in np.argwhere(revealed):
+            part = slice(8 * row, 8 * row + 8), slice(8 * column, 8 * column + 8)
+            flat = np.unique(hinted[part])
+            assert len(flat) == 1
+            known = mask[part] if 255 not in mask[part] else np.zeros(1, np.uint8)
+            assert (known == flat[0]).mean() >= 0.6
+            kinds.add(int(flat[0]))
+        hidden = ~revealed.repeat(8, 0).repeat(8, 1)
+        np.testing.assert_array_equal(hinted[hidden], mask[hidden])
+    assert kinds == {0, 2}
+
+
+def test_hints_are_clicks_scribbles_and_boxes() -> None:
+    counts = [reveal(thing(), 2, 8, np.random.default_rng(seed))[1].sum() for seed in range(80)]
+    assert 0.3 < np.mean([count == 1 for count in counts]) + np.mean([1 < count <= 5 for count in counts]) < 0.9
+    assert np.mean([count > 15 for count in counts]) > 0.1
+
+
+def test_thin_things_can_be_clicked_on_and_nothing_only_beside() -> None:
+    thin = np.zeros((64, 64), np.uint8)
+    thin[:, 30] = 1
+    assert any((reveal(thin, 1, 8, np.random.default_rng(i))[0] == 1).sum() > 64 for i in range(20))
+    for i in range(20):
+        hinted, revealed = reveal(np.zeros((64, 64), np.uint8), 1, 8, np.random.default_rng(i))
+        assert revealed.any()
+        assert not hinted.any()
+    unknown, revealed = reveal(np.full((64, 64), 255, np.uint8), 1, 8, np.random.default_rng(0))
+    assert not revealed.any()
+    assert (unknown == 255).all()
+
+
+def test_a_hinted_episode_hides_and_judges_everything_else() -> None:
+    source = EpisodeSource([squares([[1], [1]])], PLAIN, side=64, seed=0)
+    coloring = Coloring(hide_query=0.0, hints=1.0)
+    for i in range(20):
+        episode = source[i]
+        painted = paint_episode(episode, np.random.default_rng(i), patch=8, coloring=coloring)
+        np.testing.assert_array_equal(painted.masks[0], episode.masks[0])
+        assert not painted.masked[:8].any()
+        revealed = ~painted.masked[8:]
+        assert 0 < revealed.sum() < 64
+        hidden = painted.masked[8:].repeat(8, 0).repeat(8, 1)
+        np.testing.assert_array_equal(painted.masks[1][hidden], episode.masks[1][hidden])
