@@ -124,7 +124,7 @@ class PreparedContext:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """A query's painting, (1, 3, side, side) normalised for each pass, read it in any thread."""
+    """A query's painting, (1, 3, side, side) normalised for each pass. `read` may run in any thread."""
 
     painted: tuple[tuple[Tensor, Palette], ...]
     size: tuple[int, int]

@@ -110,7 +110,7 @@ def segment(
     job = plan(
         inputs, out, overlay=overlay, confidence=save_confidence, prompt_files=opened.pairs, leave_out=files.masks
     )
-    _tell_about(opened)
+    _tell_about(opened, ensemble)
 
     from incontext.engine import load
 
@@ -155,7 +155,7 @@ def _batch_size(text: str) -> "BatchSize":
     return int(text)
 
 
-def _tell_about(opened: "OpenedPrompts") -> None:
+def _tell_about(opened: "OpenedPrompts", ensemble: str) -> None:
     """What a user should know of the prompts before the network starts."""
     from incontext.folder import PromptWarning
     from incontext.folder.pairs import some_of
@@ -166,10 +166,10 @@ def _tell_about(opened: "OpenedPrompts") -> None:
             "1 prompt whose mask marks" if len(opened.empty) == 1 else f"{len(opened.empty)} prompts whose masks mark"
         )
         warnings.warn(f"left out {what} nothing: {masks}", PromptWarning, stacklevel=2)
-    if (count := len(opened.prompts)) > _MANY_PROMPTS:
+    if (count := len(opened.prompts)) > _MANY_PROMPTS and ensemble != "spatial":
         warnings.warn(
-            f"{count} prompts: a picture takes about {(count + 1) / 2:.0f} times as long as with one; "
-            "`incontext rank --top N` chooses the best few",
+            f"{count} prompts: a picture takes {count // 2} times as long as with one, or longer; "
+            "`incontext rank --top N` chooses the best few, and --ensemble spatial is quicker",
             PromptWarning,
             stacklevel=2,
         )
