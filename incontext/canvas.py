@@ -53,8 +53,8 @@ def paint(prompt: Prompt, palette: Palette, size: tuple[int, int]) -> Pixels:
 def mosaic(prompts: Sequence[Prompt], palette: Palette, side: int) -> tuple[Pixels, Pixels]:
     """The spatial ensemble: prompts tiled n x n into one -> its image and its painted mask, (side, side, 3) uint8.
 
-    n is the smallest that holds them all. Cells that are left over show the prompts again from the first, as in
-    training (docs/log.md). Each prompt is squeezed once, straight to its cell.
+    n is the smallest that holds them all. Cells that are left over show the prompts again from the first, which
+    measured best (docs/log.md). Each prompt is squeezed once, straight to its cell.
     """
     n = ceil(sqrt(len(prompts)))
     edges = [round(i * side / n) for i in range(n + 1)]
