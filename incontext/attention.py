@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -162,19 +163,22 @@ KERNELS: dict[str, Kernel] = {"plain": plain, "bias_mask": bias_mask, "folded": 
 
 # --------------------------------------------------------------------------------------- entry points
 
+MATRIX_UNIT: Final[bool] = torch.cpu._is_amx_tile_supported()  # noqa: SLF001  of this processor, for bfloat16
+
 
 def choose_kernel(device: torch.device, dtype: torch.dtype, *, gradients: bool = False) -> str:
-    """The name of the kernel that measured fastest (docs/log.md has the figures).
+    """The name of the kernel that measured fastest (docs/log.md has the figures; no size turned the order round).
 
-    CPU: the bias as SDPA's mask in float32, the folded kernel in reduced precision, where its wider products are
-    cheap. CUDA: the folded one, which a flash kernel can take. Elsewhere, and for gradients in full precision, plain.
+    The folded kernel where its wider products are cheap: on CUDA, which has flash kernels for them, and in bfloat16 on
+    processors with a matrix unit. On other processors the bias as SDPA's mask. Plain elsewhere, and for gradients in
+    full precision or without such a unit.
     """
     reduced = dtype in (torch.bfloat16, torch.float16)
-    if gradients:
-        return "folded" if reduced and device.type in ("cpu", "cuda") else "plain"
-    if device.type == "cpu":
-        return "folded" if reduced else "bias_mask"
-    return "folded" if device.type == "cuda" else "plain"
+    if device.type == "cpu" and dtype == torch.bfloat16 and MATRIX_UNIT:
+        return "folded"
+    if device.type == "cuda" and (reduced or not gradients):
+        return "folded"
+    return "bias_mask" if device.type == "cpu" and not gradients else "plain"
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, *, kernel: str = "auto") -> Tensor:

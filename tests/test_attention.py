@@ -155,10 +155,14 @@ def test_kernels_on_cuda(kernel: str, grid: tuple[int, int], dtype: torch.dtype)
         assert_near(got, reference, tolerance)
 
 
-def test_auto_depends_on_device_precision_and_gradients() -> None:
+def test_auto_depends_on_device_precision_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert choose_kernel(cpu, torch.float32) == "bias_mask"
-    assert choose_kernel(cpu, torch.bfloat16) == choose_kernel(cuda, torch.bfloat16) == "folded"
+    assert choose_kernel(cuda, torch.bfloat16) == "folded"
+    for unit, name in ((True, "folded"), (False, "bias_mask")):
+        monkeypatch.setattr("incontext.attention.MATRIX_UNIT", unit)
+        assert choose_kernel(cpu, torch.bfloat16) == name
+        assert choose_kernel(cpu, torch.bfloat16, gradients=True) == ("folded" if unit else "plain")
     assert choose_kernel(cpu, torch.float32, gradients=True) == "plain"
     assert choose_kernel(torch.device("mps"), torch.float16) == "plain"
 

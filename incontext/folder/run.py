@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -23,6 +24,8 @@ from PIL import Image
 
 from incontext.folder.plan import FileReport, FolderJob, Query, StrPath
 from incontext.formats import IGNORED, Pixels, read_image, whole_file, write_gray, write_image
+from incontext.prompt_tensor import PromptTensor
+from incontext.types import Prompt
 
 if TYPE_CHECKING:  # the engine brings torch, and a plan needs none
     from incontext.context import Ensemble
@@ -118,6 +121,7 @@ def segment_folder(
         "inputs": list(job.inputs),
         "out": str(job.out),
         "prompts": [{"image": str(image), "mask": str(mask)} for image, mask in job.prompt_files],
+        "prompt_tensors": _learned(context),
         "ensemble": ensemble,
         "task": task,
         "side": side,
@@ -139,7 +143,7 @@ def segment_folder(
     report(finished=False)  # before the network starts: that this folder can be written, and that a run has begun
     finished = False
     try:
-        with writer, reader:
+        with _threads_restored(), writer, reader:
             for answer in segmenter.answer_many(reader, prepared, batch_size=batch_size):
                 writer.write(reader.answered(), answer)
                 results.tell()
@@ -148,6 +152,12 @@ def segment_folder(
         last = report(finished=finished)
         results.tell()
     return last
+
+
+def _learned(context: Context) -> list[dict[str, object]]:
+    """What tells the context's prompt tensors from others."""
+    keys = (context,) if isinstance(context, Prompt | PromptTensor) else context
+    return [{"ids": list(key.ids), **asdict(key.origin)} for key in keys if isinstance(key, PromptTensor)]
 
 
 class _Results:
@@ -206,7 +216,7 @@ class _Reader:
         self._side = side
         self._queries = queries
         self._results = results
-        self._threads = ThreadPoolExecutor(_thread_count(), "read")
+        self._threads = ThreadPoolExecutor(_thread_count(), "read", _compute_alone)
         self._gate = threading.Condition()  # guards the next three
         self._held = 0  # pixels decoded and not yet taken
         self._wanted = -1  # the number of the picture that is waited for, and so is never held back
@@ -280,7 +290,7 @@ class _Writer:
         self.waited = 0.0  # seconds that the network waited because too much was still to be written
         self._job = job
         self._results = results
-        self._threads = ThreadPoolExecutor(_thread_count(), "write")
+        self._threads = ThreadPoolExecutor(_thread_count(), "write", _compute_alone)
         self._unwritten: deque[tuple[Future[FileReport], int]] = deque()  # with the number of pixels
 
     def __enter__(self) -> Self:
@@ -334,6 +344,24 @@ def _failure(path: Path, query: Query, error: Exception, seconds: float) -> File
     what = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     sentence = what if str(path) in what else f"{path}: {what}"
     return FileReport(str(query.path), error=sentence, seconds=round(seconds, 4))
+
+
+def _compute_alone() -> None:
+    """PyTorch in this thread uses no others: they would wait, spinning, on the processors that the network needs."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def _threads_restored() -> Iterator[None]:
+    """What one thread sets is also what threads of PyTorch begin with from then on: put back what this one has."""
+    import torch
+
+    try:
+        yield
+    finally:
+        torch.set_num_threads(torch.get_num_threads())
 
 
 def _thread_count() -> int:
