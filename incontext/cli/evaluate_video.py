@@ -1,0 +1,143 @@
+"""`incontext evaluate video`: scores of tracking on videos with masks."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
+
+import typer
+
+from incontext.cli.evaluate import describe, settings_of
+from incontext.cli.options import Device, Dtype, Side, Task, TaskName, Weights, evaluate_app, names
+from incontext.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from incontext.engine import Segmenter
+    from incontext.evaluation.video import VideoMethod
+    from incontext.video.bank import Policy
+
+
+@evaluate_app.command("video")
+def evaluate_video(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="DAVIS, a folder with JPEGImages, Annotations and ImageSets; or a folder of clips, each with frames/ "
+            "and masks/, files of the same names.",
+        ),
+    ],
+    memory: Annotated[
+        str,
+        typer.Option("--memory", metavar="N,...", help="Predicted frames to remember; several with commas."),
+    ] = "8",
+    policy: Annotated[
+        str,
+        typer.Option(
+            "--policy", metavar="NAME,...", help="Which ones: recent, spaced, confident; several with commas."
+        ),
+    ] = "recent",
+    clips: Annotated[str | None, typer.Option("--clips", metavar="NAME,...", help="Only these clips.")] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", metavar="NAME", help="Of DAVIS. Default: val.", show_default=False)
+    ] = None,
+    year: Annotated[
+        int | None,
+        typer.Option("--year", help="Of DAVIS: in 2016 all ids are one object. Default: the latest with the split."),
+    ] = None,
+    resolution: Annotated[
+        str | None, typer.Option("--resolution", metavar="NAME", help="Of DAVIS. Default: 480p, if there.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many frames of each clip.")] = None,
+    weights: Weights = "default",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    task: Task = "instance",
+    side: Side = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Write report.json, report.md and report.html, and what was measured of each clip: the same command "
+            "then goes on where it was stopped.",
+        ),
+    ] = None,
+) -> None:
+    """J and F of objects that are followed through videos from their first masks, beside the mask copied: a table.
+
+    By the definition of DAVIS. Masks that introduce objects are given to the tracker, the others are compared with its
+    answers.
+    """
+    memories, policies = _memories(memory), names(policy)
+
+    from incontext.engine import load
+    from incontext.evaluation.clips import read_clips
+    from incontext.evaluation.video import COPY, VideoJournal
+    from incontext.evaluation.video import evaluate_video as evaluate
+    from incontext.evaluation.video_report import to_text, write_report
+
+    chosen = _policies(policies)
+    found = read_clips(
+        data,
+        names=None if clips is None else names(clips),
+        split=split,
+        year=year,
+        resolution=resolution,
+        limit=limit,
+    )
+    segmenter = load(weights, device=device, dtype=dtype)
+    methods = _methods(segmenter, memories, chosen, task, side)
+    about = describe(segmenter, weights, task, side)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    with (
+        nullcontext() if out is None else VideoJournal(out / "clips.jsonl", settings_of(segmenter, about)) as journal,
+        ProgressLine("frames", None) as progress,
+    ):
+        report = evaluate(
+            [*methods, COPY],
+            found,
+            journal=journal,
+            on_frame=lambda done, total: progress.update(done, total=total),
+        )
+    print(to_text(report))
+    if out is not None:
+        write_report(out, report, {"data": str(data), **about})
+
+
+def _memories(text: str) -> list[int]:
+    parts = names(text)
+    if not all(part.isascii() and part.isdigit() for part in parts) or len({*map(int, parts)}) < len(parts):
+        raise ValueError(
+            f'expected --memory as different numbers of at least 0 with commas between, such as "0,4"; got {text!r}'
+        )
+    return [int(part) for part in parts]
+
+
+def _policies(asked: list[str]) -> "list[Policy]":
+    from incontext.video.bank import Policy
+
+    known: tuple[Policy, ...] = get_args(Policy)
+    if not set(asked) <= set(known) or len(set(asked)) < len(asked):
+        raise ValueError(f"expected --policy out of {', '.join(known)}, each once; got {', '.join(asked)}")
+    return [each for each in known if each in asked]
+
+
+def _methods(
+    segmenter: "Segmenter", memories: list[int], policies: "list[Policy]", task: TaskName, side: int | None
+) -> "list[VideoMethod]":
+    """A tracker for each memory and policy. Without memory there is nothing to choose, so that is asked once."""
+    from incontext.evaluation.video import VideoMethod
+    from incontext.video.tracker import Tracker
+
+    def method(memory: int, policy: "Policy", name: str) -> VideoMethod:
+        return VideoMethod(name, lambda: Tracker(segmenter, memory=memory, policy=policy, task=task, side=side))
+
+    made = []
+    for memory in memories:
+        if memory == 0:
+            made.append(method(0, policies[0], "memory 0"))
+        else:
+            made += [method(memory, policy, f"memory {memory}, {policy}") for policy in policies]
+    return made

@@ -1,0 +1,103 @@
+"""What lets an interrupted run go on where it was: its state on disk, and whose results a folder holds.
+
+Refuses to know what the state is made of.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from incontext.formats import whole_file
+from incontext.video.tracks import read_head
+
+STATE_NAME: Final = "state.npz"  # while a run is not finished
+TRACKS_NAME: Final = "tracks.json"  # once it is
+MASKS_NAME: Final = "masks"
+
+_TRACKER = "tracker."  # what the names of a tracker's arrays begin with
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """Where a run stood. done: frames whose masks are written; lines: bytes of the file of lines by then; tracker: what
+    `Tracker.state` gave after them."""
+
+    done: int
+    lines: int
+    tracker: dict[str, npt.NDArray[Any]]
+
+
+def save(out: Path, settings: Mapping[str, object], saved: Saved) -> None:
+    """Put the state into the output folder. The file appears whole or not at all."""
+    arrays: dict[str, Any] = {_TRACKER + name: array for name, array in saved.tracker.items()}
+    with whole_file(out / STATE_NAME) as stream:
+        np.savez(
+            stream,
+            settings=np.array(json.dumps(settings)),
+            done=np.array(saved.done),
+            lines=np.array(saved.lines),
+            **arrays,
+        )
+
+
+def find(out: Path, settings: Mapping[str, object]) -> Saved | None:
+    """What an earlier run of the same settings left unfinished in the output folder, None where there is nothing.
+
+    Raises:
+        ValueError: the folder holds results of other settings, or masks that no run wrote, which would be overwritten.
+    """
+    state, tracks = out / STATE_NAME, out / TRACKS_NAME
+    if state.exists():
+        return _read(state, settings)
+    if tracks.exists():
+        _refuse_others(tracks, read_head(tracks).get("settings", {}), settings)
+    elif (masks := out / MASKS_NAME).exists() and (not masks.is_dir() or any(masks.iterdir())):
+        raise ValueError(
+            f"{masks}: expected a new folder, or one of an earlier run, got one with files in it that would be mixed "
+            "with the results; name another output folder"
+        )
+    return None
+
+
+def _read(path: Path, settings: Mapping[str, object]) -> Saved:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            content = dict(arrays)
+        known = json.loads(str(content["settings"]))
+        saved = Saved(
+            int(content["done"]),
+            int(content["lines"]),
+            {name.removeprefix(_TRACKER): array for name, array in content.items() if name.startswith(_TRACKER)},
+        )
+    except Exception as error:  # a broken archive makes numpy raise nearly anything
+        raise ValueError(f"{path}: expected the state of an unfinished run, got something else; remove it") from error
+    _refuse_others(path, known, settings)
+    return saved
+
+
+def _refuse_others(path: Path, known: Mapping[str, object], settings: Mapping[str, object]) -> None:
+    before, now = _flat(known), _flat(json.loads(json.dumps(settings)))  # as it was written: with lists for tuples
+    differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if differing:
+        told = ", ".join(f"{name} {_brief(before.get(name))} instead of {_brief(now.get(name))}" for name in differing)
+        raise ValueError(f"{path}: the folder holds another job's results ({told}); name another, or remove this one")
+
+
+def _brief(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _flat(settings: Mapping[str, object]) -> dict[str, object]:
+    """With what is inside of a mapping told one by one."""
+    flat: dict[str, object] = {}
+    for name, value in settings.items():
+        flat |= {f"{name} {key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
+    return flat

@@ -1,0 +1,265 @@
+"""Objects through a video: a mask on one frame, and every later frame comes out segmented, ids kept.
+
+Decides what each frame contributes to the context of the next. Refuses to know files of videos (frames.py), what is
+kept in memory (bank.py) and the inside of the network: the Segmenter does all of that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from incontext.engine import FittedQuery, PreparedContext, Segmenter
+from incontext.formats import IGNORED, ImageLike, Pixels, is_painted, read_image
+from incontext.model import Task
+from incontext.types import Palette, Prompt, Segmentation
+from incontext.video.bank import MemoryBank, Policy, ids_in, only, sure_only
+from incontext.video.colors import NOTHING_SHOWN, by_color, extended
+
+Prompts = Prompt | Sequence[Prompt]
+
+
+def track(
+    segmenter: Segmenter,
+    frames: Iterable[ImageLike],
+    context: Prompts | ImageLike,
+    *,
+    memory: int = 8,
+    policy: Policy = "recent",
+    task: Task = "instance",
+    side: int | None = None,
+) -> Iterator[Segmentation]:
+    """Follow objects through a video: n frames in, n results out, lazily and in order.
+
+    context: the mask of the first frame (a path, a PIL image or an (H, W) array of ids), or a Prompt or a sequence of
+    Prompts from other pictures. A Prompt whose picture is the first frame, pixel for pixel, counts as its mask. A frame
+    whose mask was given comes out as given, the first one included: the published video loop drops it, and binarises
+    its memory, where here every object keeps its id. For the other arguments see :class:`Tracker`.
+
+    Raises:
+        FileNotFoundError, ValueError: a frame, the context or an option cannot be used; the message says why.
+    """
+    mask = context if isinstance(context, str | os.PathLike | Image.Image | np.ndarray) else None
+    prompts = None if isinstance(context, str | os.PathLike | Image.Image | np.ndarray) else context
+    tracker = Tracker(segmenter, context=prompts, memory=memory, policy=policy, task=task, side=side)
+    return (tracker.step(frame, None if number else mask) for number, frame in enumerate(frames))
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What the network saw in a frame: ids and confidence at the frame's size (H, W), and at (side, side)."""
+
+    mask: Pixels
+    confidence: npt.NDArray[np.float32]
+    small_mask: Pixels
+    small_confidence: npt.NDArray[np.float32]
+
+
+class Tracker:
+    """Follows the objects of one video, frame by frame: for live sources, and for masks in the middle.
+
+    The context of a frame is all that was given (every given mask stays, however many there are) and at most `memory`
+    frames that were predicted, chosen by `policy` (see :class:`~incontext.video.bank.MemoryBank`). They go through the
+    network as one feature ensemble, all objects at once while colours suffice and in groups above that; objects that
+    were given at different frames go through apart, each with the frames that know of it. What is predicted is
+    remembered where it is sure, in its objects' own colours: the published video loop binarises its memory, so that all
+    objects become one, and has no answer for frame 0.
+
+    An object is *absent* from a frame, and from the ids of its result, when no pixel of it is sure (`bank.SURE`) at the
+    network's resolution; unsure ones are background then. It may come back, for what was given stays.
+
+    context: prompts from other pictures; one whose picture is the first frame counts as its mask. task, side: see
+    `Segmenter.prepare`.
+
+    Raises:
+        ValueError: the context or an option cannot be used; the message says why.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        *,
+        context: Prompts | None = None,
+        memory: int = 8,
+        policy: Policy = "recent",
+        task: Task = "instance",
+        side: int | None = None,
+    ) -> None:
+        self._segmenter = segmenter
+        self._task: Task = task
+        self._side = segmenter.fit(np.zeros((1, 1, 3), np.uint8), side=side).pixels.shape[0]  # which checks it
+        self._bank = MemoryBank(size=memory, policy=policy, side=self._side)
+        self._context = () if context is None else _checked(context)  # until the first frame says which are its own
+        self._shown = extended(NOTHING_SHOWN, self._context)
+        self._number = 0
+        self._size: tuple[int, int] | None = None
+        self._prepared: tuple[tuple[tuple[Prompt, ...], ...], PreparedContext] | None = None
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The objects that are known, ascending, whether or not they are in sight."""
+        return tuple(sorted({*self._bank.ids, *(i for prompt in self._context for i in prompt.ids)}))
+
+    def step(self, frame: ImageLike, mask: ImageLike | None = None) -> Segmentation:
+        """The next frame -> what is in it, at its own size (H, W), which is the same for all frames.
+
+        mask: (H, W) ids of objects that are new, or to be corrected from here on, in any form that `formats.read_mask`
+        reads; a colour of an RGB mask that was shown before is the object that it was. They come out as given, with
+        confidence 1. Other known objects are predicted, where the mask is 0; where it is 255 (unknown), all are.
+
+        Raises:
+            FileNotFoundError, ValueError: the frame or its mask cannot be used, the frame has another size than those
+                before, or there is nothing to follow yet; the message says why, and the tracker is as it was.
+        """
+        image = read_image(frame)
+        self._check_size(image)
+        given = None if mask is None else self._opened(image, mask)
+        if self._number == 0:
+            given = self._begun(image, given)
+        query = self._segmenter.fit(image, side=self._side)
+        found = self._remembered(query) if given is None else self._given(query, given)
+        self._number += 1
+        self._size = query.size
+        return found
+
+    def forget(self, id: int) -> None:
+        """Take an object out of all that is remembered. Its id and colour stay its own, should it be given again.
+
+        Raises:
+            ValueError: there is no such object.
+        """
+        if id not in self.ids:
+            raise ValueError(f"expected one of the known objects {list(self.ids)}, got {id}")
+        self._bank.forget(id)
+        left = (prompt for prompt in self._context if prompt.ids != (id,))
+        self._context = tuple(replace(prompt, mask=np.where(prompt.mask == id, 0, prompt.mask)) for prompt in left)
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Everything that later answers depend on, as arrays (for `numpy.savez`), to be given to `restore`."""
+        return {
+            "number": np.array(self._number),
+            "frame_size": np.array(self._size or (0, 0)),
+            "task": np.array(self._task),
+            "shown_ids": self._shown.ids.copy(),
+            "shown_colors": self._shown.colors.copy(),
+            **{f"bank_{name}": array for name, array in self._bank.state().items()},
+        }
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on where the tracker stood whose `state` it is: the same answers from here on, by the same weights.
+
+        Raises:
+            ValueError: that tracker had other settings than this one.
+        """
+        banks = {name: array for name, array in state.items() if name.startswith("bank_")}
+        bank = MemoryBank.restore({name.removeprefix("bank_"): array for name, array in banks.items()})
+        theirs = {"memory": bank.size, "policy": bank.policy, "side": bank.side, "task": str(state["task"])}
+        own = {"memory": self._bank.size, "policy": self._bank.policy, "side": self._side, "task": self._task}
+        if theirs != own:
+            raise ValueError(f"expected the state of a tracker with {own}, got {theirs}; make this one the same")
+        height, width = state["frame_size"].tolist()
+        self._bank, self._prepared = bank, None
+        self._shown = Palette(state["shown_ids"], state["shown_colors"])
+        self._number, self._size = int(state["number"]), (height, width) if height else None
+        self._context = () if self._number else self._context
+
+    # ------------------------------------------------------------------------------------- from here on inside
+
+    def _check_size(self, image: Pixels) -> None:
+        if self._size is not None and image.shape[:2] != self._size:
+            (height, width), (its_height, its_width) = self._size, image.shape[:2]
+            raise ValueError(
+                f"frame {self._number}: expected {width} x {height} (width x height) like the frames before, got"
+                f" {its_width} x {its_height}; resize it, or start another tracker"
+            )
+
+    def _opened(self, image: Pixels, mask: ImageLike) -> Prompt:
+        try:
+            prompt = Prompt.open(image, mask)
+            return by_color(prompt, self._shown) if is_painted(mask) else prompt
+        except ValueError as error:
+            raise ValueError(f"frame {self._number}: {error}") from None
+
+    def _begun(self, image: Pixels, given: Prompt | None) -> Prompt | None:
+        """All that is given of the first frame; the context's other prompts go into the bank."""
+        own = [np.array_equal(prompt.image, image) for prompt in self._context]
+        masks = [prompt for prompt, is_own in zip(self._context, own, strict=True) if is_own]
+        masks += [] if given is None else [given]
+        if not masks and not self._context:
+            raise ValueError("frame 0: expected its mask, or prompts as the context, got neither; give one of them")
+        for prompt, is_own in zip(self._context, own, strict=True):
+            if not is_own:
+                self._bank.give(prompt.image, prompt.mask)
+        self._context = ()
+        return _joined(masks) if masks else None
+
+    def _remembered(self, query: FittedQuery) -> Segmentation:
+        """The answer to a frame of which nothing is given; the bank may keep it."""
+        seen = self._seen(query)
+        self._bank.add(self._number, query.pixels, seen.small_mask, seen.small_confidence)
+        return Segmentation(seen.mask, seen.confidence, self._shown)
+
+    def _given(self, query: FittedQuery, given: Prompt) -> Segmentation:
+        """The answer to a frame with a mask: as given, and other objects by the memory before it."""
+        mask, confidence = given.mask.copy(), np.ones(given.mask.shape, np.float32)
+        others, beside = set(self._bank.ids) - set(given.ids), None
+        if others:
+            seen, free = self._seen(query), mask == 0
+            mask[free] = only(seen.mask, others)[free]
+            confidence[free] = seen.confidence[free]
+            beside = sure_only(only(seen.small_mask, others), seen.small_confidence)
+        self._bank.give(given.image, given.mask, predicted=beside)
+        self._shown = extended(self._shown, [given])
+        unknown = given.mask == IGNORED
+        if unknown.any():  # by the memory after it, which knows new objects
+            seen = self._seen(query)
+            mask[unknown] = seen.mask[unknown]
+            confidence[unknown] = seen.confidence[unknown]
+        return Segmentation(mask, confidence, self._shown)
+
+    def _seen(self, query: FittedQuery) -> _Seen:
+        """What the network finds by the present memory, without the objects that are absent."""
+        small_size = (self._side, self._side)
+        if not self._bank.contexts:  # all objects were forgotten
+            nothing, certain = np.zeros(query.size, np.uint8), np.ones(query.size, np.float32)
+            return _Seen(nothing, certain, np.zeros(small_size, np.uint8), np.ones(small_size, np.float32))
+        (answer,) = self._segmenter.answer_many([query], self._prepared_context())
+        whole, small = answer.read(), replace(answer, size=small_size).read()
+        present = ids_in(sure_only(small.mask, small.confidence))
+        return _Seen(only(whole.mask, present), whole.confidence, only(small.mask, present), small.confidence)
+
+    def _prepared_context(self) -> PreparedContext:
+        """The memory as the network takes it, made anew only when it changed."""
+        contexts = self._bank.contexts
+        if self._prepared is None or self._prepared[0] is not contexts:
+            each = [self._segmenter.prepare(prompts, task=self._task, side=self._side) for prompts in contexts]
+            passes = tuple(one for prepared in each for one in prepared.passes)
+            self._prepared = contexts, replace(each[0], passes=passes, shown=self._shown)
+        return self._prepared[1]
+
+
+def _checked(context: object) -> tuple[Prompt, ...]:
+    prompts = (context,) if isinstance(context, Prompt) else tuple(context) if isinstance(context, Sequence) else ()
+    if not prompts or not all(isinstance(prompt, Prompt) for prompt in prompts):
+        kinds = ", ".join(sorted({type(prompt).__name__ for prompt in prompts})) or f"no prompt in {context!r:.50}"
+        raise ValueError(f"expected a mask of the first frame, a Prompt or a sequence of Prompts, got {kinds}")
+    if any(prompt.colors is not None for prompt in prompts):
+        raise ValueError("expected prompts with masks of ids, got raw colours, which no memory can join; give masks")
+    return prompts
+
+
+def _joined(prompts: Sequence[Prompt]) -> Prompt:
+    """Prompts of one picture as one; where two say something of a pixel, the later one holds."""
+    if len(prompts) == 1:
+        return prompts[0]
+    mask = prompts[0].mask
+    for prompt in prompts[1:]:
+        says = (prompt.mask != 0) & ((prompt.mask != IGNORED) | (mask == 0))
+        mask = np.where(says, prompt.mask, mask)
+    return replace(prompts[0], mask=mask, palette=extended(NOTHING_SHOWN, prompts))

@@ -1,0 +1,210 @@
+"""What became of each object: a line for each frame while a video is tracked, `tracks.json` of them at the end.
+
+Only the file of lines grows with the video; whatever is made of it is made line by line. Refuses to know the network,
+videos and pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Self
+
+import numpy as np
+
+from incontext.formats import rle_from_mask, whole_file
+from incontext.types import Segmentation, box
+
+TRACKS_FORMAT: Final = "incontext tracks 1"
+
+Span = tuple[int, int]
+"""The numbers of the first and the last of some frames that follow each other."""
+
+
+def line_of(
+    number: int, name: str, seconds: float, answer: Segmentation, known: Sequence[int], *, with_rle: bool
+) -> dict[str, Any]:
+    """What is kept of a frame, in plain numbers.
+
+    known: the ids of all objects by then; those that were not found are absent. Boxes are left, top, right and bottom
+    edge in pixels; areas are pixels; confidence is the mean over an object's pixels; rle is COCO's, if it is wanted.
+    """
+    objects = {}
+    for i in answer.ids:
+        found = answer.mask == i
+        objects[str(i)] = {
+            "area": int(np.count_nonzero(found)),
+            "box": list(box(found)),
+            "confidence": round(float(answer.confidence[found].mean()), 4),
+            **({"rle": rle_from_mask(found)["counts"]} if with_rle else {}),
+        }
+    absent = [i for i in known if str(i) not in objects]
+    return {"frame": number, "name": name, "seconds": round(seconds, 6), "objects": objects, "absent": absent}
+
+
+class FrameLines:
+    """The file of lines: grows at its end, and is read from its start as often as need be. A context manager.
+
+    keep: bytes to keep of a file that is there, which were all whole lines; what a killed run wrote after them goes.
+    """
+
+    def __init__(self, path: Path, *, keep: int = 0) -> None:
+        self._path = path
+        self._stream: BinaryIO = path.open("r+b" if keep else "wb")
+        self._stream.truncate(keep)
+        self._stream.seek(keep)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stream.close()
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Write a line."""
+        self._stream.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+
+    def size(self) -> int:
+        """Bytes of all lines, which are in the file when this returns."""
+        self._stream.flush()
+        return self._stream.tell()
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """All lines, one at a time."""
+        self._stream.flush()
+        with self._path.open("rb") as stream:
+            yield from map(json.loads, stream)
+
+
+@dataclass(frozen=True)
+class ObjectTrack:
+    """One object over the whole video.
+
+    frames: in how many it was found. found, lost: the spans of frames in which it was, and in which it was absent, from
+    the first frame on in which it was known. area (pixels) and confidence: means over the frames in which it was found,
+    None where it never was.
+    """
+
+    id: int
+    frames: int
+    found: tuple[Span, ...]
+    lost: tuple[Span, ...]
+    area: float | None
+    confidence: float | None
+
+
+def write_tracks(
+    path: str | os.PathLike[str], lines: FrameLines, about: Mapping[str, object], *, colors: Mapping[int, Sequence[int]]
+) -> tuple[ObjectTrack, ...]:
+    """Write `tracks.json`: what `about` says, how many frames there are, and each object with its frame-by-frame track.
+
+    colors: of the objects, in the order of which they are written. The file appears whole or not at all. Its bytes
+    depend on nothing but the arguments.
+    """
+    frames = sum(1 for _ in lines.read())
+    head = {"format": TRACKS_FORMAT, **about, "frames": frames}
+    made = []
+    with whole_file(path) as stream:
+        stream.write(_json(head, indent=1).rstrip()[:-2].encode("utf-8", "backslashreplace"))
+        stream.write(b',\n "objects": [')
+        for position, (i, color) in enumerate(colors.items()):
+            stream.write(b",\n  " if position else b"\n  ")
+            made.append(_write_object(stream, lines, i, color))
+        stream.write(b"\n ]\n}\n")
+    return tuple(made)
+
+
+def read_head(path: Path) -> dict[str, Any]:
+    """What stands in `tracks.json` before its objects, which may be far more than fits into memory.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    head: list[str] = []
+    try:
+        with path.open(encoding="utf-8") as stream:
+            for line in stream:
+                if line.startswith(' "objects": ['):
+                    break
+                head.append(line)
+        document = json.loads("".join(head).rstrip().rstrip(",") + "\n}")
+        if document.get("format") == TRACKS_FORMAT:
+            return dict(document)
+    except (ValueError, AttributeError):
+        pass
+    raise ValueError(
+        f"{path}: expected the tracks of a video ({TRACKS_FORMAT}), got something else; name another folder"
+    )
+
+
+def _write_object(stream: BinaryIO, lines: FrameLines, i: int, color: Sequence[int]) -> ObjectTrack:
+    """{"id", "color", "track": [...], and the summary}, the track line by line."""
+    stream.write(f'{{"id": {i}, "color": {_json(list(color))}, "track": ['.encode())
+    spans = _Spans()
+    areas, confidences, count = 0, 0.0, 0
+    for line in lines.read():
+        there = line["objects"].get(str(i))
+        if there is None and i not in line["absent"]:
+            continue
+        spans.add(line["frame"], found=there is not None)
+        if there is None:
+            continue
+        entry = {"frame": line["frame"], **{name: there[name] for name in ("area", "box", "confidence")}}
+        stream.write((",\n   " if count else "\n   ").encode() + _json(entry).encode())
+        areas, confidences, count = areas + there["area"], confidences + there["confidence"], count + 1
+    track = ObjectTrack(
+        i,
+        count,
+        tuple(spans.found),
+        tuple(spans.lost),
+        round(areas / count, 1) if count else None,
+        round(confidences / count, 4) if count else None,
+    )
+    summary = {
+        "frames": track.frames,
+        "found": track.found,
+        "lost": track.lost,
+        "mean_area": track.area,
+        "mean_confidence": track.confidence,
+    }
+    stream.write(b"\n  ], " + _json(summary)[1:].encode())
+    return track
+
+
+class _Spans:
+    """Frames, one after the other, joined to spans."""
+
+    def __init__(self) -> None:
+        self.found: list[Span] = []
+        self.lost: list[Span] = []
+        self._last: bool | None = None
+
+    def add(self, number: int, *, found: bool) -> None:
+        spans = self.found if found else self.lost
+        if self._last == found:
+            spans[-1] = spans[-1][0], number
+        else:
+            spans.append((number, number))
+        self._last = found
+
+
+def write_list(stream: BinaryIO, values: Iterator[Any]) -> None:
+    """A JSON list of any length, written value by value."""
+    stream.write(b"[")
+    texts = ((", " if position else "") + _json(value) for position, value in enumerate(values))
+    stream.writelines(text.encode("utf-8", "backslashreplace") for text in texts)
+    stream.write(b"]")
+
+
+def column(lines: FrameLines, i: int, pick: Callable[[Mapping[str, Any]], object]) -> Iterator[object]:
+    """What `pick` takes of an object in each frame, None where it is not there."""
+    for line in lines.read():
+        there = line["objects"].get(str(i))
+        yield None if there is None else pick(there)
+
+
+def _json(value: object, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False)
