@@ -6,15 +6,39 @@ The public names, nothing else. Each is imported when it is first used, so that 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from incontext.version import __version__
+
 if TYPE_CHECKING:
     from incontext.engine import Segmenter, load
+    from incontext.prompt_tensor import PromptTensor
+    from incontext.tuning import tune
     from incontext.types import Palette, Prompt, Segmentation
+    from incontext.video import Tracker, track
 
-__version__ = "0.1.0"
+__all__ = [
+    "Palette",
+    "Prompt",
+    "PromptTensor",
+    "Segmentation",
+    "Segmenter",
+    "Tracker",
+    "__version__",
+    "load",
+    "track",
+    "tune",
+]
 
-__all__ = ["Palette", "Prompt", "Segmentation", "Segmenter", "__version__", "load"]
-
-_HOMES = {"Palette": "types", "Prompt": "types", "Segmentation": "types", "Segmenter": "engine", "load": "engine"}
+_HOMES = {
+    "Palette": "types",
+    "Prompt": "types",
+    "PromptTensor": "prompt_tensor",
+    "Segmentation": "types",
+    "Segmenter": "engine",
+    "Tracker": "video",
+    "load": "engine",
+    "track": "video",
+    "tune": "tuning",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -39,6 +39,11 @@ def fit(image: Pixels, size: tuple[int, int]) -> Pixels:
     return _resized(image, size, Image.Resampling.BICUBIC)
 
 
+def fit_mask(mask: Pixels, size: tuple[int, int]) -> Pixels:
+    """A mask (H, W) uint8, squeezed to a size (H, W) by taking the nearest pixels."""
+    return _resized(mask, size, Image.Resampling.NEAREST)
+
+
 def paint(prompt: Prompt, palette: Palette, size: tuple[int, int]) -> Pixels:
     """A prompt's mask, resized to the nearest pixel and painted: (H, W, 3) uint8. Ids without a colour become black.
 
@@ -46,7 +51,7 @@ def paint(prompt: Prompt, palette: Palette, size: tuple[int, int]) -> Pixels:
     """
     if prompt.colors is not None:
         return _resized(prompt.colors, size, Image.Resampling.NEAREST)
-    mask = _resized(prompt.mask, size, Image.Resampling.NEAREST)
+    mask = fit_mask(prompt.mask, size)
     return palette.paint(np.where(np.isin(mask, [*palette.ids, IGNORED]), mask, 0))
 
 

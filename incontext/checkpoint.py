@@ -34,6 +34,7 @@ __all__ = [
     "cached_path",
     "convert",
     "download",
+    "fingerprint",
     "info",
     "load_model",
     "read_config",
@@ -141,6 +142,15 @@ def info(path: Location) -> WeightsInfo:
         sha256=_sha256(stored.path),
         metadata=stored.metadata,
     )
+
+
+def fingerprint(model: SegGPT) -> str:
+    """A SHA-256 of weights that came from no file: of the parameters rounded to bfloat16, in which they may run."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.to("cpu", torch.bfloat16).flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _load(stored: Stored) -> SegGPT:

@@ -1,4 +1,4 @@
-"""From prompts to what the network is shown: which colours, which groups of ids, which pictures go together.
+"""From a context to what the network is shown: which colours, which groups of ids, which pictures go together.
 
 Refuses to know the network, tensors and devices.
 """
@@ -14,6 +14,7 @@ import numpy as np
 
 from incontext import canvas
 from incontext.formats import Pixels
+from incontext.prompt_tensor import LearnedGroup, PromptTensor
 from incontext.types import Palette, Prompt
 
 Ensemble = Literal["auto", "feature", "spatial"]
@@ -26,60 +27,123 @@ COLORS_AT_ONCE: Final = 7  # ids painted in one pass; see docs/log.md
 class Stitched:
     """One pass through the network: some of the context's ids, painted in a palette.
 
-    images, masks: (N, side, side, 3) uint8, the N shots with the ids of the palette; a mosaic counts as one shot.
+    images, masks: (N, side, side, 3) uint8, the shots that show prompts, with the ids of the palette; a mosaic counts
+    as one. learned: the shots of prompt tensors, which come before those.
     """
 
     palette: Palette
     images: Pixels
     masks: Pixels
+    learned: tuple[LearnedGroup, ...] = ()
+
+    @property
+    def shots(self) -> int:
+        """Canvases that the network works on for a query."""
+        return len(self.images) + sum(len(group.images) for group in self.learned)
 
 
-def stitch(prompts: Sequence[Prompt], side: int, ensemble: Ensemble) -> tuple[Stitched, ...]:
+def stitch(context: Sequence[Prompt | PromptTensor], side: int, ensemble: Ensemble) -> tuple[Stitched, ...]:
     """The passes of a context, one for each group of at most ``COLORS_AT_ONCE`` ids.
 
-    A prompt takes part in the passes whose ids it shows; what it shows of other ids is background there.
+    A prompt takes part in the passes whose ids it shows; what it shows of other ids is background there. Prompt tensors
+    bring their groups, whose colours cannot be changed: groups that share an id and agree on colours are one pass, and
+    prompts are painted in its colours. Ids that no prompt tensor knows go into further groups.
 
     Raises:
-        ValueError: there are no prompts, or masks and raw colours, or raw colours of different palettes; or the
-            ensemble is unknown.
+        ValueError: the context is empty, or mixes masks with raw colours, raw colours of different palettes, or raw
+            colours with prompt tensors; names of ids contradict each other; or the ensemble is unknown.
     """
-    _check(prompts, ensemble)
-    return tuple(_pass(prompts, palette, side, ensemble) for palette in _palettes(prompts))
+    _check(context, ensemble)
+    prompts = [each for each in context if isinstance(each, Prompt)]
+    learned = _learned([each for each in context if isinstance(each, PromptTensor)])
+    known = {i for palette, _ in learned for i in palette.ids.tolist()}
+    passes = [*learned, *((palette, ()) for palette in _palettes(prompts, known))]
+    return tuple(_pass(prompts, palette, groups, side, ensemble) for palette, groups in passes)
 
 
-def shown_palette(prompts: Sequence[Prompt]) -> Palette:
+def shown_palette(context: Sequence[Prompt | PromptTensor]) -> Palette:
     """The colours that people see: those of the first prompt's file where they cover all ids, else far-apart ones."""
-    ids, shown = {i for prompt in prompts for i in prompt.ids}, prompts[0].palette
+    ids, shown = {i for each in context for i in each.ids}, context[0].palette
     return Palette.spread(ids) if shown is None or ids - set(shown.ids.tolist()) else shown
 
 
-def _check(prompts: Sequence[Prompt], ensemble: Ensemble) -> None:
-    if not prompts or not all(isinstance(prompt, Prompt) for prompt in prompts):
-        kinds = ", ".join(sorted({type(prompt).__name__ for prompt in prompts})) or "nothing"
-        raise ValueError(f"expected a Prompt or a sequence of Prompts as the context, got {kinds}")
-    if len({prompt.colors is None for prompt in prompts}) > 1:
-        raise ValueError("expected either masks or raw colours in a context, got both; use one kind for all prompts")
+def _check(context: Sequence[Prompt | PromptTensor], ensemble: Ensemble) -> None:
+    if not context or not all(isinstance(each, Prompt | PromptTensor) for each in context):
+        kinds = ", ".join(sorted({type(each).__name__ for each in context})) or "nothing"
+        raise ValueError(f"expected a Prompt, a PromptTensor or a sequence of these as the context, got {kinds}")
+    kinds_of_paint = {isinstance(each, Prompt) and each.colors is not None for each in context}
+    if len(kinds_of_paint) > 1:
+        raise ValueError(
+            "expected either masks or raw colours in a context, got both; "
+            "use one kind for all, or masks with prompt tensors"
+        )
     if ensemble not in ("auto", "feature", "spatial"):
         raise ValueError(f"expected ensemble auto, feature or spatial, got {ensemble!r}")
+    names: dict[int, str] = {}
+    for key in (each for each in context if isinstance(each, PromptTensor)):
+        for i, name in key.names.items():
+            if names.setdefault(i, name) != name:
+                raise ValueError(
+                    f"expected prompt tensors that mean the same by id {i}, got {names[i]!r} and {name!r}; "
+                    "tune one of them with other ids"
+                )
 
 
-def _palettes(prompts: Sequence[Prompt]) -> list[Palette]:
-    """The colours that the network sees, a palette for each group: far apart, or the prompts' own raw colours."""
-    if prompts[0].colors is None:
-        ids = sorted({i for prompt in prompts for i in prompt.ids})
-        groups = ceil(len(ids) / COLORS_AT_ONCE)
-        return [Palette.spread(int(i) for i in group) for group in np.array_split(ids, groups)]
-    palettes = [prompt.palette for prompt in prompts if prompt.palette is not None]
-    if any(not np.array_equal(palette.table, palettes[0].table) for palette in palettes):
-        raise ValueError("expected raw colour prompts of a context to share their main colours; give masks with ids")
-    return palettes[:1]
+def _learned(keys: Sequence[PromptTensor]) -> list[tuple[Palette, tuple[LearnedGroup, ...]]]:
+    """The groups of prompt tensors, together where they show the same things in the same colours."""
+    passes: list[tuple[Palette, tuple[LearnedGroup, ...]]] = []
+    for group in (group for key in keys for group in key.groups):
+        joined = [_agreed(palette, group.palette) for palette, _ in passes]
+        place = next((number for number, palette in enumerate(joined) if palette is not None), None)
+        if place is None:
+            passes.append((group.palette, (group,)))
+        else:
+            passes[place] = (joined[place] or group.palette, (*passes[place][1], group))
+    return passes
 
 
-def _pass(prompts: Sequence[Prompt], palette: Palette, side: int, ensemble: Ensemble) -> Stitched:
-    ids = set(palette.ids.tolist())
+def _agreed(one: Palette, other: Palette) -> Palette | None:
+    """The colours of both; None where they share no id, contradict each other, or are too many."""
+    colors = dict(zip(one.ids.tolist(), map(tuple, one.colors.tolist()), strict=True))
+    shared = set(other.ids.tolist()) & set(colors) - {0}
+    for i, color in zip(other.ids.tolist(), map(tuple, other.colors.tolist()), strict=True):
+        if colors.setdefault(i, color) != color:
+            return None
+    most = max(COLORS_AT_ONCE, len(one.ids) - 1, len(other.ids) - 1)
+    if not shared or len(set(colors.values())) < len(colors) or len(colors) - 1 > most:
+        return None
+    return Palette(np.array(list(colors)), np.array(list(colors.values())))
+
+
+def _palettes(prompts: Sequence[Prompt], known: set[int]) -> list[Palette]:
+    """The colours in which the network sees ids that are not `known`, a palette for each group: far apart, or the
+    prompts' own raw colours."""
+    if prompts and prompts[0].colors is not None:
+        palettes = [prompt.palette for prompt in prompts if prompt.palette is not None]
+        if any(not np.array_equal(palette.table, palettes[0].table) for palette in palettes):
+            raise ValueError(
+                "expected raw colour prompts of a context to share their main colours; give masks with ids"
+            )
+        return palettes[:1]
+    return grouped({i for prompt in prompts for i in prompt.ids} - known)
+
+
+def grouped(ids: set[int]) -> list[Palette]:
+    """Palettes of far-apart colours for these ids, each for as many as a pass keeps apart."""
+    if not ids:
+        return []
+    groups = np.array_split(sorted(ids), ceil(len(ids) / COLORS_AT_ONCE))
+    return [Palette.spread(int(i) for i in group) for group in groups]
+
+
+def _pass(
+    prompts: Sequence[Prompt], palette: Palette, learned: tuple[LearnedGroup, ...], side: int, ensemble: Ensemble
+) -> Stitched:
+    ids = set(palette.ids.tolist()) - {0}
     showing = [prompt for prompt in prompts if ids & set(prompt.ids)]
     per_canvas = MOSAIC_PROMPTS if ensemble == "spatial" else 1  # "auto" is the feature ensemble: see docs/log.md
     canvases = ceil(len(showing) / per_canvas)
-    tiled = [showing[i::canvases] for i in range(canvases)]
-    images, masks = zip(*(canvas.mosaic(some, palette, side) for some in tiled), strict=True)
-    return Stitched(palette, np.stack(images), np.stack(masks))
+    images, masks = np.empty((2, canvases, side, side, 3), np.uint8)
+    for i in range(canvases):
+        images[i], masks[i] = canvas.mosaic(showing[i::canvases], palette, side)
+    return Stitched(palette, images, masks, learned)

@@ -12,7 +12,9 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -23,14 +25,15 @@ from torch import Tensor
 
 from incontext import canvas, memory
 from incontext.attention import choose_kernel
-from incontext.checkpoint import load_model, resolve
-from incontext.context import Ensemble, shown_palette, stitch
+from incontext.checkpoint import fingerprint, info, load_model, resolve
+from incontext.context import Ensemble, Stitched, shown_palette, stitch
 from incontext.formats import ImageLike, Pixels, read_image
 from incontext.memory import Room
 from incontext.model import ContextTokens, SegGPT, Tables, Task
+from incontext.prompt_tensor import PromptTensor
 from incontext.types import Palette, Prompt, Segmentation
 
-Context = Prompt | Sequence[Prompt]
+Context = Prompt | PromptTensor | Sequence[Prompt | PromptTensor]
 DeviceName = str
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 BatchSize = int | Literal["auto"]
@@ -60,7 +63,8 @@ def load(
         ValueError: the device or the dtype is unknown or not available.
     """
     chosen = choose_device(device)  # first: a missing device should not cost a download
-    return Segmenter(load_model(resolve(name)), device=str(chosen), dtype=dtype, compile=compile, name=str(name))
+    path = resolve(name)
+    return Segmenter(load_model(path), device=str(chosen), dtype=dtype, compile=compile, name=str(name), path=path)
 
 
 def choose_device(name: DeviceName) -> torch.device:
@@ -147,8 +151,11 @@ class Segmenter:
         dtype: DtypeName = "auto",
         compile: bool = False,
         name: str = "unnamed",
+        path: Path | None = None,
     ) -> None:
+        """name, path: of the weights, and of the file that they came from, if any."""
         self.name = name
+        self._path = path
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
         self.compiled = compile
@@ -171,18 +178,23 @@ class Segmenter:
         what measured best. task: "instance" or "semantic", the type token that is added. side: pixels along one side
         of the squares that the network sees, a multiple of its patch; None is what the weights were made for.
 
-        Prompts may show different ids. More ids than colours can keep apart go through the network in groups.
+        Prompts may show different ids. More ids than colours can keep apart go through the network in groups. Prompt
+        tensors may stand beside prompts: where they share ids they are averaged like them.
 
         Raises:
-            ValueError: the context or an option cannot be used; the message says why.
+            ValueError: the context or an option cannot be used, or a prompt tensor was tuned for other weights; the
+                message says why.
         """
-        prompts = (context,) if isinstance(context, Prompt) else tuple(context)
+        shown = (context,) if isinstance(context, Prompt | PromptTensor) else tuple(context)
         chosen = self._side(side)
+        for each in shown:
+            if isinstance(each, PromptTensor):
+                each.check_use(weights=self.name, sha256=self.sha256, task=task, side=chosen)
         passes = []
-        for part in stitch(prompts, chosen, ensemble):
-            chunk = self._plan(len(part.images), chosen, 1).chunk
-            passes.append((part.palette, self._prepare(part.images, part.masks, task, chunk)))
-        return PreparedContext(self, chosen, task, ensemble, shown_palette(prompts), tuple(passes))
+        for part in stitch(shown, chosen, ensemble):
+            chunk = self._plan(part.shots, chosen, 1).chunk
+            passes.append((part.palette, self._prepare(part, task, chunk)))
+        return PreparedContext(self, chosen, task, ensemble, shown_palette(shown), tuple(passes))
 
     def segment(
         self,
@@ -289,6 +301,18 @@ class Segmenter:
             "torch": torch.__version__,
         }
 
+    @property
+    def model(self) -> SegGPT:
+        """The network itself, on its device and in its precision. What changes it changes every answer."""
+        return self._model
+
+    @cached_property
+    def sha256(self) -> str:
+        """What tells these weights from others: the SHA-256 of their file, or where there is none their fingerprint."""
+        if self._path is not None:
+            return info(self._path).sha256
+        return fingerprint(self._model)
+
     def estimate_memory(self, *, shots: int = 1, batch_size: int = 1, side: int | None = None) -> int:
         """Bytes of tensors at the peak of a batch, the weights included, before anything runs: `memory.estimate`."""
         return memory.estimate(
@@ -320,12 +344,16 @@ class Segmenter:
         return context
 
     @torch.inference_mode()
-    def _prepare(self, images: Pixels, masks: Pixels, task: Task, chunk: int) -> ContextTokens:
-        grid = images.shape[1] // self.config.patch
+    def _prepare(self, part: Stitched, task: Task, chunk: int) -> ContextTokens:
+        grid = part.images.shape[1] // self.config.patch
         if grid not in self._tables:
             self._tables[grid] = self._model.tables(grid)
-        shown = (self._to_device(torch.from_numpy(each)).unsqueeze(0) for each in (images, masks))
-        return self._model.prepare(*shown, task=task, tables=self._tables[grid], chunk=chunk)
+        canvases = []
+        for painted, kind in ((part.images, "images"), (part.masks, "masks")):
+            learned = [torch.tensor(getattr(group, kind)).to(self.device, self.dtype) for group in part.learned]
+            stitched = [self._to_device(torch.from_numpy(painted))] if len(painted) else []
+            canvases.append(torch.cat([*learned, *stitched]).unsqueeze(0))
+        return self._model.prepare(*canvases, task=task, tables=self._tables[grid], chunk=chunk)
 
     def _answer_many(
         self, queries: Iterator[ImageLike | FittedQuery], prepared: PreparedContext, room: Room

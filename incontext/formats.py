@@ -5,6 +5,7 @@ file is a ValueError (or FileNotFoundError) in one sentence: what was expected, 
 """
 
 import os
+import re
 import threading
 import uuid
 import warnings
@@ -239,6 +240,18 @@ def read_mask(mask: ImageLike, *, snap: bool = False) -> MaskFile:
     return _mask_from_colors(_rgb_from_picture(picture, name, paper=0), name, snap=snap, lossy=lossy)
 
 
+def is_painted(mask: ImageLike) -> bool:
+    """Whether a readable mask's ids stand for colours, counted anew in each file: other masks hold ids themselves."""
+    if isinstance(mask, np.ndarray):
+        return mask.ndim == 3 and mask.shape[2] > 1
+    if isinstance(mask, Image.Image):
+        mode = mask.mode
+    else:
+        with _quiet(), Image.open(mask) as picture:  # its header will do
+            mode = picture.mode
+    return mode not in {"1", "P", "L", "LA", "F"} and not mode.startswith("I")
+
+
 def _mask_from_array(array: npt.NDArray[Any], *, snap: bool) -> MaskFile:
     name = "the mask"
     if array.ndim == 3 and array.shape[2] == 1:
@@ -330,7 +343,22 @@ def _warn(sentence: str) -> None:
     warnings.warn(sentence, MaskWarning, stacklevel=4)
 
 
-# --------------------------------------------------------------------------------------------- writing
+# ---------------------------------------------------------------------------------------- names, writing
+
+
+def natural_order(path: Path) -> tuple[list[str | int], str]:
+    """A key to sort by that puts 2 before 10."""
+    parts = re.split(r"(\d+)", path.as_posix().casefold())
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.as_posix()
+
+
+def refuse_unwritable(out: Path) -> None:
+    """ValueError where a folder can be neither made nor written to. Nothing is written."""
+    nearest = next(path for path in (out, *out.parents) if path.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"{nearest}: expected a folder to write to, got a file; name another or move it away")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"{nearest}: expected a folder to write to, got one without the permission; name another")
 
 
 @contextmanager

@@ -13,7 +13,8 @@ SECONDS_BETWEEN_LINES = 5.0  # of progress, where stderr is no terminal
 class ProgressLine:
     """How far, how fast and how long still, on stderr: a bar in a terminal, a line every few seconds elsewhere."""
 
-    def __init__(self, unit: str, total: int) -> None:
+    def __init__(self, unit: str, total: int | None) -> None:
+        """total: None where it is not known how many there will be."""
         self._unit = unit
         self._total = total
         self._console = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
@@ -41,12 +42,13 @@ class ProgressLine:
         self._total = self._total if total is None else total
         now = time.monotonic()
         self._first = self._first or (now, done)
-        parts = [f"{done}/{self._total} {self._unit}"]
+        parts = [f"{done} {self._unit}" if self._total is None else f"{done}/{self._total} {self._unit}"]
         since, before = self._first
         if done > before and now > since:
             speed = (done - before) / (now - since)
-            left = timedelta(seconds=round((self._total - done) / speed))
-            parts += [f"{speed:.1f} {self._unit}/s", f"{left} left"]
+            parts.append(f"{speed:.1f} {self._unit}/s")
+            if self._total is not None:
+                parts.append(f"{timedelta(seconds=round(max(0, self._total - done) / speed))} left")
         line = ", ".join([*parts, note] if note else parts)
         self._bar.update(self._row, completed=done, total=self._total, description=line)
         if not self._console.is_terminal and now - self._last_line >= SECONDS_BETWEEN_LINES:

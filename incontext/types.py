@@ -309,7 +309,7 @@ class Segmentation:
         except ImportError:
             raise ImportError("expected supervision to be installed for this; run: pip install supervision") from None
         masks = np.stack([self.mask == i for i in self.ids]) if self.ids else np.zeros((0, *self.shape), np.bool_)
-        boxes = [_box(found) for found in masks]
+        boxes = [box(found) for found in masks]
         return supervision.Detections(
             xyxy=np.array(boxes, np.float32).reshape(-1, 4),
             mask=masks,
@@ -318,7 +318,7 @@ class Segmentation:
         )
 
 
-def _box(found: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom edge of the pixels found."""
+def box(found: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """(H, W) bool, not all False -> left, top, right and bottom edge of the pixels found."""
     rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

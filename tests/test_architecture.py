@@ -17,16 +17,16 @@ PACKAGE = Path(incontext.__file__).parent
 # Lowest first. A module imports from lower rows only; modules of one row do not know each other. `__init__` is what
 # the outside sees, so only the programs above it may use it.
 LEVELS: list[set[str]] = [
-    {"smoothing"},
+    {"smoothing", "version", "views"},
     {"formats"},
     {"types"},
     {"attention"},
     {"model"},
-    {"layouts"},
+    {"layouts", "prompt_tensor"},
     {"canvas", "checkpoint", "memory"},
-    {"context"},
+    {"context", "losses"},
     {"engine"},
-    {"tune", "video"},
+    {"tuning", "video"},
     {"folder", "training", "evaluation"},
     {"__init__"},
     {"bench", "demo", "progress", "ui"},
@@ -44,7 +44,10 @@ REFUSES: dict[str, set[str]] = {
     "layouts": {"PIL", "numpy"},
     "checkpoint": {"PIL", "numpy"},
     "memory": {"PIL", "numpy", "psutil", "os"},
+    "prompt_tensor": {"PIL", "torch", "torchvision", "timm"},
     "context": {"PIL", "torch", "os", "pathlib"},
+    "views": {"torch", "torchvision", "timm", "os", "pathlib"},
+    "losses": {"PIL", "numpy", "os", "pathlib"},
 }
 
 # Words that the vocabulary replaces, as they would occur in identifiers.

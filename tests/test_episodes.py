@@ -10,7 +10,7 @@ from incontext.training.episodes import EpisodeSource, Sampling, tile
 from incontext.training.hints import reveal
 from incontext.training.sets import ImageSet
 from incontext.training.synthetic import render_views
-from incontext.training.views import (
+from incontext.views import (
     NO_AUGMENTATION,
     Augmentation,
     Cut,
@@ -44,6 +44,37 @@ def reds(image: np.ndarray) -> set[int]:
     """Which ids' squares a picture of `squares` shows."""
     dark = image[..., 1] < 10
     return {round(int(red) / 40) for red in np.unique(image[dark][:, 0])}
+
+
+# --- several prompts
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_every_prompt_of_an_episode_shows_what_is_asked(regions: bool) -> None:
+    source = EpisodeSource([squares([[1, 2], [2, 1], [1], [3, 1], [2], [1]], regions=regions)], PLAIN, side=48, seed=0)
+    pictures = set()
+    for i in range(30):
+        episode = source.draw(i, shots=3)
+        assert episode.images.shape == (4, 48, 48, 3)
+        assert episode.masks.shape == (4, 48, 48)
+        asked = [reds(np.where((mask == 1)[..., None], image, 255)) for image, mask in
+                 zip(episode.images, episode.masks, strict=True)]  # fmt: skip
+        assert len(asked[0]) == 1
+        assert all(each == asked[0] for each in asked)
+        pictures.add(len({image.tobytes() for image in episode.images}))
+    assert max(pictures) == 4
+    for i in range(30):
+        np.testing.assert_array_equal(source.draw(i).images, source[i].images)
+
+
+def test_with_several_prompts_an_absent_thing_is_nowhere_in_the_query() -> None:
+    sets = [squares([[1, 2], [2], [1], [2, 1], [1, 2]])]
+    for rendered in (0.0, 1.0):
+        source = EpisodeSource(sets, replace(PLAIN, rendered=rendered, absent=1.0), side=48, seed=1)
+        for i in range(30):
+            masks = source.draw(i, shots=2).masks
+            assert all((mask == 1).any() for mask in masks[:2]) or rendered
+            assert not masks[2].any()
 
 
 # --- absence

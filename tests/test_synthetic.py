@@ -9,6 +9,7 @@ from PIL import Image
 from incontext.training import shapes, synthetic
 from incontext.training.layers import Ground, Things
 from incontext.training.looks import Look, View, Wardrobe
+from incontext.training.moving import render_clip
 
 
 @pytest.mark.parametrize("side", [16, 64, 100])
@@ -111,3 +112,53 @@ def test_the_second_view_may_stand_on_other_ground_and_wear_other_coats() -> Non
         ids, grey = np.asarray(view.ids), np.asarray(view.image.convert("L"))
         greys.append((int(np.median(grey[ids == 0])), int(np.median(grey[ids == 1]))))
     assert greys == [(0, 255), (90, 180)]
+
+
+# --- videos
+
+
+def test_a_clip_is_seeded_and_its_things_move_and_stay_what_they_are() -> None:
+    first, again = (list(render_clip(np.random.default_rng(3), (40, 60), 8, every=4)) for _ in range(2))
+    for (image, mask), (other_image, other_mask) in zip(first, again, strict=True):
+        assert image.shape == (40, 60, 3)
+        assert mask.shape == (40, 60)
+        assert image.dtype == mask.dtype == np.uint8
+        np.testing.assert_array_equal(image, other_image)
+        np.testing.assert_array_equal(mask, other_mask)
+    moved, drift = [], []
+    for seed in range(12):
+        frames = list(render_clip(np.random.default_rng(seed), (48, 64), 2, things=1))
+        (one, mask), (two, later) = frames
+        if min(mask.sum(), later.sum()) < 60:
+            continue
+        moved.append(not np.array_equal(mask, later))
+        drift.append(float(np.abs(one[mask == 1].mean(axis=0) - two[later == 1].mean(axis=0)).max()))
+    assert len(moved) >= 6
+    assert sum(moved) >= len(moved) - 1
+    assert np.median(drift) < 8  # the thing's own colours, one frame later
+
+
+def test_the_mask_of_a_clip_is_where_the_thing_is() -> None:
+    marked, differing = 0, 0
+    for seed in range(6):
+        for image, mask in render_clip(np.random.default_rng(seed), (64, 64), 3, every=9, things=2):
+            assert set(np.unique(mask)) <= {0, 1, 2}
+            marked += int((mask > 0).sum())
+            inside, outside = image[mask > 0].astype(float), image[mask == 0].astype(float)
+            if len(inside) > 100 and len(outside):
+                differing += bool(np.abs(np.median(inside, axis=0) - np.median(outside, axis=0)).max() > 12)
+    assert marked > 2000
+    assert differing >= 8
+
+
+def test_every_nth_frame_is_the_same_as_in_the_whole_clip_but_for_noise() -> None:
+    whole = [mask for _, mask in render_clip(np.random.default_rng(1), (40, 40), 9)]
+    some = [mask for _, mask in render_clip(np.random.default_rng(1), (40, 40), 3, every=4)]
+    for mask, expected in zip(some, whole[::4], strict=True):
+        np.testing.assert_array_equal(mask, expected)
+
+
+def test_a_clip_of_nothing_is_refused() -> None:
+    for size, things in (((8, 40), 1), ((40, 40), 0), ((40, 40), 255)):
+        with pytest.raises(ValueError, match="at least 16 x 16 with 1 to 254 things"):
+            next(render_clip(np.random.default_rng(0), size, 1, things=things))

@@ -13,19 +13,10 @@ from PIL import Image
 
 from incontext.canvas import IMAGE_MEAN, IMAGE_STD
 from incontext.checkpoint import load_model
+from incontext.losses import Batch, LossWeights, counts, paint_batch, reading_logits, training_loss
 from incontext.model import ModelConfig, SegGPT
 from incontext.training import loop
-from incontext.training.coloring import (
-    Batch,
-    Coloring,
-    collate,
-    counts,
-    paint_batch,
-    paint_episode,
-    random_palette,
-    reading_logits,
-    training_loss,
-)
+from incontext.training.coloring import Coloring, collate, paint, paint_episode, random_palette
 from incontext.training.episodes import Episode, EpisodeSource, Sampling, relabel
 from incontext.training.loop import Progress, Run, _Painter, make_optimizers, train
 from incontext.training.processes import Team, joined, team_device
@@ -208,9 +199,9 @@ def test_a_batch_is_the_episodes_painted_and_normalised() -> None:
 
 def test_a_right_answer_costs_nothing_and_reads_back_as_the_ids() -> None:
     _, batch = make_batch(6)
-    right, parts = training_loss(batch.mask_canvas, batch, Coloring(), beta=1.0)
+    right, parts = training_loss(batch.mask_canvas, batch, LossWeights(), beta=1.0)
     black, _ = training_loss(
-        batch.colors[:, :1].permute(0, 2, 1)[..., None].expand_as(batch.mask_canvas), batch, Coloring(), beta=1.0
+        batch.colors[:, :1].permute(0, 2, 1)[..., None].expand_as(batch.mask_canvas), batch, LossWeights(), beta=1.0
     )
     assert parts["l1"] == pytest.approx(0.0, abs=1e-6)
     assert parts["cross_entropy"] < 0.05
@@ -224,10 +215,10 @@ def test_ignored_and_visible_pixels_do_not_count() -> None:
     _, batch = make_batch()
     answer = batch.mask_canvas.clone()
     ignoring = replace(batch, ids=torch.full_like(batch.ids, 255))
-    assert training_loss(torch.randn_like(answer), ignoring, Coloring(), beta=1.0)[0] == 0.0
-    base, _ = training_loss(answer, batch, Coloring(), beta=1.0)
+    assert training_loss(torch.randn_like(answer), ignoring, LossWeights(), beta=1.0)[0] == 0.0
+    base, _ = training_loss(answer, batch, LossWeights(), beta=1.0)
     answer[:, :, :16] = 99.0  # the prompt half is not hidden
-    torch.testing.assert_close(training_loss(answer, batch, Coloring(), beta=1.0)[0], base)
+    torch.testing.assert_close(training_loss(answer, batch, LossWeights(), beta=1.0)[0], base)
 
 
 # --- recipes and the loop
@@ -323,9 +314,37 @@ def test_warm_starts_begin_from_the_given_weights() -> None:
 TEAM_RECIPE = replace(RECIPE, stages=(Stage(16, 3, 5),), matrix_lr=5e-5, other_lr=5e-5)  # shares of 3 and of 2
 
 
-def batch_of(recipe: Recipe, numbers: range) -> Batch:
+def batch_of(recipe: Recipe, numbers: range, shots: int = 1) -> Batch:
     painter = _Painter(recipe, [discs()], 16)
-    return paint_batch(collate([painter[i] for i in numbers]), torch.device("cpu"))
+    return paint_batch(collate([painter[i, shots] for i in numbers]), torch.device("cpu"))
+
+
+def test_several_prompts_train_what_several_prompts_ask() -> None:
+    """The answer is the network's for three shots, and the loss looks at the query alone."""
+    torch.manual_seed(0)
+    model, batch = SegGPT(MODEL), batch_of(RECIPE, range(4), shots=3)
+    assert batch.image_canvas.shape == batch.mask_canvas.shape == (4, 3, 4 * 16, 16)
+    assert batch.masked.shape == (4, 4 * 2, 2)
+    assert batch.masked[:, -2:].all()
+    assert not batch.masked[:, :-2].any()
+    images, masks = (each.unflatten(2, (4, 16)).movedim(2, 1) for each in (batch.image_canvas, batch.mask_canvas))
+    painted = paint(model, batch.image_canvas, batch.mask_canvas, batch.masked)
+    torch.testing.assert_close(painted[:, :, -16:], model(images[:, :3], masks[:, :3], images[:, 3]))
+    loss, _ = training_loss(painted, batch, LossWeights(), beta=0.1)
+    elsewhere = painted + torch.cat([torch.ones(4, 3, 48, 16), torch.zeros(4, 3, 16, 16)], dim=2)
+    torch.testing.assert_close(training_loss(elsewhere, batch, LossWeights(), beta=0.1)[0], loss)
+    loss.backward()
+    silent = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert silent == ["type_token_cls"]  # the other task's
+
+
+def test_a_share_of_the_steps_has_several_prompts() -> None:
+    recipe = replace(RECIPE, several_shots=0.4, most_shots=3)
+    drawn = [recipe.shots_at(step) for step in range(600)]
+    assert drawn == [recipe.shots_at(step) for step in range(600)]
+    assert set(drawn) == {1, 2, 3}
+    assert 0.55 < drawn.count(1) / 600 < 0.65
+    assert {RECIPE.shots_at(step) for step in range(50)} == {1}
 
 
 def test_the_losses_of_shares_add_up() -> None:
@@ -338,7 +357,7 @@ def test_the_losses_of_shares_add_up() -> None:
 
     def loss(batch: Batch, total: torch.Tensor | None) -> tuple[torch.Tensor, dict[str, float]]:
         painted = model.paint_canvas(batch.image_canvas, batch.mask_canvas, batch.masked)
-        return training_loss(painted, batch, Coloring(), beta=0.1, total=total)
+        return training_loss(painted, batch, LossWeights(), beta=0.1, total=total)
 
     expected, parts = loss(whole, None)
     found = [loss(share, total) for share in shares]
@@ -469,7 +488,7 @@ def test_optimizers_are_left_out_where_the_slices_are_full(tmp_path: Path) -> No
     wide = replace(RECIPE, model=replace(MODEL, decoder_width=32, patch=16, width=64))
     assert 1 < 4 * sum(p.numel() for p in SegGPT(wide.model).parameters()) / MIB < 5
     run = Run(wide, torch.device("cpu"))
-    run.advance(paint_batch(collate([_Painter(wide, [discs()], 16)[0]]), torch.device("cpu")))
+    run.advance(paint_batch(collate([_Painter(wide, [discs()], 16)[0, 1]]), torch.device("cpu")))
     full, weights_only = len(pack(run.state())), len(pack({**run.state(), "optimizers": None}))
     total = -(-weights_only // MIB)
     assert full > total * MIB

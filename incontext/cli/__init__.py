@@ -9,7 +9,17 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from incontext.cli import bench, evaluate, rank, segment, train, weights  # noqa: F401  each adds its commands
+from incontext.cli import (  # noqa: F401  each adds its commands
+    bench,
+    evaluate,
+    evaluate_video,
+    rank,
+    segment,
+    track,
+    train,
+    tune,
+    weights,
+)
 from incontext.cli.options import app
 
 

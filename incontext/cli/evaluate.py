@@ -1,7 +1,7 @@
 """`incontext evaluate`: scores on data with masks."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,7 +75,6 @@ def evaluate_few_shot(
     wanted = None if shots is None else numbers("--shots", shots)
     chosen = _ensembles(ensembles)
 
-    from incontext.checkpoint import info, resolve
     from incontext.engine import load
     from incontext.evaluation import Journal, evaluate, read_sets
     from incontext.evaluation.baselines import BASELINES
@@ -94,18 +93,11 @@ def evaluate_few_shot(
         fewest = min(len(episode.prompts) for each in found for episode in each.episodes)
         wanted = [n for n in _USUAL_SHOTS if n <= fewest]
     segmenter = load(weights, device=device, dtype=dtype)
-    about = {
-        **segmenter.describe(),
-        "side": segmenter.config.side if side is None else side,
-        "weights_sha256": info(resolve(weights)).sha256,
-        "task": task,
-        "incontext": __version__,
-    }
+    about = describe(segmenter, weights, task, side)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     models = [_method(segmenter, each, task, side, alone=len(chosen) == 1) for each in chosen]
-    kept = ("side", "dtype", "attention", "weights_sha256", "task", "incontext")
-    settings = {**{name: about[name] for name in kept}, "device": segmenter.device.type, "data": _state(data)}
+    settings = {**settings_of(segmenter, about), "data": _state(data)}
     with (
         _shared_processors(segmenter) as workers,
         nullcontext() if out is None else Journal(out / "answers.jsonl", settings) as journal,
@@ -128,6 +120,25 @@ def evaluate_few_shot(
         few = next(each.shots for each in report.columns if each.method == models[0].name)
         shown = gallery(report, models[0], found, shots=few, hidden=hidden)
         write_report(out, report, shown, {"data": str(data), "seed": seed, **about})
+
+
+def describe(segmenter: "Segmenter", weights: str, task: TaskName, side: int | None) -> dict[str, object]:
+    """What ran, for reports."""
+    from incontext.checkpoint import info, resolve
+
+    return {
+        **segmenter.describe(),
+        "side": segmenter.config.side if side is None else side,
+        "weights_sha256": info(resolve(weights)).sha256,
+        "task": task,
+        "incontext": __version__,
+    }
+
+
+def settings_of(segmenter: "Segmenter", about: Mapping[str, object]) -> dict[str, object]:
+    """Of that, what the answers depend on: a journal made with other settings is of no use."""
+    kept = ("side", "dtype", "attention", "weights_sha256", "task", "incontext")
+    return {**{name: about[name] for name in kept}, "device": segmenter.device.type}
 
 
 def _ensembles(text: str) -> "list[Ensemble]":

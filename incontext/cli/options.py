@@ -1,8 +1,12 @@
 """What the commands share: the program, its groups, and the options that mean the same everywhere."""
 
-from typing import Annotated, Literal
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from incontext import __version__
 
@@ -34,6 +38,14 @@ Dtype = Annotated[
     typer.Option("--dtype", help="auto: bfloat16 where the hardware multiplies it, else float32. float32 is exact."),
 ]
 Task = Annotated[TaskName, typer.Option("--task", help="Whether the ids are objects or kinds of things.")]
+PromptTensors = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--prompt-tensor",
+        metavar="KEY",
+        help="What `incontext tune` learned, in place of examples or beside them. May be given several times.",
+    ),
+]
 Ensemble = Annotated[
     EnsembleName,
     typer.Option(
@@ -77,3 +89,42 @@ def numbers(option: str, text: str) -> list[int]:
 def names(text: str) -> list[str]:
     """ "a, b" -> ["a", "b"]."""
     return [part.strip() for part in text.split(",")]
+
+
+class PairsCommand(TyperCommand):
+    """Lets `--prompt IMAGE MASK` come several times: typer takes lists, and it takes pairs, but no lists of pairs.
+
+    An option is one of those when its metavar is two words.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        options = (each for each in self.params if len((getattr(each, "metavar", None) or "").split()) == 2)
+        paired = {name: str(each.metavar) for each in options for name in each.opts if name.startswith("-")}
+        try:
+            single = _one_by_one(args, paired)
+        except ValueError as error:
+            ctx.fail(str(error))
+        return super().parse_args(ctx, single)
+
+
+def _one_by_one(arguments: Sequence[str], paired: Mapping[str, str]) -> list[str]:
+    """`--prompt IMAGE MASK` -> `--prompt=IMAGE --prompt=MASK`, up to a lone `--`. ValueError for half a pair.
+
+    paired: the names of such options, and what their two values are called.
+    """
+    done: list[str] = []
+    rest = list(arguments)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if name == "--":
+            return [*done, name, *rest]
+        if name not in paired:
+            done.append(name + equals + value)
+            continue
+        pair = [value] if equals else []
+        while len(pair) < 2:
+            if not rest or (rest[0].startswith("-") and not os.path.lexists(rest[0])):
+                raise ValueError(f"Option '{name}' requires 2 arguments: {paired[name]}.")
+            pair.append(rest.pop(0))
+        done += [f"{name}={each}" for each in pair]
+    return done

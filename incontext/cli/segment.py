@@ -1,16 +1,24 @@
 """`incontext segment` and `incontext demo`."""
 
-import os
 import time
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand
 
-from incontext.cli.options import Device, Dtype, Ensemble, Side, SnapColors, Task, Weights, app
+from incontext.cli.options import (
+    Device,
+    Dtype,
+    Ensemble,
+    PairsCommand,
+    PromptTensors,
+    Side,
+    SnapColors,
+    Task,
+    Weights,
+    app,
+)
 from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -20,38 +28,7 @@ if TYPE_CHECKING:
 _MANY_PROMPTS = 16
 
 
-class _PairsOfPrompts(TyperCommand):
-    """Lets `--prompt IMAGE MASK` come several times: typer takes lists, and it takes pairs, but no lists of pairs."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        try:
-            single = _one_by_one(args)
-        except ValueError as error:
-            ctx.fail(str(error))
-        return super().parse_args(ctx, single)
-
-
-def _one_by_one(arguments: Sequence[str]) -> list[str]:
-    """`--prompt IMAGE MASK` -> `--prompt=IMAGE --prompt=MASK`, up to a lone `--`. ValueError for half a pair."""
-    done: list[str] = []
-    rest = list(arguments)
-    while rest:
-        name, equals, value = rest.pop(0).partition("=")
-        if name == "--":
-            return [*done, name, *rest]
-        if name != "--prompt":
-            done.append(name + equals + value)
-            continue
-        pair = [value] if equals else []
-        while len(pair) < 2:
-            if not rest or (rest[0].startswith("-") and not os.path.lexists(rest[0])):
-                raise ValueError("Option '--prompt' requires 2 arguments: IMAGE MASK.")
-            pair.append(rest.pop(0))
-        done += [f"--prompt={each}" for each in pair]
-    return done
-
-
-@app.command(cls=_PairsOfPrompts)
+@app.command(cls=PairsCommand)
 def segment(
     inputs: Annotated[
         list[Path],
@@ -78,6 +55,7 @@ def segment(
             "beside NAME.jpg; or a context file, as `incontext rank --top` writes it.",
         ),
     ] = None,
+    prompt_tensor: PromptTensors = None,
     ensemble: Ensemble = "auto",
     weights: Weights = "default",
     device: Device = "auto",
@@ -95,18 +73,31 @@ def segment(
     ] = False,
     snap_colors: SnapColors = False,
 ) -> None:
-    """Segment pictures by one example or several: --prompt, --prompts, or both.
+    """Segment pictures by examples (--prompt, --prompts), by what was learned from them (--prompt-tensor), or both.
 
     Each picture's mask becomes an indexed PNG of the same name, with the ids and colours of the examples' masks.
     Subfolders are kept. A picture that cannot be read is skipped; report.json lists everything.
     """
-    from incontext.folder import REPORT_NAME, FileReport, gather, open_prompts, plan, segment_folder
+    from incontext.folder import (
+        REPORT_NAME,
+        FileReport,
+        OpenedPrompts,
+        PromptFiles,
+        gather,
+        open_prompts,
+        plan,
+        segment_folder,
+    )
+    from incontext.prompt_tensor import PromptTensor
 
     # What a user can get wrong is found before the weights are loaded.
     size = _batch_size(batch_size)
     paths = prompt or []
-    files = gather(zip(paths[::2], paths[1::2], strict=True), prompts)
-    opened = open_prompts(files, snap=snap_colors)
+    keys = [PromptTensor.load(path) for path in prompt_tensor or []]
+    files, opened = PromptFiles(()), OpenedPrompts((), (), ())
+    if paths or prompts is not None or not keys:
+        files = gather(zip(paths[::2], paths[1::2], strict=True), prompts)
+        opened = open_prompts(files, snap=snap_colors)
     job = plan(
         inputs, out, overlay=overlay, confidence=save_confidence, prompt_files=opened.pairs, leave_out=files.masks
     )
@@ -129,7 +120,7 @@ def segment(
             report = segment_folder(
                 segmenter,
                 job,
-                opened.prompts,
+                [*opened.prompts, *keys],
                 ensemble=ensemble,
                 task=task,
                 side=side,
@@ -158,14 +149,8 @@ def _batch_size(text: str) -> "BatchSize":
 def _tell_about(opened: "OpenedPrompts", ensemble: str) -> None:
     """What a user should know of the prompts before the network starts."""
     from incontext.folder import PromptWarning
-    from incontext.folder.pairs import some_of
 
-    if opened.empty:
-        masks = some_of([mask for _, mask in opened.empty])
-        what = (
-            "1 prompt whose mask marks" if len(opened.empty) == 1 else f"{len(opened.empty)} prompts whose masks mark"
-        )
-        warnings.warn(f"left out {what} nothing: {masks}", PromptWarning, stacklevel=2)
+    tell_about_empty(opened)
     if (count := len(opened.prompts)) > _MANY_PROMPTS and ensemble != "spatial":
         warnings.warn(
             f"{count} prompts: a picture takes {count // 2} times as long as with one, or longer; "
@@ -173,6 +158,19 @@ def _tell_about(opened: "OpenedPrompts", ensemble: str) -> None:
             PromptWarning,
             stacklevel=2,
         )
+
+
+def tell_about_empty(opened: "OpenedPrompts") -> None:
+    """Which of the prompts are left out."""
+    from incontext.folder import PromptWarning
+    from incontext.folder.pairs import some_of
+
+    if opened.empty:
+        masks = some_of([mask for _, mask in opened.empty])
+        what = (
+            "1 prompt whose mask marks" if len(opened.empty) == 1 else f"{len(opened.empty)} prompts whose masks mark"
+        )
+        warnings.warn(f"left out {what} nothing: {masks}", PromptWarning, stacklevel=3)
 
 
 @app.command()

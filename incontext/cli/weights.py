@@ -22,11 +22,15 @@ def weights_list() -> None:
 
 
 @weights_app.command("info")
-def weights_info(weights: Annotated[str, typer.Argument(metavar="NAME|PATH")] = "default") -> None:
-    """What is in a file of weights. Nothing is downloaded."""
+def weights_info(weights: Annotated[str, typer.Argument(metavar="NAME|PATH|KEY")] = "default") -> None:
+    """What is in a file of weights, or in a prompt tensor. Nothing is downloaded."""
     from incontext.checkpoint import cached_path, info, registry, resolve
+    from incontext.prompt_tensor import PromptTensor, is_prompt_tensor
 
     entry = registry().get(weights)
+    if entry is None and is_prompt_tensor(weights):
+        _print_rows({"file": weights, **PromptTensor.load(weights).describe()})
+        return
     if entry is not None:
         _print_rows({"name": entry.name, "about": entry.description, "source": entry.source, "licence": entry.licence})
         if cached_path(entry) is None:

@@ -1,4 +1,4 @@
-"""Two drawings as SVG: what confidence is worth, and the scores of each set. Their colours are those of page.py.
+"""Drawings as SVG: what confidence is worth, the scores of each set, a measure over time. Colours are those of page.py.
 
 Refuses to know files and tables. Each is a string to stand inside a page, whose style names the classes used here.
 """
@@ -108,6 +108,27 @@ def dot_plot(report: FewShotReport) -> str:
                 f"<title>{escape(label(report, each))}: {of.mean_iou:.3f}</title></circle>"
             )
     return _svg(left + width + 16, bottom + 24, parts, "Mean IoU of each set")
+
+
+def timeline(lines: Sequence[tuple[str, str, Sequence[tuple[int, float]]]], title: str) -> str:
+    """A measure, 0..1, over the frames of a video. lines: name, class of its colour, and (frame, value) in order.
+
+    There must be a frame.
+    """
+    frames = [frame for _, _, points in lines for frame, _ in points]
+    first, span = min(frames), max(1, max(frames) - min(frames))
+    width, height = 640, 130
+    parts = []
+    for step in range(5):
+        frame, y = round(span * step / 4), _TOP + height * (1 - step / 4)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_LEFT + width}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(_LEFT - 6, y + 4, f"{step / 4:g}", "end"))
+        parts.append(_text(_LEFT + width * frame / span, _TOP + height + 16, str(first + frame), "middle"))
+    for name, kind, points in lines:
+        places = [(_LEFT + width * (frame - first) / span, _TOP + height * (1 - value)) for frame, value in points]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        parts.append(f'<polyline class="line {kind}" points="{path}"><title>{escape(name)}</title></polyline>')
+    return _svg(_LEFT + width + 20, _TOP + height + 24, parts, title)
 
 
 def _text(x: float, y: float, words: str, anchor: str, kind: str = "") -> str:

@@ -47,6 +47,7 @@ svg text { fill: var(--quiet); } svg text.strong { fill: var(--ink); font-weight
 .curve { fill: none; stroke: var(--a3); stroke-width: 2; } .bar { fill: var(--a2); }
 .dot { fill: var(--tone); } .whisker { stroke: var(--tone); } .key { background: var(--tone, var(--stroke)); }
 .baseline { stroke: var(--stroke); stroke-width: 2; } .whisker { stroke-width: 2; opacity: .55; }
+.line { fill: none; stroke: var(--tone, var(--stroke)); stroke-width: 2; }
 .legend { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; font-size: .8rem; color: var(--quiet); margin: .5rem 0; }
 .key { display: inline-block; width: .7rem; height: .7rem; border-radius: 50%; margin-right: .4rem; }
 .key.stroke { width: 2px; border-radius: 0; height: .9rem; vertical-align: -2px; }
@@ -72,19 +73,24 @@ def page(report: FewShotReport, shown: Sequence[Shown], about: Mapping[str, obje
         f'<p class="quiet">{escape(" · ".join(facts(about)))}</p>',
         _figures(report),
         *(f"<p>{escape(sentence)}</p>" for sentence in sentences(report)),
-        _section(summary),
+        section(summary),
         f"<h2>{escape(of_sets.title)}</h2>",
         _legend(report),
         f'<div class="wide">{dot_plot(report)}</div>',
-        _section(of_sets, heading=False),
+        section(of_sets, heading=False),
         *_reliability(report),
-        *(_section(table) for table in others),
+        *(section(table) for table in others),
         *_episodes(shown),
     ]
+    return document("Few-shot scores", body)
+
+
+def document(title: str, body: Sequence[str]) -> str:
+    """A whole HTML document. title: plain text; body: elements."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Few-shot scores</title>\n<style>{_STYLE}{_TONES}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}{_TONES}</style>\n</head>\n<body>\n"
         + "\n".join(body)
         + "\n</body>\n</html>\n"
     )
@@ -111,7 +117,9 @@ def _legend(report: FewShotReport) -> str:
     return f'<div class="legend">{"".join(keys)}</div>'
 
 
-def _section(table: Table, *, heading: bool = True) -> str:
+def section(table: Table, *, heading: bool = True) -> str:
+    """A table as HTML, under its title and note. heading: with the title."""
+
     def row(cells: Sequence[str], tag: str, kind: str = "") -> str:
         return f"<tr{kind}>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 

@@ -5,7 +5,6 @@ A record holds counts, never pictures: every score of a report is made of them. 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,10 +13,8 @@ from typing import Any, Self
 import numpy as np
 
 from incontext.evaluation.episodes import Absent, Episode
+from incontext.evaluation.lines import Lines
 from incontext.evaluation.metrics import ConfidenceTally, Overlap
-from incontext.formats import whole_file
-
-_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -86,24 +83,17 @@ class Record:
 
 
 class Journal:
-    """Records by their question, in a file of JSON lines that grows with each answer.
-
-    settings: plain values of everything else that an answer depends on (weights, side, data). A file made with other
-    settings is refused. What a killed process wrote half is dropped.
-    """
+    """Records by their question, in a file of JSON lines that grows with each answer; `Lines` says what is refused."""
 
     def __init__(self, path: Path, settings: Mapping[str, object]) -> None:
-        self._path = path
         self._known: dict[Question, Record] = {}
-        self._header: dict[str, Any] = {"format": _FORMAT, "settings": json.loads(json.dumps(settings))}
-        self._read()
-        self._stream = path.open("a", encoding="utf-8")
+        self._lines = Lines(path, settings, self._take)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._stream.close()
+        self._lines.close()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -115,40 +105,10 @@ class Journal:
     def add(self, question: Question, record: Record) -> None:
         """Keep an answer, in the file too."""
         self._known[question] = record
-        self._stream.write(json.dumps({**asdict(question), **record.to_dict()}, separators=(",", ":")) + "\n")
-        self._stream.flush()
+        self._lines.add({**asdict(question), **record.to_dict()})
 
-    def _read(self) -> None:
-        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True) if self._path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]  # the last one may have been cut off
-        if not whole:
-            whole = [json.dumps(self._header) + "\n"]
-            lines = []
-        self._check(whole[0])
-        try:
-            for line in whole[1:]:
-                content = json.loads(line)
-                self._known[_question(content)] = Record.from_dict(content)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{self._path}: expected a record on each line, got something else ({error!r}); remove the file"
-            ) from None
-        if len(whole) != len(lines):
-            with whole_file(self._path) as stream:
-                stream.write("".join(whole).encode())
-
-    def _check(self, first: str) -> None:
-        try:
-            header = json.loads(first)
-            known = header["settings"] if header["format"] == _FORMAT else {}
-        except (KeyError, TypeError, ValueError):
-            known = {}
-        wanted = self._header["settings"]
-        if differing := [name for name in {**known, **wanted} if known.get(name) != wanted.get(name)]:
-            raise ValueError(
-                f"{self._path} holds answers that were made with other settings ({', '.join(differing)}); name another "
-                "folder, or remove that file to start anew"
-            )
+    def _take(self, content: Mapping[str, Any]) -> None:
+        self._known[_question(content)] = Record.from_dict(content)
 
 
 def _question(content: Mapping[str, Any]) -> Question:

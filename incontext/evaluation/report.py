@@ -45,6 +45,11 @@ def write_report(
         "report.md": to_markdown(report, about),
         "report.html": page(report, shown, about),
     }
+    return write_files(folder, contents)
+
+
+def write_files(folder: Path, contents: Mapping[str, str]) -> list[Path]:
+    """Write texts by their files' names, each whole or not at all; the files that were written."""
     for name, content in contents.items():
         with whole_file(folder / name) as stream:
             stream.write(content.encode())

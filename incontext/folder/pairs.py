@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from incontext.folder.plan import StrPath, alike, is_picture
-from incontext.formats import whole_file
+from incontext.formats import natural_order, whole_file
 
 Pair: TypeAlias = tuple[Path, Path]
 """The files of a prompt: its image and its mask."""
@@ -73,7 +73,10 @@ def gather(prompts: Iterable[tuple[StrPath, StrPath]] = (), source: StrPath | No
         pairs = list(read_context(source))
         named, found, masks = named + pairs, found + pairs, masks + [mask for _, mask in pairs]
     if not found:
-        raise ValueError("expected at least one prompt, got none; give --prompt IMAGE MASK or --prompts FOLDER")
+        raise ValueError(
+            "expected at least one prompt, got none; give --prompt IMAGE MASK or --prompts FOLDER, "
+            "or --prompt-tensor KEY"
+        )
     return PromptFiles(_distinct(found), frozenset(named), tuple(masks))
 
 
@@ -86,7 +89,7 @@ def _search(folder: Path) -> tuple[list[Pair], list[Path]]:
         images, candidates = _beside(folder)
     pairs, lonely_masks = _matched(images, candidates)
     paired = {image for image, _ in pairs}
-    lonely = sorted((path for paths in images.values() for path in paths if path not in paired), key=_natural)
+    lonely = sorted((path for paths in images.values() for path in paths if path not in paired), key=natural_order)
     if not pairs:
         raise ValueError(
             f"{folder}: expected {_LAYOUTS}; found {_count(len(lonely), 'picture')} without a mask, "
@@ -95,7 +98,7 @@ def _search(folder: Path) -> tuple[list[Pair], list[Path]]:
     for paths, noun, lacks in ((lonely, "picture", "mask"), (lonely_masks, "mask", "picture")):
         if paths:
             _warn(f"{folder}: left out {_count(len(paths), noun)} without a {lacks}: {some_of(paths)}")
-    return sorted(pairs, key=lambda pair: _natural(pair[0])), lonely_masks
+    return sorted(pairs, key=lambda pair: natural_order(pair[0])), lonely_masks
 
 
 def _subfolder(folder: Path, names: Sequence[str]) -> Path | None:
@@ -151,7 +154,7 @@ def _matched(images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]) 
                 f"expected one picture and one mask of a name, got {some_of([*images[key], *paths], len(paths) + 2)}; "
                 "move those that are not meant, or list the pairs in a context file"
             )
-    return [(images[key][0], paths[0]) for key, paths in owned.items()], sorted(lonely, key=_natural)
+    return [(images[key][0], paths[0]) for key, paths in owned.items()], sorted(lonely, key=natural_order)
 
 
 def _hint(folder: Path) -> str:
@@ -159,12 +162,6 @@ def _hint(folder: Path) -> str:
     above = folder.parent
     beside = folder.name.lower() in IMAGE_FOLDERS and any(p.name.lower() in MASK_FOLDERS for p in above.iterdir())
     return f"; is {above} meant?" if beside else ""
-
-
-def _natural(path: Path) -> tuple[list[str | int], str]:
-    """Sorts 2 before 10."""
-    parts = re.split(r"(\d+)", path.as_posix().casefold())
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.as_posix()
 
 
 def _distinct(pairs: Iterable[Pair]) -> tuple[Pair, ...]:

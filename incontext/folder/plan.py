@@ -14,7 +14,7 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from incontext.formats import IMAGE_SUFFIXES
+from incontext.formats import IMAGE_SUFFIXES, refuse_unwritable
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
@@ -95,7 +95,7 @@ def plan(
     """
     given, out = tuple(os.fspath(each) for each in inputs), Path(out)
     prompts = tuple((Path(image), Path(mask)) for image, mask in prompt_files)
-    _refuse_unwritable(out)
+    refuse_unwritable(out)
     search = _Search(out)
     left_out = tuple(map(Path, leave_out))
     masks = {search.place(mask) for mask in (*(mask for _, mask in prompts), *left_out)}
@@ -193,14 +193,6 @@ def _wild_part(pattern: Path) -> tuple[str, ...]:
     """The parts of a path from the first with a wildcard on."""
     fixed = tuple(takewhile(lambda part: not set(part) & set("*?["), pattern.parts))
     return pattern.parts[len(fixed) :]
-
-
-def _refuse_unwritable(out: Path) -> None:
-    nearest = next(path for path in (out, *out.parents) if path.exists())
-    if not nearest.is_dir():
-        raise ValueError(f"{nearest}: expected a folder to write to, got a file; name another or move it away")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ValueError(f"{nearest}: expected a folder to write to, got one without the permission; name another")
 
 
 def _refuse_equal_names(job: FolderJob) -> None:

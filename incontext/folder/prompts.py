@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from incontext.folder.pairs import Pair, PromptFiles, some_of
-from incontext.formats import IGNORED, Pixels, read_image, read_mask
+from incontext.formats import IGNORED, Pixels, is_painted, read_image, read_mask
 from incontext.types import Palette, Prompt
 
 _MOST_PROBLEMS = 3  # in a sentence
@@ -100,25 +100,19 @@ def _resized(pixels: Pixels, size: tuple[int, int], filter: Image.Resampling) ->
 
 def _agreed(prompts: Sequence[Prompt], pairs: Sequence[Pair]) -> list[Prompt]:
     """The prompts, a colour of RGB masks the same id in each, and with one palette where their colours agree."""
-    painted = [_is_painted(mask) for _, mask in pairs]
-    named = [p.palette for p, is_painted in zip(prompts, painted, strict=True) if is_painted and p.palette is not None]
+    painted = [is_painted(mask) for _, mask in pairs]
+    named = [p.palette for p, is_rgb in zip(prompts, painted, strict=True) if is_rgb and p.palette is not None]
     colors = sorted({tuple(color) for palette in named for color in palette.colors[1:].tolist()})
     if len(colors) >= IGNORED:
         raise ValueError(f"expected at most 254 colours beside black in the masks together, got {len(colors)}")
     ids = {color: number for number, color in enumerate(colors, start=1)}
-    agreed = [_recounted(p, ids) if is_painted else p for p, is_painted in zip(prompts, painted, strict=True)]
+    agreed = [_recounted(p, ids) if is_rgb else p for p, is_rgb in zip(prompts, painted, strict=True)]
     palette = _common_palette(agreed)
     return (
         agreed
         if palette is None
         else [replace(p, palette=palette) if set(p.ids) <= set(palette.ids.tolist()) else p for p in agreed]
     )
-
-
-def _is_painted(mask: Path) -> bool:
-    """Whether ids stand for colours there: those of other masks are numbers already."""
-    with Image.open(mask) as picture:
-        return picture.mode not in {"1", "P", "L", "LA", "F"} and not picture.mode.startswith("I")
 
 
 def _recounted(prompt: Prompt, ids: Mapping[tuple[int, ...], int]) -> Prompt:

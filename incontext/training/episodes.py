@@ -1,10 +1,10 @@
 """Episodes: which pictures stand in the prompt and in the query, and which ids are asked for.
 
-An episode is a prompt and a query that share ids. Semantic data, whose ids mean the same in every picture, gives two
-pictures that share an id; region and instance data, whose ids mean nothing elsewhere, gives two views of one picture
-(arXiv 2304.03284, section 3.1); the renderer gives two pictures of one scene. In some episodes a half is a mosaic of
-several pictures (mix-context), as it is in a spatial ensemble; in some the query does not show what the prompt asks
-for, and the answer is black. Most are plain: whole pictures, one id.
+An episode is one prompt or several, and a query that shares ids with them. Semantic data, whose ids mean the same in
+every picture, gives pictures that share an id; region and instance data, whose ids mean nothing elsewhere, gives views
+of one picture (arXiv 2304.03284, section 3.1); the renderer gives pictures of one scene, or frames of one video. In
+some episodes a half is a mosaic of several pictures (mix-context), as it is in a spatial ensemble; in some the query
+does not show what the prompt asks for, and the answer is black. Most are plain: whole pictures, one id.
 
 Everything is drawn from one generator per episode, so that episode number i of a seed is the same on every run, machine
 and worker. This module refuses to know tensors, colours and the network.
@@ -18,9 +18,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from PIL import Image
 
+from incontext.training.moving import render_clip
 from incontext.training.sets import IGNORED, ImageSet
 from incontext.training.synthetic import render_views
-from incontext.training.views import Augmentation, Cut, bend, choose_box, empty_box, jitter, view
+from incontext.views import Augmentation, Cut, bend, choose_box, empty_box, jitter, view
 
 MIN_MARKED = 4  # pixels that a prompt's mask marks at least
 MIN_CELL = 16  # pixels along the side of the smallest picture of a mosaic
@@ -34,6 +35,7 @@ class Sampling:
     """How episodes are drawn. Shares are probabilities."""
 
     rendered: float = 0.15  # episodes of rendered scenes, the rest from the folders
+    moving: float = 0.2  # of those without mosaics: frames of one rendered video instead of separate pictures
     two_views: float = 0.15  # of the episodes from semantic folders: two views of one picture instead of two pictures
     absent: float = 0.08  # episodes whose query shows none of the ids that the prompt asks for
     mosaic: float = 0.12  # episodes with a half of several pictures: the prompt half, the query half or both
@@ -49,10 +51,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Episode:
-    """A prompt (index 0) and a query (index 1). Ids are 1..count, 0 background, 255 ignored."""
+    """N prompts and, last, a query. Ids are 1..count, 0 background, 255 ignored."""
 
-    images: np.ndarray  # (2, side, side, 3) uint8
-    masks: np.ndarray  # (2, side, side) uint8
+    images: np.ndarray  # (N + 1, side, side, 3) uint8
+    masks: np.ndarray  # (N + 1, side, side) uint8
     count: int
 
 
@@ -103,15 +105,21 @@ class EpisodeSource:
         ]
 
     def __getitem__(self, index: int) -> Episode:
+        return self.draw(index)
+
+    def draw(self, index: int, shots: int = 1) -> Episode:
+        """Episode number ``index`` with so many prompts."""
         rng = np.random.default_rng([self.seed, index])
         for _ in range(4):
-            episode = self._draw(rng)
-            if np.count_nonzero((episode.masks[0] > 0) & (episode.masks[0] != IGNORED)) >= MIN_MARKED:
-                break  # otherwise the prompt asks for nothing that can be seen
+            episode = self._draw(rng, shots)
+            marked = (episode.masks[:-1] > 0) & (episode.masks[:-1] != IGNORED)
+            if marked.sum(axis=(1, 2)).min() >= MIN_MARKED:
+                break  # otherwise a prompt asks for nothing that can be seen
         return episode
 
-    def _draw(self, rng: np.random.Generator) -> Episode:
-        grids = self._grids(rng)
+    def _draw(self, rng: np.random.Generator, shots: int) -> Episode:
+        prompt, query = self._grids(rng)
+        grids = (*[prompt] * shots, query)
         absent = bool(rng.random() < self.sampling.absent)
         if not self.sets or rng.random() < self.sampling.rendered:
             return self._rendered(rng, grids, absent)
@@ -127,17 +135,21 @@ class EpisodeSource:
 
     # --- from the renderer
 
-    def _rendered(self, rng: np.random.Generator, grids: tuple[Grid, Grid], absent: bool) -> Episode:
+    def _rendered(self, rng: np.random.Generator, grids: Sequence[Grid], absent: bool) -> Episode:
         counts = [_filled(grid, rng) for grid in grids]
         sides = [max(MIN_CELL, *self._cell(g)) for g, count in zip(grids, counts, strict=True) for _ in range(count)]
-        queries = range(counts[0], len(sides))
+        queries = range(sum(counts[:-1]), len(sides))
         without = queries if absent else queries[: int(rng.random() < 0.1)]
-        views = render_views(rng, sides, without=without)
-        halves = [views[: counts[0]], views[counts[0] :]]
-        shown, found = (np.unique([i for _, mask in half for i in np.unique(mask) if i]) for half in halves)
+        if max(counts) == 1 and rng.random() < self.sampling.moving:
+            views = list(render_clip(rng, (self.side, self.side), len(sides), every=int(rng.integers(1, 30))))
+        else:
+            views = render_views(rng, sides, without=without)
+        halves = _split(views, counts)
+        shown = np.unique([i for half in halves[:-1] for _, mask in half for i in np.unique(mask) if i])
+        found = np.unique([i for _, mask in halves[-1] for i in np.unique(mask) if i])
         asked = np.setdiff1d(shown, found) if absent else shown
         if absent and not len(asked):  # nothing is gone: the query comes from another scene
-            asked, halves[1] = shown, self._strangers(rng, grids[1], counts[1])
+            asked, halves[-1] = shown, self._strangers(rng, grids[-1], counts[-1])
         ids = self._choose_ids(rng, asked.tolist()) or [1]
         masked = [[(image, relabel(mask, ids)) for image, mask in half] for half in halves]
         return self._episode(rng, masked, grids, len(ids))
@@ -149,7 +161,7 @@ class EpisodeSource:
 
     # --- from folders
 
-    def _drawn(self, rng: np.random.Generator, which: int, grids: tuple[Grid, Grid], absent: bool) -> Episode:
+    def _drawn(self, rng: np.random.Generator, which: int, grids: Sequence[Grid], absent: bool) -> Episode:
         source, chooser, some = self.sets[which], self.choosers[which], self.sampling
         counts = [_filled(grid, rng) for grid in grids]
         two_views = source.regions or (not absent and rng.random() < some.two_views)
@@ -158,29 +170,27 @@ class EpisodeSource:
         else:
             focus = chooser.focus(rng)
             first = chooser.showing(focus, 1, rng)[0]
-        prompts, queries = [first] * counts[0], [first] * counts[1]
-        if not two_views:
-            drawn = chooser.showing(focus, sum(counts), rng)
-            prompts, queries = drawn[: counts[0]], drawn[counts[0] :]
+        drawn = [first] * sum(counts) if two_views else chooser.showing(focus, sum(counts), rng)
+        prompts, queries = drawn[: -counts[-1]], drawn[-counts[-1] :]
         lacking = () if two_views else source.without[focus]
         others: list[Picture] | None = None
         shown = sorted({i for number in prompts for i in source.ids[number]} - {focus})
         if absent and len(lacking) and rng.random() < 0.5:
-            queries = [int(number) for number in rng.choice(lacking, counts[1])]
+            queries = [int(number) for number in rng.choice(lacking, counts[-1])]
             shown = [i for i in shown if not source.areas[queries, i].any()]
         elif absent:
-            beside = [] if source.regions else self._beside(rng, source, queries, focus, grids[1])
-            others, shown = (beside, []) if beside else (self._elsewhere(rng, which, grids[1], counts[1]), shown)
-        elif counts[1] > 1 and len(lacking) and rng.random() < 0.5:
+            beside = [] if source.regions else self._beside(rng, source, queries, focus, grids[-1])
+            others, shown = (beside, []) if beside else (self._elsewhere(rng, which, grids[-1], counts[-1]), shown)
+        elif counts[-1] > 1 and len(lacking) and rng.random() < 0.5:
             queries[-1] = int(rng.choice(lacking))  # a mosaic of which one picture does not show it
         ids = self._choose_ids(rng, shown, first=focus)
         cut = replace(some.cut, whole=bool(rng.random() < some.whole_pictures))
         seen = [self._seen(rng, source, n, focus, grids[0], cut, two_views and k > 0) for k, n in enumerate(prompts)]
-        halves = [[(image, relabel(mask, ids)) for image, mask in seen]]
+        halves = _split([(image, relabel(mask, ids)) for image, mask in seen], counts[:-1])
         if others is None:
-            seen = [self._seen(rng, source, n, focus, grids[1], cut, two_views) for n in queries]
+            seen = [self._seen(rng, source, n, focus, grids[-1], cut, two_views) for n in queries]
             halves.append([(image, relabel(mask, ids)) for image, mask in seen])
-            if two_views and grids[0] == grids[1] and rng.random() < 0.5:
+            if two_views and grids[0] == grids[-1] and rng.random() < 0.5:
                 halves.reverse()
         else:
             halves.append(others)
@@ -241,7 +251,7 @@ class EpisodeSource:
         return -(-self.side // grid[0]), -(-self.side // grid[1])
 
     def _episode(
-        self, rng: np.random.Generator, halves: Sequence[Sequence[Picture]], grids: tuple[Grid, Grid], count: int
+        self, rng: np.random.Generator, halves: Sequence[Sequence[Picture]], grids: Sequence[Grid], count: int
     ) -> Episode:
         """Change every picture for itself, tile each half, and turn or mirror both."""
         some = self.sampling.augmentation
@@ -291,6 +301,12 @@ def relabel(mask: np.ndarray, ids: Sequence[int]) -> np.ndarray:
 def _pick(cumulated: np.ndarray, rng: np.random.Generator) -> int:
     """An index, in proportion to the weights of which ``cumulated`` is the running sum."""
     return int(np.searchsorted(cumulated, rng.random() * cumulated[-1], side="right"))
+
+
+def _split(pictures: Sequence[Picture], counts: Sequence[int]) -> list[list[Picture]]:
+    """As many pictures for each half as are counted."""
+    ends = np.cumsum(counts).tolist()
+    return [list(pictures[end - count : end]) for end, count in zip(ends, counts, strict=True)]
 
 
 def _filled(grid: Grid, rng: np.random.Generator) -> int:

@@ -24,8 +24,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from incontext.checkpoint import save_model
+from incontext.losses import Batch, counts, paint_batch, training_loss
 from incontext.model import SegGPT, Task
-from incontext.training.coloring import Batch, Painted, collate, counts, paint_batch, paint_episode, training_loss
+from incontext.training.coloring import Painted, collate, paint, paint_episode
 from incontext.training.episodes import EpisodeSource
 from incontext.training.processes import ALONE, Team
 from incontext.training.recipes import Recipe
@@ -51,15 +52,16 @@ class Progress:
 
 
 class _Painter(Dataset[Painted]):
-    """Episode number -> painted episode; what the loader's workers run."""
+    """Episode number and number of prompts -> painted episode; what the loader's workers run."""
 
     def __init__(self, recipe: Recipe, sets: Sequence[ImageSet], side: int) -> None:
         self.recipe = recipe
         self.source = EpisodeSource(sets, recipe.sampling, side=side, seed=recipe.seed)
 
-    def __getitem__(self, index: int) -> Painted:
-        rng = np.random.default_rng([self.recipe.seed, index, 1])
-        return paint_episode(self.source[index], rng, patch=self.recipe.model.patch, coloring=self.recipe.coloring)
+    def __getitem__(self, which: tuple[int, int]) -> Painted:
+        episode = self.source.draw(*which)
+        rng = np.random.default_rng([self.recipe.seed, which[0], 1])
+        return paint_episode(episode, rng, patch=self.recipe.model.patch, coloring=self.recipe.coloring)
 
 
 def _batches(
@@ -69,10 +71,14 @@ def _batches(
     step = first_step
     while step < recipe.steps:
         stage, start, episodes_before = recipe.stage_at(step)
-        first = range(episodes_before + (step - start) * stage.batch, episodes_before + stage.steps * stage.batch)
+        first = episodes_before - start * stage.batch
+        numbers = (
+            [(number, recipe.shots_at(at)) for number in team.share(first + at * stage.batch, stage.batch)]
+            for at in range(step, start + stage.steps)
+        )
         loader = DataLoader(
             _Painter(recipe, sets, stage.side),
-            batch_sampler=(list(team.share(number, stage.batch)) for number in first[:: stage.batch]),
+            batch_sampler=numbers,
             num_workers=workers,
             collate_fn=collate,
             prefetch_factor=4 if workers else None,
@@ -112,7 +118,7 @@ class _Painting(nn.Module):
         self.model = model
 
     def forward(self, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, task: Task) -> Tensor:
-        return self.model.paint_canvas(image_canvas, mask_canvas, masked, task=task)
+        return paint(self.model, image_canvas, mask_canvas, masked, task)
 
 
 class Run:
@@ -136,7 +142,7 @@ class Run:
         self.team = team
         self.dtype = dtype
         self.step = 0
-        self.model = SegGPT(recipe.model, kernel="plain")  # measured fastest with gradients at the sides of training
+        self.model = SegGPT(recipe.model)
         if init is not None:
             self.model.load_state_dict(init.state_dict())
         self.model.to(device).train()
@@ -178,7 +184,9 @@ class Run:
         total = team.add(counts(batch)) if team.size > 1 else None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
             painted = self._paint(batch.image_canvas, batch.mask_canvas, batch.masked, task)
-        loss, parts = training_loss(painted, batch, recipe.coloring, beta=recipe.beta_at(self.step), total=total)
+        loss, parts = training_loss(
+            painted, batch, recipe.coloring.loss_weights, beta=recipe.beta_at(self.step), total=total
+        )
         summed = loss * team.size  # DistributedDataParallel takes the mean of the gradients
         summed.backward()  # type: ignore[no-untyped-call]
         return loss, parts

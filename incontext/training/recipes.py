@@ -6,6 +6,8 @@ import dataclasses
 import math
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from incontext.model import ModelConfig
 from incontext.training.coloring import Coloring
 from incontext.training.episodes import Sampling
@@ -38,6 +40,8 @@ class Recipe:
     final_beta: float = 0.1
     ema: float = 0.999  # decay per step of the averaged weights, which are the result
     clip_norm: float = 1.0
+    several_shots: float = 0.0  # share of steps whose episodes have several prompts, two to most_shots
+    most_shots: int = 4
 
     @property
     def steps(self) -> int:
@@ -53,6 +57,11 @@ class Recipe:
             before += stage.steps
             episodes += stage.steps * stage.batch
         raise IndexError(f"step {step} is past the last of {self.steps}")
+
+    def shots_at(self, step: int) -> int:
+        """Prompts of each of a step's episodes."""
+        rng = np.random.default_rng([self.seed, step, 2])
+        return int(rng.integers(2, self.most_shots + 1)) if rng.random() < self.several_shots else 1
 
     def decay(self, step: int) -> float:
         """Progress through the final decay, 0 before it and 1 at the end."""

@@ -59,8 +59,7 @@ def render_views(
     if min(sides) < 16:
         raise ValueError(f"expected a side of at least 16 pixels for a synthetic scene, got {min(sides)}")
     wardrobe = Wardrobe(rng, grey=rng.random() < 0.2, contrast=uniform(rng, 0.4, 1.2))
-    compose = _SCENES[int(np.searchsorted(_CUMULATED, rng.random()))]
-    layers = compose(wardrobe)
+    layers = compose_scene(wardrobe)
     gone = int(rng.integers(1, len(layers))) if len(layers) > 2 else len(layers)
     camera = _Camera.draw(rng)
     views = []
@@ -74,6 +73,11 @@ def render_views(
                 layer.draw(view)
         views.append((np.asarray(camera.expose(rng, view.image)), np.asarray(view.ids)))
     return views
+
+
+def compose_scene(wardrobe: Wardrobe) -> list[Layer]:
+    """The layers of some scene, from back to front."""
+    return _SCENES[int(np.searchsorted(_CUMULATED, wardrobe.rng.random()))](wardrobe)
 
 
 @dataclass(frozen=True)

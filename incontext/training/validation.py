@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from incontext.canvas import unpaint
 from incontext.formats import write_image
-from incontext.training.coloring import Batch, Coloring, collate, paint_batch, paint_episode, reading_logits
+from incontext.losses import Batch, paint_batch, reading_logits
+from incontext.model import SegGPT
+from incontext.training.coloring import Coloring, collate, paint, paint_episode
 from incontext.training.episodes import EpisodeSource, Sampling
 from incontext.training.sets import IGNORED, ImageSet
-from incontext.training.views import NO_AUGMENTATION, Cut
+from incontext.views import NO_AUGMENTATION, Cut
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class Validation:
     batches: tuple[tuple[Tensor, ...], ...]
 
     @classmethod
-    def draw(cls, sets: Sequence[ImageSet], *, side: int, patch: int, count: int = 128) -> Validation:
-        """Draw ``count`` episodes; the same sets, side and count always give the same ones, whatever the recipe."""
+    def draw(cls, sets: Sequence[ImageSet], *, side: int, patch: int, count: int = 128, shots: int = 1) -> Validation:
+        """Draw ``count`` episodes; the same sets and numbers always give the same ones, whatever the recipe."""
         plain = Sampling(
             rendered=0.0,
             two_views=0.0,
@@ -41,13 +43,13 @@ class Validation:
         source = EpisodeSource(sets, plain, side=side, seed=20_230_406)
         coloring = Coloring(corner_colors=1.0, hide_query=1.0)
         painted = [
-            paint_episode(source[i], np.random.default_rng([7, i]), patch=patch, coloring=coloring)
+            paint_episode(source.draw(i, shots), np.random.default_rng([7, i]), patch=patch, coloring=coloring)
             for i in range(count)
         ]
         return cls(tuple(collate(painted[i : i + 16]) for i in range(0, count, 16)))
 
     @torch.no_grad()
-    def score(self, model: nn.Module, device: torch.device, picture: Path | None = None) -> float:
+    def score(self, model: SegGPT, device: torch.device, picture: Path | None = None) -> float:
         """Mean IoU over the episodes, in 0..1; ``picture``: a sheet of the first 16 is written there."""
         was_training = model.training
         model.eval()
@@ -55,7 +57,7 @@ class Validation:
         for number, stacked in enumerate(self.batches):
             batch = paint_batch(stacked, device)  # type: ignore[arg-type]
             with torch.autocast(device.type, torch.bfloat16):
-                answer = model.paint_canvas(batch.image_canvas, batch.mask_canvas, batch.masked)  # type: ignore[operator]
+                answer = paint(model, batch.image_canvas, batch.mask_canvas, batch.masked)
             answer = answer.float()
             ious.append(_iou(answer, batch))
             if picture is not None and number == 0:

@@ -1,0 +1,132 @@
+"""`incontext tune`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from incontext.cli.options import Device, Dtype, SnapColors, Task, Weights, app
+from incontext.cli.options import names as separated
+from incontext.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from incontext.folder import OpenedPrompts
+    from incontext.tuning import TuningStep
+
+StartName = Literal["best", "mean", "noise"]
+
+_LONGEST = 768  # pixels along a picture's longer side: more than tuning looks at
+
+
+@app.command()
+def tune(
+    labelled: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LABELLED",
+            help="Examples: images/ and masks/, files of the same names, or NAME_mask.png beside NAME.jpg; or a "
+            "context file.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="KEY", help="The file to write, KEY.safetensors.")],
+    steps: Annotated[int, typer.Option("--steps", min=1, help="At most, for each seven ids.")] = 300,
+    lr: Annotated[float, typer.Option("--lr", help="How far a value moves in a step, at the beginning.")] = 0.2,
+    shots: Annotated[int, typer.Option("--shots", min=1, help="Costs as much in use as so many examples.")] = 1,
+    start: Annotated[
+        StartName, typer.Option("--start", help="From the best of the examples, their mean, or noise.")
+    ] = "best",
+    val_share: Annotated[
+        float, typer.Option("--val-share", help="Of the pictures, held out to judge by. 0: all learn and all judge.")
+    ] = 0.25,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures in a step.")] = 4,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Slower, with less memory: for large networks.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of everything that is drawn.")] = 0,
+    names: Annotated[
+        str | None, typer.Option("--names", metavar="ID=NAME,...", help="What ids mean, to be kept in the file.")
+    ] = None,
+    weights: Weights = "default",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    task: Task = "instance",
+    snap_colors: SnapColors = False,
+) -> None:
+    """Learn from labelled pictures what `segment --prompt-tensor` then takes in place of examples.
+
+    The network stays as it is; the file holds what it is shown. Pictures without anything marked teach where to find
+    nothing. Beside KEY.safetensors, KEY.html shows how it went and what is found in the held-out pictures.
+    """
+    from incontext.folder import gather, open_prompts, read_empty
+
+    # What a user can get wrong is found before the weights are loaded.
+    _check_target(out)
+    opened = open_prompts(gather(source=labelled), snap=snap_colors, longest=_LONGEST)
+    called = _named(names, {i for prompt in opened.prompts for i in prompt.ids})
+    empty = [read_empty(pair, longest=_LONGEST) for pair in opened.empty]
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+    from incontext.engine import load
+    from incontext.evaluation.tuning_report import write_page
+    from incontext.tuning import tune as learn
+
+    segmenter, told = load(weights, device=device, dtype=dtype), list["TuningStep"]()
+    with ProgressLine("steps", steps) as progress:
+
+        def tell(step: "TuningStep") -> None:
+            told.append(step)
+            note = f"loss {step.loss:.3f}, held out {step.best:.3f}, {step.memory >> 20} MiB"
+            progress.update(step.step, note, total=step.steps)
+
+        try:
+            key = learn(
+                segmenter,
+                opened.prompts,
+                steps=steps,
+                lr=lr,
+                shots=shots,
+                start=start,
+                held_out=val_share,
+                batch_size=batch_size,
+                task=task,
+                empty=empty,
+                names=called,
+                pictures=_pictures(opened),
+                checkpointing=checkpointing,
+                seed=seed,
+                on_step=tell,
+            )
+        except KeyboardInterrupt:
+            progress.say(f"Stopped after {len(told)} steps; nothing was written.")
+            raise typer.Exit(130) from None
+    key.save(out)
+    page = write_page(out.with_suffix(".html"), segmenter, key, told, opened.prompts, _pictures(opened))
+    made = key.origin
+    judges = f"{len(made.held_out)} held-out pictures" if made.held_out else "the pictures it was tuned on"
+    print(f"{out}: mean IoU {made.before:.3f} before, {made.after:.3f} after tuning, on {judges}; {page} shows them")
+
+
+def _check_target(out: Path) -> None:
+    from incontext.prompt_tensor import is_prompt_tensor
+
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out}: expected a name that ends in .safetensors; give another with -o")
+    if out.exists() and not is_prompt_tensor(out):
+        raise ValueError(f"{out}: expected a new file, or a prompt tensor to replace; name another with -o")
+
+
+def _named(text: str | None, ids: set[int]) -> dict[int, str]:
+    """ "1=rust, 2=dent" -> {1: "rust", 2: "dent"}."""
+    called: dict[int, str] = {}
+    for part in separated(text) if text is not None else []:
+        number, equals, name = part.partition("=")
+        if not equals or not number.strip().isdecimal() or not name.strip() or int(number) not in ids:
+            raise ValueError(
+                f'expected --names of ids that the masks show, {sorted(ids)}, such as "1=rust,2=dent"; got {part!r}'
+            )
+        called[int(number)] = name.strip()
+    return called
+
+
+def _pictures(opened: "OpenedPrompts") -> list[str]:
+    return [image.name for image, _ in opened.pairs]

@@ -1,0 +1,115 @@
+"""Painted batches and the loss: how far answers are from the colours, and what reading them will give.
+
+The loss has two parts. Smooth L1 pulls the answer to the colour itself. The reading loss judges what reading the answer
+will give: cross-entropy and soft IoU of the nearest-colour posterior, whose logits are the negative squared distances
+to the episode's colours, in units of the palette's smallest distance. It knows what smooth L1 alone does not: that the
+median of a rare thing is black, and that an answer halfway between two colours is no answer.
+
+Training and tuning share it. Refuses to know where pictures, ids and colours come from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from incontext.canvas import normalise_colors
+from incontext.formats import IGNORED
+from incontext.model import painting_loss
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What the parts of the loss weigh."""
+
+    smooth_l1: float = 1.0  # of the painting loss
+    cross_entropy: float = 0.5  # of the reading loss
+    soft_iou: float = 0.5
+    sharpness: float = 6.0  # nats by which an answer that hits a colour prefers it to the colour nearest to that one
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Painted episodes on a device: N prompts, 0 or more, over the query. ``used``: a palette's real rows."""
+
+    image_canvas: Tensor  # (B, 3, (N + 1) * side, side) normalised
+    mask_canvas: Tensor  # (B, 3, (N + 1) * side, side) normalised
+    masked: Tensor  # (B, rows, columns) bool
+    ids: Tensor  # (B, (N + 1) * side, side) int64, 255 ignored
+    colors: Tensor  # (B, K, 3) normalised, row 0 black
+    used: Tensor  # (B, K) bool
+
+
+def paint_batch(stacked: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], device: torch.device) -> Batch:
+    """Move a collated batch to a device, paint and normalise it there."""
+    images, ids, palettes, used, masked = (t.to(device, non_blocking=True) for t in stacked)
+    colors = normalise_colors(palettes)
+    known = torch.where(ids == IGNORED, 0, ids).long()
+    painted = torch.stack([palette[mask] for palette, mask in zip(colors, known, strict=True)])
+    return Batch(
+        rearrange(normalise_colors(images), "b h w c -> b c h w").contiguous(),
+        rearrange(painted, "b h w c -> b c h w").contiguous(),
+        masked,
+        ids.long(),
+        colors,
+        used,
+    )
+
+
+def reading_logits(painted: Tensor, colors: Tensor, used: Tensor, *, sharpness: float) -> Tensor:
+    """(B, 3, H, W) answers, (B, K, 3) colours -> (B, K, H, W) logits of the nearest-colour posterior."""
+    between = torch.cdist(colors, colors).square()
+    others = used.unsqueeze(1) & used.unsqueeze(2) & ~torch.eye(colors.shape[1], dtype=torch.bool, device=used.device)
+    nearest = between.masked_fill(~others, torch.inf).amin(dim=(1, 2))  # of any two colours of the palette, (B,)
+    # The answer's own squared length is common to all colours and cancels in the softmax.
+    product = torch.einsum("bkc,bchw->bkhw", colors, painted)
+    logits = (2 * product - colors.square().sum(-1)[:, :, None, None]) * (sharpness / nearest)[:, None, None, None]
+    return logits.masked_fill(~used[:, :, None, None], -1e4)
+
+
+def judged(batch: Batch) -> tuple[Tensor, Tensor]:
+    """What the loss looks at: hidden and known pixels (B, (N + 1) * side, side), ids with such pixels (B, K)."""
+    patch = batch.ids.shape[-1] // batch.masked.shape[-1]
+    hidden = batch.masked.repeat_interleave(patch, dim=1).repeat_interleave(patch, dim=2) & (batch.ids != IGNORED)
+    present = torch.zeros_like(batch.used)
+    shown = torch.where(hidden, batch.ids, 0).flatten(1)
+    present.scatter_(1, shown, True)
+    present[:, 0] = False
+    return hidden, present & batch.used
+
+
+def counts(batch: Batch) -> Tensor:
+    """What the parts of the loss are means over: (2,) int64, pixels and ids."""
+    return torch.stack([each.sum() for each in judged(batch)])
+
+
+def training_loss(
+    painted: Tensor, batch: Batch, weights: LossWeights, *, beta: float, total: Tensor | None = None
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of a batch of answers (B, 3, (N + 1) * side, side), and its parts as plain numbers for the log.
+
+    total: the :func:`counts` of a larger batch of which this is a part; the losses of the parts then add up to that of
+    the whole, and so do their gradients. None: this is the whole.
+    """
+    painted = painted.float()
+    hidden, present = judged(batch)
+    pixels, things = (hidden.sum(), present.sum()) if total is None else total.unbind()
+    l1 = painting_loss(painted, batch.mask_canvas, batch.masked, valid=batch.ids != IGNORED, beta=beta)
+    if total is not None:  # a mean over this part -> its share of the mean over all
+        l1 = l1 * (hidden.sum() / pixels.clamp_min(1))
+    logits = reading_logits(painted, batch.colors, batch.used, sharpness=weights.sharpness)
+    target = torch.where(hidden, batch.ids, -100)
+    # Not its own mean, which is no number where nothing is hidden or everything is ignored.
+    cross_entropy = F.cross_entropy(logits, target, ignore_index=-100, reduction="sum") / pixels.clamp_min(1)
+    posterior = logits.softmax(dim=1) * hidden.unsqueeze(1)
+    truth = F.one_hot(torch.where(hidden, batch.ids, 0), logits.shape[1]).movedim(-1, 1) * hidden.unsqueeze(1)
+    overlap = (posterior * truth).sum((2, 3))[:, 1:]
+    union = (posterior + truth).sum((2, 3))[:, 1:] - overlap
+    iou = (overlap + 1.0) / (union + 1.0)
+    soft_iou = ((1 - iou) * present[:, 1:]).sum() / things.clamp_min(1)
+    total = weights.smooth_l1 * l1 + weights.cross_entropy * cross_entropy + weights.soft_iou * soft_iou
+    return total, {"l1": l1.item(), "cross_entropy": cross_entropy.item(), "soft_iou": soft_iou.item()}

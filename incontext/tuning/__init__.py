@@ -1,0 +1,10 @@
+"""Tuning: a prompt tensor from labelled pictures, the network frozen.
+
+The public names, nothing else. Not called "tune", so that the function of that name in `incontext` is never hidden.
+"""
+
+from incontext.tuning.group import Start, TuningStep
+from incontext.tuning.job import HELD_OUT, RATE, STEPS, tune
+from incontext.tuning.pictures import split
+
+__all__ = ["HELD_OUT", "RATE", "STEPS", "Start", "TuningStep", "split", "tune"]

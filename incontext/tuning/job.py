@@ -1,0 +1,147 @@
+"""From labelled pictures of a recurring job to a prompt tensor, the network frozen (arXiv 2304.03284, section 3.4).
+
+What is learned is the prompt half of both canvases, picture and painted mask, as the network sees them: continuous and
+normalised. Nothing of the network changes. Refuses to know files, formats and terminals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Final, get_args
+
+import numpy as np
+import torch
+
+from incontext.context import grouped, shown_palette
+from incontext.engine import FittedQuery, Segmenter
+from incontext.formats import Pixels
+from incontext.model import Task
+from incontext.prompt_tensor import Origin, PromptTensor
+from incontext.tuning.group import Group, Network, Start, TuningStep, frozen, mean_iou
+from incontext.tuning.pictures import Picture, fitted, relabelled, split, stored
+from incontext.types import Prompt
+from incontext.version import __version__
+
+STEPS: Final = 300
+RATE: Final = 0.2
+HELD_OUT: Final = 0.25  # of the pictures
+
+_STORED_SIDES = 3  # pictures are kept at so many times the network's side, enough for the parts that are shown
+
+
+def tune(
+    segmenter: Segmenter,
+    prompts: Sequence[Prompt],
+    *,
+    steps: int = STEPS,
+    lr: float = RATE,
+    shots: int = 1,
+    start: Start = "best",
+    held_out: float = HELD_OUT,
+    batch_size: int = 4,
+    task: Task = "instance",
+    empty: Sequence[Pixels] = (),
+    names: Mapping[int, str] | None = None,
+    pictures: Sequence[str] | None = None,
+    checkpointing: bool = False,
+    seed: int = 0,
+    on_step: Callable[[TuningStep], None] | None = None,
+) -> PromptTensor:
+    """Learn a prompt tensor that finds in any picture what these prompts show, by gradient descent on its pixels.
+
+    The loss is that of training, over the whole mask of queries drawn from the prompts and augmented as in training.
+    Ids keep the colours that are stored with them; many ids are tuned in groups, one after the other. What is returned
+    is what scored best on the held-out pictures; a group ends early when nothing better comes.
+
+    steps: of each group at most; 0 keeps the start. lr: of Adam at the beginning, in normalised values a step. shots:
+    how many canvases a group gets, at the cost of as many prompts. start: the best prompts, their mean, or noise.
+    held_out: the share of the pictures that only judge; with 0, or a single picture, all learn and all judge.
+    batch_size: queries in a step. task: see `Segmenter.prepare`. empty: (H, W, 3) uint8 pictures in which nothing is to
+    be found. names: what ids mean; pictures: names of the prompts' pictures; both are stored with the result.
+    checkpointing: compute each block twice and keep less, for large networks. on_step is called after each step.
+
+    Raises:
+        ValueError: there are no prompts, or raw colour prompts, too few for the shots; or an option cannot be used.
+    """
+    _check(prompts, steps, lr, shots, start, held_out, batch_size, names, pictures)
+    stems = [f"picture {number}" for number in range(len(prompts))] if pictures is None else list(pictures)
+    learning, judging = split(prompts, held_out, seed)
+    side = segmenter.config.side
+    kept = [stored(prompt.image, prompt.mask, _STORED_SIDES * side) for prompt in prompts]
+    nothing = [stored(image, np.zeros(image.shape[:2], np.uint8), _STORED_SIDES * side) for image in empty]
+    palettes = grouped({i for prompt in prompts for i in prompt.ids})
+    generators = [np.random.default_rng([seed, number]) for number in range(len(palettes))]
+    with frozen(segmenter.model, checkpointing), torch.enable_grad():
+        network, groups = Network(segmenter, task), []
+        for palette in palettes:
+            known = [relabelled(picture, palette) for picture in kept]
+            groups.append(Group(network, palette, [known[n] for n in learning], [known[n] for n in judging], nothing))
+        # All of them before the first learns: what is refused is refused at once.
+        started = [group.started(start, shots, rng) for group, rng in zip(groups, generators, strict=True)]
+        learned = []
+        for number, (group, begun, rng) in enumerate(zip(groups, started, generators, strict=True)):
+
+            def tell(step: TuningStep, before: int = number * steps) -> None:
+                if on_step is not None:
+                    on_step(replace(step, step=before + step.step, steps=steps * len(palettes)))
+
+            learned.append(group.learn(begun, steps, lr, batch_size, rng, tell))
+    shown = shown_palette(prompts)
+    origin = Origin(
+        weights=Path(segmenter.name).name,
+        sha256=segmenter.sha256,
+        task=task,
+        pictures=tuple(stems[n] for n in learning),
+        held_out=tuple(stems[n] for n in judging) if set(judging) != set(learning) else (),
+        before=0.0,
+        after=0.0,
+        date=date.today().isoformat(),  # noqa: DTZ011  the user's own day
+        version=__version__,
+    )
+    judges = [kept[n] for n in judging]
+    before = _score(segmenter, PromptTensor(tuple(started), origin, shown), judges)
+    after = _score(segmenter, PromptTensor(tuple(learned), origin, shown), judges)
+    return PromptTensor(tuple(learned), replace(origin, before=before, after=after), shown, names or {})
+
+
+def _score(segmenter: Segmenter, key: PromptTensor, pictures: Sequence[Picture]) -> float:
+    """Mean IoU of a prompt tensor in use, all groups together, on pictures as the network sees them."""
+    seen = [fitted(picture, key.side) for picture in pictures]
+    queries = [FittedQuery(picture.image, (key.side, key.side)) for picture in seen]
+    answers = segmenter.segment_many(queries, key, task=key.origin.task)
+    return mean_iou([answer.mask for answer in answers], [picture.mask for picture in seen], key.ids)
+
+
+def _check(
+    prompts: Sequence[Prompt],
+    steps: int,
+    lr: float,
+    shots: int,
+    start: str,
+    held_out: float,
+    batch_size: int,
+    names: Mapping[int, str] | None,
+    pictures: Sequence[str] | None,
+) -> None:
+    if not prompts or not all(isinstance(prompt, Prompt) for prompt in prompts):
+        kinds = ", ".join(sorted({type(prompt).__name__ for prompt in prompts})) or "nothing"
+        raise ValueError(f"expected Prompts to learn from, got {kinds}")
+    if any(prompt.colors is not None for prompt in prompts):
+        raise ValueError("expected prompts with masks of ids, got raw colours, which are no ids to learn; give masks")
+    for name, value, least in (("steps", steps, 0), ("shots", shots, 1), ("batch_size", batch_size, 1)):
+        if value < least:
+            raise ValueError(f"expected {name} of at least {least}, got {value}")
+    if not 0 < lr <= 10:
+        raise ValueError(f"expected lr above 0 and at most 10, in normalised values a step, got {lr}")
+    if start not in get_args(Start):
+        raise ValueError(f"expected start among {', '.join(get_args(Start))}, got {start!r}")
+    if not 0 <= held_out < 1:
+        raise ValueError(f"expected held_out as a share of the pictures, from 0 to below 1, got {held_out}")
+    ids = {i for prompt in prompts for i in prompt.ids}
+    if names is not None and (unknown := set(names) - ids):
+        raise ValueError(f"expected names of the ids {sorted(ids)}, got one for {sorted(unknown)}")
+    if pictures is not None and len(pictures) != len(prompts):
+        raise ValueError(f"expected a name for each of {len(prompts)} pictures, got {len(pictures)}")
