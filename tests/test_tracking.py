@@ -13,9 +13,10 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from incontext.canvas import normalise_colors
+from incontext.canvas import normalise, normalise_colors
 from incontext.engine import Segmenter, load
 from incontext.model import ContextTokens, ModelConfig, SegGPT
+from incontext.prompt_tensor import LearnedGroup, Origin, PromptTensor
 from incontext.types import Palette, Prompt, Segmentation
 from incontext.video import MemoryBank, Policy, Tracker, track
 from incontext.video import bank as bank_module
@@ -406,6 +407,55 @@ def test_prompts_from_other_pictures(segmenter: Segmenter) -> None:
     assert len(tracker.state()["bank_images"]) == 2 + 6  # frame 0 is a prediction like the others
 
 
+def key_of(segmenter: Segmenter, prompt: Prompt) -> PromptTensor:
+    """What the network is shown of a prompt, as if it had been learned."""
+    palette = Palette.spread(prompt.ids)
+    image, paint = (
+        normalise(torch.from_numpy(each.copy()))[None].numpy() for each in (prompt.image, palette.paint(prompt.mask))
+    )
+    origin = Origin("tiny", segmenter.sha256, "instance", ("a.jpg",), (), 0.5, 0.5, "2026-01-31", "0.1.0")
+    return PromptTensor((LearnedGroup(palette, image, paint),), origin, palette, {})
+
+
+def test_a_prompt_tensor_is_asked_like_the_prompt_that_it_shows(random_segmenter: Segmenter, segmenter: Segmenter,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    prompt, video = Prompt(*scene({3: (RED, 8, 8), 4: (BLUE, 1, 1)})), [image for image, _ in moving(5)]
+    found = track(segmenter, video, [key_of(segmenter, prompt)], memory=2)
+    for one, other in zip(found, track(segmenter, video, prompt, memory=2), strict=True):
+        np.testing.assert_array_equal(one.mask, other.mask)
+    monkeypatch.setattr(bank_module, "SURE", 0.0)  # random paint is near no colour
+    found = track(random_segmenter, video, key_of(random_segmenter, prompt), memory=0)
+    for one, other in zip(found, track(random_segmenter, video, prompt, memory=0), strict=True):
+        np.testing.assert_array_equal(one.mask, other.mask)
+        np.testing.assert_allclose(one.confidence, other.confidence, atol=1e-5)
+
+
+def test_a_prompt_tensor_beside_given_objects(segmenter: Segmenter) -> None:
+    """Its object is followed from the first frame on; one that is given later is one more; forgotten is forgotten."""
+    key = key_of(segmenter, Prompt(*scene({3: (RED, 8, 8)})))
+    tracker = Tracker(segmenter, context=key, memory=3)
+    assert tracker.ids == (3,)
+    video = moving(8, first=3, second=200)
+    np.testing.assert_array_equal(tracker.step(video[0][0]).mask, only(video[0][1], 3))
+    np.testing.assert_array_equal(tracker.step(video[1][0], only(video[1][1], 200)).mask, video[1][1])
+    assert tracker.ids == (3, 200)
+    for image, mask in video[2:4]:
+        np.testing.assert_array_equal(tracker.step(image).mask, mask)
+    again = Tracker(segmenter, context=key, memory=3)
+    again.restore(tracker.state())
+    for each in (tracker, again):
+        each.forget(3)
+        np.testing.assert_array_equal(each.step(video[4][0]).mask, only(video[4][1], 200))
+        each.forget(200)
+        assert each.ids == ()
+        assert each.step(video[5][0]).is_empty
+    third = Tracker(segmenter, context=key, memory=3)
+    third.restore(again.state())
+    assert third.ids == ()
+    with pytest.raises(ValueError, match="learned ids"):
+        Tracker(segmenter, memory=3).restore(again.state())
+
+
 def test_a_prompt_of_the_first_frame_is_its_mask(segmenter: Segmenter, network: ByColor) -> None:
     (first, mask), *later = moving(4)
     wrong = mask.copy()
@@ -732,9 +782,9 @@ def test_options_and_contexts_that_cannot_be_used(segmenter: Segmenter) -> None:
         ({"memory": -1}, "expected a memory of 0 or more predicted frames, got -1"),
         ({"policy": "newest"}, "expected a policy among recent, spaced, confident, got 'newest'"),
         ({"side": 10}, "expected side to be a positive multiple of the patch, 4, got 10"),
-        ({"context": []}, r"a mask of the first frame, a Prompt or a sequence of Prompts, got no prompt in \[\]"),
-        ({"context": [Prompt(image, mask), mask]}, "sequence of Prompts, got Prompt, ndarray"),
-        ({"context": 3}, "sequence of Prompts, got no prompt in 3"),
+        ({"context": []}, r"a PromptTensor or a sequence of these, got no prompt in \[\]"),
+        ({"context": [Prompt(image, mask), mask]}, "sequence of these, got Prompt, ndarray"),
+        ({"context": 3}, "sequence of these, got no prompt in 3"),
         ({"context": raw}, "expected prompts with masks of ids, got raw colours"),
     ]:
         with pytest.raises(ValueError, match=problem):

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from incontext.cli.options import Device, Dtype, PairsCommand, Side, SnapColors, Task, Weights, app, names
+from incontext.cli.options import (
+    Device,
+    Dtype,
+    PairsCommand,
+    PromptTensors,
+    Side,
+    SnapColors,
+    Task,
+    Weights,
+    app,
+    names,
+)
 from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -62,6 +73,7 @@ def track(
         Path | None,
         typer.Option("--prompts", metavar="FOLDER|FILE", help="More examples, as `incontext segment` takes them."),
     ] = None,
+    prompt_tensor: PromptTensors = None,
     memory: Annotated[
         int, typer.Option("--memory", min=0, help="Predicted frames to remember at most. 0: only what was given.")
     ] = 8,
@@ -92,11 +104,13 @@ def track(
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write overlay.mp4.")] = True,
     snap_colors: SnapColors = False,
 ) -> None:
-    """Follow objects through a video, from a mask of its first frame or from examples: --mask, --prompt, --prompts.
+    """Follow objects through a video, from a mask of its first frame (--mask) or from examples (--prompt, --prompts,
+    --prompt-tensor).
 
     Writes masks/, an indexed PNG for each frame; overlay.mp4; sheet.jpg; and tracks.json, which says where each object
     is and where it was lost. Stop with Ctrl-C; the same command goes on where the last state was saved.
     """
+    from incontext.prompt_tensor import PromptTensor
     from incontext.video.job import track_job
     from incontext.video.plan import plan_track
 
@@ -114,6 +128,7 @@ def track(
         masks=_masks_at(mask_at or []),
         prompts=() if opened is None else opened.prompts,
         prompt_files=() if opened is None else opened.pairs,
+        prompt_tensors=[PromptTensor.load(path) for path in prompt_tensor or []],
         memory=memory,
         policy=policy,
         task=task,

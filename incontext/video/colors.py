@@ -11,12 +11,13 @@ from typing import Final
 import numpy as np
 
 from incontext.formats import IGNORED
+from incontext.prompt_tensor import PromptTensor
 from incontext.types import Palette, Prompt
 
 NOTHING_SHOWN: Final = Palette.spread([])
 
 
-def extended(shown: Palette, prompts: Iterable[Prompt]) -> Palette:
+def extended(shown: Palette, prompts: Iterable[Prompt | PromptTensor]) -> Palette:
     """The palette, and a colour for each id of the prompts that has none: the one of its file unless it is taken, else
     the next far one."""
     colors = {i: tuple(color) for i, color in zip(shown.ids.tolist(), shown.colors.tolist(), strict=True)}

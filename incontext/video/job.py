@@ -98,8 +98,9 @@ def track_job(
         OSError: a result cannot be written. The run can be gone on with.
     """
     clock = time.perf_counter()
+    context = (*job.prompt_tensors, *job.prompts)
     tracker = Tracker(
-        segmenter, context=job.prompts or None, memory=job.memory, policy=job.policy, task=job.task, side=job.side
+        segmenter, context=context or None, memory=job.memory, policy=job.policy, task=job.task, side=job.side
     )
     described = {name: value for name, value in segmenter.describe().items() if name not in _UNSTEADY}
     settings = {**job.settings, "segmenter": {**described, **(about or {})}}

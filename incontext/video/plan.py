@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from incontext.formats import ImageLike, is_painted, read_mask, refuse_unwritable
 from incontext.model import Task
+from incontext.prompt_tensor import PromptTensor
 from incontext.types import Prompt
 from incontext.video.bank import MemoryBank, Policy
 from incontext.video.exports import FILES, Export
@@ -39,6 +40,7 @@ class TrackJob:
     mask: ImageLike | None
     masks: Mapping[int, ImageLike]
     prompts: tuple[Prompt, ...]
+    prompt_tensors: tuple[PromptTensor, ...]
     memory: int
     policy: Policy
     task: Task
@@ -67,6 +69,7 @@ def plan_track(
     masks: Mapping[int, ImageLike] | None = None,
     prompts: Iterable[Prompt] = (),
     prompt_files: Iterable[tuple[StrPath, StrPath]] = (),
+    prompt_tensors: Iterable[PromptTensor] = (),
     memory: int = 8,
     policy: Policy = "recent",
     task: Task = "instance",
@@ -82,8 +85,9 @@ def plan_track(
 
     mask: ids of the first frame that is tracked. masks: of later frames, by their numbers in the source, in which
     objects are added or corrected from there on. prompts: from other pictures, and the files that they came from, which
-    are told in the results. snap: see `formats.read_mask`; it is for the masks of frames. start, stop, every: see
-    `open_frames`; memory, policy, task, side: see `Tracker`. overlay: write `overlay.mp4`. exports: see exports.py.
+    are told in the results. prompt_tensors: what tuning learned, in place of these or beside them. snap: see
+    `formats.read_mask`; it is for the masks of frames. start, stop, every: see `open_frames`; memory, policy, task,
+    side: see `Tracker`. overlay: write `overlay.mp4`. exports: see exports.py.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -100,11 +104,11 @@ def plan_track(
         if start in given:
             raise ValueError(f"expected one mask of frame {start}, with which tracking starts, got two; leave one out")
         given, mask = {start: mask, **given}, None
-    context = tuple(prompts)
-    if mask is None and not context and start not in given:
+    context, keys = tuple(prompts), tuple(prompt_tensors)
+    if mask is None and not context and not keys and start not in given:
         raise ValueError(
-            "expected something to follow, got nothing; give the mask of the first frame (--mask), or prompts "
-            "(--prompt IMAGE MASK, --prompts FOLDER)"
+            "expected something to follow, got nothing; give the mask of the first frame (--mask), prompts "
+            "(--prompt IMAGE MASK, --prompts FOLDER), or a prompt tensor (--prompt-tensor KEY)"
         )
     with open_frames(path, start=start, stop=stop, every=every) as frames:
         size = frames.size
@@ -118,7 +122,8 @@ def plan_track(
         "every": every,
         "masks": {str(number): _name(each) for number, each in [("first", mask), *given.items()] if each is not None},
         "prompts": [{"image": os.fspath(image), "mask": os.fspath(its_mask)} for image, its_mask in prompt_files],
-        "given_sha256": _digest(first, checked, context),
+        "prompt_tensors": [{"ids": list(key.ids), **asdict(key.origin)} for key in keys],
+        "given_sha256": _digest(first, checked, context, keys),
         "memory": memory,
         "policy": policy,
         "task": task,
@@ -132,6 +137,7 @@ def plan_track(
         mask=first,
         masks=checked,
         prompts=context,
+        prompt_tensors=keys,
         memory=memory,
         policy=policy,
         task=task,
@@ -174,7 +180,12 @@ def _checked(mask: ImageLike, size: tuple[int, int], *, snap: bool) -> ImageLike
     return mask if file.colors is None else file.colors[file.ids]
 
 
-def _digest(first: ImageLike | None, masks: Mapping[int, ImageLike], prompts: Sequence[Prompt]) -> str:
+def _digest(
+    first: ImageLike | None,
+    masks: Mapping[int, ImageLike],
+    prompts: Sequence[Prompt],
+    keys: Sequence[PromptTensor],
+) -> str:
     """Differs when a pixel of what is given does."""
     digest = hashlib.sha256()
     for number, mask in [(-1, first), *masks.items()]:
@@ -184,6 +195,8 @@ def _digest(first: ImageLike | None, masks: Mapping[int, ImageLike], prompts: Se
             digest.update(b"" if file.colors is None else file.colors.tobytes())
     for prompt in prompts:
         digest.update(f"{prompt.image.shape}".encode() + prompt.image.tobytes() + prompt.mask.tobytes())
+    for group in (group for key in keys for group in key.groups):
+        digest.update(group.palette.table.tobytes() + group.images.tobytes() + group.masks.tobytes())
     return digest.hexdigest()
 
 

@@ -15,20 +15,19 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from incontext.engine import FittedQuery, PreparedContext, Segmenter
+from incontext.engine import Context, FittedQuery, PreparedContext, Segmenter
 from incontext.formats import IGNORED, ImageLike, Pixels, is_painted, read_image
 from incontext.model import Task
+from incontext.prompt_tensor import PromptTensor
 from incontext.types import Palette, Prompt, Segmentation
 from incontext.video.bank import MemoryBank, Policy, ids_in, only, sure_only
 from incontext.video.colors import NOTHING_SHOWN, by_color, extended
-
-Prompts = Prompt | Sequence[Prompt]
 
 
 def track(
     segmenter: Segmenter,
     frames: Iterable[ImageLike],
-    context: Prompts | ImageLike,
+    context: Context | ImageLike,
     *,
     memory: int = 8,
     policy: Policy = "recent",
@@ -38,9 +37,9 @@ def track(
     """Follow objects through a video: n frames in, n results out, lazily and in order.
 
     context: the mask of the first frame (a path, a PIL image or an (H, W) array of ids), or a Prompt or a sequence of
-    Prompts from other pictures. A Prompt whose picture is the first frame, pixel for pixel, counts as its mask. A frame
-    whose mask was given comes out as given, the first one included: the published video loop drops it, and binarises
-    its memory, where here every object keeps its id. For the other arguments see :class:`Tracker`.
+    Prompts from other pictures, or prompt tensors. A Prompt whose picture is the first frame, pixel by pixel, is
+    its mask. A frame whose mask was given comes out as given, the first one included: the published video loop drops
+    it, and binarises its memory, where here every object keeps its id. For the other arguments see :class:`Tracker`.
 
     Raises:
         FileNotFoundError, ValueError: a frame, the context or an option cannot be used; the message says why.
@@ -74,7 +73,8 @@ class Tracker:
     An object is *absent* from a frame, and from the ids of its result, when no pixel of it is sure (`bank.SURE`) at the
     network's resolution; unsure ones are background then. It may come back, for what was given stays.
 
-    context: prompts from other pictures; one whose picture is the first frame counts as its mask. task, side: see
+    context: prompts from other pictures, one of which counts as the mask of the first frame where that is its picture;
+    and prompt tensors, which are asked beside the memory of the objects that they find. task, side: see
     `Segmenter.prepare`.
 
     Raises:
@@ -85,7 +85,7 @@ class Tracker:
         self,
         segmenter: Segmenter,
         *,
-        context: Prompts | None = None,
+        context: Context | None = None,
         memory: int = 8,
         policy: Policy = "recent",
         task: Task = "instance",
@@ -95,8 +95,12 @@ class Tracker:
         self._task: Task = task
         self._side = segmenter.fit(np.zeros((1, 1, 3), np.uint8), side=side).pixels.shape[0]  # which checks it
         self._bank = MemoryBank(size=memory, policy=policy, side=self._side)
-        self._context = () if context is None else _checked(context)  # until the first frame says which are its own
-        self._shown = extended(NOTHING_SHOWN, self._context)
+        given = () if context is None else _checked(context)
+        self._keys = tuple(each for each in given if isinstance(each, PromptTensor))
+        self._forgotten: frozenset[int] = frozenset()  # of their ids
+        # The rest of the context waits until the first frame says which are its own.
+        self._context = tuple(each for each in given if isinstance(each, Prompt))
+        self._shown = extended(NOTHING_SHOWN, given)
         self._number = 0
         self._size: tuple[int, int] | None = None
         self._prepared: tuple[tuple[tuple[Prompt, ...], ...], PreparedContext] | None = None
@@ -104,7 +108,8 @@ class Tracker:
     @property
     def ids(self) -> tuple[int, ...]:
         """The objects that are known, ascending, whether or not they are in sight."""
-        return tuple(sorted({*self._bank.ids, *(i for prompt in self._context for i in prompt.ids)}))
+        learned = {i for key in self._keys for i in key.ids} - self._forgotten
+        return tuple(sorted({*self._bank.ids, *learned, *(i for prompt in self._context for i in prompt.ids)}))
 
     def step(self, frame: ImageLike, mask: ImageLike | None = None) -> Segmentation:
         """The next frame -> what is in it, at its own size (H, W), which is the same for all frames.
@@ -137,6 +142,7 @@ class Tracker:
         if id not in self.ids:
             raise ValueError(f"expected one of the known objects {list(self.ids)}, got {id}")
         self._bank.forget(id)
+        self._forgotten |= {id}
         left = (prompt for prompt in self._context if prompt.ids != (id,))
         self._context = tuple(replace(prompt, mask=np.where(prompt.mask == id, 0, prompt.mask)) for prompt in left)
 
@@ -146,6 +152,8 @@ class Tracker:
             "number": np.array(self._number),
             "frame_size": np.array(self._size or (0, 0)),
             "task": np.array(self._task),
+            "learned": np.array(sorted({i for key in self._keys for i in key.ids}), np.int64),
+            "forgotten": np.array(sorted(self._forgotten), np.int64),
             "shown_ids": self._shown.ids.copy(),
             "shown_colors": self._shown.colors.copy(),
             **{f"bank_{name}": array for name, array in self._bank.state().items()},
@@ -161,6 +169,8 @@ class Tracker:
         bank = MemoryBank.restore({name.removeprefix("bank_"): array for name, array in banks.items()})
         theirs = {"memory": bank.size, "policy": bank.policy, "side": bank.side, "task": str(state["task"])}
         own = {"memory": self._bank.size, "policy": self._bank.policy, "side": self._side, "task": self._task}
+        theirs["learned ids"] = state["learned"].tolist()
+        own["learned ids"] = sorted({i for key in self._keys for i in key.ids})
         if theirs != own:
             raise ValueError(f"expected the state of a tracker with {own}, got {theirs}; make this one the same")
         height, width = state["frame_size"].tolist()
@@ -168,6 +178,7 @@ class Tracker:
         self._shown = Palette(state["shown_ids"], state["shown_colors"])
         self._number, self._size = int(state["number"]), (height, width) if height else None
         self._context = () if self._number else self._context
+        self._forgotten = frozenset(state["forgotten"].tolist())
 
     # ------------------------------------------------------------------------------------- from here on inside
 
@@ -191,7 +202,7 @@ class Tracker:
         own = [np.array_equal(prompt.image, image) for prompt in self._context]
         masks = [prompt for prompt, is_own in zip(self._context, own, strict=True) if is_own]
         masks += [] if given is None else [given]
-        if not masks and not self._context:
+        if not masks and not self._context and not self._keys:
             raise ValueError("frame 0: expected its mask, or prompts as the context, got neither; give one of them")
         for prompt, is_own in zip(self._context, own, strict=True):
             if not is_own:
@@ -208,7 +219,8 @@ class Tracker:
     def _given(self, query: FittedQuery, given: Prompt) -> Segmentation:
         """The answer to a frame with a mask: as given, and other objects by the memory before it."""
         mask, confidence = given.mask.copy(), np.ones(given.mask.shape, np.float32)
-        others, beside = set(self._bank.ids) - set(given.ids), None
+        self._forgotten -= set(given.ids)
+        others, beside = set(self.ids) - set(given.ids), None
         if others:
             seen, free = self._seen(query), mask == 0
             mask[free] = only(seen.mask, others)[free]
@@ -226,32 +238,46 @@ class Tracker:
     def _seen(self, query: FittedQuery) -> _Seen:
         """What the network finds by the present memory, without the objects that are absent."""
         small_size = (self._side, self._side)
-        if not self._bank.contexts:  # all objects were forgotten
+        if not self.ids:  # all objects were forgotten
             nothing, certain = np.zeros(query.size, np.uint8), np.ones(query.size, np.float32)
             return _Seen(nothing, certain, np.zeros(small_size, np.uint8), np.ones(small_size, np.float32))
         (answer,) = self._segmenter.answer_many([query], self._prepared_context())
         whole, small = answer.read(), replace(answer, size=small_size).read()
-        present = ids_in(sure_only(small.mask, small.confidence))
+        present = set(ids_in(sure_only(small.mask, small.confidence))) & set(self.ids)
         return _Seen(only(whole.mask, present), whole.confidence, only(small.mask, present), small.confidence)
 
     def _prepared_context(self) -> PreparedContext:
         """The memory as the network takes it, made anew only when it changed."""
         contexts = self._bank.contexts
         if self._prepared is None or self._prepared[0] is not contexts:
-            each = [self._segmenter.prepare(prompts, task=self._task, side=self._side) for prompts in contexts]
+            asked = _with_keys(contexts, self._keys)
+            each = [self._segmenter.prepare(context, task=self._task, side=self._side) for context in asked]
             passes = tuple(one for prepared in each for one in prepared.passes)
             self._prepared = contexts, replace(each[0], passes=passes, shown=self._shown)
         return self._prepared[1]
 
 
-def _checked(context: object) -> tuple[Prompt, ...]:
-    prompts = (context,) if isinstance(context, Prompt) else tuple(context) if isinstance(context, Sequence) else ()
-    if not prompts or not all(isinstance(prompt, Prompt) for prompt in prompts):
-        kinds = ", ".join(sorted({type(prompt).__name__ for prompt in prompts})) or f"no prompt in {context!r:.50}"
-        raise ValueError(f"expected a mask of the first frame, a Prompt or a sequence of Prompts, got {kinds}")
-    if any(prompt.colors is not None for prompt in prompts):
+def _checked(context: object) -> tuple[Prompt | PromptTensor, ...]:
+    alone = isinstance(context, Prompt | PromptTensor)
+    given = (context,) if alone else tuple(context) if isinstance(context, Sequence) else ()
+    if not given or not all(isinstance(each, Prompt | PromptTensor) for each in given):
+        kinds = ", ".join(sorted({type(each).__name__ for each in given})) or f"no prompt in {context!r:.50}"
+        raise ValueError(
+            f"expected a mask of the first frame, a Prompt, a PromptTensor or a sequence of these, got {kinds}"
+        )
+    if any(isinstance(each, Prompt) and each.colors is not None for each in given):
         raise ValueError("expected prompts with masks of ids, got raw colours, which no memory can join; give masks")
-    return prompts
+    return given
+
+
+def _with_keys(
+    contexts: Sequence[Sequence[Prompt]], keys: Sequence[PromptTensor]
+) -> list[Sequence[Prompt | PromptTensor]]:
+    """Prompt tensors stand beside the prompts that show an id of theirs, or by themselves where there are none."""
+    learned = {i for key in keys for i in key.ids}
+    shares = [any(learned & set(prompt.ids) for prompt in prompts) for prompts in contexts]
+    asked = [(*keys, *prompts) if own else prompts for prompts, own in zip(contexts, shares, strict=True)]
+    return asked if any(shares) or not keys else [*asked, keys]
 
 
 def _joined(prompts: Sequence[Prompt]) -> Prompt:
