@@ -16,16 +16,23 @@ PYTHON_RUN ?=
 OUT ?= benchmarks/results
 GPU_SECONDS ?= 500
 
-.PHONY: demo test check gpu clean
+.PHONY: demo test check gpu clean chromium
 
-test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest
+test: $(VENV)/.installed-dev chromium
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
-check: $(VENV)/.installed-dev
+check: $(VENV)/.installed-dev chromium
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+# A browser for the tests of the page: Debian's, where it is missing and can be had. Without it they skip.
+chromium:
+	@command -v chromium >/dev/null || ! command -v apt-get >/dev/null || { \
+	root=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); \
+	{ $$root apt-get update && $$root timeout 600 apt-get install --yes --no-install-recommends chromium; } \
+	>/dev/null 2>&1 </dev/null || echo "There is no chromium here, and apt-get cannot install it: its tests skip." >&2; }
 
 # Tests that fail do not keep the ladder from running; what is left of the time is what its rows may take.
 gpu: export PYTHONPATH := .

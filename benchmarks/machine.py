@@ -86,5 +86,5 @@ def folder_rate(
         "network_images_per_second": network,
         "share": report.images_per_second / network,
         "waiting_seconds": report.waiting_seconds,
-        "failed": len(report.failures),
+        "failed": report.failed,
     }

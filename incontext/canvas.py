@@ -5,24 +5,20 @@ Refuses to know files, devices and the network. Tensors stay on the device that 
 
 from collections.abc import Sequence
 from math import ceil, sqrt
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
+from incontext import votes
 from incontext.formats import IGNORED, Pixels
 from incontext.types import Palette, Prompt
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0..1
 IMAGE_STD = (0.229, 0.224, 0.225)
-
-_BAND_PIXELS = 1 << 18  # of the query, upsampled at a time: what fits a processor's cache
-_LEAST_MARGIN = 1e-6  # so that a pixel half way between two colours still has a vote
 
 # (3, 256): what each value of each channel becomes, in float64 and rounded once, as the published code does
 _NORMALISED = ((np.arange(256) / 255 - np.array(IMAGE_MEAN)[:, None]) / np.array(IMAGE_STD)[:, None]).astype(np.float32)
@@ -107,7 +103,10 @@ def read_colors(colors: Tensor, palette: Palette) -> tuple[Tensor, Tensor]:
 
 
 def read(
-    painted: Sequence[tuple[Tensor, Palette]], sizes: Sequence[tuple[int, int]]
+    painted: Sequence[tuple[Tensor, Palette]],
+    sizes: Sequence[tuple[int, int]],
+    *,
+    guides: Sequence[Pixels] | None = None,
 ) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]:
     """Paint -> for each query, at its own size (H, W), ids uint8 and confidence in 0..1.
 
@@ -116,12 +115,21 @@ def read(
     pixel's vote for its id, weighted by its confidence: the id with most votes wins, and the confidence is its lead
     over all others together. For one id this follows the zero line of the signed colour margin, smooth where nearest
     upsampling is blocky. At (side, side) nothing changes. Memory is that of a band of rows, for any number of ids.
+    guides: the queries (H, W, 3) uint8 themselves, for edges that follow them (refine.py).
     """
     if any(each.ndim != 4 or each.shape[:2] != (len(sizes), 3) for each, _ in painted):
         shapes = ", ".join(str(tuple(each.shape)) for each, _ in painted)
         raise ValueError(f"expected paint (B, 3, side, side) and B sizes, got {shapes} and {len(sizes)} sizes")
-    ids, confidence = _joined([read_colors(unpaint(each), palette) for each, palette in painted])
-    return [_at_size(i, c, size) for i, c, size in zip(ids, confidence, sizes, strict=True)]
+    along = [None] * len(sizes) if guides is None else guides
+    ids, confidence = read_small(painted)
+    return [
+        votes.elect(i, c, size, guide=guide) for i, c, size, guide in zip(ids, confidence, sizes, along, strict=True)
+    ]
+
+
+def read_small(painted: Sequence[tuple[Tensor, Palette]]) -> tuple[Tensor, Tensor]:
+    """Paint (B, 3, side, side) with its palettes -> ids uint8 and confidence float32, (B, side, side)."""
+    return _joined([read_colors(unpaint(each), palette) for each, palette in painted])
 
 
 def _joined(readings: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -134,42 +142,3 @@ def _joined(readings: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         confidence = torch.where(takes, its_confidence, torch.where(claimed, confidence, least))
         ids = torch.where(takes, other, ids)
     return ids, confidence
-
-
-def _at_size(ids: Tensor, confidence: Tensor, size: tuple[int, int]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """ids and confidence, both (h, w), at size (H, W)."""
-    if tuple(size) == tuple(ids.shape):
-        return ids.cpu().numpy(), confidence.cpu().numpy()
-    height, width = size
-    mask, lead = np.empty(size, np.uint8), np.empty(size, np.float32)
-    weight = confidence.clamp(min=_LEAST_MARGIN)
-    shrunk = min(height, ids.shape[0]), min(width, ids.shape[1])  # what is smaller than the network's side is averaged
-    rows = max(1, _BAND_PIXELS // width)
-    for top in range(0, height, rows):
-        band = slice(top, min(top + rows, height))
-        upper, lower, fraction = _taps(band, shrunk[0], height)
-        source = slice(int(upper[0]), int(lower[-1]) + 1) if shrunk == ids.shape else slice(0, ids.shape[0])
-        upper, lower, fraction = (t.to(ids.device) for t in (upper - source.start, lower - source.start, fraction))
-        winner = torch.zeros((len(fraction), width), dtype=torch.uint8, device=ids.device)
-        most = weight.new_full(winner.shape, -1.0)
-        total = weight.new_zeros(winner.shape)
-        for i in torch.unique(ids[source]).tolist():
-            votes = torch.where(ids[source] == i, weight[source], 0)
-            if shrunk != ids.shape:
-                votes = F.interpolate(votes[None, None], shrunk, mode="bilinear", antialias=True)[0, 0]
-            votes = torch.lerp(votes[upper], votes[lower], fraction[:, None])
-            votes = F.interpolate(votes[None], width, mode="linear")[0]
-            winner.masked_fill_(votes > most, i)
-            torch.maximum(most, votes, out=most)
-            total += votes
-        mask[band] = winner.cpu().numpy()
-        lead[band] = (2 * most - total).clamp(0, 1).cpu().numpy()
-    return mask, lead
-
-
-def _taps(band: slice, source: int, height: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For rows of a band, out of `height`: the two of the `source` rows that each lies between, and how far between."""
-    centre = (torch.arange(band.start, band.stop, dtype=torch.float64) + 0.5) * (source / height) - 0.5
-    centre = centre.clamp(0, source - 1)
-    upper = centre.floor().long()
-    return upper, (upper + 1).clamp(max=source - 1), (centre - upper).float()

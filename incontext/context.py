@@ -15,6 +15,7 @@ import numpy as np
 from incontext import canvas
 from incontext.formats import Pixels
 from incontext.prompt_tensor import LearnedGroup, PromptTensor
+from incontext.tiles import MOST_CUTS, Tiles, check_tiles, cut, window_side
 from incontext.types import Palette, Prompt
 
 Ensemble = Literal["auto", "feature", "spatial"]
@@ -59,6 +60,28 @@ def stitch(context: Sequence[Prompt | PromptTensor], side: int, ensemble: Ensemb
     known = {i for palette, _ in learned for i in palette.ids.tolist()}
     passes = [*learned, *((palette, ()) for palette in _palettes(prompts, known))]
     return tuple(_pass(prompts, palette, groups, side, ensemble) for palette, groups in passes)
+
+
+def cut_to_windows(
+    context: Sequence[Prompt | PromptTensor], side: int, tiles: Tiles
+) -> tuple[int | None, tuple[Prompt | PromptTensor, ...]]:
+    """The size of windows in pixels along a side, and the context with its prompts cut to them.
+
+    None and the context itself where there are to be no windows. Prompt tensors stay as they are.
+
+    Raises:
+        ValueError: `tiles` cannot be used, or is "auto" where no prompt shows how large things are.
+    """
+    check_tiles(tiles)
+    if tiles is None or not context:
+        return None, tuple(context)
+    prompts = [each for each in context if isinstance(each, Prompt)]
+    if tiles == "auto" and not prompts:
+        raise ValueError("expected tiles in pixels, as prompt tensors do not show how large things are; got auto")
+    window = window_side(prompts, side) if tiles == "auto" else tiles
+    most = ceil(MOST_CUTS / max(1, len(prompts)))
+    parts = [cut(each, window, most=most) if isinstance(each, Prompt) else (each,) for each in context]
+    return window, tuple(part for each in parts for part in each)
 
 
 def shown_palette(context: Sequence[Prompt | PromptTensor]) -> Palette:

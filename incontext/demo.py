@@ -199,7 +199,7 @@ def _run_job(segmenter: Segmenter, job: Job, photographs: Path, folder: Path) ->
     # From here on it is what `command` does: files in, files out.
     prompt = Prompt.open(prompt_image, prompt_mask)
     folder_job = plan([queries], masks, overlay=True, prompt_files=[(prompt_image, prompt_mask)])
-    result = segment_folder(segmenter, folder_job, prompt)
+    result = segment_folder(segmenter, folder_job, prompt, resume=False)
     command = ["incontext", "segment", str(queries), "--prompt", str(prompt_image), str(prompt_mask)]
     command += ["-o", str(masks), "--overlay", *(["--weights", segmenter.name] if segmenter.name != "default" else [])]
     report = JobReport(job, folder, shlex.join(command), result)

@@ -23,22 +23,36 @@ import psutil
 import torch
 from torch import Tensor
 
-from incontext import canvas, memory
+from incontext import answers, canvas, memory
+from incontext.answers import Answer, FittedQuery
 from incontext.attention import choose_kernel
 from incontext.checkpoint import fingerprint, info, load_model, resolve
-from incontext.context import Ensemble, Stitched, shown_palette, stitch
-from incontext.formats import ImageLike, Pixels, read_image
+from incontext.context import Ensemble, Stitched, cut_to_windows, shown_palette, stitch
+from incontext.devices import DeviceName, DtypeName, choose_device, choose_dtype
 from incontext.memory import Room
 from incontext.model import ContextTokens, SegGPT, Tables, Task
+from incontext.pictures import ImageLike, read_image
 from incontext.prompt_tensor import PromptTensor
+from incontext.tiles import Tiles
 from incontext.types import Palette, Prompt, Segmentation
 
+__all__ = [  # what callers find here, wherever it is defined
+    "Answer",
+    "BatchSize",
+    "Context",
+    "DtypeName",
+    "FittedQuery",
+    "PreparedContext",
+    "Segmenter",
+    "Tiles",
+    "choose_device",
+    "choose_dtype",
+    "load",
+]
+
 Context = Prompt | PromptTensor | Sequence[Prompt | PromptTensor]
-DeviceName = str
-DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 BatchSize = int | Literal["auto"]
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MOST_AT_ONCE = {"cuda": 32, "mps": 8, "cpu": 1}  # queries in a batch where memory allows; a CPU gains nothing by more
 _SHARE_OF_FREE = 0.8  # of the memory that is free, for what the estimate does not see
 
@@ -67,50 +81,12 @@ def load(
     return Segmenter(load_model(path), device=str(chosen), dtype=dtype, compile=compile, name=str(name), path=path)
 
 
-def choose_device(name: DeviceName) -> torch.device:
-    """The PyTorch device of that name. Never falls back to another one than asked for."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f'expected a device such as "auto", "cpu" or "cuda:0", got {name!r}') from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {name!r} was asked for, but PyTorch sees {torch.cuda.device_count()} CUDA devices; "
-            "install a driver and a CUDA build of PyTorch, or ask for the CPU"
-        )
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"device {name!r} was asked for, but PyTorch sees no Metal device here; ask for the CPU")
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise ValueError(f"expected a cpu, cuda or mps device, got {name!r}")
-    return device
-
-
-def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
-    """The precision of that name. "auto" is the fastest that the device computes in hardware without overflow."""
-    if name != "auto":
-        if name not in _DTYPES:
-            raise ValueError(f"expected a dtype among auto, {', '.join(_DTYPES)}; got {name!r}")
-        return _DTYPES[name]
-    if device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()):  # noqa: SLF001
-        return torch.bfloat16
-    return torch.float32
-
-
-@dataclass(frozen=True, eq=False)
-class FittedQuery:
-    """A query squeezed to what a network sees: pixels (side, side, 3) uint8; size (H, W) of the picture itself."""
-
-    pixels: Pixels
-    size: tuple[int, int]
-
-
 @dataclass(frozen=True, eq=False)
 class PreparedContext:
     """A context inside a Segmenter: what all queries share, computed once. Made by `Segmenter.prepare`.
 
-    passes: for each group of ids its palette and the network's own context, on the Segmenter's device.
+    passes: for each group of ids its palette and the network's own context, on the Segmenter's device. window: pixels
+    along a side of the windows that queries are cut to, None: they are seen whole.
     """
 
     segmenter: Segmenter
@@ -119,25 +95,18 @@ class PreparedContext:
     ensemble: Ensemble
     shown: Palette
     passes: tuple[tuple[Palette, ContextTokens], ...]
+    tiles: Tiles = None
+    window: int | None = None
+    refine: bool = False
+
+    def fit(self, query: ImageLike) -> FittedQuery:
+        """Read a query and squeeze it to what the network sees. Uses no device, so that any thread may do it."""
+        return answers.fit(read_image(query), self.side, window=self.window, keep=self.refine)
 
     @property
     def shots(self) -> int:
         """Canvases that the network works on for a query, in the largest group of ids: N, or the number of mosaics."""
         return max(context.images.shape[1] for _, context in self.passes)
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """A query's painting, (1, 3, side, side) normalised for each pass. `read` may run in any thread."""
-
-    painted: tuple[tuple[Tensor, Palette], ...]
-    size: tuple[int, int]
-    shown: Palette
-
-    def read(self) -> Segmentation:
-        """Ids and confidence at the query's own size."""
-        ((ids, confidence),) = canvas.read(self.painted, [self.size])
-        return Segmentation(ids, confidence, self.shown)
 
 
 class Segmenter:
@@ -169,14 +138,24 @@ class Segmenter:
         self._copies = torch.cuda.Stream(self.device) if on_cuda else None  # type: ignore[no-untyped-call]
 
     def prepare(
-        self, context: Context, *, ensemble: Ensemble = "auto", task: Task = "instance", side: int | None = None
+        self,
+        context: Context,
+        *,
+        ensemble: Ensemble = "auto",
+        task: Task = "instance",
+        side: int | None = None,
+        tiles: Tiles = None,
+        refine: bool = False,
     ) -> PreparedContext:
         """What a context contributes to every query, computed once, to be given to the other methods in its place.
 
         ensemble: how several prompts become one answer: "feature" averages the query inside every block; "spatial"
         tiles up to 16 prompts into a mosaic, several mosaics being averaged (arXiv 2304.03284, section 3.3); "auto" is
         what measured best. task: "instance" or "semantic", the type token that is added. side: pixels along one side
-        of the squares that the network sees, a multiple of its patch; None is what the weights were made for.
+        of the squares that the network sees, a multiple of its patch; None is what the weights were made for. tiles:
+        pixels along a side of overlapping windows, to which larger queries are cut, and prompts around what they mark,
+        so that small things are seen; "auto" chooses by what the prompts mark (tiles.py), None sees queries whole.
+        refine: edges that follow the photograph (refine.py).
 
         Prompts may show different ids. More ids than colours can keep apart go through the network in groups. Prompt
         tensors may stand beside prompts: where they share ids they are averaged like them.
@@ -190,11 +169,13 @@ class Segmenter:
         for each in shown:
             if isinstance(each, PromptTensor):
                 each.check_use(weights=self.name, sha256=self.sha256, task=task, side=chosen)
+        window, parts = cut_to_windows(shown, chosen, tiles)
         passes = []
-        for part in stitch(shown, chosen, ensemble):
+        for part in stitch(parts, chosen, ensemble):
             chunk = self._plan(part.shots, chosen, 1).chunk
             passes.append((part.palette, self._prepare(part, task, chunk)))
-        return PreparedContext(self, chosen, task, ensemble, shown_palette(shown), tuple(passes))
+        colors = shown_palette(shown)
+        return PreparedContext(self, chosen, task, ensemble, colors, tuple(passes), tiles, window, refine)
 
     def segment(
         self,
@@ -204,6 +185,8 @@ class Segmenter:
         ensemble: Ensemble | None = None,
         task: Task | None = None,
         side: int | None = None,
+        tiles: Tiles = None,
+        refine: bool | None = None,
     ) -> Segmentation:
         """Find in one query what the context shows.
 
@@ -214,7 +197,8 @@ class Segmenter:
         Raises:
             FileNotFoundError, ValueError: a picture, the context or an option cannot be used; the message says why.
         """
-        return next(self.segment_many([query], context, ensemble=ensemble, task=task, side=side))
+        prepared = self._prepared(context, ensemble, task, side, tiles, refine)
+        return next(self.segment_many([query], prepared))
 
     def segment_many(
         self,
@@ -224,6 +208,8 @@ class Segmenter:
         ensemble: Ensemble | None = None,
         task: Task | None = None,
         side: int | None = None,
+        tiles: Tiles = None,
+        refine: bool | None = None,
         batch_size: BatchSize = "auto",
     ) -> Iterator[Segmentation]:
         """Like :meth:`segment` for any number of queries: lazy, in their order, ``batch_size`` at a time.
@@ -232,8 +218,8 @@ class Segmenter:
         has room for. Queries in a batch never influence each other. When memory runs out all the same, the batch is
         halved, with a warning. The context is checked and prepared before the first query is read.
         """
-        answers = self.answer_many(queries, context, ensemble=ensemble, task=task, side=side, batch_size=batch_size)
-        return (answer.read() for answer in answers)
+        prepared = self._prepared(context, ensemble, task, side, tiles, refine)
+        return (answer.read() for answer in self.answer_many(queries, prepared, batch_size=batch_size))
 
     def answer_many(
         self,
@@ -243,14 +229,16 @@ class Segmenter:
         ensemble: Ensemble | None = None,
         task: Task | None = None,
         side: int | None = None,
+        tiles: Tiles = None,
+        refine: bool | None = None,
         batch_size: BatchSize = "auto",
     ) -> Iterator[Answer]:
         """:meth:`segment_many` before its last step, which the caller may do in other threads: `Answer.read`.
 
-        With :meth:`fit`, the step before the network, a caller keeps the network busy. On CUDA an answer may still be
-        being computed when it is yielded.
+        With `PreparedContext.fit`, the step before the network, a caller keeps the network busy. On CUDA an answer may
+        still be being computed when it is yielded.
         """
-        prepared = self._prepared(context, ensemble, task, side)
+        prepared = self._prepared(context, ensemble, task, side, tiles, refine)
         if batch_size != "auto" and batch_size < 1:
             raise ValueError(f'expected batch_size "auto" or at least 1, got {batch_size}')
         most = _MOST_AT_ONCE[self.device.type] if batch_size == "auto" else batch_size
@@ -261,8 +249,7 @@ class Segmenter:
 
     def fit(self, query: ImageLike, *, side: int | None = None) -> FittedQuery:
         """Read a query and squeeze it to what the network sees. Uses no device, so that any thread may do it."""
-        image, chosen = read_image(query), self._side(side)
-        return FittedQuery(canvas.fit(image, (chosen, chosen)), (image.shape[0], image.shape[1]))
+        return answers.fit(read_image(query), self._side(side))
 
     def paint(
         self,
@@ -275,9 +262,12 @@ class Segmenter:
     ) -> npt.NDArray[np.float32]:
         """The network's painting itself, before ids are read from it: (side, side, 3) float32 in 0..255.
 
-        What the published code calls the output; of use with :meth:`Prompt.from_colors` and to look at.
+        What the published code calls the output; of use with :meth:`Prompt.from_colors` and to look at. The query is
+        seen whole.
         """
         (answer,) = self.answer_many([query], context, ensemble=ensemble, task=task, side=side)
+        if answer.readings:
+            raise ValueError("expected a context that was prepared without tiles to paint with, got one with tiles")
         if len(answer.painted) > 1:
             raise ValueError("expected a context whose ids go through the network at once; give fewer ids to paint")
         painted: npt.NDArray[np.float32] = canvas.unpaint(answer.painted[0][0])[0].cpu().numpy()
@@ -329,18 +319,29 @@ class Segmenter:
     # ------------------------------------------------------------------------------------- from here on inside
 
     def _prepared(
-        self, context: Context | PreparedContext, ensemble: Ensemble | None, task: Task | None, side: int | None
+        self,
+        context: Context | PreparedContext,
+        ensemble: Ensemble | None,
+        task: Task | None,
+        side: int | None,
+        tiles: Tiles = None,
+        refine: bool | None = None,
     ) -> PreparedContext:
         if not isinstance(context, PreparedContext):
-            return self.prepare(context, ensemble=ensemble or "auto", task=task or "instance", side=side)
+            return self.prepare(
+                context,
+                ensemble=ensemble or "auto",
+                task=task or "instance",
+                side=side,
+                tiles=tiles,
+                refine=bool(refine),
+            )
         if context.segmenter is not self:
             raise ValueError("expected a context that this Segmenter prepared, got another's; prepare it here")
-        decided = {"ensemble": context.ensemble, "task": context.task, "side": context.side}
-        for name, asked in (("ensemble", ensemble), ("task", task), ("side", side)):
-            if asked is not None and asked != decided[name]:
-                raise ValueError(
-                    f"expected {name}={decided[name]!r}, for which the context was prepared, got {asked!r}"
-                )
+        asked = {"ensemble": ensemble, "task": task, "side": side, "tiles": tiles, "refine": refine}
+        for name, value in asked.items():
+            if value is not None and value != (decided := getattr(context, name)):
+                raise ValueError(f"expected {name}={decided!r}, for which the context was prepared, got {value!r}")
         return context
 
     @torch.inference_mode()
@@ -358,10 +359,10 @@ class Segmenter:
     def _answer_many(
         self, queries: Iterator[ImageLike | FittedQuery], prepared: PreparedContext, room: Room
     ) -> Iterator[Answer]:
-        while batch := [self._fitted(query, prepared.side) for query in islice(queries, room.batch)]:
-            painted = self._painted(torch.from_numpy(np.stack([query.pixels for query in batch])), prepared, room)
-            for i, query in enumerate(batch):
-                yield Answer(tuple((each[i : i + 1], palette) for each, palette in painted), query.size, prepared.shown)
+        collected = answers.Collected(prepared.shown, follow=prepared.refine)
+        views = (view for query in queries for view in collected.views(self._fitted(query, prepared)))
+        while batch := list(islice(views, room.batch)):
+            yield from collected.add(self._painted(torch.from_numpy(np.stack(batch)), prepared, room))
 
     def _painted(self, pixels: Tensor, prepared: PreparedContext, room: Room) -> list[tuple[Tensor, Palette]]:
         """(B, side, side, 3) uint8 -> for each pass (B, 3, side, side) normalised. Halves ``room`` if it must."""
@@ -413,11 +414,14 @@ class Segmenter:
         moved.record_stream(stream)
         return canvas.normalise(moved).to(self.dtype)
 
-    def _fitted(self, query: ImageLike | FittedQuery, side: int) -> FittedQuery:
+    @staticmethod
+    def _fitted(query: ImageLike | FittedQuery, prepared: PreparedContext) -> FittedQuery:
         if not isinstance(query, FittedQuery):
-            return self.fit(query, side=side)
-        if query.pixels.shape != (side, side, 3):
-            raise ValueError(f"expected queries fitted to a side of {side}, got {query.pixels.shape[0]}")
+            return prepared.fit(query)
+        if query.pixels.shape != (prepared.side, prepared.side, 3):
+            raise ValueError(f"expected queries fitted to a side of {prepared.side}, got {query.pixels.shape[0]}")
+        if query.image is None and (prepared.refine or max(query.size) > (prepared.window or max(query.size))):
+            raise ValueError("expected queries fitted for tiles or refining, got others; use PreparedContext.fit")
         return query
 
     def _plan(self, shots: int, side: int, most: int) -> Room:

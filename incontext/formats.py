@@ -1,46 +1,45 @@
-"""Files to arrays and back: every image, mask and annotation format that goes in or out.
+"""Masks to ids, and everything that is written: masks and images. pictures.py reads images.
 
 Knows Pillow and numpy. Refuses to know what a prompt, a palette or a tensor is. Whatever a user can get wrong about a
 file is a ValueError (or FileNotFoundError) in one sentence: what was expected, what came, what to do.
 """
 
+import io
 import os
 import re
-import threading
 import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeAlias
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from incontext.pictures import (
+    IMAGE_SUFFIXES,
+    MAX_PIXELS,
+    ImageLike,
+    Pixels,
+    as_rgb,
+    open_picture,
+    quiet,
+    read_colors,
+    read_image,
+    rgb_from_array,
+    rgb_from_picture,
+    too_large,
+)
 from incontext.smoothing import indexed, is_smoothed_grey, main_colors, nearest_rows, thin_blends
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]
-ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
+__all__ = ["IMAGE_SUFFIXES", "ImageLike", "Pixels", "read_colors", "read_image"]  # of pictures.py, for callers
 
-IMAGE_SUFFIXES: Final = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-MAX_PIXELS: Final = 100_000_000
 IGNORED: Final = 255  # the id of pixels that are neither background nor object: left out of training and scoring
 MAX_STRAY_SHARE: Final = 0.005  # of the pixels, for one stray colour
 MAX_STRAY_TOTAL: Final = 0.03  # of the pixels, for all stray colours together
-
-_ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_WARNINGS_LOCK = threading.Lock()  # the filters of warnings belong to the process, and folder jobs decode in threads
 
 
 class MaskWarning(UserWarning):
@@ -54,148 +53,6 @@ class MaskFile:
 
     ids: Pixels
     colors: Pixels | None
-
-
-# ---------------------------------------------------------------------------------------------- images
-
-
-def read_image(image: ImageLike) -> Pixels:
-    """An image as people see it: (H, W, 3) uint8 RGB, at most 100 megapixels.
-
-    image: a path, a PIL image, or a uint8 array (H, W), (H, W, 1), (H, W, 3: not copied) or (H, W, 4).
-    Turned upright by its EXIF orientation, transparency laid over white, 16 bits scaled to 8, CMYK and indexed colours
-    converted, the first frame of an animation.
-    Raises FileNotFoundError, or ValueError with the file's name.
-    """
-    if isinstance(image, np.ndarray):
-        return _rgb_from_array(image, "image", paper=255)
-    picture, name = _picture(image, "image")
-    return _rgb_from_picture(picture, name, paper=255)
-
-
-def read_colors(mask: ImageLike) -> Pixels:
-    """A mask's colours as they are, (H, W, 3) uint8 RGB, nothing read into them; what is transparent is black."""
-    if isinstance(mask, np.ndarray):
-        return _rgb_from_array(mask, "mask", paper=0)
-    picture, name = _picture(mask, "mask")
-    return _rgb_from_picture(picture, name, paper=0)
-
-
-def _picture(source: str | os.PathLike[str] | Image.Image, noun: str) -> tuple[Image.Image, str]:
-    """The decoded, upright picture and the name to use in messages."""
-    if isinstance(source, Image.Image):
-        name = f"the {noun}"
-        return _decoded(source, name), name
-    if not isinstance(source, str | os.PathLike):
-        raise ValueError(f"expected the {noun} as a path, a PIL image or an array, got {type(source).__name__}")
-    path = Path(source)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file")
-    if path.is_dir():
-        raise ValueError(f"{path}: expected an image file, got a folder")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: the file is empty (0 bytes); copy it again from where it came")
-    try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise ValueError(f"{path}: the file cannot be opened ({error.strerror})") from error
-    with stream:
-        try:
-            with _quiet():
-                picture = Image.open(stream)
-        except UnidentifiedImageError:
-            raise ValueError(
-                f"{path}: expected an image file, got something else or a kind that cannot be read"
-            ) from None
-        except Image.DecompressionBombError:
-            raise ValueError(_too_large(str(path))) from None
-        except Exception as error:  # a broken header makes decoders raise nearly anything
-            raise ValueError(_broken(str(path), error)) from error
-        return _decoded(picture, str(path)), str(path)
-
-
-def _decoded(picture: Image.Image, name: str) -> Image.Image:
-    width, height = picture.size
-    if width * height > MAX_PIXELS:
-        raise ValueError(_too_large(name, width * height))
-    if width * height == 0:
-        raise ValueError(f"{name}: expected at least one pixel, got {width} x {height}")
-    try:
-        picture.load()
-    except Exception as error:  # as above
-        raise ValueError(_broken(name, error)) from error
-    try:
-        with _quiet():
-            turn = _UPRIGHT.get(picture.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # noqa: BLE001  unreadable metadata must not cost the pixels
-        turn = None
-    if turn is None:
-        return picture
-    upright = picture.transpose(turn)
-    upright.format = picture.format
-    return upright
-
-
-def _broken(name: str, error: Exception) -> str:
-    return f"{name}: the file is broken or cut off ({error}); copy it again from where it came"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Pillow's warnings: from 89 megapixels on it suspects a bomb; the limit here is MAX_PIXELS."""
-    with _WARNINGS_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _too_large(name: str, pixels: int | None = None) -> str:
-    came = "more than that" if pixels is None else f"{pixels / 1e6:.0f}"
-    return f"{name}: expected at most {MAX_PIXELS / 1e6:.0f} megapixels, got {came}; make it smaller first"
-
-
-def _rgb_from_picture(picture: Image.Image, name: str, *, paper: int) -> Pixels:
-    if picture.mode == "F":
-        raise ValueError(f"{name}: expected 8 or 16 bits per channel, got floating point; save it as an 8-bit PNG")
-    if picture.mode.startswith("I"):
-        return _as_rgb(_eight_bits(np.asarray(picture), name))
-    try:
-        if picture.has_transparency_data:
-            backdrop = Image.new("RGBA", picture.size, (paper, paper, paper, 255))
-            picture = Image.alpha_composite(backdrop, picture.convert("RGBA"))
-        return np.array(picture.convert("RGB"))
-    except ValueError as error:
-        raise ValueError(f"{name}: cannot convert mode {picture.mode} to RGB ({error}); save it as RGB") from error
-
-
-def _eight_bits(values: npt.NDArray[Any], name: str) -> Pixels:
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError(
-            f"{name}: expected grey values in 0..65535, got {values.min()}..{values.max()}; save it with 16 bits"
-        )
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def _as_rgb(grey: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.repeat(grey[..., None], 3, axis=2)
-
-
-def _rgb_from_array(array: npt.NDArray[Any], noun: str, *, paper: int) -> Pixels:
-    expected = f"expected the {noun} as a uint8 array (H, W, 3) of RGB or (H, W) of grey values"
-    if array.dtype != np.uint8:
-        raise ValueError(f"{expected}, got {array.dtype}; convert it to 0..255 and uint8")
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    if array.ndim == 2:
-        array = _as_rgb(array)
-    if array.ndim != 3 or array.shape[2] not in (3, 4):
-        raise ValueError(f"{expected}, got shape {array.shape}")
-    if array.size == 0:
-        raise ValueError(f"{expected}, got no pixels: shape {array.shape}")
-    if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise ValueError(_too_large(f"the {noun}", array.shape[0] * array.shape[1]))
-    if array.shape[2] == 4:
-        return _rgb_from_picture(Image.fromarray(np.ascontiguousarray(array)), f"the {noun}", paper=paper)
-    return array
 
 
 # ----------------------------------------------------------------------------------------------- masks
@@ -220,7 +77,7 @@ def read_mask(mask: ImageLike, *, snap: bool = False) -> MaskFile:
     """
     if isinstance(mask, np.ndarray):
         return _mask_from_array(mask, snap=snap)
-    picture, name = _picture(mask, "mask")
+    picture, name = open_picture(mask, "mask")
     lossy = picture.format in {"JPEG", "MPO"}
     if picture.mode == "1":
         return MaskFile(np.asarray(picture).astype(np.uint8), None)
@@ -233,11 +90,11 @@ def read_mask(mask: ImageLike, *, snap: bool = False) -> MaskFile:
     if picture.mode.startswith("I"):
         return MaskFile(_ids_from_grey_picture(np.asarray(picture), name), None)
     if picture.mode in {"L", "LA"}:
-        grey = _rgb_from_picture(picture, name, paper=0)[..., 0]
+        grey = rgb_from_picture(picture, name, paper=0)[..., 0]
         if lossy or is_smoothed_grey(grey):
-            return _mask_from_colors(_as_rgb(grey), name, snap=snap, lossy=lossy)
+            return _mask_from_colors(as_rgb(grey), name, snap=snap, lossy=lossy)
         return MaskFile(_ids_from_grey_picture(grey, name), None)
-    return _mask_from_colors(_rgb_from_picture(picture, name, paper=0), name, snap=snap, lossy=lossy)
+    return _mask_from_colors(rgb_from_picture(picture, name, paper=0), name, snap=snap, lossy=lossy)
 
 
 def is_painted(mask: ImageLike) -> bool:
@@ -247,8 +104,11 @@ def is_painted(mask: ImageLike) -> bool:
     if isinstance(mask, Image.Image):
         mode = mask.mode
     else:
-        with _quiet(), Image.open(mask) as picture:  # its header will do
-            mode = picture.mode
+        try:
+            with quiet(), Image.open(mask) as picture:  # its header will do
+                mode = picture.mode
+        except UnidentifiedImageError:  # a kind that pictures.py knows
+            mode = open_picture(mask, "mask")[0].mode
     return mode not in {"1", "P", "L", "LA", "F"} and not mode.startswith("I")
 
 
@@ -257,13 +117,13 @@ def _mask_from_array(array: npt.NDArray[Any], *, snap: bool) -> MaskFile:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.ndim == 3:
-        return _mask_from_colors(_rgb_from_array(array, "mask", paper=0), name, snap=snap, lossy=False)
+        return _mask_from_colors(rgb_from_array(array, "mask", paper=0), name, snap=snap, lossy=False)
     ids = check_ids(array, name)
     if array.size > MAX_PIXELS:
-        raise ValueError(_too_large(name, array.size))
+        raise ValueError(too_large(name, array.size))
     # Ids in an array are taken at their word, but grey pixels in one are a common slip: 255 would count as ignored.
     if array.dtype == np.uint8 and array.max() == IGNORED and is_smoothed_grey(array, least=8):
-        return _mask_from_colors(_as_rgb(array), name, snap=snap, lossy=False)
+        return _mask_from_colors(as_rgb(array), name, snap=snap, lossy=False)
     return MaskFile(ids, None)
 
 
@@ -380,95 +240,53 @@ def write_mask(path: str | os.PathLike[str], mask: npt.NDArray[Any], colors: Pix
     """Ids (H, W) in 0..255 as an indexed PNG; colors (256, 3) uint8, row i the colour of id i."""
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"{path}: masks are saved as PNG, which keeps ids as they are; name it .png")
-    if colors.shape != (256, 3):
-        raise ValueError(f"{path}: expected colours (256, 3), got {colors.shape}")
-    picture = Image.fromarray(check_ids(mask, str(path)))
-    picture.putpalette(colors.astype(np.uint8).tobytes(), "RGB")
+    content = encode_mask(mask, colors, name=str(path))
     with whole_file(path) as stream:
-        picture.save(stream, format="PNG")
+        stream.write(content)
+
+
+def encode_mask(mask: npt.NDArray[Any], colors: Pixels, *, name: str = "the mask") -> bytes:
+    """The bytes that `write_mask` writes. name: what errors call it."""
+    if colors.shape != (256, 3):
+        raise ValueError(f"{name}: expected colours (256, 3), got {colors.shape}")
+    picture = Image.fromarray(check_ids(mask, name))
+    picture.putpalette(colors.astype(np.uint8).tobytes(), "RGB")
+    return _saved(picture, "PNG")
 
 
 def write_image(path: str | os.PathLike[str], image: Pixels) -> None:
     """(H, W, 3) uint8 RGB, or (H, W) uint8 grey, in the format that the suffix names."""
-    suffix = Path(path).suffix.lower()
+    content = encode_image(image, name=str(path))
+    with whole_file(path) as stream:
+        stream.write(content)
+
+
+def encode_image(image: Pixels, *, name: str) -> bytes:
+    """The bytes that `write_image` writes to a file of that name."""
+    suffix = Path(name).suffix.lower()
     kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}.get(suffix)
     if kind is None:
-        raise ValueError(f"{path}: expected a name that ends in .png, .jpg or .webp, got {suffix or 'no suffix'}")
+        raise ValueError(f"{name}: expected a name that ends in .png, .jpg or .webp, got {suffix or 'no suffix'}")
     if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)) or image.size == 0:
-        raise ValueError(f"{path}: expected uint8 (H, W, 3) or (H, W), got {image.dtype} {image.shape}")
-    with whole_file(path) as stream:
-        Image.fromarray(np.ascontiguousarray(image)).save(stream, format=kind, quality=92)
+        raise ValueError(f"{name}: expected uint8 (H, W, 3) or (H, W), got {image.dtype} {image.shape}")
+    return _saved(Image.fromarray(np.ascontiguousarray(image)), kind)
+
+
+def _saved(picture: Image.Image, kind: str) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, format=kind, quality=92)  # of which PNG takes no notice
+    return stream.getvalue()
 
 
 def write_gray(path: str | os.PathLike[str], values: npt.NDArray[np.floating[Any]]) -> None:
     """(H, W) values in 0..1, such as a confidence, as an 8-bit grey picture: 0 is black and 1 is white."""
+    content = encode_gray(values, name=str(path))
+    with whole_file(path) as stream:
+        stream.write(content)
+
+
+def encode_gray(values: npt.NDArray[np.floating[Any]], *, name: str) -> bytes:
+    """The bytes that `write_gray` writes to a file of that name."""
     if values.dtype.kind != "f":
-        raise ValueError(f"{path}: expected values in 0..1, got {values.dtype}")
-    write_image(path, np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8))
-
-
-# ----------------------------------------------------------------------------------------- annotations
-
-
-def rle_from_mask(selected: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """COCO's compressed run-length encoding of an (H, W) bool mask: {"size": [H, W], "counts": str}.
-
-    Runs go down the columns, the first is of zeros; the string is that of pycocotools (common/maskApi.c, rleToString).
-    """
-    return {"size": list(selected.shape), "counts": rle_string(rle_counts(selected))}
-
-
-def rle_counts(selected: npt.NDArray[np.bool_]) -> list[int]:
-    """COCO's uncompressed runs of an (H, W) bool mask: lengths of alternating zeros and ones, column by column."""
-    flat = selected.astype(np.bool_).ravel(order="F")
-    ends = np.concatenate([np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
-    runs: list[int] = np.diff(ends, prepend=0).tolist()
-    return [0, *runs] if flat[:1].any() else runs
-
-
-def rle_string(counts: list[int]) -> str:
-    """The runs as text: each, less the run before last, in groups of 5 bits from the low end, with a bit for "more"."""
-    text: list[str] = []
-    for i, count in enumerate(counts):
-        value = count - counts[i - 2] if i > 2 else count
-        more = True
-        while more:
-            bits, value = value & 31, value >> 5
-            more = value != (-1 if bits & 16 else 0)
-            text.append(chr(48 + bits + 32 * more))
-    return "".join(text)
-
-
-def polygons(selected: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int32]]:
-    """The outlines of an (H, W) bool mask, exactly along the pixels' edges: rings (n, 2) of corners (x, y), not closed.
-
-    Pixels belong together when they share an edge. Outer rings run clockwise as seen, so the shoelace formula gives
-    them a positive area (y points down); holes are rings of their own and run the other way.
-    """
-    padded = np.pad(selected.astype(np.bool_), 1)
-    upper_left, upper_right = padded[:-1, :-1], padded[:-1, 1:]
-    lower_left, lower_right = padded[1:, :-1], padded[1:, 1:]
-    leaving = (  # corners from which an outline goes right, down, left and up, with its pixels on the right hand
-        lower_right & ~upper_right,
-        lower_left & ~lower_right,
-        upper_left & ~lower_left,
-        upper_right & ~upper_left,
-    )
-    edges = [set(np.flatnonzero(corners).tolist()) for corners in leaving]
-    width = padded.shape[1] - 1
-    step = (1, width, -1, -width)
-    rings = []
-    for start in sorted(edges[0]):  # every ring goes right somewhere, and first at a corner
-        if start not in edges[0]:
-            continue
-        ring: list[int] = []
-        at, heading = start, 0
-        while not ring or (at, heading) != (start, 0):
-            ring.append(at)
-            while at in edges[heading]:
-                edges[heading].remove(at)
-                at += step[heading]
-            right, left = (heading + 1) % 4, (heading - 1) % 4  # right first: round the same pixel where two only touch
-            heading = right if at in edges[right] or (at, right) == (start, 0) else left
-        rings.append(np.stack(np.divmod(ring, width)[::-1], axis=1).astype(np.int32))
-    return rings
+        raise ValueError(f"{name}: expected values in 0..1, got {values.dtype}")
+    return encode_image(np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8), name=name)

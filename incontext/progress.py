@@ -1,13 +1,26 @@
 """How far a command is, how fast, and how long still: on stderr, for people. Refuses to know what is being done."""
 
 import time
+import unicodedata
 from datetime import timedelta
-from typing import Self
+from typing import Final, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 SECONDS_BETWEEN_LINES = 5.0  # of progress, where stderr is no terminal
+
+_TRICKS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})  # categories: controls, halves of characters, ends of lines
+_TURNS: Final = frozenset(
+    "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)  # of the direction of writing
+
+
+def printable(text: str) -> str:
+    """Text for a line of a terminal: names of files can hold what would move its cursor or turn its letters round."""
+    return "".join(
+        ascii(each)[1:-1] if unicodedata.category(each) in _TRICKS or each in _TURNS else each for each in text
+    )
 
 
 class ProgressLine:
@@ -35,7 +48,7 @@ class ProgressLine:
 
     def say(self, sentence: str) -> None:
         """A line of its own, above the bar."""
-        self._console.print(sentence)
+        self._console.print(printable(sentence))
 
     def update(self, done: int, note: str = "", *, total: int | None = None) -> None:
         """So much is done by now. note: what else to show; total: where it was not known before."""

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from incontext import formats
+from incontext import formats, polygons, rle
 from incontext.formats import IGNORED, ImageLike, Pixels
 
 if TYPE_CHECKING:
     import supervision  # type: ignore[import-not-found, unused-ignore]
 
 IGNORED_COLOR = (224, 224, 192)  # what the VOC devkit shows "ignored" in
+
+_PIXELS_AT_ONCE = 1_000_000  # blended at a time, for which numpy needs some 20 bytes each
 
 
 def _read_only(array: npt.NDArray[Any], source: object) -> Any:
@@ -278,8 +280,11 @@ class Segmentation:
         if not 0 <= alpha <= 1:
             raise ValueError(f"expected alpha in 0..1, got {alpha}")
         paint, weight = self.palette.paint(self.mask), round(256 * alpha)
-        blended = (rgb.astype(np.uint16) * (256 - weight) + paint.astype(np.uint16) * weight + 128) >> 8
-        shown = np.where(((self.mask > 0) & (self.mask < IGNORED))[..., None], blended.astype(np.uint8), rgb)
+        inside, shown = ((self.mask > 0) & (self.mask < IGNORED))[..., None], np.empty_like(rgb)
+        rows = max(1, _PIXELS_AT_ONCE // self.shape[1])
+        for part in (np.s_[top : top + rows] for top in range(0, self.shape[0], rows)):
+            blended = (rgb[part].astype(np.uint16) * (256 - weight) + paint[part].astype(np.uint16) * weight + 128) >> 8
+            shown[part] = np.where(inside[part], blended.astype(np.uint8), rgb[part])
         reach = max(1, round(min(self.shape) / 400))
         edge = np.zeros(self.shape, np.bool_)
         for axis in (0, 1):
@@ -296,11 +301,11 @@ class Segmentation:
 
     def to_coco_rle(self) -> dict[int, dict[str, Any]]:
         """For each id its COCO run-length encoding {"size": [H, W], "counts": str}, as pycocotools reads it."""
-        return {i: formats.rle_from_mask(self.mask == i) for i in self.ids}
+        return {i: rle.from_mask(self.mask == i) for i in self.ids}
 
     def to_polygons(self) -> dict[int, list[npt.NDArray[np.int32]]]:
-        """For each id its outlines, exact rings (n, 2) of (x, y); holes run the other way, see `formats.polygons`."""
-        return {i: formats.polygons(self.mask == i) for i in self.ids}
+        """For each id its outlines, exact rings (n, 2) of (x, y); holes run the other way, see `polygons.rings`."""
+        return {i: polygons.rings(self.mask == i) for i in self.ids}
 
     def to_supervision(self) -> "supervision.Detections":
         """One detection for each id: box, mask, id as class, mean confidence. Needs `pip install supervision`."""

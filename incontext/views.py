@@ -163,7 +163,7 @@ def _tone(picture: Image.Image, rng: Rng, saturation: float, hue: float) -> Imag
     along, across = (1 - math.cos(turn)) / 3, math.sin(turn) / math.sqrt(3)
     rotation = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) * across + math.cos(turn) * np.eye(3) + along
     matrix = saturation * rotation + (1 - saturation) / 3
-    picture = picture.convert("RGB", [*matrix[0], 0, *matrix[1], 0, *matrix[2], 0])
+    picture = picture.convert("RGB", (*matrix[0], 0, *matrix[1], 0, *matrix[2], 0))
     gain = np.exp(rng.normal(0.0, 0.06, 3)) * math.exp(rng.normal(0.0, 0.18))
     gamma, contrast = math.exp(float(rng.normal(0.0, 0.15))), float(rng.uniform(0.7, 1.35))
     levels = 255 * (np.arange(256) / 255) ** gamma

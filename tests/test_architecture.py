@@ -17,14 +17,15 @@ PACKAGE = Path(incontext.__file__).parent
 # Lowest first. A module imports from lower rows only; modules of one row do not know each other. `__init__` is what
 # the outside sees, so only the programs above it may use it.
 LEVELS: list[set[str]] = [
-    {"smoothing", "version", "views"},
+    {"dicom", "polygons", "refine", "rle", "smoothing", "version", "views"},
+    {"pictures"},
     {"formats"},
     {"types"},
-    {"attention"},
-    {"model"},
+    {"annotations", "attention", "devices", "tiles"},
+    {"model", "votes"},
     {"layouts", "prompt_tensor"},
     {"canvas", "checkpoint", "memory"},
-    {"context", "losses"},
+    {"answers", "context", "losses"},
     {"engine"},
     {"tuning", "video"},
     {"folder", "training", "evaluation"},
@@ -37,6 +38,16 @@ LEVELS: list[set[str]] = [
 # What a module refuses to know.
 REFUSES: dict[str, set[str]] = {
     "smoothing": {"PIL", "torch", "torchvision", "timm", "os", "pathlib"},
+    "rle": {"PIL", "torch", "torchvision", "timm", "os", "pathlib"},
+    "polygons": {"PIL", "torch", "torchvision", "timm", "os", "pathlib"},
+    "annotations": {"torch", "torchvision", "timm"},
+    "dicom": {"PIL", "torch", "torchvision", "timm", "os", "pathlib"},
+    "refine": {"PIL", "numpy", "os", "pathlib"},
+    "votes": {"os", "pathlib"},
+    "answers": {"PIL", "os", "pathlib"},
+    "devices": {"PIL", "numpy", "os", "pathlib"},
+    "tiles": {"PIL", "torch", "torchvision", "timm", "os", "pathlib"},
+    "pictures": {"torch", "torchvision", "timm"},
     "formats": {"torch", "torchvision", "timm"},
     "types": {"torch", "torchvision", "timm"},
     "attention": {"PIL", "numpy", "os", "pathlib"},

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.numpy import load_file
 
-from incontext import canvas, formats
+from incontext import canvas, formats, votes
 from incontext.types import Palette, Prompt
 
 
@@ -126,7 +126,7 @@ def plain(ids: np.ndarray, confidence: np.ndarray, size: tuple[int, int]) -> tup
 @pytest.mark.parametrize("size", [(64, 64), (33, 100), (32, 75), (71, 32), (500, 40)])
 @pytest.mark.parametrize("band", [1, 300, 1 << 22])
 def test_bands_give_what_the_whole_gives(size: tuple[int, int], band: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(canvas, "_BAND_PIXELS", band)
+    monkeypatch.setattr(votes, "_BAND_PIXELS", band)
     palette = Palette.spread(range(1, 7))
     paint = painted(blocks(list(range(7)), 32, 4), palette, noise=0.5)
     ((mask, confidence),) = canvas.read([(paint, palette)], [size])

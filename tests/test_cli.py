@@ -97,6 +97,9 @@ class Everything:
     """Stands in for a Segmenter: all of a query is id 2."""
 
     name = "everything"
+    sha256 = "0" * 64
+    device = SimpleNamespace(type="cpu")
+    compiled = False
     config = SimpleNamespace(side=32)
 
     def __init__(self) -> None:
@@ -107,9 +110,9 @@ class Everything:
 
     def prepare(self, context: object, **options: Any) -> SimpleNamespace:
         self.calls.append({"context": context, **options})
-        return SimpleNamespace(side=options["side"] or 32)
+        return SimpleNamespace(**{**options, "side": options["side"] or 32, "shots": 1, "fit": self.fit})
 
-    def fit(self, query: Pixels, *, side: int | None) -> Pixels:  # noqa: ARG002
+    def fit(self, query: Pixels, *, side: int | None = None) -> Pixels:  # noqa: ARG002
         return query
 
     def answer_many(
@@ -233,16 +236,18 @@ def test_options_reach_the_network(run: Callable[..., Done], everything: Everyth
     assert loading == {"name": "default", "device": "auto", "dtype": "auto"}
     (prompt,) = segmenting.pop("context")
     assert (prompt.ids, prompt.image.shape) == ((2,), (24, 36, 3))
-    assert segmenting == {"ensemble": "auto", "task": "instance", "side": None, "batch_size": "auto"}
+    usual = {"tiles": None, "refine": False, "batch_size": "auto"}
+    assert segmenting == {"ensemble": "auto", "task": "instance", "side": None, **usual}
 
     everything.calls.clear()
     options = ["--weights", "w", "--device", "cuda:1", "--dtype", "float16", "--task", "semantic"]
-    options += ["--ensemble", "spatial", "--side", "64", "--batch-size", "3"]
-    assert run("segment", "PHOTOS", *EXAMPLE, *options).status == 0
+    options += ["--ensemble", "spatial", "--side", "64", "--batch-size", "3", "--tiles", "96", "--refine"]
+    assert run("segment", "PHOTOS", *EXAMPLE, *options, "--no-resume").status == 0
     loading, segmenting = everything.calls
     assert loading == {"name": "w", "device": "cuda:1", "dtype": "float16"}
     del segmenting["context"]
-    assert segmenting == {"ensemble": "spatial", "task": "semantic", "side": 64, "batch_size": 3}
+    given = {"tiles": 96, "refine": True, "batch_size": 3}
+    assert segmenting == {"ensemble": "spatial", "task": "semantic", "side": 64, **given}
 
 
 @pytest.mark.usefixtures("everything")
@@ -336,9 +341,9 @@ def test_many_prompts_are_not_without_a_word(run: Callable[..., Done], photos: P
     done = run("segment", "PHOTOS", "--prompts", "MANY", "-o", "MASKS")
     assert done.status == 0, done.err
     assert done.err.startswith("Warning: 17 prompts: a picture takes 8 times as long as with one, or longer; ")
-    assert run("segment", "PHOTOS", "--prompts", "MANY", "-o", "MASKS", "--ensemble", "spatial").err == ""
+    assert run("segment", "PHOTOS", "--prompts", "MANY", "-o", "SPATIAL", "--ensemble", "spatial").err == ""
     (photos / "MANY" / "16.jpg").unlink()
-    done = run("segment", "PHOTOS", "--prompts", "MANY", "-o", "MASKS")
+    done = run("segment", "PHOTOS", "--prompts", "MANY", "-o", "FEWER")
     assert done.err == f"Warning: MANY: left out 1 picture without a mask: {Path('MANY/16_mask.png')}\n"
 
 
@@ -483,7 +488,7 @@ def test_progress_is_a_line_now_and_then(
         picture(photos / "PHOTOS" / f"{number}.jpg")
     assert run("segment", "PHOTOS", *EXAMPLE).err == ""
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
-    lines = run("segment", "PHOTOS", *EXAMPLE).err.splitlines()
+    lines = run("segment", "PHOTOS", *EXAMPLE, "--no-resume").err.splitlines()
     assert len(lines) == 6
     assert lines[0] == "1/6 images"
     assert lines[-1].startswith("6/6 images, ")

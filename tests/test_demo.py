@@ -159,7 +159,7 @@ def test_a_failure_is_told(segmenter: Segmenter, photographs: Path, tmp_path: Pa
     (tmp_path / "queries").mkdir()
     (tmp_path / "queries" / "added.png").write_bytes(b"no picture")
     job_report = demo._run_job(segmenter, demo.JOBS[0], photographs, tmp_path)
-    assert len(job_report.result.failures) == 1
+    assert job_report.result.failed == 1
     assert "added.png" in job_report.describe()
 
 

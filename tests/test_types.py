@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from incontext import formats
+from incontext import formats, rle
 from incontext.formats import MaskWarning
 from incontext.types import IGNORED_COLOR, Palette, Prompt, Segmentation
 
@@ -352,7 +352,7 @@ def test_a_saved_segmentation_opens_as_a_prompt(tmp_path: Path) -> None:
 
 def test_conversions_have_one_entry_for_each_id() -> None:
     found = segmentation(MASK)
-    assert found.to_coco_rle() == {i: formats.rle_from_mask(i == MASK) for i in (1, 2)}
+    assert found.to_coco_rle() == {i: rle.from_mask(i == MASK) for i in (1, 2)}
     assert found.to_coco_rle()[2]["size"] == [12, 16]
     rings = found.to_polygons()
     assert rings[1][0].tolist() == [[8, 0], [16, 0], [16, 6], [8, 6]]
@@ -371,6 +371,19 @@ def test_detections(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(detections.mask, [MASK == 1, MASK == 2])
     nothing = segmentation(MASK * 0).to_supervision()
     assert (nothing.xyxy.shape, nothing.mask.shape) == ((0, 4), (0, 12, 16))
+
+
+def test_supervision_takes_them() -> None:
+    supervision = pytest.importorskip("supervision", reason="supervision is an outside check, not a dependency")
+    detections = segmentation(MASK, 0.25).to_supervision()
+    assert isinstance(detections, supervision.Detections)
+    assert detections.area.tolist() == detections.box_area.tolist() == [48, 48]
+    pixels = supervision.mask_to_xyxy(detections.mask)  # the first and the last; ours are edges
+    np.testing.assert_array_equal(detections.xyxy, pixels + np.array([0, 0, 1, 1]))
+    shown = supervision.MaskAnnotator(opacity=1).annotate(IMAGE.copy(), detections)
+    np.testing.assert_array_equal((shown != IMAGE).any(axis=2), np.isin(MASK, (1, 2)))
+    assert len(detections[detections.class_id == 2]) == 1
+    assert len(segmentation(MASK * 0).to_supervision()) == 0
 
 
 def test_without_supervision_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """The command line: thin commands over the Python API, progress on stderr, one sentence for whatever a user gets wrong.
 
 Each command imports what it needs when it runs, so that help costs no import of torch. Exit status: 0 all is well,
-1 some pictures failed (the report says which), 2 for a reason that stderr names nothing was done, 130 Ctrl-C.
+1 some pictures failed (the report says which), 2 nothing was done, or not all, for a reason that stderr names, 130
+Ctrl-C.
 """
 
 import io
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 
 from incontext.cli import (  # noqa: F401  each adds its commands
     bench,
+    convert,
+    demo,
     evaluate,
     evaluate_video,
     rank,
@@ -18,9 +21,11 @@ from incontext.cli import (  # noqa: F401  each adds its commands
     track,
     train,
     tune,
+    ui,
     weights,
 )
 from incontext.cli.options import app
+from incontext.progress import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,13 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name must not be what stops a run
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_, **__: print(f"Warning: {printable(str(message))}", file=sys.stderr)
         try:
             app(arguments, prog_name="incontext")
         except (ValueError, OSError) as error:
             if sys.flags.dev_mode:
                 raise
-            print(f"Error: {_sentence(error)}", file=sys.stderr)
+            print(f"Error: {printable(_sentence(error))}", file=sys.stderr)
             sys.exit(2)
 
 

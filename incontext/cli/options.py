@@ -25,6 +25,7 @@ app.add_typer(evaluate_app, name="evaluate", no_args_is_help=True)
 
 TaskName = Literal["instance", "semantic"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+EngineName = Literal["local", "ray"]
 EnsembleName = Literal["auto", "feature", "spatial"]
 LayoutName = Literal["incontext", "published", "transformers"]
 StoredDtypeName = Literal["float32", "float16", "bfloat16"]
@@ -89,6 +90,19 @@ def numbers(option: str, text: str) -> list[int]:
 def names(text: str) -> list[str]:
     """ "a, b" -> ["a", "b"]."""
     return [part.strip() for part in text.split(",")]
+
+
+def named_ids(text: str | None, ids: set[int]) -> dict[int, str]:
+    """ "1=rust, 2=dent" -> {1: "rust", 2: "dent"}. ValueError for anything else or other ids than these."""
+    called: dict[int, str] = {}
+    for part in names(text) if text is not None else []:
+        number, equals, name = part.partition("=")
+        if not equals or not number.strip().isdecimal() or not name.strip() or int(number) not in ids:
+            raise ValueError(
+                f'expected --names of ids that the masks show, {sorted(ids)}, such as "1=rust,2=dent"; got {part!r}'
+            )
+        called[int(number)] = name.strip()
+    return called
 
 
 class PairsCommand(TyperCommand):

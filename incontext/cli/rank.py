@@ -22,8 +22,8 @@ def rank(
         Path,
         typer.Argument(
             metavar="FOLDER",
-            help="Examples: images/ and masks/, files of the same names, or NAME_mask.png beside NAME.jpg; or a "
-            "context file.",
+            help="Examples: images/ and masks/, files of the same names, or NAME_mask.png beside NAME.jpg; "
+            "annotations (COCO, YOLO, LabelMe, CVAT, Label Studio, VOC); or a context file.",
         ),
     ],
     top: Annotated[

@@ -25,7 +25,10 @@ def train(
     ],
     data: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="DATA", help="Folders with images/ and masks/. None: rendered scenes only."),
+        typer.Argument(
+            metavar="DATA",
+            help="Folders with images/ and masks/, or annotations (COCO, YOLO, ...). None: rendered scenes only.",
+        ),
     ] = None,
     recipe: Annotated[
         str, typer.Option("--recipe", help='"default", "smoke" to see in a minute that it works, or "large".')

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from incontext.cli.options import Device, Dtype, SnapColors, Task, Weights, app
-from incontext.cli.options import names as separated
+from incontext.cli.options import Device, Dtype, SnapColors, Task, Weights, app, named_ids
 from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -24,13 +23,13 @@ def tune(
         Path,
         typer.Argument(
             metavar="LABELLED",
-            help="Examples: images/ and masks/, files of the same names, or NAME_mask.png beside NAME.jpg; or a "
-            "context file.",
+            help="Examples: images/ and masks/, files of the same names, or NAME_mask.png beside NAME.jpg; "
+            "annotations (COCO, YOLO, LabelMe, CVAT, Label Studio, VOC); or a context file.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="KEY", help="The file to write, KEY.safetensors.")],
-    steps: Annotated[int, typer.Option("--steps", min=1, help="At most, for each seven ids.")] = 300,
-    lr: Annotated[float, typer.Option("--lr", help="How far a value moves in a step, at the beginning.")] = 0.2,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="At most, for each seven ids.")] = 150,
+    lr: Annotated[float, typer.Option("--lr", help="How far a value moves in a step, at the beginning.")] = 0.05,
     shots: Annotated[int, typer.Option("--shots", min=1, help="Costs as much in use as so many examples.")] = 1,
     start: Annotated[
         StartName, typer.Option("--start", help="From the best of the examples, their mean, or noise.")
@@ -62,7 +61,7 @@ def tune(
     # What a user can get wrong is found before the weights are loaded.
     _check_target(out)
     opened = open_prompts(gather(source=labelled), snap=snap_colors, longest=_LONGEST)
-    called = _named(names, {i for prompt in opened.prompts for i in prompt.ids})
+    called = {**opened.names, **named_ids(names, {i for prompt in opened.prompts for i in prompt.ids})}
     empty = [read_empty(pair, longest=_LONGEST) for pair in opened.empty]
     out.parent.mkdir(parents=True, exist_ok=True)
 
@@ -113,19 +112,6 @@ def _check_target(out: Path) -> None:
         raise ValueError(f"{out}: expected a name that ends in .safetensors; give another with -o")
     if out.exists() and not is_prompt_tensor(out):
         raise ValueError(f"{out}: expected a new file, or a prompt tensor to replace; name another with -o")
-
-
-def _named(text: str | None, ids: set[int]) -> dict[int, str]:
-    """ "1=rust, 2=dent" -> {1: "rust", 2: "dent"}."""
-    called: dict[int, str] = {}
-    for part in separated(text) if text is not None else []:
-        number, equals, name = part.partition("=")
-        if not equals or not number.strip().isdecimal() or not name.strip() or int(number) not in ids:
-            raise ValueError(
-                f'expected --names of ids that the masks show, {sorted(ids)}, such as "1=rust,2=dent"; got {part!r}'
-            )
-        called[int(number)] = name.strip()
-    return called
 
 
 def _pictures(opened: "OpenedPrompts") -> list[str]:

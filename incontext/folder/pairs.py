@@ -1,6 +1,7 @@
 """Which mask belongs to which picture: in folders of examples, and in context files, which list the pairs.
 
-Refuses to know what is inside of pictures and masks, and that a context will be made of them (prompts.py).
+Refuses to know what is inside of pictures, masks and annotation files, and that a context will be made of them
+(prompts.py).
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from incontext.annotations import Categories, Labelled, Labels
+from incontext.annotations.known import open_one, recognised
+from incontext.folder.annotated import Annotations, is_annotation
 from incontext.folder.plan import StrPath, alike, is_picture
 from incontext.formats import natural_order, whole_file
 
 Pair: TypeAlias = tuple[Path, Path]
-"""The files of a prompt: its image and its mask."""
+"""The files of a prompt: its image, and its mask or the annotation file that has it."""
 
 CONTEXT_FORMAT: Final = "incontext context 1"
 IMAGE_FOLDERS: Final = ("images", "image", "imgs", "img", "jpegimages", "photos", "pictures")
@@ -42,31 +46,41 @@ class PromptWarning(UserWarning):
 @dataclass(frozen=True)
 class PromptFiles:
     """The files of a context, made by :func:`gather`. named: the pairs that were asked for one by one, and so must be
-    of use; masks: every mask that was seen, those without a picture too, as none of them is a query."""
+    of use; masks: every mask that was seen, those without a picture too, as none of them is a query. labels: what
+    annotation files say, for the pairs that are from one; categories: what their ids mean, the same in all."""
 
     pairs: tuple[Pair, ...]
     named: frozenset[Pair] = frozenset()
     masks: tuple[Path, ...] = ()
+    labels: Mapping[Pair, Labelled] = field(default_factory=dict)
+    categories: Categories = field(default_factory=lambda: Categories({}))
 
 
 # --------------------------------------------------------------------------------------------- finding
 
 
 def gather(prompts: Iterable[tuple[StrPath, StrPath]] = (), source: StrPath | None = None) -> PromptFiles:
-    """The files of a context: first those given one by one, then those of a folder or a context file.
+    """The files of a context: first those given one by one, then those of a folder, a context file, or annotations.
 
     A folder holds images/ and masks/ (subfolders included) with files of the same names, or pictures with their masks
-    beside them; in natural order. Files of a folder that are no pair are told in a `PromptWarning`, and so is a pair
+    beside them; in natural order. Annotations are a file or a folder in any format of `incontext.annotations`, and such
+    a file may also stand for a mask. Files of a folder that are no pair are told in a `PromptWarning`, and so is a pair
     that comes twice, which is kept once.
 
     Raises:
         FileNotFoundError: there is nothing at `source`, or a context file names a file that is missing.
         ValueError: there is no pair at all, or it is not clear which files belong together.
     """
+    annotations = Annotations()
     named = [(Path(image), Path(mask)) for image, mask in prompts]
     found, masks = list(named), [mask for _, mask in named]
-    if source is not None and (folder := Path(source)).is_dir():
-        pairs, others = _search(folder)
+    if source is not None and (labels := _labels(Path(source))) is not None:
+        pairs, told = annotations.take_all(labels)
+        found, masks = found + pairs, masks + [mask for _, mask in pairs]
+        for sentence in told:
+            _warn(sentence)
+    elif source is not None and Path(source).is_dir():
+        pairs, others = _search(Path(source))
         found += pairs
         masks += [mask for _, mask in pairs] + others
     elif source is not None:
@@ -77,7 +91,31 @@ def gather(prompts: Iterable[tuple[StrPath, StrPath]] = (), source: StrPath | No
             "expected at least one prompt, got none; give --prompt IMAGE MASK or --prompts FOLDER, "
             "or --prompt-tensor KEY"
         )
-    return PromptFiles(_distinct(found), frozenset(named), tuple(masks))
+    for image, mask in named:
+        if is_annotation(mask):
+            annotations.take(image, mask)
+    return PromptFiles(_distinct(found), frozenset(named), tuple(masks), *annotations.finish())
+
+
+def _labels(source: Path) -> Labels | None:
+    """What a source says that is in an annotation format, or None. A folder that is in one itself goes before pictures
+    with masks, and these go before annotation files that lie beside them."""
+    if not source.exists() or not (source.is_dir() or is_annotation(source)):
+        return None
+    hits = recognised(source)
+    if not hits or (source.is_dir() and hits[0][1].path != source and _has_masks(source)):
+        return None
+    try:
+        return open_one(source, hits)
+    except ValueError:
+        if source.is_dir() and _has_masks(source):
+            return None  # what is wrong with each of them is told where they are opened
+        raise
+
+
+def _has_masks(folder: Path) -> bool:
+    pictures, masks = _subfolder(folder, IMAGE_FOLDERS), _subfolder(folder, MASK_FOLDERS)
+    return (pictures is not None and masks is not None) or bool(_beside(folder)[1])
 
 
 def _search(folder: Path) -> tuple[list[Pair], list[Path]]:
@@ -215,7 +253,10 @@ def read_context(path: StrPath) -> tuple[Pair, ...]:
         ) from None
     if not isinstance(document, dict) or document.get("format") != CONTEXT_FORMAT:
         came = document.get("format") if isinstance(document, dict) else type(document).__name__
-        raise ValueError(f'{path}: expected a context file with "format": "{CONTEXT_FORMAT}", got {_brief(came)}')
+        raise ValueError(
+            f'{path}: expected a context file with "format": "{CONTEXT_FORMAT}", got {_brief(came)}; nor are these '
+            "annotations"
+        )
     if unknown := sorted(document.keys() - {"format", "prompts", "chosen_by"}):
         raise ValueError(f"{path}: expected format, prompts and chosen_by in a context file, got {', '.join(unknown)}")
     listed = document.get("prompts")

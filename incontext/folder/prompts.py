@@ -7,8 +7,7 @@ colours of all ids. Refuses to know which files belong together (pairs.py) and t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
@@ -23,11 +22,12 @@ _MOST_PROBLEMS = 3  # in a sentence
 @dataclass(frozen=True)
 class OpenedPrompts:
     """Prompts and, in the same order, the files that they came from; empty: pairs whose mask is background throughout,
-    in which nothing is to be found."""
+    in which nothing is to be found. names: what ids mean, as far as annotation files say it."""
 
     prompts: tuple[Prompt, ...]
     pairs: tuple[Pair, ...]
     empty: tuple[Pair, ...]
+    names: Mapping[int, str] = field(default_factory=dict)
 
 
 def open_prompts(files: PromptFiles, *, snap: bool = False, longest: int | None = None) -> OpenedPrompts:
@@ -46,9 +46,9 @@ def open_prompts(files: PromptFiles, *, snap: bool = False, longest: int | None 
     problems: list[Exception] = []
     for pair in files.pairs:
         try:
-            prompt = Prompt.open(*pair, snap=snap)
+            prompt = _opened(pair, files, snap)
         except (ValueError, OSError) as error:
-            if pair not in files.named and _is_empty(pair[1]):
+            if pair not in files.named and _is_empty(pair, files):
                 empty.append(pair)
             else:
                 problems.append(error)
@@ -64,7 +64,21 @@ def open_prompts(files: PromptFiles, *, snap: bool = False, longest: int | None 
     if not prompts:
         masks = some_of([mask for _, mask in empty])
         raise ValueError(f"expected masks that mark something, got background (0) everywhere in {masks}")
-    return OpenedPrompts(tuple(_agreed(prompts, pairs)), tuple(pairs), tuple(empty))
+    painted = [pair not in files.labels and is_painted(pair[1]) for pair in pairs]
+    shown = {i for prompt in prompts for i in prompt.ids}
+    names = {i: name for i, name in files.categories.names.items() if i in shown}
+    return OpenedPrompts(tuple(_agreed(prompts, painted)), tuple(pairs), tuple(empty), names)
+
+
+def _opened(pair: Pair, files: PromptFiles, snap: bool) -> Prompt:
+    labelled = files.labels.get(pair)
+    if labelled is None:
+        return Prompt.open(*pair, snap=snap)
+    image, mask = labelled.read_image(), labelled.mask()
+    try:
+        return Prompt(image, mask, palette=files.categories.palette)
+    except ValueError as error:
+        raise ValueError(f"{pair[1]}: {labelled.name}: {error}") from None
 
 
 def read_empty(pair: Pair, *, longest: int) -> Pixels:
@@ -73,9 +87,12 @@ def read_empty(pair: Pair, *, longest: int) -> Pixels:
     return _resized(image, _size(image, longest), Image.Resampling.BICUBIC)
 
 
-def _is_empty(mask: Path) -> bool:
+def _is_empty(pair: Pair, files: PromptFiles) -> bool:
+    labelled = files.labels.get(pair)
     try:
-        return not read_mask(mask).ids.any()
+        if labelled is not None:
+            return labelled.embedded is None and not labelled.mask().any()
+        return not read_mask(pair[1]).ids.any()
     except (ValueError, OSError):
         return False
 
@@ -98,9 +115,8 @@ def _resized(pixels: Pixels, size: tuple[int, int], filter: Image.Resampling) ->
     return pixels if size == pixels.shape[1::-1] else np.asarray(Image.fromarray(pixels).resize(size, filter))
 
 
-def _agreed(prompts: Sequence[Prompt], pairs: Sequence[Pair]) -> list[Prompt]:
+def _agreed(prompts: Sequence[Prompt], painted: Sequence[bool]) -> list[Prompt]:
     """The prompts, a colour of RGB masks the same id in each, and with one palette where their colours agree."""
-    painted = [is_painted(mask) for _, mask in pairs]
     named = [p.palette for p, is_rgb in zip(prompts, painted, strict=True) if is_rgb and p.palette is not None]
     colors = sorted({tuple(color) for palette in named for color in palette.colors[1:].tolist()})
     if len(colors) >= IGNORED:

@@ -1,227 +1,191 @@
-"""Running a folder job: threads decode ahead of the network and encode behind it, so that it never waits for a file.
+"""The network of this process: threads decode ahead of it and encode behind it, so that it never waits for a file.
 
-Memory stays bounded whatever the pictures' sizes. Refuses to know the network (engine.py), file formats (formats.py)
-and terminals (cli.py).
+Memory stays bounded whatever the pictures' sizes and however many there are. Refuses to know the network (engine.py),
+what is done for one picture (work.py) and what becomes of the reports (job.py).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
-from PIL import Image
+import psutil
 
-from incontext.folder.plan import FileReport, FolderJob, Query, StrPath
-from incontext.formats import IGNORED, Pixels, read_image, whole_file, write_gray, write_image
-from incontext.prompt_tensor import PromptTensor
-from incontext.types import Prompt
+from incontext.folder import work
+from incontext.folder.outputs import Outputs
+from incontext.folder.plan import Query
+from incontext.folder.report import FileReport
 
 if TYPE_CHECKING:  # the engine brings torch, and a plan needs none
-    from incontext.context import Ensemble
-    from incontext.engine import Answer, BatchSize, Context, FittedQuery, Segmenter
-    from incontext.model import Task
+    from incontext.engine import Answer, BatchSize, FittedQuery, PreparedContext, Segmenter
 
 MOST_WAITING: Final = 64  # pictures before the network, decoded or queued for it, and as many behind it
 PIXELS_WAITING: Final = 64_000_000  # of decoded pictures before the network (0.2 GB), and behind it (0.5 GB)
-REPORT_NAME: Final = "report.json"
 
 _MOST_THREADS = 8  # for reading, and as many for writing
+_MOST_LANES = 4
+_SHARE_OF_FREE = 0.5  # of the memory that is free, for what goes through the network side by side
+
+Finish: TypeAlias = Callable[[int, FileReport], None]
+"""Takes a query's number and what became of it."""
 
 
-@dataclass(frozen=True)
-class FolderReport:
-    """What a run did: `report.json` in the output folder."""
+class LocalEngine:
+    """Runs queries through a Segmenter of this process. waited: seconds that its network waited for files.
 
-    finished: bool  # False while it runs, and for ever if it was stopped
-    started: str  # ISO 8601, UTC
-    settings: dict[str, object]
-    segmenter: dict[str, object]  # Segmenter.describe()
-    queries: int  # how many were to be segmented
-    seconds: float
-    waiting_seconds: float  # of those, the network waited for pictures to be read or results to be written
-    files: tuple[FileReport, ...]  # in the order of the queries
-
-    @property
-    def failures(self) -> tuple[FileReport, ...]:
-        """What was skipped, and why."""
-        return tuple(file for file in self.files if file.error is not None)
-
-    @property
-    def done(self) -> int:
-        """How many masks were written."""
-        return len(self.files) - len(self.failures)
-
-    @property
-    def images_per_second(self) -> float:
-        """Masks written per second, everything included but loading the weights."""
-        return self.done / self.seconds if self.seconds else 0.0
-
-    def save(self, path: StrPath) -> None:
-        """Write it as JSON; the file appears whole or not at all."""
-        totals = {
-            "queries": self.queries,
-            "done": self.done,
-            "failed": len(self.failures),
-            "empty": sum(file.is_empty is True for file in self.files),
-            "seconds": round(self.seconds, 3),
-            "waiting_seconds": round(self.waiting_seconds, 3),
-            "images_per_second": round(self.images_per_second, 3),
-        }
-        document = {
-            "finished": self.finished,
-            "started": self.started,
-            "settings": self.settings,
-            "segmenter": self.segmenter,
-            "totals": totals,
-            "files": [asdict(file) for file in self.files],
-        }
-        text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-        with whole_file(path) as stream:
-            stream.write(text.encode("utf-8", "backslashreplace"))  # a name that is not UTF-8 becomes a JSON escape
-
-
-def segment_folder(
-    segmenter: Segmenter,
-    job: FolderJob,
-    context: Context,
-    *,
-    ensemble: Ensemble = "auto",
-    task: Task = "instance",
-    side: int | None = None,
-    batch_size: BatchSize = "auto",
-    on_file: Callable[[FileReport], None] | None = None,
-) -> FolderReport:
-    """Segment the pictures of a plan and write their results, and `report.json`, into its output folder.
-
-    context, ensemble, task, side: see `Segmenter.prepare`; batch_size: `Segmenter.segment_many`. on_file: called in
-    this thread for each file when it is finished or has failed, in the order of the queries.
-
-    A picture that cannot be read, or a result that cannot be written, is noted and skipped. Every file appears whole or
-    not at all, a picture's mask after its overlay and confidence. Whatever stops the run, Ctrl-C included, leaves a
-    report of what was done; a run that is killed leaves the report that it began with, which says it is unfinished.
-
-    Raises:
-        OSError: the output folder or the report cannot be written.
-        ValueError: what the Segmenter raises about the context and the options, before anything is written.
+    On a CPU several pictures go through the network at a time, each in a thread of its own: threads that share one
+    picture wait for each other. lanes: how many; None is what `count_lanes` says.
     """
-    prepared = segmenter.prepare(context, ensemble=ensemble, task=task, side=side)
-    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    settings: dict[str, object] = {
-        "inputs": list(job.inputs),
-        "out": str(job.out),
-        "prompts": [{"image": str(image), "mask": str(mask)} for image, mask in job.prompt_files],
-        "prompt_tensors": _learned(context),
-        "ensemble": ensemble,
-        "task": task,
-        "side": side,
-        "batch_size": batch_size,
-        "overlay": job.overlay,
-        "confidence": job.confidence,
-    }
-    described, total = segmenter.describe(), len(job.queries)
-    results = _Results(job.skipped, on_file)
-    reader, writer = _Reader(segmenter, prepared.side, job.queries, results), _Writer(job, results)
 
-    def report(*, finished: bool) -> FolderReport:
-        seconds, waiting = time.perf_counter() - clock, reader.waited + writer.waited
-        made = FolderReport(finished, started, settings, described, total, seconds, waiting, results.done())
-        made.save(job.out / REPORT_NAME)
-        return made
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        prepared: PreparedContext,
+        outputs: Outputs,
+        *,
+        batch_size: BatchSize = "auto",
+        lanes: int | None = None,
+    ) -> None:
+        self.waited = 0.0
+        self._segmenter, self._prepared, self._outputs = segmenter, prepared, outputs
+        self._batch_size = batch_size
+        self._lanes = count_lanes(segmenter, prepared, batch_size) if lanes is None else lanes
+        self._busy = 0.0  # seconds of the network in this run, in all lanes together
 
-    job.out.mkdir(parents=True, exist_ok=True)
-    report(finished=False)  # before the network starts: that this folder can be written, and that a run has begun
-    finished = False
-    try:
-        with _threads_restored(), writer, reader:
-            for answer in segmenter.answer_many(reader, prepared, batch_size=batch_size):
-                writer.write(reader.answered(), answer)
-                results.tell()
-        finished = True
-    finally:
-        last = report(finished=finished)
-        results.tell()
-    return last
+    def run(self, queries: Iterable[tuple[int, Query]], finish: Finish) -> None:
+        """Segment the queries and write their results. finish: called in this thread for each, in their order.
+
+        Whatever stops it, Ctrl-C included: what the network has answered by then is written and finished.
+
+        Raises:
+            UnwritableError: nothing more can be written.
+        """
+        results = _Results(finish)
+        reader = _Reader(self._prepared, queries, results)
+        writer = _Writer(self._outputs, results)
+        start, self._busy = time.perf_counter(), 0.0
+        try:
+            with _threads_restored(), writer, reader:
+                for waiting, answer in self._side_by_side(reader) if self._lanes > 1 else self._in_batches(reader):
+                    writer.write(waiting, answer)
+                    results.tell()
+        finally:
+            idle = time.perf_counter() - start - self._busy / self._lanes
+            self.waited += max(0.0, idle) if self._lanes > 1 else reader.waited + writer.waited
+            results.tell_rest()
+
+    def _in_batches(self, reader: _Reader) -> Iterator[tuple[_Waiting, Answer]]:
+        for answer in self._segmenter.answer_many(reader, self._prepared, batch_size=self._batch_size):
+            yield reader.answered(), answer
+
+    def _side_by_side(self, reader: _Reader) -> Iterator[tuple[_Waiting, Answer]]:
+        """Each picture in a thread of its own, their order kept."""
+        import torch
+
+        threads = max(1, torch.get_num_threads() // self._lanes)
+        pool = ThreadPoolExecutor(self._lanes, "network", torch.set_num_threads, (threads,))
+        ahead: deque[tuple[_Waiting, Future[tuple[Answer, float]]]] = deque()
+        try:
+            for fitted in reader:
+                ahead.append((reader.handed_out(), pool.submit(self._answer, fitted)))
+                if len(ahead) > self._lanes:  # each has one to begin with when it is done
+                    yield self._finished(*ahead.popleft())
+            while ahead:
+                yield self._finished(*ahead.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _answer(self, fitted: FittedQuery) -> tuple[Answer, float]:
+        start = time.perf_counter()
+        (answer,) = self._segmenter.answer_many([fitted], self._prepared, batch_size=1)
+        return answer, time.perf_counter() - start
+
+    def _finished(self, waiting: _Waiting, future: Future[tuple[Answer, float]]) -> tuple[_Waiting, Answer]:
+        answer, seconds = future.result()
+        self._busy += seconds
+        return waiting.after(seconds), answer
 
 
-def _learned(context: Context) -> list[dict[str, object]]:
-    """What tells the context's prompt tensors from others."""
-    keys = (context,) if isinstance(context, Prompt | PromptTensor) else context
-    return [{"ids": list(key.ids), **asdict(key.origin)} for key in keys if isinstance(key, PromptTensor)]
+def count_lanes(segmenter: Segmenter, prepared: PreparedContext, batch_size: BatchSize) -> int:
+    """How many pictures go through a network side by side: on a CPU one for each of PyTorch's threads, up to four, and
+    as memory has room for; one where batches were asked for, and on other devices."""
+    import torch
+
+    most = min(_MOST_LANES, torch.get_num_threads())
+    if most < 2 or batch_size != "auto" or segmenter.device.type != "cpu" or segmenter.compiled:
+        return 1
+    each = segmenter.estimate_memory(shots=prepared.shots, side=prepared.side)
+    return max(1, min(most, int(psutil.virtual_memory().available * _SHARE_OF_FREE) // each))
 
 
 class _Results:
-    """What became of each file, by its number; told in order, whatever order it comes in."""
+    """What became of each query, told in the order of the queries."""
 
-    def __init__(self, skipped: Sequence[FileReport], on_file: Callable[[FileReport], None] | None) -> None:
-        self._on_file = on_file
-        self._made: dict[int, Future[FileReport]] = {}
-        self._next = -len(skipped)  # the number to tell; what the plan skipped comes before the queries
-        for number, report in enumerate(skipped, start=self._next):
-            self.add(number, report)
+    def __init__(self, finish: Finish) -> None:
+        self._finish = finish
+        self._made: dict[int, tuple[int, Future[FileReport]]] = {}  # by position: the query's number
+        self._told = 0  # positions
 
-    def add(self, number: int, report: FileReport) -> None:
+    def add(self, position: int, number: int, report: FileReport) -> None:
         future: Future[FileReport] = Future()
         future.set_result(report)
-        self._made[number] = future
+        self.expect(position, number, future)
 
-    def expect(self, number: int, future: Future[FileReport]) -> None:
-        self._made[number] = future
+    def expect(self, position: int, number: int, future: Future[FileReport]) -> None:
+        self._made[position] = number, future
 
     def tell(self) -> None:
-        """Call on_file for all that are done, up to the first that is not."""
-        while (future := self._made.get(self._next)) is not None and future.done():
-            self._next += 1
-            if self._on_file is not None:
-                self._on_file(future.result())
+        """Finish what is done, as far as nothing before it is missing."""
+        while (made := self._made.get(self._told)) is not None and made[1].done():
+            self._finish(made[0], made[1].result())  # before it is forgotten: an interrupt may come between
+            del self._made[self._told]
+            self._told += 1
 
-    def done(self) -> tuple[FileReport, ...]:
-        """Those that are done, in order."""
-        return tuple(future.result() for _, future in sorted(self._made.items()) if future.done())
+    def tell_rest(self) -> None:
+        """Finish what is done, whatever is missing."""
+        for position in sorted(self._made):
+            number, future = self._made.pop(position)
+            if future.done() and future.exception() is None:
+                self._finish(number, future.result())
 
 
 @dataclass(frozen=True, eq=False)
-class _Picture:
-    """A decoded query. seconds: what it has cost so far."""
+class _Waiting:
+    """A picture before the network, squeezed to what that sees. position: in the order of the queries."""
 
+    position: int
     number: int
-    query: Query
-    image: Pixels
+    picture: work.Picture
     fitted: FittedQuery
-    seconds: float
 
-    @property
-    def pixels(self) -> int:
-        pixels: int = self.image.shape[0] * self.image.shape[1]
-        return pixels
+    def after(self, seconds: float) -> _Waiting:
+        """The same, having cost so much more."""
+        return replace(self, picture=replace(self.picture, seconds=self.picture.seconds + seconds))
 
 
 class _Reader:
-    """The pictures in their order, decoded and squeezed to what the network sees (pixels of `side` x `side`) by threads
-    while it is at work. Iterated once, by one thread."""
+    """The pictures in their order, decoded and squeezed to what the network sees by threads while it is at work.
+    Iterated once, by one thread."""
 
-    def __init__(self, segmenter: Segmenter, side: int, queries: Sequence[Query], results: _Results) -> None:
+    def __init__(self, prepared: PreparedContext, queries: Iterable[tuple[int, Query]], results: _Results) -> None:
         self.waited = 0.0  # seconds that the network waited for a picture
-        self._segmenter = segmenter
-        self._side = side
+        self._prepared = prepared
         self._queries = queries
         self._results = results
         self._threads = ThreadPoolExecutor(_thread_count(), "read", _compute_alone)
         self._gate = threading.Condition()  # guards the next three
         self._held = 0  # pixels decoded and not yet taken
-        self._wanted = -1  # the number of the picture that is waited for, and so is never held back
+        self._wanted = -1  # the position of the picture that is waited for, and so is never held back
         self._closed = False
-        self._unanswered: deque[_Picture] = deque()
+        self._unanswered: deque[_Waiting] = deque()
         self._batch = 0  # pictures handed out since the last answer
         self._handed_out = 0.0  # when the last of them was
         self._share = 0.0  # seconds of the network for each picture of the batch that is being answered
@@ -236,59 +200,72 @@ class _Reader:
         self._threads.shutdown(cancel_futures=True)
 
     def __iter__(self) -> Iterator[FittedQuery]:
-        ahead: deque[Future[_Picture | FileReport]] = deque()
-        rest = iter(enumerate(self._queries))
-        for number in range(len(self._queries)):
-            ahead.extend(self._threads.submit(self._read, *each) for each in islice(rest, MOST_WAITING - len(ahead)))
-            picture = self._take(number, ahead.popleft())
-            if isinstance(picture, FileReport):
-                self._results.add(number, picture)
-                continue
-            self._unanswered.append(picture)
-            self._batch, self._handed_out = self._batch + 1, time.perf_counter()
-            yield picture.fitted
+        ahead: deque[tuple[int, Future[_Waiting | FileReport]]] = deque()
+        rest, position = iter(enumerate(self._queries)), 0
+        while True:
+            ahead.extend(
+                (number, self._threads.submit(self._read, place, number, query))
+                for place, (number, query) in islice(rest, MOST_WAITING - len(ahead))
+            )
+            if not ahead:
+                return
+            number, future = ahead.popleft()
+            waiting = self._take(position, future)
+            if isinstance(waiting, FileReport):
+                self._results.add(position, number, waiting)
+            else:
+                self._unanswered.append(waiting)
+                self._batch, self._handed_out = self._batch + 1, time.perf_counter()
+                yield waiting.fitted
+            position += 1
 
-    def answered(self) -> _Picture:
+    def answered(self) -> _Waiting:
         """The picture that the network's next answer is for, with the time that it has cost so far."""
         if self._batch:
             self._share, self._batch = (time.perf_counter() - self._handed_out) / self._batch, 0
-        picture = self._unanswered.popleft()
-        return replace(picture, seconds=picture.seconds + self._share)
+        return self._unanswered.popleft().after(self._share)
 
-    def _take(self, number: int, future: Future[_Picture | FileReport]) -> _Picture | FileReport:
+    def handed_out(self) -> _Waiting:
+        """The picture that was handed out last, where each is answered on its own."""
+        self._batch = 0
+        return self._unanswered.popleft()
+
+    def _take(self, position: int, future: Future[_Waiting | FileReport]) -> _Waiting | FileReport:
         start = time.perf_counter()
         with self._gate:
-            self._wanted = number
+            self._wanted = position
             self._gate.notify_all()
-        picture = future.result()
+        waiting = future.result()
         self.waited += time.perf_counter() - start
-        if isinstance(picture, _Picture):
+        if isinstance(waiting, _Waiting):
             with self._gate:
-                self._held -= picture.pixels
+                self._held -= waiting.picture.pixels
                 self._gate.notify_all()
-        return picture
+        return waiting
 
-    def _read(self, number: int, query: Query) -> _Picture | FileReport:
+    def _read(self, position: int, number: int, query: Query) -> _Waiting | FileReport:
         with self._gate:  # pictures are begun in order, so the one that is waited for always gets here
-            self._gate.wait_for(lambda: self._held < PIXELS_WAITING or number <= self._wanted or self._closed)
+            self._gate.wait_for(lambda: self._held < PIXELS_WAITING or position <= self._wanted or self._closed)
         start = time.perf_counter()
+        picture = work.read(query)
+        if isinstance(picture, FileReport):
+            return picture
         try:
-            image = read_image(query.path)
-            fitted = self._segmenter.fit(image, side=self._side)
-        except Exception as error:  # noqa: BLE001  whatever is wrong with a file, the others are not to suffer from it
-            return _failure(query.path, query, error, time.perf_counter() - start)
-        picture = _Picture(number, query, image, fitted, time.perf_counter() - start)
+            fitted = self._prepared.fit(picture.image)
+        except Exception as error:  # noqa: BLE001  as in work.read
+            seconds = time.perf_counter() - start
+            return work.failure(query, str(query), error, version=picture.version, seconds=seconds)
         with self._gate:
             self._held += picture.pixels
-        return picture
+        return _Waiting(position, number, replace(picture, seconds=time.perf_counter() - start), fitted)
 
 
 class _Writer:
     """Answers on their way to the disk, read from their paint and encoded by threads while the network is at work."""
 
-    def __init__(self, job: FolderJob, results: _Results) -> None:
+    def __init__(self, outputs: Outputs, results: _Results) -> None:
         self.waited = 0.0  # seconds that the network waited because too much was still to be written
-        self._job = job
+        self._outputs = outputs
         self._results = results
         self._threads = ThreadPoolExecutor(_thread_count(), "write", _compute_alone)
         self._unwritten: deque[tuple[Future[FileReport], int]] = deque()  # with the number of pixels
@@ -298,52 +275,28 @@ class _Writer:
 
     def __exit__(self, *exception: object) -> None:
         self._threads.shutdown()  # what the network has answered is written, even when the run was stopped
+        while self._unwritten and exception[0] is None:
+            self._unwritten.popleft()[0].result()
 
-    def write(self, picture: _Picture, answer: Answer) -> None:
-        future = self._threads.submit(_write, self._job, picture, answer)
-        self._results.expect(picture.number, future)
+    def write(self, waiting: _Waiting, answer: Answer) -> None:
+        picture = waiting.picture
+        future: Future[FileReport] = Future()
+        self._results.expect(waiting.position, waiting.number, future)  # first: an interrupt may come between
+        self._threads.submit(self._write, picture, answer, future)
         self._unwritten.append((future, picture.pixels))
         start = time.perf_counter()
         while self._unwritten and (self._unwritten[0][0].done() or self._is_too_much()):
             self._unwritten.popleft()[0].result()
         self.waited += time.perf_counter() - start
 
+    def _write(self, picture: work.Picture, answer: Answer, future: Future[FileReport]) -> None:
+        try:
+            future.set_result(work.write(self._outputs, picture, answer))
+        except BaseException as error:  # noqa: BLE001  the future's, as an executor would have it
+            future.set_exception(error)
+
     def _is_too_much(self) -> bool:
         return len(self._unwritten) > MOST_WAITING or sum(pixels for _, pixels in self._unwritten) > PIXELS_WAITING
-
-
-def _write(job: FolderJob, picture: _Picture, painted: Answer) -> FileReport:
-    """Write the results of one picture and describe them. The mask comes last: where it is, the others are."""
-    start, query = time.perf_counter(), picture.query
-    mask_path = job.mask_path(query)
-    try:
-        mask_path.parent.mkdir(parents=True, exist_ok=True)
-        answer = painted.read()
-        if job.overlay:
-            write_image(job.overlay_path(query, answer.shape), answer.overlay(picture.image))
-        if job.confidence:
-            write_gray(job.confidence_path(query), answer.confidence)
-        answer.save(mask_path)
-    except (OSError, ValueError, MemoryError) as error:
-        return _failure(mask_path, query, error, picture.seconds + time.perf_counter() - start)
-    counts = Image.fromarray(answer.mask).histogram()  # np.bincount would copy the mask to 64 bits a pixel
-    areas = {i: count for i, count in enumerate(counts) if count and i not in (0, IGNORED)}
-    return FileReport(
-        str(query.path),
-        mask=mask_path.relative_to(job.out).as_posix(),
-        ids=tuple(areas),
-        areas=areas,
-        confidence=round(float(answer.confidence.mean()), 4),
-        is_empty=not areas,
-        seconds=round(picture.seconds + time.perf_counter() - start, 4),
-    )
-
-
-def _failure(path: Path, query: Query, error: Exception, seconds: float) -> FileReport:
-    """A skipped file. path: what the error is about, put before the error's text where that does not name it."""
-    what = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    sentence = what if str(path) in what else f"{path}: {what}"
-    return FileReport(str(query.path), error=sentence, seconds=round(seconds, 4))
 
 
 def _compute_alone() -> None:

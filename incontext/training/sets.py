@@ -6,6 +6,7 @@ Refuses to know episodes, augmentation, tensors and the network.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from incontext.formats import IMAGE_SUFFIXES, read_image, read_mask
+from incontext.annotations.known import open_one, recognised
+from incontext.formats import IMAGE_SUFFIXES, Pixels, read_image, read_mask
 
 IGNORED = 255
 MIN_PIXELS = 12  # an id with fewer pixels in a picture does not count as shown
@@ -52,37 +54,52 @@ class ImageSet:
 
 
 def read_set(folder: Path, *, shorter_side: int = 256) -> ImageSet:
-    """Read ``folder/images`` and ``folder/masks`` (same stems) into memory, shrunk to ``shorter_side``.
+    """Read ``folder/images`` and ``folder/masks`` (same stems) into memory, shrunk to ``shorter_side``; where there are
+    none, the annotation file or folder that ``folder`` is, in any format of `incontext.annotations`.
 
     ``folder/dataset.json``, where there is one, may say ``"masks": "regions ..."`` or ``"instances ..."``;
     otherwise the ids are taken to mean the same in every picture.
 
     Raises:
         ValueError: there are no pairs, or a mask's size differs from its picture's.
+        FileNotFoundError: there is nothing at ``folder``.
     """
     about = folder / "dataset.json"
     kind = str(json.loads(about.read_text()).get("masks", "")) if about.is_file() else ""
-    pictures = {p.stem: p for p in sorted(folder.glob("images/*")) if p.suffix.lower() in IMAGE_SUFFIXES}
-    pairs = [(pictures[p.stem], p) for p in sorted(folder.glob("masks/*")) if p.stem in pictures]
-    if not pairs:
-        raise ValueError(f"expected {folder} to hold images/ and masks/ with files of the same names; found no pair")
     images, masks = [], []
-    for image_path, mask_path in pairs:
-        image, mask = read_image(image_path), read_mask(mask_path).ids
+    for name, image, mask in _pairs(folder):
         if image.shape[:2] != mask.shape:
-            raise ValueError(f"expected {mask_path} to have its picture's size {image.shape[:2]}, got {mask.shape}")
+            raise ValueError(f"expected {name} to have its picture's size {image.shape[:2]}, got {mask.shape}")
         height, width = mask.shape
         scale = min(1.0, shorter_side / min(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        if scale < 1.0:
-            image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-            mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-        images.append(image)
-        masks.append(mask)
+        images.append(_shrunk(image, size, Image.Resampling.BICUBIC))
+        masks.append(_shrunk(mask, size, Image.Resampling.NEAREST))
     made = ImageSet(folder.name, kind.startswith(("regions", "instances")), tuple(images), tuple(masks))
     if not made.by_id:
         raise ValueError(f"expected masks with ids in {folder}; every mask is empty")
     return made
+
+
+def _pairs(folder: Path) -> Iterator[tuple[str, Pixels, Pixels]]:
+    """The mask's name, the image (H, W, 3) and the mask (H, W) of each labelled picture."""
+    pictures = {p.stem: p for p in sorted(folder.glob("images/*")) if p.suffix.lower() in IMAGE_SUFFIXES}
+    pairs = [(pictures[p.stem], p) for p in sorted(folder.glob("masks/*")) if p.stem in pictures]
+    for image, mask in pairs:
+        yield str(mask), read_image(image), read_mask(mask).ids
+    hits = () if pairs else recognised(folder)
+    if not pairs and not hits:
+        raise ValueError(
+            f"expected {folder} to hold images/ and masks/ with files of the same names, or annotations; found neither"
+        )
+    for labelled in open_one(folder, hits) if hits else ():
+        if labelled.image is not None or labelled.embedded is not None:
+            yield f"{labelled.file}: {labelled.name}", labelled.read_image(), labelled.mask()
+
+
+def _shrunk(pixels: Pixels, size: tuple[int, int], filter: Image.Resampling) -> Pixels:
+    """Pixels at (width, height), themselves where that is what they have."""
+    return pixels if size == pixels.shape[1::-1] else np.asarray(Image.fromarray(pixels).resize(size, filter))
 
 
 def hold_out(source: ImageSet, *, every: int = 20) -> tuple[ImageSet, ImageSet]:

@@ -35,6 +35,7 @@ _BETA = 0.1  # of smooth L1: what training ends with
 _BETWEEN_SCORES = 10  # steps
 _PATIENCE = 8  # scores in a row without a better one, after which a group is done
 _MOST_TRIED = 16  # examples as a start, each on all the others
+_MOST_TOLD = 8  # pictures, of what is found while learning
 _LACKING = 0.1  # of the queries show none of a group's ids, where there are such pictures
 
 
@@ -50,6 +51,7 @@ class TuningStep:
     memory: int  # bytes: allocated on a CUDA device at the step's peak, else held by the process after it
     score: float | None  # mean IoU of the group on the held-out pictures, 0..1, after steps that measure it
     best: float  # the best such score of the group so far, that of the start included
+    found: tuple[Pixels, ...] | None  # with a score: (side, side) ids found in the first pictures that judge
 
 
 class Network:
@@ -120,7 +122,7 @@ class Group:
         images, masks = (torch.tensor(each, device=device, requires_grad=True) for each in (start.images, start.masks))
         optimizer = torch.optim.Adam([images, masks], lr=lr, betas=(0.9, 0.95))
         queries = self._queries(batch_size, rng)
-        best, best_score, waited = start, self._judge(images, masks), 0
+        best, best_score, waited = start, self._judge(images, masks)[0], 0
         for step in range(1, steps + 1):
             clock = time.perf_counter()
             _reset_peak(device)
@@ -132,14 +134,14 @@ class Group:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            seconds, memory, score = time.perf_counter() - clock, _memory(device), None
+            seconds, memory, score, found = time.perf_counter() - clock, _memory(device), None, None
             if step % _BETWEEN_SCORES == 0 or step == steps:
-                score = self._judge(images, masks)
+                score, found = self._judge(images, masks)
                 waited += 1
                 if score > best_score:
                     best_score, waited = score, 0
                     best = LearnedGroup(self.palette, *(each.detach().cpu().numpy() for each in (images, masks)))
-            on_step(TuningStep(step, steps, best.ids, loss.item(), seconds, memory, score, best_score))
+            on_step(TuningStep(step, steps, best.ids, loss.item(), seconds, memory, score, best_score, found))
             if waited >= _PATIENCE:
                 break
         return best
@@ -169,14 +171,15 @@ class Group:
         return training_loss(painted, batch, LossWeights(), beta=_BETA)[0].item()
 
     @torch.no_grad()
-    def _judge(self, images: Tensor, masks: Tensor) -> float:
-        """Mean IoU over the group's ids on the judging pictures, as the network sees them."""
+    def _judge(self, images: Tensor, masks: Tensor) -> tuple[float, tuple[Pixels, ...]]:
+        """Mean IoU over the group's ids on the judging pictures, as the network sees them, and what it finds there."""
         context, found = self.network.prepare(images, masks), []
         rows = Palette(np.arange(len(self.palette.ids), dtype=np.uint8), self.palette.colors)
         for picture in self.judging:
             painted = self.network.answer(self._batch([picture]).image_canvas, context)
             found.append(canvas.read_colors(canvas.unpaint(painted), rows)[0][0].cpu().numpy())
-        return mean_iou(found, [picture.mask for picture in self.judging], range(1, len(self.palette.ids)))
+        score = mean_iou(found, [picture.mask for picture in self.judging], range(1, len(self.palette.ids)))
+        return score, tuple(self.palette.ids[each] for each in found[:_MOST_TOLD])
 
     def _queries(self, count: int, rng: np.random.Generator) -> Iterator[list[Picture]]:
         """Augmented queries, `count` at a time: the pictures that show the ids in turns, now and then one without."""

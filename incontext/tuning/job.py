@@ -25,8 +25,8 @@ from incontext.tuning.pictures import Picture, fitted, relabelled, split, stored
 from incontext.types import Prompt
 from incontext.version import __version__
 
-STEPS: Final = 300
-RATE: Final = 0.2
+STEPS: Final = 150
+RATE: Final = 0.05
 HELD_OUT: Final = 0.25  # of the pictures
 
 _STORED_SIDES = 3  # pictures are kept at so many times the network's side, enough for the parts that are shown

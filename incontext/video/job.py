@@ -22,7 +22,8 @@ import numpy as np
 
 from incontext.engine import Segmenter
 from incontext.formats import MaskWarning, Pixels, read_mask
-from incontext.types import Palette, Segmentation
+from incontext.prompt_tensor import PromptTensor
+from incontext.types import Palette, Prompt, Segmentation
 from incontext.video.exports import NEEDS_RLE, write_export
 from incontext.video.frames import Frame, Frames, FramesError
 from incontext.video.plan import OVERLAY_NAME, TrackJob
@@ -98,7 +99,7 @@ def track_job(
         OSError: a result cannot be written. The run can be gone on with.
     """
     clock = time.perf_counter()
-    context = (*job.prompt_tensors, *job.prompts)
+    context: tuple[Prompt | PromptTensor, ...] = (*job.prompt_tensors, *job.prompts)
     tracker = Tracker(
         segmenter, context=context or None, memory=job.memory, policy=job.policy, task=job.task, side=job.side
     )

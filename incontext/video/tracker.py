@@ -276,7 +276,9 @@ def _with_keys(
     """Prompt tensors stand beside the prompts that show an id of theirs, or by themselves where there are none."""
     learned = {i for key in keys for i in key.ids}
     shares = [any(learned & set(prompt.ids) for prompt in prompts) for prompts in contexts]
-    asked = [(*keys, *prompts) if own else prompts for prompts, own in zip(contexts, shares, strict=True)]
+    asked: list[Sequence[Prompt | PromptTensor]] = [
+        [*keys, *prompts] if own else prompts for prompts, own in zip(contexts, shares, strict=True)
+    ]
     return asked if any(shares) or not keys else [*asked, keys]
 
 

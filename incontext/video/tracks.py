@@ -15,7 +15,8 @@ from typing import Any, BinaryIO, Final, Self
 
 import numpy as np
 
-from incontext.formats import rle_from_mask, whole_file
+from incontext import rle
+from incontext.formats import whole_file
 from incontext.types import Segmentation, box
 
 TRACKS_FORMAT: Final = "incontext tracks 1"
@@ -39,7 +40,7 @@ def line_of(
             "area": int(np.count_nonzero(found)),
             "box": list(box(found)),
             "confidence": round(float(answer.confidence[found].mean()), 4),
-            **({"rle": rle_from_mask(found)["counts"]} if with_rle else {}),
+            **({"rle": rle.from_mask(found)["counts"]} if with_rle else {}),
         }
     absent = [i for i in known if str(i) not in objects]
     return {"frame": number, "name": name, "seconds": round(seconds, 6), "objects": objects, "absent": absent}

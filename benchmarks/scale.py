@@ -1,0 +1,188 @@
+"""Folder jobs by many processes: how many pictures a second, and what each step of a picture costs.
+
+python benchmarks/scale.py                            # all three parts
+python benchmarks/scale.py --parts engines --images 300
+python benchmarks/scale.py --parts steps,overhead
+
+engines: JPEGs of 640 x 480 with the default weights, by the local engine and by Ray with one worker of all threads up
+to one worker for each core; the rate from the time when a quarter is done, and the seconds until the first is done.
+steps: seconds of one core for reading, fitting, the network and writing, by the picture's size; and for what Ray needs
+to hand a decoded picture to another process, which this package avoids. overhead: the same engines with a network of
+two blocks and small pictures: what is left is what engines cost for each picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from folder import example, small_files, tiny
+from machine import photographs
+from PIL import Image
+from record import record
+
+from incontext.checkpoint import save_model
+from incontext.engine import Segmenter, load
+from incontext.folder import FileReport, FolderReport, Outputs, plan, segment_folder, work
+from incontext.folder.on_ray import PICTURES_FOR_THREAD, RayEngine, segment_on_ray
+from incontext.folder.workers import Recipe
+from incontext.formats import read_image
+
+PARTS = ("engines", "steps", "overhead")
+SIZES = ((640, 480), (1920, 1280), (4000, 3000))
+COUNTED = 0.75  # of the pictures: the last ones, when all workers are at work
+SMALL_FILES = 2000
+LOOK_AFTER = 40  # pictures
+LEAST_CALLS, SECONDS_OF_CALLS = 5, 2.0
+
+
+class Clock:
+    """When each picture was finished."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.ends: list[float] = []
+        self.resident: list[int] = []  # bytes of each process with a network, when some pictures are done
+
+    def __call__(self, _: FileReport) -> None:
+        self.ends.append(time.perf_counter() - self.start)
+        if len(self.ends) == LOOK_AFTER:
+            self.resident = [process.memory_info().rss for process in _processes()]
+
+    def row(self, name: str, report: FolderReport) -> dict[str, object]:
+        """The figures of a run that has ended."""
+        begin = round(len(self.ends) * (1 - COUNTED))
+        return {
+            "engine": name,
+            "workers": report.segmenter.get("workers"),
+            "threads": report.segmenter["device_name"],
+            "pictures": len(self.ends),
+            "failed": report.failed,
+            "resident_bytes": self.resident,
+            "seconds_to_first": round(self.ends[0], 2),
+            "seconds": round(self.ends[-1], 2),
+            "pictures_per_second": round((len(self.ends) - 1 - begin) / (self.ends[-1] - self.ends[begin]), 2),
+        }
+
+
+def _processes() -> list[psutil.Process]:
+    """Ray's workers, or where there are none, this process."""
+    own = psutil.Process()
+    return [each for each in own.children(recursive=True) if "Worker" in "".join(each.cmdline())] or [own]
+
+
+def compared(folder: Path, root: Path, weights: str, cores: int) -> list[dict[str, object]]:
+    """A row for each engine, whose masks must be equal."""
+    prompt = example(read_image(min(root.iterdir())))
+    torch.set_num_threads(cores)
+    clock = Clock()
+    segmenter = load(weights, device="cpu")
+    report = segment_folder(segmenter, plan([root], folder / "local"), prompt, on_file=clock)
+    rows = [clock.row("local", report)]
+    for workers in sorted({1, *(2**power for power in range(1, 10) if 2**power < cores), cores}):
+        out, clock = folder / f"ray{workers}", Clock()
+        options = {"weights": weights, "device": "cpu", "workers": workers, "on_file": clock}
+        report = segment_on_ray(plan([root], out), prompt, **options)
+        rows.append({**clock.row("ray", report), "masks_as_local": _same(folder / "local", out)})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def _same(one: Path, other: Path) -> bool:
+    names = [{path.name for path in folder.glob("*.png")} for folder in (one, other)]
+    return names[0] == names[1] and all((one / n).read_bytes() == (other / n).read_bytes() for n in names[0])
+
+
+def engines(folder: Path, images: int, cores: int) -> dict[str, object]:
+    """Pictures per second with the default weights."""
+    photographs(folder / "in", images)
+    return {"rows": compared(folder, folder / "in", "default", cores)}
+
+
+def overhead(folder: Path, images: int, cores: int) -> dict[str, object]:  # noqa: ARG001  small ones cost nothing
+    """Pictures per second with hardly any network."""
+    save_model(folder / "tiny.safetensors", tiny().model)
+    root = small_files(folder / "in", SMALL_FILES)
+    return {
+        "pictures_for_thread": PICTURES_FOR_THREAD,
+        "rows": compared(folder, root, str(folder / "tiny.safetensors"), cores),
+    }
+
+
+def steps(folder: Path, images: int, cores: int) -> dict[str, object]:  # noqa: ARG001  one picture, one core
+    """Seconds of one core for each step, by the size of the picture."""
+    torch.set_num_threads(1)
+    (source,) = photographs(folder / "in", 1)
+    segmenter = load(device="cpu")
+    with RayEngine(Recipe(example(read_image(source)), Outputs(folder), device="cpu")):
+        rows = [_steps(folder, source, size, segmenter) for size in SIZES]
+    return {"dtype": str(segmenter.dtype), "rows": rows}
+
+
+def _steps(folder: Path, source: Path, size: tuple[int, int], segmenter: Segmenter) -> dict[str, object]:
+    import ray
+
+    root = folder / f"{size[0]}"
+    root.mkdir()
+    Image.open(source).resize(size, Image.Resampling.BICUBIC).save(root / "picture.jpg", quality=90)
+    (query,), outputs = plan([root], root / "out").queries, Outputs(root / "out")
+    picture = work.read(query)
+    if isinstance(picture, FileReport):
+        raise ValueError(picture.error)
+    prepared = segmenter.prepare(example(picture.image))
+    fitted = prepared.fit(picture.image)
+
+    def network() -> work.Answer:
+        (answer,) = segmenter.answer_many([fitted], prepared)
+        return answer
+
+    answer = network()
+    return {
+        "width": size[0],
+        "height": size[1],
+        "bytes_read": (root / "picture.jpg").stat().st_size,
+        "read": _core_seconds(lambda: work.read(query)),
+        "fit": _core_seconds(lambda: prepared.fit(picture.image)),
+        "network": _core_seconds(network),
+        "write": _core_seconds(lambda: work.write(outputs, picture, answer)),
+        "bytes_written": (root / "out" / "picture.png").stat().st_size,
+        "hand_over": _core_seconds(lambda: np.array(ray.get(ray.put(picture.image)))),
+    }
+
+
+def _core_seconds(call: Callable[[], object]) -> float:
+    """Processor time of this thread for a call, the median of some: other programs do not count."""
+    call()
+    spent: list[float] = []
+    while len(spent) < LEAST_CALLS or sum(spent) < SECONDS_OF_CALLS:
+        start = time.thread_time()
+        call()
+        spent.append(time.thread_time() - start)
+    return round(statistics.median(spent), 5)
+
+
+def main() -> None:
+    """Measure, and write the figures to results/."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default=",".join(PARTS), help="with commas between")
+    parser.add_argument("--images", type=int, default=300)
+    asked = parser.parse_args()
+    cores = os.cpu_count() or 1
+    measured: dict[str, object] = {}
+    for name in asked.parts.split(","):
+        part = {"engines": engines, "steps": steps, "overhead": overhead}[name]
+        with tempfile.TemporaryDirectory() as folder:
+            measured[name] = part(Path(folder), asked.images, cores)
+    record("scale", measured)
+
+
+if __name__ == "__main__":
+    main()

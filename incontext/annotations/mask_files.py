@@ -1,0 +1,29 @@
+"""Labels that are pictures themselves: one file of ids for each labelled picture, as VOC and DAVIS lay them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from incontext.annotations.core import Categories
+from incontext.formats import IGNORED, Pixels
+
+
+def used_ids(masks: Iterable[Path], read: Callable[[Path], Pixels], problems: list[str]) -> set[int]:
+    """The ids 1..254 in these files; those that cannot be read add a problem."""
+    found: set[int] = set()
+    for path in masks:
+        try:
+            found.update(np.unique(read(path)).tolist())
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+    return found - {0, IGNORED}
+
+
+def checked(mask: Pixels, categories: Categories, path: Path) -> Pixels:
+    """The mask, if all of its ids are categories, background or ignored; else ValueError."""
+    if strange := set(np.unique(mask).tolist()) - {0, IGNORED, *categories.ids}:
+        raise ValueError(f"{path}: expected the ids {list(categories.ids)}, got {sorted(strange)}")
+    return mask

@@ -1,0 +1,166 @@
+"""COCO's panoptic format (arXiv 1801.00868), in and out: a JSON file, and a PNG for each picture whose colours are ids.
+
+A segment's id is R + 256 G + 65536 B of its pixels; 0 is unlabelled, read as background. Crowds (iscrowd 1) are read as
+ignored; what is ignored and has no category is written as a crowd of the first one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from incontext.annotations.coco import coco_file, key_of, listed, pictures_of, read_categories, read_images
+from incontext.annotations.core import (
+    Add,
+    Categories,
+    Format,
+    Labelled,
+    Labels,
+    Pictures,
+    Result,
+    Source,
+    Thing,
+    brief,
+    relative_name,
+)
+from incontext.formats import read_colors, write_image
+
+FILE_NAME: Final = "panoptic.json"
+_WEIGHTS: Final = np.array([1, 256, 65536], np.uint32)
+_MOST_SEGMENTS: Final = (1 << 24) - 1
+
+
+# ------------------------------------------------------------------------------------------------- in
+
+
+def recognises(source: Source) -> bool:
+    """A JSON file with images and annotations that have segments_info."""
+    if not source.has_keys("images", "annotations") or not isinstance(source.document["annotations"], list):
+        return False
+    return any(isinstance(a, dict) and "segments_info" in a for a in source.document["annotations"][:1])
+
+
+def read(source: Source) -> Labels:
+    """The pictures of a panoptic file; an annotation that cannot be used is left out, and told."""
+    path, document = source.path, source.document
+    problems: list[str] = []
+    annotations = listed(path, document, "annotations")
+    used = (s.get("category_id") for a in annotations for s in _segments(a))
+    categories, ids = read_categories(path, document, used)
+    images = read_images(path, document, problems)
+    here = path.absolute().parent
+    masks, pictures = Pictures(here / path.stem, here, here / "masks"), pictures_of(source)
+    found = []
+    for number, annotation in enumerate(annotations):
+        what, key = f"{path}: annotation {number + 1}", key_of(annotation.get("image_id"))
+        if key not in images:
+            problems.append(f"{what}: expected the id of an image, got {brief(annotation.get('image_id'))}")
+            continue
+        name, size = images[key]
+        try:
+            mask = masks.find(mask_name := relative_name(annotation.get("file_name")))
+            if mask is None:
+                raise ValueError(f"names {mask_name}, and there is no such file in {here / path.stem}")
+            segments = _checked(annotation, ids)
+        except ValueError as error:
+            problems.append(f"{what}: {error}")
+            continue
+        found.append(Labelled(name, size, path, partial(_draw, mask, segments, size), pictures.find(name)))
+    return Labels(path, FORMAT.name, found, categories, problems)
+
+
+def _segments(annotation: Mapping[str, Any]) -> list[Any]:
+    segments = annotation.get("segments_info")
+    return [s for s in segments if isinstance(s, dict)] if isinstance(segments, list) else []
+
+
+def _checked(annotation: Mapping[str, Any], ids: Mapping[object, int]) -> dict[int, tuple[int, bool]]:
+    """segment -> its category, and whether it is a crowd."""
+    segments: dict[int, tuple[int, bool]] = {}
+    if not isinstance(annotation.get("segments_info"), list):
+        raise ValueError(f"expected segments_info, a list, got {brief(annotation.get('segments_info'))}")
+    for each in annotation["segments_info"]:
+        number = each.get("id") if isinstance(each, dict) else None
+        if type(number) is not int or not 0 < number <= _MOST_SEGMENTS or number in segments:
+            raise ValueError(f"expected segments with a number of their own each, got {brief(each)}")
+        if key_of(each.get("category_id")) not in ids:
+            raise ValueError(f"expected the id of a category, got {brief(each.get('category_id'))}")
+        segments[number] = ids[key_of(each["category_id"])], bool(each.get("iscrowd"))
+    return segments
+
+
+def _draw(path: Path, segments: Mapping[int, tuple[int, bool]], size: tuple[int, int]) -> list[Thing]:
+    colors = read_colors(path)
+    if colors.shape[:2] != size:
+        height, width = colors.shape[:2]
+        raise ValueError(f"{path}: expected the picture's size {size[1]} x {size[0]}, got {width} x {height}")
+    numbers: npt.NDArray[np.uint32] = (colors * _WEIGHTS).sum(axis=2, dtype=np.uint32)
+    present = set(np.unique(numbers).tolist()) - {0}
+    if unknown := sorted(present - segments.keys()):
+        raise ValueError(f"{path}: expected the segments that the JSON file lists, got {brief(unknown)}")
+    things = []
+    for number, (category, is_crowd) in segments.items():
+        thing = Thing.cut(category, numbers == number, is_ignored=is_crowd) if number in present else None
+        things += [thing] if thing is not None else []
+    return things
+
+
+# ------------------------------------------------------------------------------------------------ out
+
+
+@contextmanager
+def write(out: Path, categories: Categories) -> Iterator[Add]:
+    """`panoptic.json`, and for each picture a PNG in `panoptic/`, in colours near those of its categories."""
+    base = {i: int((color * _WEIGHTS).sum()) for i, color in _colors(categories)}
+    with coco_file(out / FILE_NAME, categories, numbered=False) as put:
+
+        def add(result: Result) -> None:
+            name = result.name.with_suffix(".png")
+            numbers = np.zeros(result.size, np.uint32)
+            segments: dict[int, Thing] = {}
+            for thing in result.things if base else ():
+                number = base[thing.category or categories.ids[0]]
+                while number in segments:
+                    number = number % _MOST_SEGMENTS + 1
+                segments[number] = thing
+                thing.seen_in(numbers)[thing.selected] = number
+            path = out / Path(FILE_NAME).stem / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_image(path, (numbers[..., None] // _WEIGHTS % 256).astype(np.uint8))
+            shown = [_entry(number, thing, numbers, categories) for number, thing in segments.items()]
+            entry = {"file_name": name.as_posix(), "segments_info": [each for each in shown if each is not None]}
+            put(result, iter([entry]))
+
+        yield add
+
+
+def _colors(categories: Categories) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    palette = categories.palette
+    return zip(palette.ids.tolist()[1:], palette.colors[1:], strict=True)
+
+
+def _entry(
+    number: int, thing: Thing, numbers: npt.NDArray[np.uint32], categories: Categories
+) -> dict[str, object] | None:
+    """A segment, or None where later things cover it."""
+    left = Thing.cut(thing.category, thing.seen_in(numbers) == number, top=thing.top, left=thing.left)
+    if left is None:
+        return None
+    return {
+        "id": number,
+        "category_id": thing.category or categories.ids[0],
+        "area": left.area,
+        "bbox": list(left.box),
+        "iscrowd": int(thing.is_ignored),
+    }
+
+
+FORMAT: Final = Format(
+    "panoptic", "COCO panoptic: JSON with a PNG for each picture", recognises, read, write, by_name=True
+)

@@ -1,0 +1,245 @@
+"""The layout of PASCAL VOC's segmentation: masks of classes, masks of objects, and the pictures, in folders.
+
+    ROOT/JPEGImages/NAME.jpg
+    ROOT/SegmentationClass/NAME.png     ids of classes; 255 (in colour: 224, 224, 192), the border, is ignored
+    ROOT/SegmentationObject/NAME.png    where there is one: numbers of objects
+    ROOT/labelmap.txt                   where there is one: name:r,g,b:: for each class, the background among them
+
+Class masks are indexed, or in the colours of labelmap.txt, or of VOC where there is none. labelme's class_names.txt is
+understood, too. Without names, folders called VOC2007 or VOC2012 have VOC's, others the numbers of their ids. Written
+is the same, with links to the pictures; a picture with more than 254 objects has no object mask.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import numpy as np
+
+from incontext.annotations.core import (
+    MOST_IDS,
+    Add,
+    Categories,
+    Color,
+    Format,
+    Labelled,
+    Labels,
+    Pictures,
+    Result,
+    Source,
+    Thing,
+    brief,
+    is_file,
+    paint,
+    picture_size,
+)
+from incontext.annotations.links import link_picture
+from incontext.annotations.mask_files import checked, used_ids
+from incontext.formats import IGNORED, Pixels, is_painted, natural_order, read_colors, read_mask, whole_file, write_mask
+from incontext.smoothing import indexed
+from incontext.types import IGNORED_COLOR
+
+CLASS_FOLDER: Final = "SegmentationClass"
+OBJECT_FOLDER: Final = "SegmentationObject"
+_PICTURES: Final = "JPEGImages"
+_LEGEND_FILE: Final = "labelmap.txt"
+_NAMES_FILE: Final = "class_names.txt"
+_IGNORED_NAMES: Final = frozenset({"ignored", "__ignore__", "void"})
+_BACKGROUND_NAMES: Final = frozenset({"background", "_background_"})
+_VOC_NAMES: Final = [
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
+    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+]
+
+
+@dataclass(frozen=True)
+class _Legend:
+    """What masks mean. ids: of each colour, with 0 and 255; told: whether a file said so, rather than VOC's custom."""
+
+    categories: Categories
+    ids: Mapping[Color, int] = field(default_factory=dict)
+    told: bool = False
+
+
+# --------------------------------------------------------------------------------------------------- in
+
+
+def _recognises(source: Source) -> bool:
+    return source.is_folder and any((source.path / CLASS_FOLDER).glob("**/*.png"))
+
+
+def _read(source: Source) -> Labels:
+    root, folder = source.path, source.path / CLASS_FOLDER
+    masks = sorted((p for p in folder.rglob("*.png") if p.name[0] != "."), key=natural_order)
+    problems: list[str] = []
+    legend = _legend(root, masks, problems)
+    images = Pictures(source.images, root / _PICTURES)
+    pictures = []
+    for path in masks:
+        stem = PurePosixPath(path.relative_to(folder).with_suffix("").as_posix())
+        image = images.find_stem(stem)
+        try:
+            size = picture_size(path)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        name = stem.with_name(stem.name + (".jpg" if image is None else image.suffix))
+        objects = root / OBJECT_FOLDER / path.relative_to(folder)
+        draw = partial(_draw, path, objects if is_file(objects) else None, legend)
+        pictures.append(Labelled(name, size, path, draw, image))
+    if not pictures:
+        raise ValueError(problems[0])
+    return Labels(root, FORMAT.name, pictures, legend.categories, problems)
+
+
+def _legend(root: Path, masks: Sequence[Path], problems: list[str]) -> _Legend:
+    usual = {_voc_color(i): i for i in range(IGNORED)} | {IGNORED_COLOR: IGNORED}
+    if is_file(root / _LEGEND_FILE):
+        return _told(root / _LEGEND_FILE)
+    if is_file(root / _NAMES_FILE):
+        lines = _lines(root / _NAMES_FILE)
+        names = [name for name in lines if name not in _IGNORED_NAMES | _BACKGROUND_NAMES]
+        return _Legend(Categories.listed(names), usual)
+    if re.fullmatch(r"VOC20\d\d", root.absolute().name):
+        return _Legend(Categories.listed(_VOC_NAMES, [_voc_color(i + 1) for i in range(len(_VOC_NAMES))]), usual)
+    everything = _Legend(Categories.plain(range(1, MOST_IDS + 1)), usual)
+    found = used_ids(masks, partial(_class_ids, legend=everything), problems)
+    return _Legend(Categories.plain(found), usual)
+
+
+def _lines(path: Path) -> list[str]:
+    lines = (line.strip() for line in path.read_bytes().decode("utf-8-sig", "replace").splitlines())
+    return [line for line in lines if line and line[0] != "#"]
+
+
+def _told(path: Path) -> _Legend:
+    """What labelmap.txt says: NAME:R,G,B:parts:actions, the classes counted from 1 in its order. A line without a
+    colour has VOC's of its place."""
+    names: list[str] = []
+    colors: list[Color] = []
+    special: dict[Color, int] = {(0, 0, 0): 0}
+    for place, line in enumerate(_lines(path)):
+        name, _, rest = line.partition(":")
+        text = rest.partition(":")[0].strip() or ",".join(map(str, _voc_color(place)))
+        numbers = re.fullmatch(r"(\d{1,3}),\s*(\d{1,3}),\s*(\d{1,3})", text)
+        if numbers is None or max(map(int, numbers.groups())) > 255:
+            raise ValueError(f"{path}: expected lines as NAME:R,G,B::, got {brief(line)}")
+        color = (int(numbers[1]), int(numbers[2]), int(numbers[3]))
+        if name in _BACKGROUND_NAMES or name in _IGNORED_NAMES:
+            special[color] = 0 if name in _BACKGROUND_NAMES else IGNORED
+        else:
+            names.append(name)
+            colors.append(color)
+    if len(set(colors)) < len(colors):
+        raise ValueError(f"{path}: expected a colour of its own for each class, got one colour twice")
+    categories = Categories.listed(names, colors)
+    ids = dict(zip(colors, categories.ids, strict=True))
+    return _Legend(categories, {IGNORED_COLOR: IGNORED} | special | ids, told=True)
+
+
+def _voc_color(number: int) -> Color:
+    """VOC's colour of an id: bits 0, 3, 6 of it are the highest of red, bits 1, 4, 7 of green, bits 2, 5 of blue."""
+    red, green, blue = (
+        sum((number >> (3 * place + channel) & 1) << (7 - place) for place in range(3)) for channel in range(3)
+    )
+    return red, green, blue
+
+
+def _draw(path: Path, objects: Path | None, legend: _Legend) -> list[Thing]:
+    classes = checked(_class_ids(path, legend=legend), legend.categories, path)
+    numbers = np.zeros_like(classes)
+    if objects is not None:
+        numbers = read_mask(objects).ids
+        if numbers.shape != classes.shape:
+            raise ValueError(f"{objects}: expected a mask of the size of {path}, got another")
+    things = []
+    for pair in np.flatnonzero(np.bincount((classes.astype(np.intp) << 8 | numbers).ravel())).tolist():
+        category, number = pair >> 8, pair & 255
+        if category == 0:
+            continue
+        ignored = category == IGNORED
+        selected = (classes == category) & (numbers == number)
+        things.append(Thing.cut(0 if ignored else category, selected, is_ignored=ignored))
+    return [thing for thing in things if thing is not None]
+
+
+def _class_ids(path: Path, *, legend: _Legend) -> Pixels:
+    """(H, W) ids of a class mask, by its colours where they are known, else by its indices."""
+    if is_painted(path):
+        index, colors, _ = indexed(read_colors(path))
+        return np.array([_id_of(color, legend, path) for color in colors.tolist()], np.uint8)[index]
+    file = read_mask(path)
+    if not legend.told or file.colors is None:
+        return file.ids
+    present = np.unique(file.ids)
+    known = [legend.ids.get((r, g, b)) for r, g, b in file.colors[present].tolist()]
+    if None in known:  # the indices may be right where the colours are not
+        return file.ids
+    ids = np.zeros(256, np.uint8)
+    ids[present] = [i or 0 for i in known]
+    return ids[file.ids]
+
+
+def _id_of(color: Sequence[int], legend: _Legend, path: Path) -> int:
+    r, g, b = color
+    found = legend.ids.get((r, g, b))
+    if found is not None:
+        return found
+    if legend.told:
+        raise ValueError(f"{path}: expected the colours of {_LEGEND_FILE}, got {r}, {g}, {b}")
+    raise ValueError(
+        f"{path}: expected the colours of VOC, got {r}, {g}, {b}; put a {_LEGEND_FILE} beside {CLASS_FOLDER}"
+    )
+
+
+# -------------------------------------------------------------------------------------------------- out
+
+
+@contextmanager
+def _write(out: Path, categories: Categories) -> Iterator[Add]:
+    table = categories.palette.table
+    objects_table = np.array([*map(_voc_color, range(IGNORED)), IGNORED_COLOR], np.uint8)
+    lists = out / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True, exist_ok=True)
+    with whole_file(lists / "default.txt") as listing:
+
+        def add(result: Result) -> None:
+            name = result.name.with_suffix(".png")
+            _write_below(out / CLASS_FOLDER / name, result.mask, table)
+            if sum(not thing.is_ignored for thing in result.things) <= MOST_IDS:
+                _write_below(out / OBJECT_FOLDER / name, paint(result.things, result.size, "instances"), objects_table)
+            link_picture(out / _PICTURES / result.name, result.image)
+            listing.write(f"{result.name.with_suffix('')}\n".encode("utf-8", "surrogateescape"))
+
+        yield add
+    with whole_file(out / _LEGEND_FILE) as stream:
+        stream.write(_legend_text(categories).encode())
+
+
+def _write_below(path: Path, mask: Pixels, table: Pixels) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_mask(path, mask, table)
+
+
+def _legend_text(categories: Categories) -> str:
+    colors = categories.palette.colors[1:].tolist()
+    lines = ["# label:color_rgb:parts:actions", "background:0,0,0::"]
+    for name, (r, g, b) in zip(categories.names.values(), colors, strict=True):
+        lines.append(f"{' '.join(name.replace(':', ' ').split())}:{r},{g},{b}::")
+    return "\n".join([*lines, ""])
+
+
+FORMAT: Final = Format(
+    "voc",
+    "PASCAL VOC: SegmentationClass/, SegmentationObject/, labelmap.txt",
+    _recognises,
+    _read,
+    _write,
+    by_name=True,
+)

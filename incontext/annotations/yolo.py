@@ -1,0 +1,275 @@
+"""YOLO segmentation: a line of text for each object, its class and the corners of one polygon as shares of the picture.
+
+    ROOT/data.yaml              names: the classes, counted from 0 (or classes.txt, obj.names: one in each line)
+    ROOT/images/NAME.jpg        or ROOT/SPLIT/images, ROOT/images/SPLIT, or the pictures beside the text files
+    ROOT/labels/NAME.txt        likewise: 0 0.1 0.2 0.5 0.2 0.5 0.9
+
+Written are data.yaml, labels/ and, in images/, links to the pictures. A polygon has no holes and no parts, so an
+object's rings are joined by bridges (bridges.py says who sees them). What is ignored, and how confident an answer was,
+is not written: there is no place for it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import numpy as np
+
+from incontext.annotations.bridges import one_ring
+from incontext.annotations.core import (
+    Add,
+    Categories,
+    Format,
+    Labelled,
+    Labels,
+    Result,
+    Source,
+    Thing,
+    brief,
+    is_file,
+    is_number,
+    picture_size,
+)
+from incontext.annotations.links import link_picture
+from incontext.annotations.shapes import Points, Region, polygon, rectangle
+from incontext.formats import IMAGE_SUFFIXES, natural_order, whole_file
+
+_NAMES_FILES: Final = ("classes.txt", "obj.names", "_darknet.labels")
+_YAML_SUFFIXES: Final = frozenset({".yaml", ".yml"})
+_LARGEST_YAML: Final = 4 << 20  # bytes
+_BOX: Final = 4  # values: the middle, and the width and height
+_TRIED: Final = 5  # text files that are looked at to tell whether they are labels
+_LOOKED_AT: Final = 256  # bytes of such a file
+_FIRST_LINE: Final = re.compile(rb"\s*\d+(\.0*)?(\s+[-+.\deE]+){4}")
+_DIGITS: Final = 6  # at least, behind the point
+_OUTSIDE: Final = 0.5  # of a side, by which corners may leave the picture before they are taken for a mistake
+
+
+# --------------------------------------------------------------------------------------------------- in
+
+
+def _recognises(source: Source) -> bool:
+    if not source.is_folder:
+        return source.path.suffix.lower() in _YAML_SUFFIXES and "names" in _yaml(source.path)
+    if folders := _label_folders(source.path):
+        return _names_file(source.path) is not None or any(_looks_like_labels(folder) for folder in folders)
+    stems = {path.stem for path in source.files if path.suffix.lower() in IMAGE_SUFFIXES}
+    beside = any(path.stem in stems and _is_label(path) for path in source.files)
+    return beside and _names_file(source.path) is not None
+
+
+def _label_folders(root: Path) -> list[Path]:
+    """The folders "labels" with text files in them, at most two levels down."""
+    above = [root, *sorted(root.glob("[!.]*/")), *sorted(root.glob("[!.]*/[!.]*/"))]
+    return [folder for each in above if (folder := each / "labels").is_dir() and any(map(_is_label, folder.rglob("*")))]
+
+
+def _is_label(path: Path) -> bool:
+    return path.suffix.lower() == ".txt" and path.name[0] != "." and path.name not in _NAMES_FILES and path.is_file()
+
+
+def _looks_like_labels(folder: Path) -> bool:
+    """Whether one of the first few text files below a folder begins with a class and numbers."""
+    for path in islice(filter(_is_label, folder.rglob("*")), _TRIED):
+        with path.open("rb") as stream:
+            if _FIRST_LINE.match(stream.read(_LOOKED_AT)):
+                return True
+    return False
+
+
+def _names_file(root: Path) -> Path | None:
+    """data.yaml or another .yaml with names, else a list of them."""
+    candidates = sorted(p for p in root.iterdir() if p.suffix.lower() in _YAML_SUFFIXES and p.name[0] != ".")
+    candidates.sort(key=lambda path: path.stem != "data")
+    usable = filter(_has_names, candidates)
+    return next(usable, next((root / name for name in _NAMES_FILES if is_file(root / name)), None))
+
+
+def _has_names(path: Path) -> bool:
+    try:
+        return "names" in _yaml(path)
+    except ValueError:
+        return path.stem == "data"  # then it is told; any other may be of something else
+
+
+def _yaml(path: Path) -> Mapping[str, object]:
+    import yaml
+
+    if path.stat().st_size > _LARGEST_YAML:
+        raise ValueError(f"{path}: expected a short list of classes, got {path.stat().st_size} bytes")
+    try:
+        text = path.read_bytes()
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError("aliases, which can grow without end")
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: expected plain YAML, got something else ({' '.join(str(error).split())})") from None
+    return document if isinstance(document, dict) else {}
+
+
+def _read(source: Source) -> Labels:
+    root = source.path if source.is_folder else source.path.parent
+    listed = _names_file(root) if source.is_folder else source.path
+    names = {} if listed is None else _names(listed)
+    problems: list[str] = []
+    files = list(_files(root, source.images, problems))
+    if not files:
+        raise ValueError(f"{root}: expected labels/NAME.txt and images/NAME.jpg, got no such pair{_hint(problems)}")
+    if listed is None:
+        names = {k: f"class {k}" for k in range(1 + max((_highest(label) for *_, label in files), default=0))}
+        problems.append(f"{root}: names no classes; the first is called {names[0]}")
+    categories = Categories.listed(names.values())
+    ids = dict(zip(names, categories.ids, strict=True))
+    pictures = []
+    for name, image, label in files:
+        try:
+            size = picture_size(image)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        pictures.append(Labelled(name, size, label or image, partial(_draw, label, size, ids), image))
+    return Labels(source.path, FORMAT.name, pictures, categories, problems)
+
+
+def _hint(problems: Sequence[str]) -> str:
+    return f"; name the pictures' folder (--images); {problems[0]}" if problems else ""
+
+
+def _names(path: Path) -> dict[int, str]:
+    """The classes of a file: index -> name."""
+    if path.suffix.lower() not in _YAML_SUFFIXES:
+        lines = path.read_bytes().decode("utf-8-sig", "replace").splitlines()
+        return dict(enumerate(line.strip() for line in lines if line.strip()))
+    about = _yaml(path)
+    if "kpt_shape" in about:
+        raise ValueError(f"{path}: expected labels of regions, got labels of key points (kpt_shape)")
+    names = about["names"]
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not all(re.fullmatch(r"\d{1,6}", str(key)) for key in names):
+        raise ValueError(f"{path}: expected names, a list, or numbers with names, got {brief(names)}")
+    return {int(str(key)): str(name) for key, name in sorted(names.items(), key=lambda item: int(str(item[0])))}
+
+
+def _files(root: Path, images: Path | None, problems: list[str]) -> Iterator[tuple[PurePosixPath, Path, Path | None]]:
+    """Each picture's name, its file, and that of its labels, None where it has none: nothing is in it, then."""
+    folders = _label_folders(root)
+    for labels in folders or [root]:
+        split = PurePosixPath(labels.parent.relative_to(root).as_posix()) if folders else PurePosixPath()
+        below = images or (labels.parent / "images" if folders else root)
+        found = {p.relative_to(labels).with_suffix("").as_posix(): p for p in labels.rglob("*") if _is_label(p)}
+        pictures = sorted((p for p in below.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES), key=natural_order)
+        for picture in pictures:
+            name = PurePosixPath(picture.relative_to(below).as_posix())
+            label = found.pop(name.with_suffix("").as_posix(), None)
+            if label is not None or images is None or len(folders) < 2:  # else it is of another split
+                yield split / name, picture, label
+        if found:
+            first = min(found.values())
+            problems.append(f"{labels}: left out labels without a picture in {below}: {len(found)}, such as {first}")
+
+
+def _highest(label: Path | None) -> int:
+    """The highest class of a file; lines that are none do not count, they are told when the file is drawn."""
+    lines = [] if label is None else label.read_bytes().decode("utf-8", "replace").split("\n")
+    return max((int(first) for line in lines if re.fullmatch(r"\d{1,6}", first := line.partition(" ")[0])), default=0)
+
+
+def _draw(label: Path | None, size: tuple[int, int], ids: Mapping[int, int]) -> list[Thing]:
+    if label is None:
+        return []
+    things = []
+    lines = label.read_bytes().decode("utf-8-sig", "replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            index, region = _shape(line.split(), size)
+            if index not in ids:
+                raise ValueError(f"expected a class out of {brief(sorted(ids))}, got {index}")
+        except ValueError as error:
+            raise ValueError(f"{label}, line {number}: {error}") from None
+        thing = Thing.cut(ids[index], region.selected, top=region.top, left=region.left)
+        things += [thing] if thing is not None else []
+    return things
+
+
+def _shape(words: Sequence[str], size: tuple[int, int]) -> tuple[int, Region]:
+    """A line's class and what it covers: a box of four values, or a polygon; one value more is a confidence."""
+    try:
+        index, *values = (float(word) for word in words)
+    except ValueError:
+        raise ValueError(f"expected a class and the corners of a polygon, got {brief(' '.join(words))}") from None
+    if not all(map(is_number, (index, *values))) or index != int(index) or index < 0:
+        raise ValueError(f"expected a class and finite numbers, got {brief(' '.join(words))}")
+    if len(values) % 2:
+        values = values[:-1]
+    if len(values) < _BOX:
+        raise ValueError(f"expected a polygon of at least 3 points, got {len(values) // 2}")
+    pairs: Points = np.array(values, np.float64).reshape(-1, 2)
+    low, high = float(pairs.min()), float(pairs.max())
+    if low < -_OUTSIDE or high > 1 + _OUTSIDE:
+        raise ValueError(f"expected corners as shares of the picture, 0..1, got {low:g}..{high:g}")
+    corners = pairs * (size[1], size[0])
+    if len(values) > _BOX:
+        return int(index), polygon(corners, size)
+    (x, y), (width, height) = corners
+    return int(index), rectangle((x - width / 2, y - height / 2), (x + width / 2, y + height / 2), size)
+
+
+# -------------------------------------------------------------------------------------------------- out
+
+
+@contextmanager
+def _write(out: Path, categories: Categories) -> Iterator[Add]:
+    index = {i: k for k, i in enumerate(categories.ids)}
+
+    def add(result: Result) -> None:
+        path = out / "labels" / result.name.with_suffix(".txt")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as stream:
+            for thing in result.things:
+                if not thing.is_ignored:
+                    stream.write(f"{index[thing.category]} {_shares(thing, result.size)}\n".encode())
+        link_picture(out / "images" / result.name, result.image)
+
+    (out / "labels").mkdir(exist_ok=True)
+    yield add
+    with whole_file(out / "data.yaml") as stream:
+        stream.write(_data_yaml(categories).encode())
+
+
+def _shares(thing: Thing, size: tuple[int, int]) -> str:
+    """The corners of a thing's one ring as shares of the picture's sides, exact to a hundredth of a pixel."""
+    ring = one_ring(thing.selected) + np.array([thing.left, thing.top])
+    digits = max(_DIGITS, 2 + math.ceil(math.log10(max(size))))
+    columns = [
+        [f"{share:.{digits}f}".rstrip("0").rstrip(".") for share in (ring[:, axis] / size[1 - axis]).tolist()]
+        for axis in (0, 1)
+    ]
+    return " ".join(f"{x} {y}" for x, y in zip(*columns, strict=True))
+
+
+def _data_yaml(categories: Categories) -> str:
+    import yaml
+
+    document = {"path": ".", "train": "images", "val": "images", "names": dict(enumerate(categories.names.values()))}
+    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    return "# In images/ are links to the pictures; where there are none, put the pictures there.\n" + text
+
+
+FORMAT: Final = Format(
+    "yolo",
+    "YOLO segmentation: data.yaml or classes.txt, images/ and labels/*.txt",
+    _recognises,
+    _read,
+    _write,
+    by_name=True,
+)

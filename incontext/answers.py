@@ -1,0 +1,121 @@
+"""What goes into the network for one query, and what comes out of it, before and after any thread may work on it.
+
+Refuses to know the network and its device.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from incontext import canvas, votes
+from incontext.formats import Pixels
+from incontext.tiles import Window, windows
+from incontext.types import Palette, Segmentation
+from incontext.votes import Reading
+
+Painted = Sequence[tuple[Tensor, Palette]]  # for each pass (B, 3, side, side) normalised, and its palette
+
+
+@dataclass(frozen=True, eq=False)
+class FittedQuery:
+    """A query squeezed to what a network sees: pixels (side, side, 3) uint8; size (H, W) of the picture itself.
+
+    image: the picture, (H, W, 3) uint8, where windows are cut from it or edges follow it. windows: what the network is
+    to see of it one by one, instead of the pixels.
+    """
+
+    pixels: Pixels
+    size: tuple[int, int]
+    image: Pixels | None = None
+    windows: tuple[Window, ...] = ()
+
+    @property
+    def views(self) -> int:
+        """How often the network looks at it."""
+        return len(self.windows) or 1
+
+    def seen(self) -> Iterator[Pixels]:
+        """What the network sees of it, each (side, side, 3) uint8, made when it is asked for."""
+        if self.image is None or not self.windows:
+            yield self.pixels
+            return
+        for window in self.windows:
+            yield canvas.fit(np.ascontiguousarray(window.of(self.image)), (self.pixels.shape[0], self.pixels.shape[1]))
+
+
+def fit(image: Pixels, side: int, *, window: int | None = None, keep: bool = False) -> FittedQuery:
+    """A picture (H, W, 3) uint8 for a network that sees `side` x `side` pixels.
+
+    window: pixels along a side of the windows that a larger picture is cut to. keep: the picture for its edges.
+    """
+    size = image.shape[0], image.shape[1]
+    cut = windows(size, window) if window is not None and max(size) > window else ()
+    return FittedQuery(canvas.fit(image, (side, side)), size, image if keep or cut else None, cut)
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A query's painting, (1, 3, side, side) normalised for each pass; or what was read in each of its windows.
+
+    guide: the picture (H, W, 3) uint8, where edges are to follow it. `read` may run in any thread.
+    """
+
+    painted: tuple[tuple[Tensor, Palette], ...]
+    size: tuple[int, int]
+    shown: Palette
+    guide: Pixels | None = None
+    readings: tuple[Reading, ...] = field(default=())
+
+    def read(self) -> Segmentation:
+        """Ids and confidence at the query's own size."""
+        if self.readings:
+            ids, confidence = votes.elect_windows(self.readings, self.size, guide=self.guide)
+        else:
+            guides = None if self.guide is None else [self.guide]
+            ((ids, confidence),) = canvas.read(self.painted, [self.size], guides=guides)
+        return Segmentation(ids, confidence, self.shown)
+
+
+class Collected:
+    """Sorts what the network painted, view by view, to the queries that it belongs to."""
+
+    def __init__(self, shown: Palette, *, follow: bool) -> None:
+        """follow: edges are to follow the pictures."""
+        self._shown, self._follow = shown, follow
+        self._waiting: deque[tuple[FittedQuery, list[Reading]]] = deque()
+
+    def views(self, query: FittedQuery) -> Iterator[Pixels]:
+        """What the network is to see of the next query."""
+        self._waiting.append((query, []))
+        return query.seen()
+
+    def add(self, painted: Painted) -> Iterator[Answer]:
+        """The paint of the next views, in their order -> the answers that it completes."""
+        first, count = 0, len(painted[0][0])
+        while first < count:
+            query, readings = self._waiting[0]
+            last = min(count, first + query.views - len(readings))
+            part = tuple((each[first:last], palette) for each, palette in painted)
+            first = last
+            guide = query.image if self._follow else None
+            if not query.windows:
+                self._waiting.popleft()
+                yield Answer(part, query.size, self._shown, guide)
+                continue
+            readings += read_windows(part, query.windows[len(readings) :][: len(part[0][0])])
+            if len(readings) == query.views:
+                self._waiting.popleft()
+                yield Answer((), query.size, self._shown, guide, tuple(readings))
+
+
+def read_windows(painted: Painted, cut: tuple[Window, ...]) -> list[Reading]:
+    """Paint of windows -> what was read in them, as small as it gets, on the CPU."""
+    ids, confidence = canvas.read_small(painted)
+    both = zip(cut, ids.cpu(), confidence.to(torch.float16).cpu(), strict=True)
+    return [Reading(window, i.clone(), c.clone()) for window, i, c in both]

@@ -1,0 +1,32 @@
+"""`incontext demo`."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from incontext.cli.options import Device, Dtype, Weights, app
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for pictures and masks.")] = Path("demo-output"),
+    weights: Weights = "default",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Segment photographs that come with scikit-image by examples that we drew, and show the commands that do it."""
+    from incontext.demo import find_photographs, run
+
+    find_photographs()
+
+    from incontext.engine import load
+
+    start = time.perf_counter()
+    segmenter = load(weights, device=device, dtype=dtype)
+    print(f"{weights}: loaded in {time.perf_counter() - start:.1f} s")
+    report = run(segmenter, out, on_job=lambda job: print(job.describe()))
+    print(f"All in one picture: {report.sheet}")
+    if any(job.result.failed for job in report.jobs):
+        raise typer.Exit(1)

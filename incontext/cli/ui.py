@@ -1,0 +1,52 @@
+"""`incontext ui`."""
+
+import sys
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from incontext.cli.options import Device, Dtype, Weights, app
+
+
+@app.command()
+def ui(
+    folder: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--folder",
+            metavar="DIR",
+            help="A folder that the page may read: pictures, videos, labelled sets, weights. May be given several "
+            "times. Without one it sees what is uploaded and no more.",
+        ),
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option("--host", help="The address to listen on. Beside 127.0.0.1, who asks needs a token."),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option("--port", min=0, max=65535, help="Default: the first free one from 7860 on. 0: any."),
+    ] = None,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
+    weights: Weights = "default",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Open a local page in the browser: paint one example, see all your pictures segmented.
+
+    Track videos and tune keys there, too. Nothing leaves this machine. Ctrl-C ends it and removes what was uploaded.
+    """
+    from incontext.ui import Options, serve
+
+    def ready(address: str) -> None:
+        print(f"The page is at {address} (Ctrl-C ends it)", flush=True)
+        if open_browser:
+            webbrowser.open(address)
+
+    try:
+        serve(Options(host, port, folder or (), weights, device, dtype), on_ready=ready)
+    except KeyboardInterrupt:
+        print("Ended.", file=sys.stderr)
+        raise typer.Exit(130) from None

@@ -1,0 +1,44 @@
+"""Where the network runs and how precisely: names to PyTorch devices and dtypes.
+
+Never falls back to another device than asked for. Refuses to know networks and pictures.
+"""
+
+from typing import Literal
+
+import torch
+
+DeviceName = str
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(name: DeviceName) -> torch.device:
+    """The PyTorch device of that name. Never falls back to another one than asked for."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f'expected a device such as "auto", "cpu" or "cuda:0", got {name!r}') from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {name!r} was asked for, but PyTorch sees {torch.cuda.device_count()} CUDA devices; "
+            "install a driver and a CUDA build of PyTorch, or ask for the CPU"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {name!r} was asked for, but PyTorch sees no Metal device here; ask for the CPU")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"expected a cpu, cuda or mps device, got {name!r}")
+    return device
+
+
+def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
+    """The precision of that name. "auto" is the fastest that the device computes in hardware without overflow."""
+    if name != "auto":
+        if name not in _DTYPES:
+            raise ValueError(f"expected a dtype among auto, {', '.join(_DTYPES)}; got {name!r}")
+        return _DTYPES[name]
+    if device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()):  # noqa: SLF001
+        return torch.bfloat16
+    return torch.float32

@@ -1,0 +1,105 @@
+"""Prompts out of annotation files: which labels belong to which picture, and ids that mean the same in all of them.
+
+Refuses to know what a format is (annotations/), and folders of masks (pairs.py).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from incontext.annotations import Categories, Labelled, Labels, open_labels
+from incontext.annotations.agree import agreed, renumbered
+
+ANNOTATION_SUFFIXES: Final = frozenset({".json", ".xml", ".txt"})
+_MOST_PROBLEMS: Final = 3  # in a sentence
+
+
+def is_annotation(path: Path) -> bool:
+    """Whether a file that stands for a mask is an annotation file, by its name."""
+    return path.suffix.lower() in ANNOTATION_SUFFIXES
+
+
+class Annotations:
+    """The annotation files of a context, each opened once, and the pictures taken from them."""
+
+    def __init__(self) -> None:
+        self._opened: dict[Path, _Opened] = {}
+        self._taken: dict[tuple[Path, Path], tuple[Labelled, Labels]] = {}
+
+    def take(self, image: Path, file: Path) -> None:
+        """The labels of one picture. FileNotFoundError or ValueError where the file has none for it."""
+        if not image.exists():
+            raise FileNotFoundError(f"{image}: there is no such file")
+        if file not in self._opened:
+            self._opened[file] = _Opened(open_labels(file, images=None))
+        opened = self._opened[file]
+        found = opened.find(image)
+        if image != file:  # else the picture is part of the annotation file
+            found = replace(found, image=image, embedded=None)
+        self._taken[image, file] = found, opened.labels
+
+    def take_all(self, labels: Labels) -> tuple[list[tuple[Path, Path]], list[str]]:
+        """The labels of all pictures that are there: (image, annotation file) of each, and sentences about the rest."""
+        pairs, missing = [], []
+        for labelled in labels:
+            if labelled.image is None and labelled.embedded is None:
+                missing.append(str(labelled.name))
+                continue
+            pair = labelled.image or labelled.file, labelled.file
+            self._taken[pair] = labelled, labels
+            pairs.append(pair)
+        if not pairs:
+            raise ValueError(
+                f"{labels.path}: expected the pictures that it names in their folder, found none of "
+                f"{_some(missing) or 'them, as it names none'}{_told(labels.problems)}"
+            )
+        told = (
+            [f"{labels.path}: left out {len(missing)} pictures that are not there: {_some(missing)}"] if missing else []
+        )
+        return pairs, told + list(labels.problems[:_MOST_PROBLEMS]) + _rest(labels.problems)
+
+    def finish(self) -> tuple[dict[tuple[Path, Path], Labelled], Categories]:
+        """The labels of each picture, with ids that mean the same in all, and what they mean."""
+        sources = {id(labels): labels for _, labels in self._taken.values()}
+        categories, numbers = agreed([labels.categories for labels in sources.values()])
+        ids = dict(zip(sources, numbers, strict=True))
+        return {pair: renumbered(each, ids[id(labels)]) for pair, (each, labels) in self._taken.items()}, categories
+
+
+class _Opened:
+    """Labels, and which of them belong to a picture."""
+
+    def __init__(self, labels: Labels) -> None:
+        self.labels = labels
+        self._named: defaultdict[str, list[Labelled]] = defaultdict(list)
+        for labelled in labels:
+            self._named[labelled.name.name].append(labelled)
+
+    def find(self, image: Path) -> Labelled:
+        alike = self._named.get(image.name, [])
+        same = [each for each in alike if each.image is not None and each.image.samefile(image)]
+        found = same or alike or (list(self.labels) if len(self.labels) == 1 else [])
+        if len(found) != 1:
+            raise ValueError(
+                f"{self.labels.path}: expected labels of {image}, found {len(found) or 'none'} among those of "
+                f"{len(self.labels)} pictures{_told(self.labels.problems)}"
+            )
+        return found[0]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_PROBLEMS} more" if len(names) > _MOST_PROBLEMS else ""
+    return ", ".join(names[:_MOST_PROBLEMS]) + more
+
+
+def _told(problems: Sequence[str]) -> str:
+    return f" ({problems[0]})" if problems else ""
+
+
+def _rest(problems: Sequence[str]) -> list[str]:
+    more = len(problems) - _MOST_PROBLEMS
+    return [f"and {more} more annotations that cannot be used"] if more > 0 else []

@@ -1,0 +1,353 @@
+"""A folder job from its beginning to its report, however often it is interrupted, on whatever engine.
+
+The journal is kept while the engine works, and the report is made of it at the end. Memory does not grow with the
+number of pictures but for the plan's list. Refuses to know how an engine works (run.py) and terminals (cli).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+from incontext.folder.identity import identify
+from incontext.folder.journal import JOURNAL_NAME, Journal, find_earlier
+from incontext.folder.places import shown
+from incontext.folder.plan import FolderJob, Query
+from incontext.folder.report import REPORT_NAME, FileReport, FolderReport
+from incontext.folder.run import Finish, LocalEngine
+from incontext.folder.sinks import FolderSink, sink_for
+from incontext.folder.watch import Arrived
+from incontext.folder.work import UnwritableError, raise_if_unwritable, version_of
+from incontext.prompt_tensor import PromptTensor
+from incontext.types import Prompt
+
+if TYPE_CHECKING:  # the engine brings torch, and a plan needs none
+    from incontext.context import Ensemble
+    from incontext.engine import BatchSize, Context, Segmenter
+    from incontext.model import Task
+    from incontext.tiles import Tiles
+
+
+class Engine(Protocol):
+    """Where pictures are segmented: `run.LocalEngine`, or many machines."""
+
+    @property
+    def waited(self) -> float:
+        """Seconds that the network waited for files so far."""
+
+    def run(self, queries: Iterable[tuple[int, Query]], finish: Finish) -> None:
+        """Segment numbered queries and write their results. finish: called once for each, in any order, in the thread
+        that called; also for what was in flight when something stops the run. `UnwritableError` stops it."""
+
+
+def segment_folder(
+    segmenter: Segmenter,
+    job: FolderJob,
+    context: Context,
+    *,
+    ensemble: Ensemble = "auto",
+    task: Task = "instance",
+    side: int | None = None,
+    tiles: Tiles = None,
+    refine: bool = False,
+    batch_size: BatchSize = "auto",
+    resume: bool = True,
+    arrivals: Iterable[Arrived] | None = None,
+    on_file: Callable[[FileReport], None] | None = None,
+    on_resume: Callable[[int], None] | None = None,
+) -> FolderReport:
+    """Segment the pictures of a plan and write their results, and `report.json`, into its output folder.
+
+    context, ensemble, task, side, tiles, refine: see `Segmenter.prepare`; batch_size: `Segmenter.segment_many`. resume,
+    arrivals, on_file, on_resume: see :func:`run_job`.
+
+    A picture that cannot be read, or a result that cannot be written, is noted and skipped. Every file appears whole or
+    not at all, a picture's mask after its overlay and confidence.
+
+    Raises:
+        OSError: the output folder cannot be written to, or not any more.
+        ValueError: what the Segmenter raises about the context and the options, or the folder holds another job's
+            masks: before anything is written.
+    """
+    prepared = segmenter.prepare(context, ensemble=ensemble, task=task, side=side, tiles=tiles, refine=refine)
+    return run_job(
+        LocalEngine(segmenter, prepared, job.outputs, batch_size=batch_size),
+        job,
+        settings=settings_of(
+            job,
+            context,
+            ensemble=ensemble,
+            task=task,
+            side=side,
+            tiles=tiles,
+            refine=refine,
+            batch_size=batch_size,
+        ),
+        segmenter=segmenter.describe(),
+        identity=identify(segmenter, prepared, context, job.outputs),
+        resume=resume,
+        arrivals=arrivals,
+        on_file=on_file,
+        on_resume=on_resume,
+    )
+
+
+def settings_of(
+    job: FolderJob,
+    context: Context,
+    *,
+    ensemble: Ensemble,
+    task: Task,
+    side: int | None,
+    tiles: Tiles,
+    refine: bool,
+    batch_size: BatchSize,
+) -> dict[str, object]:
+    """What was asked for, as `report.json` says it."""
+    return {
+        "inputs": [shown(each) for each in job.inputs],
+        "out": job.outputs.where,
+        "prompts": [{"image": str(image), "mask": str(mask)} for image, mask in job.prompt_files],
+        "prompt_tensors": _learned(context),
+        "names": {str(i): name for i, name in sorted({**_names(context), **job.names}.items())},
+        "ensemble": ensemble,
+        "task": task,
+        "side": side,
+        "tiles": tiles,
+        "refine": refine,
+        "pages": job.pages,
+        "batch_size": batch_size,
+        "overlay": job.outputs.overlay,
+        "confidence": job.outputs.confidence,
+    }
+
+
+def run_job(
+    engine: Engine,
+    job: FolderJob,
+    *,
+    settings: Mapping[str, object],
+    segmenter: Mapping[str, object],
+    identity: Mapping[str, object],
+    resume: bool = True,
+    arrivals: Iterable[Arrived] | None = None,
+    on_file: Callable[[FileReport], None] | None = None,
+    on_resume: Callable[[int], None] | None = None,
+) -> FolderReport:
+    """Run a plan on an engine, from where earlier runs of the same job left it.
+
+    settings, segmenter: for the report; identity: what all masks depend on, see `identity.identify`.
+    resume: leave out pictures that are done: their masks are there, and their files have not changed since. Those that
+    failed are tried again. False does everything anew.
+    arrivals: what comes in place of the plan's queries, see `watch.arrivals`; Ctrl-C is then the way to end.
+    on_file: called in this thread for each file when it is finished or has failed; the local engine keeps the order of
+    the queries. on_resume: called once, with how many masks are left from earlier runs, where there are any.
+
+    Whatever stops the run, Ctrl-C included, leaves a report of what was done, unless the disk is full. A run that is
+    killed leaves a journal, `report.partial.jsonl`, from which the next one goes on; what was in flight is lost.
+
+    Raises:
+        UnwritableError: the disk is full or has become read-only. The journal is kept.
+        OSError: the output folder cannot be written to.
+        ValueError: the folder holds another job's masks, or another run is writing to it.
+    """
+    out = job.outputs.out
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    sink = sink_for(job.outputs)
+    if resume and not (out / JOURNAL_NAME).exists():
+        sink.fetch(REPORT_NAME)
+    earlier = find_earlier(out, identity, where=job.outputs.where) if resume else None
+    try:
+        with Journal(out, identity, earlier) as journal:
+            run = _Run(engine, job, journal, sink, on_file)
+            before = run.begin(resume=earlier is not None)
+            if before and on_resume is not None:
+                on_resume(before)
+            if job.outputs.remote is not None:
+                run.announce(settings, segmenter, identity, started)
+            try:
+                run.work(arrivals)
+            except UnwritableError:
+                raise
+            except BaseException:
+                run.report(settings, segmenter, identity, started, time.perf_counter() - clock)
+                raise
+            return run.report(settings, segmenter, identity, started, time.perf_counter() - clock)
+    except UnwritableError:
+        raise
+    except OSError as error:
+        raise_if_unwritable(error, out)
+        raise
+
+
+class _Run:
+    """One run of a job. Numbers count subfolders that cannot be read, then queries."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        job: FolderJob,
+        journal: Journal,
+        sink: FolderSink,
+        on_file: Callable[[FileReport], None] | None,
+    ) -> None:
+        self._engine, self._job, self._journal, self._sink, self._on_file = engine, job, journal, sink, on_file
+        self._numbers: dict[str, int] = {}  # by names of masks; after a slash, by what has none
+        self._renamed: list[int] = []  # lines in which an earlier run calls a mask otherwise than this one
+        self._masks = 0  # that this run wrote
+        self._finished = False
+
+    def begin(self, *, resume: bool) -> int:
+        """Take over what is done, if anything. Returns how many pictures that are."""
+        if resume:
+            self._sink.look()
+        else:
+            self._sink.forget()
+        self._job.outputs.sweep(query.name for query in self._job.queries)
+        for file in self._job.skipped:
+            self._number(file)
+        for query in self._job.queries:
+            self._number(query)
+        before = self._journal.keep(self._number_of_done)
+        for number in self._renamed:
+            if (line := self._journal.read(number)) is not None:
+                self._journal.add(number, self._called(number, line))
+        skipped = len(self._job.skipped)
+        self._sink.settle(number - skipped for number in range(skipped, len(self._numbers)) if number in self._journal)
+        for file in self._job.skipped:
+            self._finish(self._number(file), file)
+        return before
+
+    def work(self, arrivals: Iterable[Arrived] | None) -> None:
+        """Everything that is not done."""
+        if arrivals is None:
+            self._round(self._job.queries)
+            return
+        try:
+            self._finished = True
+            for arrived in arrivals:
+                self._round(arrived)
+        except KeyboardInterrupt:
+            return
+
+    def report(
+        self,
+        settings: Mapping[str, object],
+        segmenter: Mapping[str, object],
+        identity: Mapping[str, object],
+        started: str,
+        seconds: float,
+    ) -> FolderReport:
+        """Make the report of the journal, which is then removed."""
+        if self._finished:
+            self._sink.close()
+        made = self._written(settings, segmenter, identity, started, seconds)
+        self._sink.publish(made.path)
+        self._journal.remove()
+        return made
+
+    def announce(
+        self,
+        settings: Mapping[str, object],
+        segmenter: Mapping[str, object],
+        identity: Mapping[str, object],
+        started: str,
+    ) -> None:
+        """Publish the report of a run that has just begun: it says so, and whether anything can be published at all."""
+        made = self._written(settings, segmenter, identity, started, 0.0)
+        self._sink.publish(made.path)
+        made.path.unlink()  # here, the journal is what is true
+
+    def _written(
+        self,
+        settings: Mapping[str, object],
+        segmenter: Mapping[str, object],
+        identity: Mapping[str, object],
+        started: str,
+        seconds: float,
+    ) -> FolderReport:
+        made = FolderReport(
+            self._job.outputs.out / REPORT_NAME,
+            self._finished,
+            dict(settings),
+            dict(segmenter),
+            dict(identity),
+            self._journal.totals(len(self._numbers) - len(self._job.skipped)),
+            started,
+            seconds,
+            self._engine.waited,
+            self._masks,
+        )
+        made.write(self._journal.lines())
+        return made
+
+    def _round(self, arrived: Iterable[Query | FileReport]) -> None:
+        self._finished = False
+        self._engine.run(self._undone(arrived), self._finish)
+        self._finished = True
+
+    def _undone(self, arrived: Iterable[Query | FileReport]) -> Iterator[tuple[int, Query]]:
+        """Those to segment, with their numbers; what cannot be segmented is finished on the way."""
+        for each in arrived:
+            number = self._number(each)
+            known = self._journal.read(number)
+            version = each.version if isinstance(each, FileReport) else version_of(each)
+            if known is not None and known.version == version:
+                continue
+            if isinstance(each, FileReport):
+                self._finish(number, each)
+            else:
+                yield number, each
+
+    def _number(self, each: Query | FileReport) -> int:
+        name = f"/{each.query}" if isinstance(each, FileReport) else self._job.outputs.mask_name(each.name)
+        if name not in self._numbers:
+            self._numbers[name] = len(self._numbers)
+            if len(self._numbers) > len(self._job.skipped):
+                self._sink.expect(None if isinstance(each, FileReport) else each.name)
+        return self._numbers[name]
+
+    def _number_of_done(self, file: FileReport) -> int | None:
+        """The number of a line's picture, if there is nothing to do for it any more."""
+        if file.mask is None or file.error is not None or not self._sink.holds(file.mask):
+            return None
+        number = self._numbers.get(self._sink.name(file.mask))
+        if number is not None and self._called(number, file) != file:
+            self._renamed.append(number)
+        if number is None:
+            return None
+        return number if version_of(self._job.queries[number - len(self._job.skipped)]) == file.version else None
+
+    def _called(self, number: int, file: FileReport) -> FileReport:
+        name = None if file.mask is None else self._sink.name(file.mask)
+        return file if name is None else replace(file, mask=self._sink.called(number - len(self._job.skipped), name))
+
+    def _finish(self, number: int, file: FileReport) -> None:
+        position = number - len(self._job.skipped)
+        if file.mask is not None:
+            file = replace(file, mask=self._sink.called(position, file.mask))
+        try:
+            self._journal.add(number, file)
+        except OSError as error:
+            raise_if_unwritable(error, self._job.outputs.out)
+            raise
+        self._masks += file.error is None
+        if position >= 0:
+            self._sink.done(position, failed=file.error is not None)
+        if self._on_file is not None:
+            self._on_file(file)
+
+
+def _names(context: Context) -> dict[int, str]:
+    """What ids mean, as far as prompt tensors say it."""
+    keys = (context,) if isinstance(context, Prompt | PromptTensor) else context
+    return {i: name for key in keys if isinstance(key, PromptTensor) for i, name in key.names.items()}
+
+
+def _learned(context: Context) -> list[dict[str, object]]:
+    """What tells the context's prompt tensors from others."""
+    keys = (context,) if isinstance(context, Prompt | PromptTensor) else context
+    return [{"ids": list(key.ids), **asdict(key.origin)} for key in keys if isinstance(key, PromptTensor)]

@@ -1,0 +1,188 @@
+"""What a job would take, before it runs: measured on a few of its pictures, whose results are thrown away.
+
+Refuses to know terminals (cli).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import psutil
+
+from incontext.folder.identity import identify
+from incontext.folder.journal import JOURNAL_NAME, Earlier, find_earlier, parse
+from incontext.folder.plan import FolderJob, Query
+from incontext.folder.report import REPORT_NAME, FileReport
+from incontext.folder.run import MOST_WAITING, PIXELS_WAITING
+from incontext.folder.sinks import FolderSink, sink_for
+from incontext.folder.work import Picture, read, version_of, write
+
+if TYPE_CHECKING:  # the engine brings torch
+    from incontext.context import Ensemble
+    from incontext.engine import Answer, Context, PreparedContext, Segmenter
+    from incontext.model import Task
+    from incontext.tiles import Tiles
+
+MOST_MEASURED: Final = 3
+
+_MOST_TRIED = 10  # where pictures cannot be read
+_BYTES_BEFORE, _BYTES_BEHIND = 3, 8  # of a picture that waits before the network and behind it, for each pixel
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one picture took: seconds, alone and one after the other; size: bytes of its results."""
+
+    pixels: int
+    reading: float
+    network: float
+    writing: float
+    size: int
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a job would take. before: of the queries, how many are done already; device_bytes: of the network on a
+    device with memory of its own, 0 on a CPU. The rest is None where no picture could be measured."""
+
+    queries: int
+    before: int
+    measured: tuple[Measured, ...]
+    failures: tuple[FileReport, ...]  # of those that were to be measured
+    seconds_each: float | None
+    memory: int | None  # bytes of this process at its peak, the network included
+    device_bytes: int
+    disk: int | None  # bytes of all results that are still to be written
+
+    @property
+    def seconds(self) -> float | None:
+        """For everything that is not done."""
+        return None if self.seconds_each is None else self.seconds_each * (self.queries - self.before)
+
+
+def rehearse(
+    segmenter: Segmenter,
+    job: FolderJob,
+    context: Context,
+    *,
+    ensemble: Ensemble = "auto",
+    task: Task = "instance",
+    side: int | None = None,
+    tiles: Tiles = None,
+    refine: bool = False,
+    resume: bool = True,
+) -> Rehearsal:
+    """Measure up to three pictures of a job, evenly spread over those that are not done. The output folder is read, and
+    nothing is written to it: the results go to a temporary folder, which is removed.
+
+    Arguments and errors are those of `job.segment_folder`.
+    """
+    prepared = segmenter.prepare(context, ensemble=ensemble, task=task, side=side, tiles=tiles, refine=refine)
+    sink = sink_for(job.outputs)
+    earlier = _earlier(sink, identify(segmenter, prepared, context, job.outputs)) if resume else None
+    done = (
+        {}
+        if earlier is None
+        else {f.mask and sink.name(f.mask): (f.mask, f.version) for f in map(parse, earlier.lines()) if f is not None}
+    )
+    rest = [query for query in job.queries if not _is_done(sink, query, done)]
+    measured, failures = _measured(segmenter, prepared, job, rest)
+    return Rehearsal(
+        len(job.queries),
+        len(job.queries) - len(rest),
+        measured,
+        failures,
+        _seconds_each(measured, on_cpu=segmenter.device.type == "cpu"),
+        _memory(measured, len(rest)),
+        0 if segmenter.device.type == "cpu" else segmenter.estimate_memory(shots=prepared.shots, side=prepared.side),
+        round(_mean([each.size for each in measured]) * len(rest)) if measured else None,
+    )
+
+
+def _earlier(sink: FolderSink, identity: Mapping[str, object]) -> Earlier | None:
+    out = sink.outputs.out
+    if not (out / JOURNAL_NAME).exists():
+        sink.fetch(REPORT_NAME)
+    earlier = find_earlier(out, identity, where=sink.outputs.where)
+    if earlier is not None:
+        sink.look()
+    return earlier
+
+
+def _is_done(sink: FolderSink, query: Query, done: dict[str | None, tuple[str | None, str | None]]) -> bool:
+    mask, version = done.get(sink.outputs.mask_name(query.name), (None, None))
+    return mask is not None and version == version_of(query) and sink.holds(mask)
+
+
+def _measured(
+    segmenter: Segmenter, prepared: PreparedContext, job: FolderJob, rest: Sequence[Query]
+) -> tuple[tuple[Measured, ...], tuple[FileReport, ...]]:
+    done: list[Measured] = []
+    failures: list[FileReport] = []
+    with tempfile.TemporaryDirectory() as name:
+        trial = replace(job, outputs=job.outputs.at(Path(name)))
+        for query in _spread(rest):
+            picture = read(query)
+            if isinstance(picture, FileReport):
+                failures.append(picture)
+                continue
+            if not done:
+                _answered(segmenter, prepared, picture)  # the first pass of a network is slower than the others
+            done.append(_measure(segmenter, prepared, trial, picture))
+            if len(done) == MOST_MEASURED:
+                break
+    return tuple(done), tuple(failures)
+
+
+def _measure(segmenter: Segmenter, prepared: PreparedContext, trial: FolderJob, picture: Picture) -> Measured:
+    start = time.perf_counter()
+    answer = _answered(segmenter, prepared, picture)
+    network = time.perf_counter() - start
+    report = write(trial.outputs, replace(picture, seconds=0.0), answer)
+    paths = trial.outputs.all_paths(picture.query.name)
+    size = sum(path.stat().st_size for path in paths if path.exists())
+    return Measured(picture.pixels, picture.seconds, network, report.seconds, size)
+
+
+def _answered(segmenter: Segmenter, prepared: PreparedContext, picture: Picture) -> Answer:
+    (answer,) = segmenter.answer_many([prepared.fit(picture.image)], prepared, batch_size=1)
+    for painted, _ in answer.painted:
+        painted.cpu()  # waits for it
+    return answer
+
+
+def _spread(rest: Sequence[Query]) -> Iterator[Query]:
+    """The middle of each third, then others."""
+    count = len(rest)
+    first = [count * (2 * i + 1) // (2 * MOST_MEASURED) for i in range(min(count, MOST_MEASURED))]
+    others = (i for i in range(min(count, _MOST_TRIED)) if i not in first)
+    for i in dict.fromkeys([*first, *others]):
+        yield rest[i]
+
+
+def _seconds_each(measured: Sequence[Measured], *, on_cpu: bool) -> float | None:
+    """Threads read and write beside the network: a CPU's time is shared, on other devices the slower one counts."""
+    if not measured:
+        return None
+    network = _mean([each.network for each in measured])
+    files = _mean([each.reading + each.writing for each in measured]) / (os.cpu_count() or 1)
+    return network + files if on_cpu else max(network, files)
+
+
+def _memory(measured: Sequence[Measured], rest: int) -> int | None:
+    """What this process has by now, and the pictures that wait before and behind the network."""
+    if not measured:
+        return None
+    pixels, largest = _mean([each.pixels for each in measured]), max(each.pixels for each in measured)
+    waiting = min(min(rest, MOST_WAITING) * pixels, PIXELS_WAITING + largest)
+    return int(psutil.Process().memory_info().rss + waiting * (_BYTES_BEFORE + _BYTES_BEHIND))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,71 @@
+"""Pictures that arrive while a job runs: the inputs are looked through again and again.
+
+Refuses to know what becomes of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import monotonic, sleep
+from typing import Final, TypeAlias
+
+from incontext.folder.plan import FolderJob, Query, alike, look_again
+from incontext.folder.report import FileReport
+from incontext.folder.work import version_of
+
+POLL_SECONDS: Final = 1.0
+
+_MOST_SHARE = 5  # it is looked for at most this part of the time
+
+Arrived: TypeAlias = list[Query | FileReport]
+"""Pictures to segment, and what became of those that cannot be."""
+
+
+def arrivals(job: FolderJob, *, poll_seconds: float = POLL_SECONDS) -> Iterator[Arrived]:
+    """What is in the inputs of a plan, and whatever comes there later, for ever; a list each time that there is some.
+
+    A picture has arrived once its file has not changed between two looks, ``poll_seconds`` apart; longer where looking
+    takes long. One that changes later arrives again. One whose results would go where another's are, or over a picture,
+    arrives as a failure.
+    """
+    names = _Names(job)
+    arrived: dict[str, str] = {}  # the version of each picture when it arrived
+    before: dict[str, str] = {}  # the versions of the others at the last look
+    while True:
+        start, now, fresh = monotonic(), {}, []
+        for query in look_again(job):
+            path, version = str(query.place), version_of(query)
+            if version is None or arrived.get(path) == version:
+                continue
+            if before.get(path) == version:
+                arrived[path] = version
+                fresh.append(names.check(query, version))
+            else:
+                now[path] = version
+        before = now
+        if fresh:
+            yield fresh
+        took = monotonic() - start
+        sleep(max(poll_seconds, 0 if fresh else _MOST_SHARE * took))
+
+
+class _Names:
+    """Which names of results are taken, by which pictures."""
+
+    def __init__(self, job: FolderJob) -> None:
+        self._outputs = job.outputs
+        kept = (*(path for pair in job.prompt_files for path in pair), *job.left_out)
+        self._kept = {alike(path.absolute()) for path in kept}
+        self._taken: dict[str, str] = {}
+
+    def check(self, query: Query, version: str) -> Query | FileReport:
+        """The query itself, or why it cannot be segmented."""
+        path = str(query.place)
+        for result in self._outputs.all_paths(query.name):
+            if alike(result.absolute()) in self._kept:
+                return FileReport(path, version=version, error=f"{result}: this result would overwrite a picture")
+            other = self._taken.setdefault(alike(result), path)
+            if other != path:
+                error = f"{path}: its result would overwrite that of {other}, {result}; rename one of them"
+                return FileReport(path, version=version, error=error)
+        return query

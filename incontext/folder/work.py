@@ -1,0 +1,141 @@
+"""What is done for one picture before and after the network: read it; write its results and describe them.
+
+Functions of a module, with arguments that can be sent to other processes. Whatever is wrong with a file becomes its
+`FileReport`. Refuses to know the network, the order of pictures and how many there are.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from incontext.folder.outputs import Outputs
+from incontext.folder.places import Place
+from incontext.folder.plan import Query
+from incontext.folder.report import FileReport
+from incontext.folder.sources import contents
+from incontext.folder.sources import version as version_at
+from incontext.formats import IGNORED, Pixels, encode_gray, encode_image, encode_mask, read_image
+from incontext.pictures import one_large
+from incontext.types import Segmentation
+
+if TYPE_CHECKING:  # the engine brings torch
+    from incontext.engine import Answer
+
+_STOPS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})  # what no other picture would escape
+_PIXELS_AT_ONCE = 1_000_000  # counted together: numpy needs 16 bytes for each
+
+
+class UnwritableError(OSError):
+    """Nothing more can be written to the output folder: the disk is full, or has become read-only."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded query. image: (H, W, 3) uint8. version: see `version_of`. seconds: what it has cost so far."""
+
+    query: Query
+    image: Pixels
+    version: str | None
+    seconds: float
+
+    @property
+    def pixels(self) -> int:
+        """H * W."""
+        return int(self.image.shape[0] * self.image.shape[1])
+
+
+def version_of(query: Query) -> str | None:
+    """What changes when a picture does: see `sources.version`."""
+    return version_at(query.place)
+
+
+def read(query: Query) -> Picture | FileReport:
+    """Decode a query. Raises nothing: whatever is wrong with a file, the others are not to suffer from it."""
+    start = time.perf_counter()
+    version = version_of(query)
+    try:
+        image = read_image(contents(query.place), name=str(query), page=query.page or 0)
+    except Exception as error:  # noqa: BLE001  broken files make decoders raise nearly anything
+        return failure(query, str(query), error, version=version, seconds=time.perf_counter() - start)
+    return Picture(query, image, version, time.perf_counter() - start)
+
+
+def write(outputs: Outputs, picture: Picture, painted: Answer) -> FileReport:
+    """Read the mask from the network's painting, write the results of a picture and describe them.
+
+    The mask comes last: where it is, the others are. Every file appears whole or not at all.
+
+    Raises:
+        UnwritableError: nothing can be written any more, so that the job had better stop.
+    """
+    start, query = time.perf_counter(), picture.query
+    mask = outputs.mask_name(query.name)
+    try:
+        with one_large(picture.pixels):
+            answer = painted.read()
+            _put(outputs, picture, answer)
+            areas, confidences = by_id(answer)
+    except (OSError, ValueError, MemoryError) as error:
+        if isinstance(error, OSError):
+            raise_if_unwritable(error, outputs.out)
+        seconds = picture.seconds + time.perf_counter() - start
+        return failure(query, f"{outputs.where}/{mask}", error, version=picture.version, seconds=seconds)
+    return FileReport(
+        str(query.place),
+        mask=mask,
+        ids=tuple(areas),
+        areas=areas,
+        confidences=confidences,
+        confidence=round(float(answer.confidence.mean()), 4),
+        is_empty=not areas,
+        version=picture.version,
+        seconds=round(picture.seconds + time.perf_counter() - start, 4),
+    )
+
+
+def _put(outputs: Outputs, picture: Picture, answer: Segmentation) -> None:
+    """Write all results of a picture."""
+    query = picture.query
+    if outputs.overlay:
+        name = outputs.overlay_name(query.name, answer.shape)
+        outputs.put(name, encode_image(answer.overlay(picture.image), name=name))
+    if outputs.confidence:
+        name = outputs.confidence_name(query.name)
+        outputs.put(name, encode_gray(answer.confidence, name=name))
+    name = outputs.mask_name(query.name)
+    outputs.put(name, encode_mask(answer.mask, answer.palette.table, name=name))
+
+
+def by_id(answer: Segmentation) -> tuple[dict[int, int], dict[int, float]]:
+    """For each id that was found its pixels, and the mean confidence over them, 0..1."""
+    mask, confidence = answer.mask.ravel(), answer.confidence.ravel()
+    counts, sums = np.zeros(256, np.int64), np.zeros(256, np.float64)
+    for first in range(0, mask.size, _PIXELS_AT_ONCE):
+        part = slice(first, first + _PIXELS_AT_ONCE)
+        counts += np.bincount(mask[part], minlength=256)
+        sums += np.bincount(mask[part], weights=confidence[part], minlength=256)
+    ids = [int(i) for i in np.flatnonzero(counts) if i not in (0, IGNORED)]
+    return {i: int(counts[i]) for i in ids}, {i: round(float(sums[i] / counts[i]), 4) for i in ids}
+
+
+def failure(query: Query, path: Place | str, error: Exception, *, version: str | None, seconds: float) -> FileReport:
+    """A skipped file. path: what the error is about, put before the error's text where that does not name it."""
+    what = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    sentence = what if str(path) in what else f"{path}: {what}"
+    return FileReport(str(query.place), version=version, error=sentence, seconds=round(seconds, 4))
+
+
+def raise_if_unwritable(error: OSError, out: Path) -> None:
+    """UnwritableError, with what to do, where an error says that nothing more can be written."""
+    if error.errno in _STOPS:
+        raise UnwritableError(
+            f"{out}: {(os.strerror(error.errno or 0)).lower()}; stopped, and what was done is kept: "
+            "make room there, and the same command goes on from here"
+        ) from error

@@ -1,0 +1,204 @@
+"""What stands between the network and the page: who may ask, for what, and how much.
+
+An ASGI application around another one. Gradio's server has many entrances beside those that this page uses, some of
+which fetch addresses of the asker's choice; only those in use are open. Refuses to know what the page does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Awaitable, Callable, MutableMapping
+from http.cookies import SimpleCookie
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qs, unquote, urlsplit
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+COOKIE: Final = "incontext_token"
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+MOST_UPLOADED: Final = 4 << 30  # bytes in one request
+LEAST_FREE: Final = 1 << 30  # bytes of the disk that uploads leave alone
+MOST_ASKED: Final = 4 << 20  # bytes of a request that names uploads
+
+_OPEN = re.compile(
+    r"/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/(assets|static)/[^?]*"
+    r"|/gradio_api/(queue/(join|data)|upload|upload_progress|heartbeat/[\w-]+|startup-events|theme\.css|cancel|reset)/?"
+    r"|/gradio_api/file=.*",
+    re.DOTALL,
+)
+# Everything from this server alone. Gradio evaluates templates, and its styles are inline.
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
+    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+_HEADERS = (
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+
+
+class Guard:
+    """Lets through what the page needs.
+
+    token: asked for once in the address (?token=...), then kept as a cookie; None where only this machine can ask.
+    uploads: the folder in which uploads end up.
+    """
+
+    def __init__(self, app: App, *, token: str | None, uploads: Path) -> None:
+        self._app, self._token, self._uploads = app, token, uploads
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # the page opens no web socket
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        refusal = self._refusal(scope, headers)
+        if refusal is not None:
+            await _answer(send, *refusal)
+            return
+        if self._token is not None and not self._knows(headers):
+            await self._ask(scope, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                kept = [pair for pair in message["headers"] if not pair[0].lower().startswith(b"access-control-")]
+                message = {**message, "headers": [*kept, *_HEADERS]}
+            await send(message)
+
+        if scope["path"].rstrip("/") == "/gradio_api/queue/join":
+            body = await _body(receive)
+            if body is None or not self._names_uploads_only(body):
+                await _answer(send, 403, "expected uploaded files, got something else")
+                return
+            receive = _again(body, receive)
+        await self._app(scope, receive, send_guarded)
+
+    def _names_uploads_only(self, body: bytes) -> bool:
+        """Whether each file that is named was uploaded. Gradio, mounted in an application, would read any other file,
+        too, and fetch addresses."""
+        try:
+            asked: list[object] = [json.loads(body)]
+        except (ValueError, RecursionError):
+            return False
+        while asked:
+            each = asked.pop()
+            if isinstance(each, dict):
+                path = each.get("path")
+                if path is not None and not self._is_upload(path):
+                    return False
+                asked += each.values()
+            elif isinstance(each, list):
+                asked += each
+        return True
+
+    def _is_upload(self, path: object) -> bool:
+        try:
+            return isinstance(path, str) and Path(os.path.realpath(path)).is_relative_to(self._uploads)
+        except (OSError, ValueError):
+            return False
+
+    def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
+        """Status and sentence for what nobody may ask, token or not."""
+        host = headers.get("host", "")
+        if self._token is None and _name(host) not in LOOPBACK:  # a page elsewhere whose name leads here
+            return 403, f"expected this machine to be asked by the name 127.0.0.1 or localhost, got {host[:100]!r}"
+        origin = headers.get("origin")
+        foreign = origin is not None and urlsplit(origin).netloc != host
+        if foreign or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            navigates = headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET" and not foreign
+            if not (navigates and scope["path"] == "/"):
+                return 403, "expected a request of this page itself, got one of another page"
+        if not _OPEN.fullmatch(scope["path"]) or "://" in unquote(scope["path"]):
+            return 404, "there is nothing here"
+        return self._too_much(scope, headers)
+
+    def _too_much(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
+        if scope["method"] != "POST":
+            return None
+        try:
+            length = int(headers["content-length"])
+        except (KeyError, ValueError):
+            return 411, "expected the length of what is sent"
+        if length > MOST_UPLOADED:
+            return (
+                413,
+                f"expected at most {MOST_UPLOADED >> 30} GiB at once, got {length >> 30}; send less, or name a folder",
+            )
+        if shutil.disk_usage(self._uploads).free - length < LEAST_FREE:
+            return 507, "the disk of this machine is nearly full; free some of it first"
+        return None
+
+    def _knows(self, headers: dict[str, str]) -> bool:
+        cookies = SimpleCookie()
+        try:
+            cookies.load(headers.get("cookie", ""))
+        except Exception:  # noqa: BLE001  whatever stands in a cookie, it is not the token
+            return False
+        kept = cookies.get(COOKIE)
+        return kept is not None and self._is_token(kept.value)
+
+    def _is_token(self, text: str) -> bool:
+        return self._token is not None and secrets.compare_digest(text.encode(), self._token.encode())
+
+    async def _ask(self, scope: Scope, send: Send) -> None:
+        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        if not self._is_token(given):
+            await _answer(send, 401, "expected the token of this page: open the address that `incontext ui` printed")
+            return
+        cookie = f"{COOKIE}={given}; Path=/; HttpOnly; SameSite=Strict"
+        more = [(b"location", scope["path"].encode()), (b"set-cookie", cookie.encode())]
+        await _answer(send, 303, "", more)
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """All that is sent, or None where it is too much."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        body += message.get("body", b"")
+        if len(body) > MOST_ASKED:
+            return None
+        if not message.get("more_body", False):
+            return body
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """What was received, to be received once more."""
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return first.pop() if first else await receive()
+
+    return again
+
+
+async def _answer(send: Send, status: int, sentence: str, more: list[tuple[bytes, bytes]] | None = None) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADERS, *(more or [])]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": sentence.encode()})
+
+
+def _name(host: str) -> str:
+    """The host of a Host header, without its port and brackets."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""

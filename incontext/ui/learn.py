@@ -1,0 +1,134 @@
+"""Tuning a key from labelled pictures of a session, told step by step while it runs in a thread of its own.
+
+Refuses to know the page.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from incontext.folder import gather, open_prompts
+from incontext.prompt_tensor import PromptTensor
+from incontext.types import Prompt
+from incontext.ui.paint import palette_for
+from incontext.ui.places import Places
+from incontext.ui.results import LONGEST
+from incontext.ui.sessions import Session
+
+if TYPE_CHECKING:
+    from incontext.engine import Segmenter
+    from incontext.tuning import TuningStep
+
+HELD_OUT: Final = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Pictures with masks, and their names."""
+
+    names: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
+
+
+class _StoppedError(Exception):
+    """The user stopped the tuning."""
+
+
+def accepted(session: Session) -> Labelled:
+    """The examples of the session."""
+    if not session.examples:
+        raise ValueError("expected examples to tune on, got none; accept some results in the Segment tab first")
+    return Labelled(tuple(each.name for each in session.examples), tuple(each.prompt for each in session.examples))
+
+
+def uploaded(session: Session, files: Sequence[str]) -> Labelled:
+    """Files that were dropped: NAME.jpg and NAME_mask.png, or NAME.png, beside it in any order."""
+    folder = session.new_folder()
+    taken: set[str] = set()
+    for path in map(Path, files):
+        if path.name.casefold() in taken:
+            raise ValueError(f"expected files of different names, got {path.name} twice; rename one")
+        taken.add(path.name.casefold())
+        session.kept(path).rename(folder / path.name)
+    return _opened(folder)
+
+
+def in_folder(places: Places, folder: str) -> Labelled:
+    """The labelled pictures of an opened folder."""
+    return _opened(places.check(folder), places)
+
+
+def _opened(folder: Path, places: Places | None = None) -> Labelled:
+    files = gather(source=folder)
+    for path in (path for pair in files.pairs for path in pair):
+        if places is not None:
+            places.check(path)
+    opened = open_prompts(files, longest=LONGEST)
+    ids = {i for prompt in opened.prompts for i in prompt.ids}
+    palette = palette_for(ids)
+    prompts = tuple(replace(prompt, palette=palette) for prompt in opened.prompts)
+    return Labelled(tuple(image.name for image, _ in opened.pairs), prompts)
+
+
+def tuning(
+    session: Session, segmenter: Segmenter, labelled: Labelled, *, steps: int, shots: int
+) -> Iterator[TuningStep | PromptTensor]:
+    """The steps as they are done, and at last the key. Ends without one when the session is told to stop.
+
+    Raises:
+        ValueError: what `tune` says of the pictures and the options.
+    """
+    from incontext.tuning import tune
+
+    session.stop.clear()
+    told: queue.SimpleQueue[TuningStep | PromptTensor | Exception] = queue.SimpleQueue()
+    left = threading.Event()
+
+    def on_step(step: TuningStep) -> None:
+        told.put(step)
+        if session.stop.is_set() or left.is_set():
+            raise _StoppedError
+
+    def work() -> None:
+        try:
+            told.put(
+                tune(
+                    segmenter,
+                    labelled.prompts,
+                    steps=steps,
+                    shots=shots,
+                    held_out=HELD_OUT,
+                    pictures=labelled.names,
+                    on_step=on_step,
+                )
+            )
+        except Exception as error:  # noqa: BLE001  told, and raised where the page hears of it
+            told.put(error)
+
+    worker = threading.Thread(target=work, name="tune", daemon=True)
+    worker.start()
+    try:
+        while True:
+            came = told.get()
+            if isinstance(came, _StoppedError):
+                return
+            if isinstance(came, Exception):
+                raise came
+            yield came
+            if isinstance(came, PromptTensor):
+                return
+    finally:
+        left.set()
+        worker.join()
+
+
+def judges(labelled: Labelled) -> list[int]:
+    """The numbers of the pictures that judge the key, as `tune` will choose them."""
+    from incontext.tuning import split
+
+    return split(labelled.prompts, HELD_OUT)[1]

@@ -1,0 +1,58 @@
+"""The Model tab: what runs, how fast, and other weights.
+
+Lays out components and passes values on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from incontext.ui.model import Model
+from incontext.ui.page import QUEUE, Answers, note, table
+from incontext.ui.sessions import Session
+
+
+class ModelTab:
+    """The tab, built in the present Blocks."""
+
+    def __init__(self, answers: Answers, model: Model) -> None:
+        self._answers, self._model = answers, model
+        gr.Markdown("### What runs")
+        self.about = gr.HTML(table(model.describe()), elem_id="about-model")
+        self.measure = gr.Button("Measure the speed", elem_id="measure")
+        gr.Markdown("### Other weights\nFor everyone who uses this page at the moment.")
+        choices = model.choices()
+        self.weights = gr.Dropdown(choices, value=None, label="Weights on this machine", elem_id="weights")
+        self.load = gr.Button("Load them", elem_id="load-weights")
+        self.status = gr.HTML(note(""), elem_id="model-status")
+
+    def connect(self) -> None:
+        """What happens on clicks."""
+        how: dict[str, Any] = {
+            "concurrency_id": QUEUE,
+            "concurrency_limit": 1,
+            "show_progress": "hidden",
+            "api_visibility": "private",
+        }
+        self.measure.click(self._answers.once(self._measure), None, [self.status], **how)
+        self.load.click(self._answers.once(self._load), [self.weights], [self.about, self.status], **how)
+
+    def refresh(self, session: Session) -> str:
+        """What runs by now."""
+        del session
+        return table(self._model.describe())
+
+    def _measure(self, session: Session) -> str:
+        del session
+        seconds = self._model.seconds_per_picture()
+        return note(f"{seconds:.3f} s for a picture of 640 x 480 by one example.")
+
+    def _load(self, session: Session, name: str | None) -> tuple[str, str]:
+        if not name:
+            raise ValueError("expected weights to load, got none; choose some")
+        self._model.switch(name)
+        return self.refresh(session), note(
+            "Loaded. Examples stay; keys belong to the weights that they were tuned for."
+        )

@@ -1,0 +1,247 @@
+"""The page's pieces that are the same everywhere: cards and rows as HTML, styles, and how a handler answers.
+
+Whatever comes from users is escaped here. Refuses to know jobs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import gradio as gr
+
+from incontext.ui.paint import BRUSHES, brush_names
+from incontext.ui.sessions import Example, Result, Session, Sessions
+
+QUEUE: Final = "network"  # all jobs that use the network wait in one row
+ANSWERS: Final = "incontext"  # what does not waits beside it
+
+CSS: Final = """
+.ic-note { opacity: .8; font-size: .95em }
+.ic-legend { display: flex; flex-wrap: wrap; gap: .3em 1em; font-size: .95em }
+.ic-legend i { display: inline-block; width: 1em; height: 1em; border-radius: 50%; border: 1px solid #8888;
+  vertical-align: -.15em; margin-right: .3em }
+.ic-row { display: flex; flex-wrap: wrap; gap: .6em }
+.ic-row figure { margin: 0; max-width: 10.5em; font-size: .85em; overflow-wrap: anywhere }
+.ic-row img, .ic-row svg { display: block; max-width: 10em; max-height: 8em; border-radius: 4px }
+.ic-grid { display: grid; gap: 1em; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 26em), 1fr)) }
+.ic-card { margin: 0; border: 1px solid var(--border-color-primary); border-radius: 6px; padding: .5em;
+  content-visibility: auto; contain-intrinsic-size: auto 16em }
+.ic-pair { display: flex; gap: .4em; align-items: flex-start }
+.ic-pair > * { flex: 1 1 0; min-width: 0 }
+.ic-pair img { display: block; width: 100%; height: auto; margin: 0 }
+.ic-stack { position: relative }
+.ic-stack .ic-mask, .ic-stack .ic-sure { position: absolute; inset: 0; height: 100%; image-rendering: pixelated }
+.ic-mask { opacity: var(--ic-opacity, .5) }
+.ic-sure { visibility: var(--ic-sure, hidden) }
+.ic-card figcaption { margin-top: .4em; display: flex; flex-wrap: wrap; gap: .2em .8em; align-items: center;
+  overflow-wrap: anywhere }
+.ic-swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; border: 1px solid #8888 }
+.ic-button { padding: .3em .7em; font-size: .9em !important; font-weight: 500 !important;
+  border: 1px solid var(--border-color-primary); border-radius: 6px; cursor: pointer;
+  background: var(--button-secondary-background-fill); color: var(--button-secondary-text-color) }
+.ic-button:focus-visible { outline: 3px solid var(--color-accent); outline-offset: 1px }
+.ic-problem { color: var(--error-text-color, #b3261e) }
+.ic-frame img { max-width: 100%; max-height: 70vh; height: auto; display: block }
+.ic-chart { overflow-x: auto } .ic-chart svg { max-width: 100%; height: auto }
+.ic-chart text { fill: currentColor; stroke: none } .ic-chart .grid { stroke: currentColor; opacity: .18 }
+.ic-chart .line { fill: none; stroke: var(--color-accent); stroke-width: 2 }
+.ic-chart .line.b { stroke: #d97706 }
+.ic-table td { padding: .15em 1em .15em 0; vertical-align: top; overflow-wrap: anywhere }
+"""
+
+# One listener for all cards: buttons come and go with the cards.
+CARD_CLICKS: Final = """
+element.addEventListener('click', event => {
+  const button = event.target.closest('[data-accept], [data-edit], [data-remove]');
+  if (!button) return;
+  if (button.dataset.accept !== undefined) trigger('accept', {number: Number(button.dataset.accept)});
+  if (button.dataset.edit !== undefined) trigger('edit', {number: Number(button.dataset.edit)});
+  if (button.dataset.remove !== undefined) trigger('remove', {number: Number(button.dataset.remove)});
+});
+"""
+SET_OPACITY: Final = "(value) => { document.documentElement.style.setProperty('--ic-opacity', value / 100); }"
+SET_VIEW: Final = """(value) => {
+  document.documentElement.style.setProperty('--ic-sure', value === 'Confidence' ? 'visible' : 'hidden'); }"""
+
+
+# -------------------------------------------------------------------------------------------- answers
+
+
+class Answers:
+    """Handlers for Gradio made of functions of a session: errors of the user become the engine's own sentences."""
+
+    def __init__(self, sessions: Sessions, root: Path) -> None:
+        self._sessions = sessions
+        # Uploads lie in folders with names that say nothing to anyone; what is left is the file's own name.
+        self._folders = re.compile(re.escape(str(root)) + r"/(?:sessions/)?(?:[\w-]+/)+")
+
+    def once(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """call(session, *values) -> the outputs."""
+
+        def handler(request: gr.Request, *values: Any) -> Any:
+            with self._told():
+                return call(self._sessions.of(request.session_hash), *values)
+
+        return _typed(handler)
+
+    def event(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """call(session, number of the card, *values) -> the outputs."""
+
+        def handler(request: gr.Request, data: gr.EventData, *values: Any) -> Any:
+            with self._told():
+                return call(self._sessions.of(request.session_hash), _number(data), *values)
+
+        return _typed(handler)
+
+    def stream(self, call: Callable[..., Iterator[Any]]) -> Callable[..., Any]:
+        """call(session, *values) yields the outputs as they come."""
+
+        def handler(request: gr.Request, *values: Any) -> Iterator[Any]:
+            with self._told():
+                yield from call(self._sessions.of(request.session_hash), *values)
+
+        return _typed(handler)
+
+    def leave(self) -> Callable[..., None]:
+        """For the end of a visit."""
+
+        def handler(request: gr.Request) -> None:
+            self._sessions.leave(request.session_hash)
+
+        return _typed(handler)
+
+    def plain(self, sentence: str) -> str:
+        """A sentence without the folders in which uploads lie."""
+        return self._folders.sub("", sentence)
+
+    def warn(self, sentence: str) -> None:
+        """Show what the user should know of a job that goes on."""
+        gr.Warning(escape(self.plain(sentence)))
+
+    def _told(self) -> _Told:
+        return _Told(self)
+
+
+class _Told:
+    """Turns errors of the user into a message on the page."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and error.strerror and error.filename:
+            sentence = f"{error.filename}: {error.strerror}"
+        elif isinstance(error, ValueError | OSError):
+            sentence = str(error)
+        else:
+            return
+        shown = escape(self._answers.plain(sentence))
+        raise gr.Error(shown, duration=20, print_exception=False) from None
+
+
+def _typed(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Gradio finds a request by its annotation, which is a string in this module."""
+    kinds = {"request": gr.Request, "data": gr.EventData}
+    handler.__annotations__ = {name: kinds[name] for name in handler.__annotations__ if name in kinds}
+    return handler
+
+
+def _number(data: gr.EventData) -> int:
+    number = getattr(data, "number", None)
+    if not isinstance(number, int):
+        raise ValueError(f"expected the number of a card, got {number!r:.50}")
+    return number
+
+
+# ------------------------------------------------------------------------------------------------ HTML
+
+
+def address(path: Path) -> str:
+    """Where the page finds a file of a session."""
+    return escape(f"/gradio_api/file={quote(str(path))}", quote=True)
+
+
+def note(sentence: str) -> str:
+    """A line that screen readers speak when it changes."""
+    return f'<p class="ic-note" role="status" aria-live="polite">{escape(sentence)}</p>'
+
+
+def legend() -> str:
+    """The brushes and their ids."""
+    colors = zip(brush_names(), BRUSHES, strict=True)
+    items = (
+        f'<span><i style="background:{color}"></i>{name} = {number}</span>'
+        for number, (color, (name, _)) in enumerate(colors, start=1)
+    )
+    return f'<div class="ic-legend" aria-label="Colours and their ids">{"".join(items)}</div>'
+
+
+def example_cards(examples: Sequence[Example]) -> str:
+    """The examples in use, each with a button to remove it."""
+    cards = (
+        f'<figure><img src="{address(example.miniature)}" alt="Example {number + 1}: {escape(example.name)}">'
+        f"<figcaption>{escape(example.name)}: {', '.join(map(str, example.prompt.ids))}<br>"
+        f'<button type="button" class="ic-button" data-remove="{number}" '
+        f'aria-label="Remove example {number + 1}">Remove</button></figcaption></figure>'
+        for number, example in enumerate(examples)
+    )
+    return f'<div class="ic-row">{"".join(cards)}</div>' if examples else note("No examples so far.")
+
+
+def result_card(number: int, result: Result, plain: Callable[[str], str]) -> str:
+    """A picture beside what was found in it."""
+    name = escape(result.picture.name)
+    if result.miniatures is None:
+        return (
+            f'<figure class="ic-card" data-card="{number}"><figcaption class="ic-problem">'
+            f"{escape(plain(result.problem or ''))}</figcaption></figure>"
+        )
+    picture, mask, sure = map(address, result.miniatures)
+    buttons = (
+        f'<button type="button" class="ic-button" data-accept="{number}">Accept as example</button>'
+        f'<button type="button" class="ic-button" data-edit="{number}">Correct</button>'
+    )
+    return (
+        f'<figure class="ic-card" data-card="{number}"><div class="ic-pair">'
+        f'<img src="{picture}" alt="{name}" decoding="async">'
+        f'<div class="ic-stack"><img src="{picture}" alt="" decoding="async">'
+        f'<img class="ic-mask" src="{mask}" alt="What was found in {name}" decoding="async">'
+        f'<img class="ic-sure" src="{sure}" alt="Confidence: white is sure" decoding="async"></div></div>'
+        f"<figcaption><strong>{name}</strong>{_areas(result)}<span>sure: {result.confidence:.0%}</span>"
+        f"{buttons if result.areas else ''}</figcaption></figure>"
+    )
+
+
+def _areas(result: Result) -> str:
+    if not result.areas:
+        return "<span>nothing found</span>"
+    whole = result.size[0] * result.size[1]
+    colors = dict(enumerate(brush_names(), start=1))
+    shares = (
+        f'<span><i class="ic-swatch" style="background:{colors.get(i, "transparent")}"></i> '
+        f"{i}: {pixels / whole:.1%} ({pixels} px)</span>"
+        for i, pixels in result.areas.items()
+    )
+    return "".join(shares)
+
+
+def table(rows: Mapping[str, object]) -> str:
+    """Names and values."""
+    cells = "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in rows.items())
+    return f'<table class="ic-table">{cells}</table>'
+
+
+def forget(session: Session, number: int) -> None:
+    """Take an example out."""
+    if not 0 <= number < len(session.examples):
+        raise ValueError(f"expected one of {len(session.examples)} examples, got number {number}")
+    session.examples.pop(number)

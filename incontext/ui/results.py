@@ -1,0 +1,215 @@
+"""Segmenting the pictures of a session, one by one, and what is kept of each: its mask, miniatures, areas.
+
+Refuses to know the page.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from PIL import Image
+
+from incontext.annotations.core import Categories, things_of
+from incontext.annotations.core import Result as Exported
+from incontext.annotations.exports import writable, write_all
+from incontext.annotations.instances import split
+from incontext.annotations.known import FORMATS
+from incontext.formats import IMAGE_SUFFIXES, Pixels, read_image, read_mask, write_image
+from incontext.types import Prompt, Segmentation
+from incontext.ui.paint import palette_for, resized_ids, shrunk
+from incontext.ui.places import Places
+from incontext.ui.sessions import MOST_EXAMPLES, MOST_PICTURES, Example, Picture, Result, Session
+
+if TYPE_CHECKING:
+    from incontext.engine import PreparedContext, Segmenter
+
+LONGEST: Final = 1024  # pixels along an example's longer side: more than any of the networks sees
+MINIATURE: Final = 640  # pixels along the longer side of what the page shows of a result
+_SMALL: Final = 160  # of an example
+
+
+# ------------------------------------------------------------------------------------------ examples
+
+
+def add_example(session: Session, name: str, image: Pixels, ids: Pixels) -> Example:
+    """Make a prompt of a picture (H, W, 3) and its mask (H, W), at most 1024 pixels along a side, and keep it.
+
+    ValueError where the mask marks nothing, or there are too many examples.
+    """
+    if len(session.examples) >= MOST_EXAMPLES:
+        raise ValueError(f"expected at most {MOST_EXAMPLES} examples, got one more; tune a key of them instead")
+    small = shrunk(image, LONGEST)
+    mask = resized_ids(ids, small.shape[:2])
+    prompt = Prompt(small, mask, palette=palette_for(np.unique(mask).tolist()))
+    shown = Segmentation(prompt.mask, np.ones(mask.shape, np.float32), prompt.palette or palette_for(prompt.ids))
+    path = session.new_file(".jpg")
+    write_image(path, shrunk(shown.overlay(small), _SMALL))
+    example = Example(name, prompt, path)
+    session.examples.append(example)
+    return example
+
+
+def accept(session: Session, number: int) -> Example:
+    """A result becomes an example. ValueError where nothing was found in it."""
+    result = result_of(session, number)
+    if result.mask is None:
+        raise ValueError(f"{result.picture.name}: expected a result to accept, got a picture that was not segmented")
+    return add_example(session, result.picture.name, read_image(result.picture.path), read_mask(result.mask).ids)
+
+
+def result_of(session: Session, number: int) -> Result:
+    """ValueError where there is none of that number."""
+    if not 0 <= number < len(session.results):
+        raise ValueError(f"expected one of {len(session.results)} results, got number {number}; segment again")
+    return session.results[number]
+
+
+# ------------------------------------------------------------------------------------------ pictures
+
+
+def take_files(session: Session, uploaded: Sequence[str]) -> None:
+    """What was dropped are the pictures to segment, in its order. ValueError where there are too many."""
+    _refuse_many(len(uploaded))
+    kept = [session.kept(path) for path in uploaded]
+    session.pictures = [Picture(path.name, path) for path in kept]
+
+
+def take_folder(session: Session, places: Places, folder: str) -> None:
+    """The pictures of an opened folder, with those of its subfolders, are those to segment."""
+    root = places.check(folder)
+    named = (path for path in places.below(root) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    found = list(islice(named, MOST_PICTURES + 1))
+    if not found:
+        raise ValueError(f"{folder}: expected pictures in this folder, found none; choose another")
+    _refuse_many(len(found))
+    session.pictures = [Picture(path.relative_to(root).as_posix(), path) for path in found]
+
+
+def _refuse_many(count: int) -> None:
+    if count > MOST_PICTURES:
+        raise ValueError(
+            f"expected at most {MOST_PICTURES} pictures on the page, got more; `incontext segment` takes any number"
+        )
+
+
+# ------------------------------------------------------------------------------------------- results
+
+
+def segment_pictures(session: Session, segmenter: Segmenter, prepared: PreparedContext) -> Iterator[Result]:
+    """Segment the session's pictures in order; a picture that cannot be read costs itself and no more.
+
+    Each result is added to the session before it is yielded. Ends early when the session is told to stop.
+    """
+    _forget_results(session)
+    session.stop.clear()
+    for picture in tuple(session.pictures):
+        if session.stop.is_set():
+            return
+        try:
+            result = _segmented(session, segmenter, prepared, picture)
+        except (ValueError, OSError) as error:
+            result = Result(picture, problem=str(error))
+        session.results.append(result)
+        yield result
+
+
+def _forget_results(session: Session) -> None:
+    for result in session.results:
+        for path in (result.mask, *(result.miniatures or ())):
+            if path is not None:
+                path.unlink(missing_ok=True)
+    session.results = []
+
+
+def _segmented(session: Session, segmenter: Segmenter, prepared: PreparedContext, picture: Picture) -> Result:
+    image = read_image(picture.path)
+    found = segmenter.segment(image, prepared)
+    mask = session.new_file(".png")
+    found.save(mask)
+    counts = np.bincount(found.mask.ravel(), minlength=256)
+    return Result(
+        picture,
+        mask,
+        found.shape,
+        {i: int(counts[i]) for i in found.ids},
+        float(found.confidence.mean()),
+        _miniatures(session, image, found),
+    )
+
+
+def _miniatures(session: Session, image: Pixels, found: Segmentation) -> tuple[Path, Path, Path]:
+    """The picture, the mask's colours where something was found, and the confidence, in one small size."""
+    small = shrunk(image, MINIATURE)
+    size = small.shape[1], small.shape[0]
+    mask = resized_ids(found.mask, small.shape[:2])
+    paint = np.dstack([found.palette.paint(mask), np.where(mask > 0, 255, 0).astype(np.uint8)])
+    sure = Image.fromarray(np.rint(found.confidence * 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
+    files = session.new_file(".jpg"), session.new_file(".png"), session.new_file(".png")
+    Image.fromarray(small).save(files[0], quality=85)
+    Image.fromarray(paint).save(files[1], compress_level=1)
+    sure.save(files[2], compress_level=1)
+    return files
+
+
+# ----------------------------------------------------------------------------------------------- ZIP
+
+
+def zip_folder(folder: Path, target: Path) -> Path:
+    """All files below a folder, as a ZIP."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                archive.write(path, path.relative_to(folder).as_posix())
+    return target
+
+
+def formats() -> list[tuple[str, str]]:
+    """What masks can be downloaded as: what people read, and the format's name."""
+    return [(f"{each.name}: {each.about}", each.name) for each in FORMATS if each.write is not None]
+
+
+def zip_masks(session: Session, name: str, *, apart: bool, on_problem: Callable[[str], None]) -> Path:
+    """The masks of all results that have one as a ZIP, in one of the annotation formats.
+
+    apart: each connected region is an object of its own. on_problem: told what the format cannot hold.
+    ValueError where there are no results, or no such format.
+    """
+    chosen = writable([name])
+    named = list(_named(session.results))
+    if not named:
+        raise ValueError("expected results to download, got none; segment some pictures first")
+    ids = sorted({i for _, result in named for i in result.areas})
+    colors = palette_for(ids)
+    shown = {i: (r, g, b) for i, (r, g, b) in zip(colors.ids.tolist(), colors.colors.tolist(), strict=True) if i}
+    categories = Categories(dict(Categories.plain(ids).names), shown)
+    folder, target = session.new_folder(), session.new_folder() / "masks.zip"
+    write_all((_written(*each, apart) for each in named), chosen, {name: folder}, categories, on_problem=on_problem)
+    zip_folder(folder, target)
+    shutil.rmtree(folder)
+    return target
+
+
+def _written(name: PurePosixPath, result: Result, apart: bool) -> Exported:
+    mask = read_mask(result.mask).ids if result.mask is not None else np.zeros(result.size, np.uint8)
+    things = things_of(mask)
+    return Exported(name, mask, split(things) if apart else things, result.picture.path)
+
+
+def _named(results: Sequence[Result]) -> Iterator[tuple[PurePosixPath, Result]]:
+    """Results with a mask, and names that differ without their suffixes: a.jpg and a.png become a and a_2."""
+    taken: set[str] = set()
+    for result in results:
+        if result.mask is None:
+            continue
+        name = PurePosixPath(result.picture.name)
+        stem, number = name.stem, 2
+        while str(name.with_suffix("")).casefold() in taken:
+            name, number = name.with_name(f"{stem}_{number}{name.suffix}"), number + 1
+        taken.add(str(name.with_suffix("")).casefold())
+        yield name, result

@@ -1,0 +1,243 @@
+"""The Segment tab: paint an example, give pictures, look at what is found, accept it as the next example.
+
+Lays out components and passes values on. Refuses to know the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+import numpy as np
+
+from incontext.formats import Pixels, read_image, read_mask
+from incontext.ui import results
+from incontext.ui.model import Model
+from incontext.ui.page import (
+    CARD_CLICKS,
+    QUEUE,
+    SET_OPACITY,
+    SET_VIEW,
+    Answers,
+    example_cards,
+    forget,
+    legend,
+    note,
+    result_card,
+)
+from incontext.ui.paint import (
+    CANVAS,
+    brush_names,
+    ids_from_canvas,
+    ids_of_strokes,
+    ids_on_canvas,
+    image_on_canvas,
+    is_paintable,
+    strokes_of_ids,
+)
+from incontext.ui.sessions import Session
+
+if TYPE_CHECKING:
+    from gradio.components.image_editor import EditorValue
+
+OPEN_EXAMPLE = "Add as example"
+
+
+def editor(name: str) -> gr.ImageEditor:
+    """A picture to paint on: brushes for seven ids, eraser, undo, zoom. Pictures come from the server alone."""
+    return gr.ImageEditor(
+        label="Paint what you mean",
+        elem_id=name,
+        type="numpy",
+        image_mode="RGBA",
+        format="png",  # layers must come back as they went
+        sources=(),
+        transforms=(),
+        buttons=[],
+        brush=gr.Brush(colors=list(brush_names()), default_color=brush_names()[0], color_mode="fixed"),
+        layers=gr.LayerOptions(allow_additional_layers=False),
+        height=480,
+        canvas_size=(CANVAS[1], CANVAS[0]),
+    )
+
+
+def editor_value(image: Pixels, ids: Pixels | None = None) -> dict[str, Any]:
+    """What an editor shows: a picture (H, W, 3), and ids (H, W) over it where brushes can go on with them."""
+    with_ids = ids is not None and ids.any() and is_paintable(ids)
+    layers = [strokes_of_ids(ids_on_canvas(ids))] if with_ids and ids is not None else []
+    return {"background": image_on_canvas(image), "layers": layers, "composite": None}
+
+
+def painted(value: EditorValue | None, shape: tuple[int, int]) -> Pixels:
+    """The ids (H, W) that were painted on a picture of this shape. ValueError where there are none."""
+    layers = [np.asarray(layer) for layer in value["layers"]] if value is not None else []
+    ids = ids_from_canvas(ids_of_strokes(layers, CANVAS), shape)
+    if not ids.any():
+        raise ValueError("expected something painted on the picture, got nothing; paint what you mean with a brush")
+    return ids
+
+
+class SegmentTab:
+    """The tab, built in the present Blocks. keys, examples: what other tabs change as well."""
+
+    def __init__(self, answers: Answers, model: Model) -> None:
+        self._answers, self._model = answers, model
+        gr.Markdown("### 1. Show one example")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=1, min_width=260):
+                self.picture = gr.File(label="A picture", file_types=["image"], height=150, elem_id="picture")
+                self.mask = gr.File(label="Its mask, if you have one", file_types=["image"], height=150, elem_id="mask")
+                gr.HTML(legend())
+                self.add = gr.Button(OPEN_EXAMPLE, variant="primary", elem_id="add")
+            with gr.Column(scale=3, min_width=300):
+                self.editor = editor("editor")
+        self.examples = gr.HTML(note("No examples so far."), js_on_load=CARD_CLICKS, elem_id="examples")
+        self.keys = gr.CheckboxGroup(label="Keys to use as well", choices=[], visible=False, elem_id="keys")
+        gr.Markdown("### 2. Give pictures, and segment them")
+        with gr.Row(equal_height=False):
+            self.pictures = gr.File(
+                label="Pictures", file_count="multiple", file_types=["image"], height=140, elem_id="pictures", scale=2
+            )
+            folders = model.places.listed(Path.is_dir)
+            self.folder = gr.Dropdown(
+                label="or a folder", choices=folders, value=None, visible=bool(folders), elem_id="folder", scale=1
+            )
+        self.given = gr.HTML(note("No pictures so far."))
+        with gr.Row():
+            self.run = gr.Button("Segment", variant="primary", elem_id="segment", scale=4)
+            self.stop = gr.Button("Stop", elem_id="stop", scale=1, min_width=80)
+        self.status = gr.HTML(note(""), elem_id="status")
+        with gr.Row():
+            self.opacity = gr.Slider(0, 100, 50, step=1, label="Opacity of the masks (%)", elem_id="opacity")
+            self.view = gr.Radio(["Mask", "Confidence"], value="Mask", label="Show", elem_id="view")
+        self.results = gr.HTML("", js_on_load=CARD_CLICKS, elem_id="results")
+        with gr.Row(equal_height=True):
+            kinds = results.formats()
+            self.kind = gr.Dropdown(kinds, value=kinds[0][1], label="Format", elem_id="kind", scale=2)
+            self.apart = gr.Checkbox(False, label="Each connected region is an object", elem_id="apart")
+            self.zip = gr.Button("Download the masks (ZIP)", elem_id="zip")
+        self.file = gr.DownloadButton("masks.zip", visible="hidden", elem_id="zip-file")
+
+    def connect(self) -> None:
+        """What happens on clicks."""
+        once, event = self._answers.once, self._answers.event
+        quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        slow: dict[str, Any] = {"concurrency_id": QUEUE, "concurrency_limit": 1, **quick}
+        self.picture.upload(once(self._choose), [self.picture], [self.editor], **quick)
+        self.mask.upload(once(self._load_mask), [self.mask], [self.editor, self.examples], **quick)
+        self.add.click(once(self._add), [self.editor], [self.examples], **quick)
+        self.examples.remove(event(self._remove), None, [self.examples], **quick)
+        self.pictures.change(once(self._take_files), [self.pictures], [self.given], **quick)
+        self.folder.input(once(self._take_folder), [self.folder], [self.given], **quick)
+        self.run.click(
+            self._answers.stream(self._segment), [self.keys], [self.results, self.status], trigger_mode="once", **slow
+        )
+        self.stop.click(once(stop), None, [self.status], queue=False, **quick)
+        self.opacity.change(None, [self.opacity], None, js=SET_OPACITY, queue=False)
+        self.view.change(None, [self.view], None, js=SET_VIEW, queue=False)
+        self.results.accept(event(self._accept), None, [self.examples, self.status], **quick)
+        self.results.edit(event(self._edit), None, [self.editor, self.status], **quick)
+        download(self.zip, once(self._zip), [self.kind, self.apart], self.file, quick)
+
+    # ----------------------------------------------------------------------------------------- handlers
+
+    def _choose(self, session: Session, path: str | None) -> dict[str, Any]:
+        if path is None:
+            raise ValueError("expected a picture, got none; choose one")
+        session.picture = Path(path).name, read_image(path)
+        return editor_value(session.picture[1])
+
+    def _load_mask(self, session: Session, path: str | None) -> tuple[Any, str]:
+        """A mask that brushes can go on with goes into the editor; another is added as it is."""
+        if path is None or session.picture is None:
+            raise ValueError("expected the picture first and then its mask, got no picture; choose one")
+        name, image = session.picture
+        ids = read_mask(path).ids
+        if ids.shape != image.shape[:2]:
+            (height, width), (mask_height, mask_width) = image.shape[:2], ids.shape
+            raise ValueError(
+                f"{path}: expected a mask of the picture's size, {width} x {height}, got {mask_width} x {mask_height}"
+            )
+        if is_paintable(ids):
+            return editor_value(image, ids), example_cards(session.examples)
+        results.add_example(session, name, image, ids)
+        return gr.skip(), example_cards(session.examples)
+
+    def _add(self, session: Session, value: EditorValue | None) -> str:
+        if session.picture is None:
+            raise ValueError("expected a picture to paint on, got none; choose one first")
+        name, image = session.picture
+        results.add_example(session, name, image, painted(value, image.shape[:2]))
+        return example_cards(session.examples)
+
+    def _remove(self, session: Session, number: int) -> str:
+        forget(session, number)
+        return example_cards(session.examples)
+
+    def _take_files(self, session: Session, paths: Sequence[str] | None) -> str:
+        results.take_files(session, paths or [])
+        return note(_count(len(session.pictures)))
+
+    def _take_folder(self, session: Session, folder: str | None) -> str:
+        if folder:
+            results.take_folder(session, self._model.places, folder)
+        return note(_count(len(session.pictures)))
+
+    def _segment(self, session: Session, keys: list[str]) -> Iterator[tuple[Any, str]]:
+        if not session.pictures:
+            raise ValueError("expected pictures to segment, got none; drop some, or choose a folder")
+        prepared = self._model.prepared(session, keys)
+        cards, total = '<div class="ic-grid">', len(session.pictures)
+        for number, result in enumerate(results.segment_pictures(session, self._model.segmenter, prepared)):
+            cards += result_card(number, result, self._answers.plain)
+            yield cards, note(f"{number + 1} of {total} pictures")
+        yield gr.skip(), note(summary(session, total))
+
+    def _accept(self, session: Session, number: int) -> tuple[str, str]:
+        example = results.accept(session, number)
+        sentence = f"{example.name} is an example now. Press Segment again for the next round."
+        return example_cards(session.examples), note(sentence)
+
+    def _edit(self, session: Session, number: int) -> tuple[dict[str, Any], str]:
+        result = results.result_of(session, number)
+        if result.mask is None:
+            raise ValueError(f"{result.picture.name}: expected a result to correct, got a picture without one")
+        image, ids = read_image(result.picture.path), read_mask(result.mask).ids
+        session.picture = result.picture.name, image
+        sentence = f"{result.picture.name} is in the editor above. Correct its mask and press '{OPEN_EXAMPLE}'."
+        return editor_value(image, ids), note(sentence)
+
+    def _zip(self, session: Session, kind: str, apart: bool) -> str:
+        return str(results.zip_masks(session, str(kind), apart=apart, on_problem=self._answers.warn))
+
+
+def stop(session: Session) -> str:
+    """The job that runs for the session ends soon."""
+    session.stop.set()
+    return note("Stopping ...")
+
+
+def download(
+    button: gr.Button, make: Callable[..., Any], inputs: list[Any], file: gr.DownloadButton, how: dict[str, Any]
+) -> None:
+    """One click makes a file and saves it: `file` is a hidden link to it that is followed once it is there."""
+    follow = f"() => {{ setTimeout(() => document.querySelector('#{file.elem_id}')?.click(), 100); }}"
+    button.click(make, inputs, [file], **how).success(None, None, None, js=follow, queue=False)
+
+
+def summary(session: Session, total: int) -> str:
+    """How a round ended."""
+    done = session.results
+    failed = sum(result.problem is not None for result in done)
+    empty = sum(result.problem is None and not result.areas for result in done)
+    parts = [f"{len(done) - failed} of {total} pictures segmented"]
+    parts += [f"nothing found in {empty}"] if empty else []
+    parts += [f"{failed} could not be read"] if failed else []
+    parts += ["stopped"] if len(done) < total else []
+    return ", ".join(parts) + "."
+
+
+def _count(number: int) -> str:
+    return "No pictures so far." if number == 0 else f"{number} picture{'' if number == 1 else 's'} to segment."

@@ -1,0 +1,202 @@
+"""The server of the page: an address of this machine, a folder for uploads that goes when it ends, a guard before it.
+
+Refuses to know what is on the page.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from incontext.ui.guard import LOOPBACK, Guard
+from incontext.ui.model import Model
+from incontext.ui.places import Places
+from incontext.ui.sessions import GRACE, Sessions
+
+if TYPE_CHECKING:
+    from incontext.engine import DtypeName
+
+PORT: Final = 7860
+_TRIED: Final = 20  # ports, where none was asked for
+_WAITING: Final = 64  # jobs in the queue at most
+_UPLOAD: Final = "2gb"  # one file at most
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the page is made of. port: None takes the first free one from 7860 on, 0 any. grace: see `Sessions`."""
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+    folders: Sequence[str | os.PathLike[str]] = ()
+    weights: str | os.PathLike[str] = "default"
+    device: str = "auto"
+    dtype: DtypeName = "auto"
+    grace: float = GRACE
+
+
+def serve(options: Options, *, on_ready: Callable[[str], None] | None = None) -> None:
+    """Show the page until Ctrl-C. on_ready: told the address, with its token where there is one.
+
+    Nothing is asked of other machines: no fonts, no scripts, no telemetry. Who asks from another machine needs the
+    token; names of this machine that lead here from elsewhere are refused.
+
+    Raises:
+        ValueError, FileNotFoundError: an option cannot be used, or Gradio is not installed.
+    """
+    places = Places.open(options.folders)
+    token = None if options.host in LOOPBACK else secrets.token_urlsafe(24)
+    with _ended_by_signals(), _listening(options.host, options.port) as listening, _uploads() as root:
+        _require_gradio()
+        from incontext.engine import load
+
+        segmenter = load(options.weights, device=options.device, dtype=options.dtype)
+        model = Model(segmenter, places, options.device, options.dtype)
+        sessions = Sessions(root / "sessions", grace=options.grace)
+        port = listening.getsockname()[1]
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        address = f"http://{host}:{port}/" + (f"?token={token}" if token else "")
+        try:
+            _run(model, sessions, root, listening, token, lambda: on_ready(address) if on_ready else None)
+        finally:
+            sessions.close()
+
+
+def _run(
+    model: Model,
+    sessions: Sessions,
+    root: Path,
+    listening: socket.socket,
+    token: str | None,
+    on_ready: Callable[[], None],
+) -> None:
+    import gradio as gr
+    import uvicorn
+    from fastapi import FastAPI
+
+    from incontext.ui import page as look
+    from incontext.ui.app import page, theme
+
+    blocks = page(model, sessions, root).queue(max_size=_WAITING, default_concurrency_limit=4, api_open=False)
+    with _without_warnings():
+        app = gr.mount_gradio_app(
+            FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+            blocks,
+            path="/",
+            footer_links=[],
+            run_history=False,
+            ssr_mode=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            pwa=False,
+            show_error=False,
+            max_file_size=_UPLOAD,
+            theme=theme(),
+            css=look.CSS,
+        )
+    guarded = Guard(app, token=token, uploads=root)
+    # A page keeps a connection open; ending waits for none of them.
+    config = uvicorn.Config(guarded, log_level="warning", timeout_graceful_shutdown=1, server_header=False)
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                on_ready()
+
+    Server(config).run(sockets=[listening])
+
+
+@contextmanager
+def _listening(host: str, port: int | None) -> Iterator[socket.socket]:
+    """A socket that listens. ValueError where the host or the port is not to be had."""
+    tried = [port] if port is not None else [*range(PORT, PORT + _TRIED), 0]
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for number in tried:
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        if sys.platform != "win32":
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, number))
+        except (OSError, OverflowError) as error:
+            listening.close()
+            if number != tried[-1] and getattr(error, "errno", None) is not None and _is_taken(error):
+                continue
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ValueError(
+                f"expected a host and a port of this machine, got {host} and {number} ({reason}); give others with "
+                "--host and --port"
+            ) from None
+        with listening:
+            yield listening
+        return
+
+
+def _is_taken(error: BaseException) -> bool:
+    import errno
+
+    return getattr(error, "errno", None) == errno.EADDRINUSE
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM ends the block like Ctrl-C, so that what was uploaded is removed; else it would end the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        del frame
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _uploads() -> Iterator[Path]:
+    """The folder of everything that is uploaded and made, which Gradio reads from the environment."""
+    settings = ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE", "GRADIO_ANALYTICS_ENABLED")
+    before = {name: os.environ.get(name) for name in settings}
+    root = Path(os.path.realpath(tempfile.mkdtemp(prefix="incontext-ui-")))
+    os.environ.update({name: str(root) for name in settings[:2]}, GRADIO_ANALYTICS_ENABLED="False")
+    try:
+        yield root
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _require_gradio() -> None:
+    try:
+        with _without_warnings():
+            import gradio  # noqa: F401
+    except ImportError:
+        raise ValueError("expected gradio to be installed for the page; run: pip install 'incontext[ui]'") from None
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Gradio's own warnings are about its own code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,157 @@
+"""What one visitor has on the page: pictures, examples, results, keys, a video; and the folder that holds its files.
+
+Visitors never see each other's: each has a Session of its own, whose folder has a name that cannot be guessed and goes
+when the visitor has gone. Refuses to know the page and the network.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from incontext.formats import Pixels
+from incontext.prompt_tensor import PromptTensor
+from incontext.types import Prompt
+
+if TYPE_CHECKING:
+    from incontext.ui.follow import Following
+
+GRACE: Final = 600.0  # seconds that a session outlives its page, for connections that come back
+MOST_SESSIONS: Final = 32
+MOST_EXAMPLES: Final = 64
+MOST_PICTURES: Final = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A prompt, the name of its picture, and its miniature as a file."""
+
+    name: str
+    prompt: Prompt
+    miniature: Path
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to segment. name: how people and results call it, with / between folders."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a picture: the file of its mask, or a sentence."""
+
+    picture: Picture
+    mask: Path | None = None
+    size: tuple[int, int] = (0, 0)  # (H, W)
+    areas: dict[int, int] = field(default_factory=dict)  # id -> pixels
+    confidence: float = 0.0  # mean, 0..1
+    miniatures: tuple[Path, Path, Path] | None = None  # picture, mask with transparency, confidence
+    problem: str | None = None
+
+
+@dataclass(eq=False)
+class Session:
+    """One visitor. `stop` asks the job that runs for it to end soon."""
+
+    folder: Path
+    picture: tuple[str, Pixels] | None = None  # that is being painted on: its name and (H, W, 3) uint8
+    examples: list[Example] = field(default_factory=list)
+    keys: dict[str, PromptTensor] = field(default_factory=dict)
+    pictures: list[Picture] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+    labelled: list[Path] = field(default_factory=list)
+    following: Following | None = None
+    prepared: tuple[tuple[object, ...], Any] | None = None  # the last context, and what it was made of
+    stop: threading.Event = field(default_factory=threading.Event)
+    seen: float = field(default_factory=time.monotonic)
+    left: bool = False
+
+    def new_file(self, suffix: str) -> Path:
+        """A path of its own in the session's folder, for a file to write."""
+        return self.folder / f"{secrets.token_urlsafe(12)}{suffix}"
+
+    def new_folder(self) -> Path:
+        """A folder of its own in the session's folder."""
+        path = self.folder / secrets.token_urlsafe(12)
+        path.mkdir(parents=True)
+        return path
+
+    def kept(self, uploaded: str | os.PathLike[str]) -> Path:
+        """An upload under its own name, in the session's folder: others may upload the same and remove it."""
+        source = Path(uploaded)
+        path = self.new_folder() / source.name
+        try:
+            path.hardlink_to(source)
+        except OSError:
+            shutil.copyfile(source, path)
+        return path
+
+
+class Sessions:
+    """All visitors. grace: seconds that a session outlives its page."""
+
+    def __init__(self, root: Path, *, grace: float = GRACE) -> None:
+        self._root, self._grace = root, grace
+        self._lock = threading.Lock()
+        self._all: dict[str, Session] = {}
+
+    def of(self, visitor: str | None) -> Session:
+        """The session of a visitor. ValueError where there are too many."""
+        self.sweep()
+        with self._lock:
+            session = self._all.get(visitor or "")
+            if session is None:
+                if len(self._all) >= MOST_SESSIONS:
+                    raise ValueError(
+                        f"expected at most {MOST_SESSIONS} pages at once, got one more; close some of them"
+                    )
+                folder = self._root / secrets.token_urlsafe(24)
+                folder.mkdir(parents=True, mode=0o700)
+                session = self._all[visitor or ""] = Session(folder)
+            session.seen, session.left = time.monotonic(), False
+            return session
+
+    def leave(self, visitor: str | None) -> None:
+        """The visitor's page was closed: its job ends, and after a while the session goes."""
+        with self._lock:
+            session = self._all.get(visitor or "")
+            if session is None:
+                return
+            session.stop.set()
+            session.seen, session.left = time.monotonic(), True
+        after(self._grace + 0.05, self.sweep)
+
+    def sweep(self) -> None:
+        """Remove what was left long enough ago."""
+        now = time.monotonic()
+        with self._lock:
+            gone = [name for name, each in self._all.items() if each.left and now - each.seen >= self._grace]
+            ended = [self._all.pop(name) for name in gone]
+        for session in ended:
+            shutil.rmtree(session.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Remove all of them."""
+        with self._lock:
+            ended = list(self._all.values())
+            self._all.clear()
+        for session in ended:
+            session.stop.set()
+            shutil.rmtree(session.folder, ignore_errors=True)
+
+
+def after(seconds: float, call: Callable[[], None]) -> None:
+    """Call once, later, in a thread that keeps nothing alive."""
+    timer = threading.Timer(seconds, call)
+    timer.daemon = True
+    timer.start()

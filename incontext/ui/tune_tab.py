@@ -1,0 +1,200 @@
+"""The Tune tab: labelled pictures in, a key out; the curve and the pictures that judge are shown as it learns.
+
+Lays out components and passes values on. Refuses to know how anything is learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+import numpy as np
+
+from incontext.evaluation.charts import timeline
+from incontext.formats import Pixels, write_image
+from incontext.prompt_tensor import PromptTensor
+from incontext.types import Segmentation
+from incontext.ui import learn
+from incontext.ui.model import Model
+from incontext.ui.page import QUEUE, Answers, address, note, table
+from incontext.ui.paint import palette_for, resized_ids, shrunk
+from incontext.ui.segment_tab import download, stop
+from incontext.ui.sessions import Session
+
+if TYPE_CHECKING:
+    from incontext.tuning import TuningStep
+
+_ACCEPTED, _UPLOADED, _FOLDER = "The examples of the Segment tab", "Files", "A folder"
+_SHOWN = 4  # pictures that judge
+_SIDE = 200  # pixels along the longer side of these
+_TELL = 2  # steps
+
+
+class TuneTab:
+    """The tab, built in the present Blocks. keys: the groups of check boxes in other tabs, which show a new key."""
+
+    def __init__(self, answers: Answers, model: Model) -> None:
+        self._answers, self._model = answers, model
+        gr.Markdown("### Learn a key from labelled pictures\nThe network stays as it is; the key is a small file.")
+        folders = model.places.listed(Path.is_dir)
+        kinds = [_ACCEPTED, _UPLOADED, *([_FOLDER] if folders else [])]
+        self.kind = gr.Radio(kinds, value=_ACCEPTED, label="Learn from", elem_id="tune-from")
+        with gr.Row(equal_height=False):
+            self.files = gr.File(
+                label="Pictures and masks: NAME.jpg and NAME_mask.png",
+                file_count="multiple",
+                file_types=["image"],
+                height=140,
+                elem_id="labelled",
+            )
+            self.folder = gr.Dropdown(
+                label="Folder with images/ and masks/", choices=folders, value=None, visible=bool(folders)
+            )
+        with gr.Row():
+            self.steps = gr.Slider(10, 1000, 200, step=10, label="Steps at most", elem_id="steps")
+            self.shots = gr.Slider(1, 4, 1, step=1, label="As many examples in one key", elem_id="shots")
+            self.name = gr.Textbox("key", label="Name of the key", max_lines=1, elem_id="key-name")
+        with gr.Row():
+            self.run = gr.Button("Tune", variant="primary", elem_id="tune", scale=4)
+            self.stop = gr.Button("Stop", elem_id="stop-tune", scale=1, min_width=80)
+        self.status = gr.HTML(note(""), elem_id="tune-status")
+        self.curve = gr.HTML("", elem_id="curve")
+        self.pictures = gr.HTML("", elem_id="judges")
+        gr.Markdown("### Keys of this page")
+        self.listed = gr.HTML(note("No keys so far."), elem_id="key-list")
+        with gr.Row():
+            self.load = gr.File(label="Load a key", file_types=[".safetensors"], height=150, elem_id="load-key")
+            with gr.Column():
+                self.chosen = gr.Dropdown(label="Key", choices=[], elem_id="chosen-key")
+                self.save = gr.Button("Save the key", elem_id="save-key")
+        self.file = gr.DownloadButton("key.safetensors", visible="hidden", elem_id="key-file")
+
+    def connect(self, keys: Sequence[gr.CheckboxGroup]) -> None:
+        """What happens on clicks. keys: where other tabs choose among the keys."""
+        once, stream = self._answers.once, self._answers.stream
+        quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        slow: dict[str, Any] = {"concurrency_id": QUEUE, "concurrency_limit": 1, **quick}
+        known = [self.listed, self.chosen, *keys]
+        given = [self.kind, self.files, self.folder, self.steps, self.shots, self.name]
+        self.run.click(
+            stream(self._tune), given, [self.status, self.curve, self.pictures], trigger_mode="once", **slow
+        ).success(once(self._known), None, known, **quick)
+        self.stop.click(once(stop), None, [self.status], queue=False, **quick)
+        self.load.upload(once(self._load), [self.load], [self.status], **quick).success(
+            once(self._known), None, known, **quick
+        )
+        download(self.save, once(self._save), [self.chosen], self.file, quick)
+
+    # ----------------------------------------------------------------------------------------- handlers
+
+    def _tune(
+        self,
+        session: Session,
+        kind: str,
+        files: list[str] | None,
+        folder: str | None,
+        steps: float,
+        shots: float,
+        name: str,
+    ) -> Iterator[tuple[Any, ...]]:
+        labelled = self._labelled(session, kind, files or [], folder)
+        judged = learn.judges(labelled)[:_SHOWN]
+        told: list[TuningStep] = []
+        yield note("Choosing where to start ..."), "", ""
+        for came in learn.tuning(session, self._model.segmenter, labelled, steps=int(steps), shots=int(shots)):
+            if isinstance(came, PromptTensor):
+                called = _free_name(session, name)
+                session.keys[called] = came
+                made = came.origin
+                told_of = f"{len(told)} steps. Mean IoU {made.before:.3f} before, {made.after:.3f} after: {called}"
+                yield note(f"{told_of} is ready, in the other tabs, too."), gr.skip(), gr.skip()
+                return
+            told.append(came)
+            if came.found is not None:
+                yield _status(came), _curves(told), _judged(session, labelled, judged, came.found)
+            elif len(told) % _TELL == 1:
+                yield _status(came), gr.skip(), gr.skip()
+        yield note(f"Stopped after {len(told)} steps; there is no key."), gr.skip(), gr.skip()
+
+    def _labelled(self, session: Session, kind: str, files: list[str], folder: str | None) -> learn.Labelled:
+        if kind == _ACCEPTED:
+            return learn.accepted(session)
+        if kind == _UPLOADED:
+            return learn.uploaded(session, files)
+        if not folder:
+            raise ValueError("expected a folder with labelled pictures, got none; choose one")
+        return learn.in_folder(self._model.places, folder)
+
+    def _load(self, session: Session, path: str | None) -> str:
+        if path is None:
+            raise ValueError("expected a key, got none; choose a file")
+        name = _free_name(session, Path(path).stem)
+        session.keys[name] = PromptTensor.load(path)
+        return note(f"{name} is loaded.")
+
+    def _known(self, session: Session) -> tuple[Any, ...]:
+        """What every choice among keys shows. Only the Segment and the Track tab choose some."""
+        names = list(session.keys)
+        rows = "".join(f"<h4>{escape(name)}</h4>{table(key.describe())}" for name, key in session.keys.items())
+        groups = [gr.CheckboxGroup(choices=names, visible=bool(names)) for _ in range(2)]
+        return rows or note("No keys so far."), gr.Dropdown(choices=names, value=names[-1] if names else None), *groups
+
+    def _save(self, session: Session, name: str | None) -> str:
+        if name not in session.keys or name is None:
+            raise ValueError("expected a key to save, got none; tune or load one first")
+        path = session.new_folder() / f"{name}.safetensors"
+        session.keys[name].save(path)
+        return str(path)
+
+
+def _free_name(session: Session, wanted: str) -> str:
+    """A name for a key that is also a file's, and not taken."""
+    plain = "".join(c if c.isalnum() or c in "-_ " else "_" for c in wanted).strip()[:60] or "key"
+    number, name = 2, plain
+    while name in session.keys:
+        number, name = number + 1, f"{plain}_{number}"
+    return name
+
+
+def _status(step: TuningStep) -> str:
+    return note(
+        f"Step {step.step} of {step.steps}, loss {step.loss:.3f}, best mean IoU {step.best:.3f}, "
+        f"{step.seconds:.2f} s a step"
+    )
+
+
+def _curves(told: Sequence[TuningStep]) -> str:
+    """Mean IoU where it was measured, and the loss as a share of its largest value."""
+    most = max(step.loss for step in told) or 1.0
+    scores = [(step.step, step.score) for step in told if step.score is not None]
+    losses = [(step.step, step.loss / most) for step in told]
+    drawn = timeline([("mean IoU", "a", scores), ("loss", "b", losses)], "Mean IoU and loss over the steps")
+    words = f"Blue: mean IoU on the pictures that judge. Orange: loss, 1 is {most:.3g}."
+    return f'<div class="ic-chart">{drawn}</div><p class="ic-note">{words}</p>'
+
+
+def _judged(session: Session, labelled: learn.Labelled, judged: Sequence[int], found: Sequence[Pixels]) -> str:
+    """Each picture that judges: with its own mask, and with what is found in it now."""
+    figures = []
+    for number, ids in zip(judged, found, strict=False):
+        prompt, name = labelled.prompts[number], escape(labelled.names[number])
+        image = shrunk(prompt.image, _SIDE)
+        shown = []
+        for mask in (prompt.mask, ids):
+            path = session.new_file(".jpg")
+            write_image(path, _overlaid(image, mask))
+            shown.append(address(path))
+        figures.append(
+            f'<figure><img src="{shown[0]}" alt="{name} with its own mask">'
+            f'<img src="{shown[1]}" alt="{name} with what is found now"><figcaption>{name}: its mask, and what is '
+            "found now</figcaption></figure>"
+        )
+    return f'<div class="ic-row">{"".join(figures)}</div>'
+
+
+def _overlaid(image: Pixels, mask: Pixels) -> Pixels:
+    ids = resized_ids(mask, image.shape[:2])
+    return Segmentation(ids, np.ones(ids.shape, np.float32), palette_for(np.unique(ids).tolist())).overlay(image)

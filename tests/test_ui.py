@@ -1,0 +1,537 @@
+"""The parts of the page that need no browser: strokes and ids, opened folders, the guard, sessions, jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from clips import scene, scene_mask, write_frames, write_video
+from PIL import Image
+
+from incontext.cli import main
+from incontext.engine import Segmenter
+from incontext.formats import Pixels, read_mask
+from incontext.model import ModelConfig, SegGPT
+from incontext.prompt_tensor import PromptTensor
+from incontext.ui import follow, learn, paint, results
+from incontext.ui.guard import MOST_UPLOADED, Guard
+from incontext.ui.model import Model
+from incontext.ui.places import Places
+from incontext.ui.sessions import MOST_SESSIONS, Picture, Session, Sessions
+from incontext.video.tracker import Tracker
+
+# --------------------------------------------------------------------------------------------- paint
+
+
+def layer(ids: Pixels) -> Pixels:
+    return paint.strokes_of_ids(ids).copy()
+
+
+def test_strokes_are_read_as_the_brushes_ids() -> None:
+    ids = np.arange(8, dtype=np.uint8).repeat(3).reshape(4, 6)
+    assert np.array_equal(paint.ids_of_strokes([layer(ids)], ids.shape), ids)
+
+
+def test_smoothed_edges_end_half_way_in_their_own_colour() -> None:
+    """What covers less than half is background; a colour that was blended with its neighbour is the nearer brush."""
+    stroke = layer(np.array([[0, 1, 1, 2, 2, 0]], np.uint8))
+    stroke[0, 1, 3], stroke[0, 5, :3], stroke[0, 5, 3] = 127, (60, 180, 75), 128
+    red, green = (np.array(color, float) for _, color in paint.BRUSHES[:2])
+    stroke[0, 2, :3], stroke[0, 3, :3] = 0.8 * red + 0.2 * green, 0.3 * red + 0.7 * green
+    assert paint.ids_of_strokes([stroke], (1, 6)).tolist() == [[0, 0, 1, 2, 2, 2]]
+
+
+def test_upper_layers_cover_lower_ones_and_are_scaled() -> None:
+    lower, upper = np.full((4, 4), 1, np.uint8), np.zeros((2, 2), np.uint8)
+    upper[0, 1] = 3
+    assert paint.ids_of_strokes([layer(lower), layer(upper)], (4, 4)).tolist() == [
+        [1, 1, 3, 3],
+        [1, 1, 3, 3],
+        [1, 1, 1, 1],
+        [1, 1, 1, 1],
+    ]
+    with pytest.raises(ValueError, match=r"expected layers \(h, w, 4\) of uint8, got float64 \(2, 2\)"):
+        paint.ids_of_strokes([np.zeros((2, 2))], (2, 2))  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (300, 200), (720, 960), (7, 700)])
+def test_ids_come_back_from_the_canvas(shape: tuple[int, int]) -> None:
+    ids = np.random.default_rng(0).integers(0, 8, shape, np.uint8)
+    canvas = paint.ids_on_canvas(ids)
+    assert canvas.shape == paint.CANVAS
+    assert np.array_equal(paint.ids_from_canvas(canvas, shape), ids)
+
+
+def test_a_large_picture_comes_back_from_the_canvas_in_its_own_size() -> None:
+    ids = np.zeros((3000, 1000), np.uint8)
+    ids[600:1800, 300:800] = 2
+    back = paint.ids_from_canvas(paint.ids_on_canvas(ids), ids.shape)
+    assert np.count_nonzero(back != ids) / ids.size < 0.01
+    image = paint.image_on_canvas(np.full((3000, 1000, 3), 7, np.uint8))
+    top, left, height, width = paint.box_on_canvas((3000, 1000))
+    assert (top, left, height, width) == (0, 360, 720, 240)
+    assert (image[:, left : left + width] == 7).all()
+    assert (image[:, :left] == 128).all()
+
+
+def test_every_id_has_a_colour_of_its_own() -> None:
+    palette = paint.palette_for(range(1, 255))
+    assert len(np.unique(palette.colors, axis=0)) == 255
+    assert palette.colors[1].tolist() == [230, 25, 75]
+    assert paint.palette_for([9, 2, 255, 0]).ids.tolist() == [0, 2, 9]
+
+
+# -------------------------------------------------------------------------------------------- places
+
+
+def test_only_opened_folders_are_read(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    (inside / "deep").mkdir(parents=True)
+    outside.mkdir()
+    for path in (inside / "deep" / "a.png", outside / "b.png"):
+        Image.new("RGB", (4, 4)).save(path)
+    (inside / "link.png").symlink_to(outside / "b.png")
+    (inside / "link").symlink_to(outside)
+    places = Places.open([inside])
+    assert places.check(inside / "deep" / "a.png").name == "a.png"
+    for path in (outside / "b.png", inside / ".." / "out" / "b.png", inside / "link.png", inside / "link" / "b.png"):
+        with pytest.raises(ValueError, match="expected something in the folders that were opened for this page"):
+            places.check(path)
+    assert places.listed(Path.is_file) == [str(inside / "deep" / "a.png")]
+    with pytest.raises(ValueError, match="expected a folder to open for the page, got none"):
+        Places.open([tmp_path / "absent"])
+
+
+# --------------------------------------------------------------------------------------------- guard
+
+
+class Inner:
+    """An application that notes what reaches it."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        del scope
+        self.bodies.append((await receive()).get("body", b""))
+        headers = [(b"access-control-allow-origin", b"*"), (b"x-inner", b"1")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"inside"})
+
+
+def ask(
+    guard: Guard, path: str = "/", *, method: str = "GET", query: str = "", body: bytes = b"", **headers: str
+) -> tuple[int, dict[str, str], str]:
+    """Status, headers and text of an answer. headers: with _ for -."""
+    sent: list[Any] = []
+    named = {"host": "127.0.0.1:7860", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "query_string": query.encode(),
+        "headers": [(name.encode(), value.encode()) for name, value in named.items()],
+    }
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(guard(scope, receive, send))
+    told = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], told, sent[1]["body"].decode()
+
+
+def test_a_token_is_asked_for_once(tmp_path: Path) -> None:
+    guard = Guard(Inner(), token="s3cret", uploads=tmp_path)
+    status, _, text = ask(guard, host="example.org")
+    assert (status, text) == (401, "expected the token of this page: open the address that `incontext ui` printed")
+    assert ask(guard, query="token=wrong")[0] == 401
+    assert ask(guard, cookie="incontext_token=wrong")[0] == 401
+    assert ask(guard, cookie="incontext_token=\N{SNOWMAN}; ;=")[0] == 401
+    status, headers, _ = ask(guard, query="token=s3cret")
+    assert (status, headers["location"]) == (303, "/")
+    assert headers["set-cookie"] == "incontext_token=s3cret; Path=/; HttpOnly; SameSite=Strict"
+    assert ask(guard, "/config", cookie="incontext_token=s3cret")[2] == "inside"
+    assert ask(guard, "/gradio_api/file=x", query="token=nothing")[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/", {}, 200),
+        ("/", {"host": "localhost:1"}, 200),
+        ("/", {"host": "[::1]:1"}, 200),
+        ("/", {"host": "attacker.example"}, 403),
+        ("/", {"host": "127.0.0.1.attacker.example"}, 403),
+        ("/", {"host": "["}, 403),
+        ("/", {"origin": "http://127.0.0.1:7860"}, 200),
+        ("/", {"origin": "http://127.0.0.1:9"}, 403),
+        ("/", {"origin": "null"}, 403),
+        ("/", {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}, 200),  # a link to the page
+        ("/config", {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}, 403),
+        ("/gradio_api/file=/tmp/x.png", {"sec_fetch_site": "same-origin"}, 200),
+        ("/gradio_api/file=https://attacker.example/x", {}, 404),
+        ("/gradio_api/proxy=https://attacker.example/x", {}, 404),
+        ("/gradio_api/call/x", {}, 404),
+        ("/gradio_api/component_server", {}, 404),
+        ("/gradio_api/queue/data", {}, 200),
+        ("/docs", {}, 404),
+    ],
+)
+def test_what_the_guard_lets_through(tmp_path: Path, path: str, headers: dict[str, str], status: int) -> None:
+    inner = Inner()
+    got, sent, _ = ask(Guard(inner, token=None, uploads=tmp_path), path, **headers)
+    assert got == status
+    assert len(inner.bodies) == (status == 200)
+    assert "access-control-allow-origin" not in sent
+    assert "connect-src 'self'" in sent["content-security-policy"]
+
+
+def test_only_uploads_can_be_named(tmp_path: Path) -> None:
+    """Gradio reads any path of this machine and fetches any address that a request names as a file."""
+    uploads, inner = tmp_path / "uploads", Inner()
+    uploads.mkdir()
+    (uploads / "a.png").touch()
+    (uploads / "link.png").symlink_to("/etc/passwd")
+    guard = Guard(inner, token=None, uploads=uploads)
+
+    def join(data: object) -> int:
+        body = data if isinstance(data, bytes) else json.dumps({"data": data}).encode()
+        length = str(len(body))
+        return ask(guard, "/gradio_api/queue/join", method="POST", body=body, content_length=length)[0]
+
+    assert join([{"path": str(uploads / "a.png"), "url": "http://127.0.0.1:7860/gradio_api/file=a"}, 3, None]) == 200
+    assert json.loads(inner.bodies[0])["data"][1] == 3
+    for path in ("/etc/passwd", f"{uploads}/../x", f"{uploads}/link.png", "http://x.example/a.png", "a.png", 7, "\0"):
+        assert join([[{"layers": [{"path": path}]}]]) == 403, path
+    assert join(b"{") == 403
+    assert join(b'{"data": ["' + b"x" * (5 << 20) + b'"]}') == 403
+    assert len(inner.bodies) == 1
+
+
+def test_what_is_sent_is_bounded(tmp_path: Path) -> None:
+    guard = Guard(Inner(), token=None, uploads=tmp_path)
+    assert ask(guard, "/gradio_api/upload", method="POST")[0] == 411
+    assert ask(guard, "/gradio_api/upload", method="POST", content_length="10")[0] == 200
+    too_much = str(MOST_UPLOADED + 1)
+    status, _, text = ask(guard, "/gradio_api/upload", method="POST", content_length=too_much)
+    assert (status, text) == (413, "expected at most 4 GiB at once, got 4; send less, or name a folder")
+
+
+# ------------------------------------------------------------------------------------------ sessions
+
+
+def test_visitors_are_kept_apart_and_forgotten(tmp_path: Path) -> None:
+    sessions = Sessions(tmp_path, grace=0.2)
+    one, other = sessions.of("one"), sessions.of("other")
+    assert sessions.of("one") is one
+    assert one.folder != other.folder
+    upload = tmp_path / "a.png"
+    upload.write_bytes(b"x")
+    kept = one.kept(upload)
+    assert kept.name == "a.png"
+    assert kept.is_relative_to(one.folder)
+    sessions.leave("one")
+    sessions.leave("nobody")
+    assert one.stop.is_set()
+    assert sessions.of("one") is one  # the connection came back
+    time.sleep(0.4)
+    assert one.folder.exists()
+    sessions.leave("one")
+    for _ in range(100):
+        time.sleep(0.02)
+        if not one.folder.exists():
+            break
+    assert not one.folder.exists()
+    assert other.folder.exists()
+    assert upload.exists()
+    assert sessions.of("one") is not one
+    sessions.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_there_are_not_too_many_visitors(tmp_path: Path) -> None:
+    sessions = Sessions(tmp_path)
+    for number in range(MOST_SESSIONS):
+        sessions.of(str(number))
+    with pytest.raises(ValueError, match="expected at most 32 pages at once"):
+        sessions.of("one more")
+    sessions.of("0")
+
+
+# ---------------------------------------------------------------------------------------------- jobs
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    sessions = Sessions(tmp_path / "sessions")
+    yield sessions.of("visitor")
+    sessions.close()
+
+
+@pytest.fixture
+def segmenter(tiny_config: ModelConfig) -> Segmenter:
+    return Segmenter(SegGPT(tiny_config), device="cpu", dtype="float32", name="tiny")
+
+
+def test_pictures_become_results_and_results_examples(session: Session, segmenter: Segmenter, tmp_path: Path) -> None:
+    model = Model(segmenter, Places(()))
+    with pytest.raises(ValueError, match="expected an example, got none; paint what you mean"):
+        model.prepared(session, [])
+    results.add_example(session, "first", scene(0), scene_mask(0, ids=(1, 2)))
+    files = sorted(write_frames(tmp_path / "frames", [scene(number) for number in range(3)]).iterdir())
+    bad = tmp_path / "bad.png"
+    bad.write_text("x")
+    results.take_files(session, [*map(str, files), str(bad)])
+    prepared = model.prepared(session, [])
+    assert model.prepared(session, []) is prepared  # nothing changed
+    done = list(results.segment_pictures(session, segmenter, prepared))
+    assert [each.problem is None for each in done] == [True, True, True, False]
+    assert done[3].problem is not None
+    assert done[3].problem.endswith("bad.png: expected an image file, got something else or a kind that cannot be read")
+    expected = segmenter.segment(scene(1), prepared)
+    assert done[1].mask is not None
+    assert np.array_equal(read_mask(done[1].mask).ids, expected.mask)
+    assert done[1].areas == {i: int((expected.mask == i).sum()) for i in expected.ids}
+    with pytest.raises(ValueError, match="expected a result to accept"):
+        results.accept(session, 3)
+    with pytest.raises(ValueError, match="expected one of 4 results, got number 4"):
+        results.accept(session, 4)
+    Image.fromarray(scene_mask(1, ids=(1, 2))).save(done[1].mask)  # the tiny network finds anything, or nothing
+    example = results.accept(session, 1)
+    assert (example.name, example.prompt.ids) == ("1.png", (1, 2))
+    assert np.array_equal(example.prompt.image, scene(1))
+    assert model.prepared(session, []) is not prepared
+
+
+def test_a_job_stops_where_it_is_told_to(session: Session, segmenter: Segmenter, tmp_path: Path) -> None:
+    results.add_example(session, "first", scene(0), scene_mask(0, ids=(1, 2)))
+    files = sorted(write_frames(tmp_path / "frames", [scene(number) for number in range(3)]).iterdir())
+    results.take_files(session, list(map(str, files)))
+    coming = results.segment_pictures(session, segmenter, Model(segmenter, Places(())).prepared(session, []))
+    next(coming)
+    session.stop.set()
+    assert list(coming) == []
+    assert len(session.results) == 1
+
+
+def test_folders_and_names_in_archives(session: Session, tmp_path: Path) -> None:
+    folder, outside = tmp_path / "opened", tmp_path / "outside.png"
+    (folder / "sub").mkdir(parents=True)
+    Image.new("RGB", (8, 6)).save(outside)
+    for name in ("a.png", "a.jpg", "sub/a.png"):
+        Image.new("RGB", (8, 6)).save(folder / name)
+    (folder / "link.png").symlink_to(outside)
+    places = Places.open([folder])
+    results.take_folder(session, places, str(folder))
+    assert [each.name for each in session.pictures] == ["a.jpg", "a.png", "sub/a.png"]
+    with pytest.raises(ValueError, match="expected something in the folders"):
+        results.take_folder(session, places, str(tmp_path))
+    told: list[str] = []
+    with pytest.raises(ValueError, match="expected results to download, got none"):
+        results.zip_masks(session, "indexed", apart=False, on_problem=told.append)
+    for picture in session.pictures:
+        mask = session.new_file(".png")
+        Image.fromarray(np.full((6, 8), 3, np.uint8)).save(mask)
+        session.results.append(results.Result(picture, mask, (6, 8), {3: 48}))
+    session.results.append(results.Result(Picture("bad.png", folder), problem="broken"))
+    path = results.zip_masks(session, "indexed", apart=False, on_problem=told.append)
+    with zipfile.ZipFile(path) as archive:
+        assert sorted(archive.namelist()) == ["a.png", "a_2.png", "sub/a.png"]
+    with pytest.raises(ValueError, match="expected formats out of"):
+        results.zip_masks(session, "nonsense", apart=False, on_problem=told.append)
+    for _, name in results.formats():
+        assert zipfile.is_zipfile(results.zip_masks(session, name, apart=True, on_problem=told.append)), name
+
+
+def followed(session: Session, video: follow.Following, segmenter: Segmenter, **how: Any) -> list[int]:
+    return [frame.number for frame in follow.follow(session, video, segmenter, **how)]
+
+
+@pytest.mark.parametrize("states", [5, 64])
+def test_a_video_is_followed_stopped_corrected(
+    session: Session, segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, states: int
+) -> None:
+    """Whatever happens on the way, the masks are those of a tracker that was given the same masks from the start."""
+    monkeypatch.setattr(follow, "MOST_STATES", states)
+    frames = [scene(number) for number in range(20)]
+    clip = write_video(tmp_path / "clip.mkv", frames, codec="ffv1", pixels="bgr0")
+    video = follow.open_video(session, clip)
+    assert (video.size, video.rate) == ((48, 64), 10)
+    with pytest.raises(ValueError, match="expected something to follow, got nothing"):
+        followed(session, video, segmenter)
+    with pytest.raises(ValueError, match="the mask is empty"):
+        follow.give_mask(video, 2, np.zeros((48, 64), np.uint8))
+    follow.give_mask(video, 2, scene_mask(2, ids=(1, 2)))
+
+    coming = follow.follow(session, video, segmenter, memory=3)
+    assert [next(coming).number for _ in range(13)] == list(range(2, 15))
+    session.stop.set()
+    assert list(coming) == []
+    assert followed(session, video, segmenter, memory=3) == list(range(15, 20))  # on from there
+    assert masks(video) == pytest.approx(tracked(segmenter, frames, {2: scene_mask(2, ids=(1, 2))}))
+
+    correction = scene_mask(16, ids=(1, 3))
+    follow.give_mask(video, 16, correction)
+    assert video.changed == 16
+    assert followed(session, video, segmenter, memory=3) == list(range(16, 20))
+    given = {2: scene_mask(2, ids=(1, 2)), 16: correction}
+    assert masks(video) == pytest.approx(tracked(segmenter, frames, given))
+
+    assert len(list(video.folder.glob("*.npz"))) <= states
+    follow.give_mask(video, 1, scene_mask(1, ids=(1, 2)))
+    assert followed(session, video, segmenter, memory=3) == list(range(1, 20))
+    assert followed(session, video, segmenter, memory=3) == []
+    assert followed(session, video, segmenter, memory=0) == list(range(1, 20))
+    assert video.at(0) is None
+    assert np.array_equal(follow.frame_of(video, 7), frames[7])
+
+    film = follow.movie_of(video, session.new_folder() / "overlay.mp4")
+    assert follow.open_video(session, film).count == 19
+    with pytest.raises(ValueError, match="expected a tracked video to download, got none"):
+        follow.zip_of(session.following or video, session.new_folder() / "masks.zip")
+
+
+def masks(video: follow.Following) -> Pixels:
+    return np.stack([read_mask(frame.mask).ids for frame in video.done])
+
+
+def tracked(segmenter: Segmenter, frames: list[Pixels], given: dict[int, Pixels]) -> Pixels:
+    tracker, first = Tracker(segmenter, memory=3), min(given)
+    steps = enumerate(frames[first:], start=first)
+    return np.stack([tracker.step(frame, given.get(number)).mask for number, frame in steps])
+
+
+def test_prompts_of_other_pictures_follow_from_the_first_frame(
+    session: Session, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    video = follow.open_video(session, write_frames(tmp_path / "frames", [scene(number) for number in range(4)]))
+    example = results.add_example(session, "other", scene(9), scene_mask(9, ids=(1, 2)))
+    assert followed(session, video, segmenter, prompts=[example.prompt]) == [0, 1, 2, 3]
+
+
+def test_a_long_video_is_refused(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "MOST_FRAMES", 3)
+    clip = write_frames(tmp_path / "frames", [scene(number) for number in range(4)])
+    with pytest.raises(ValueError, match=r"expected at most 3 frames on the page, got 4; cut it, or use `incontext tr"):
+        follow.open_video(session, clip)
+
+
+def labelled(session: Session, count: int) -> learn.Labelled:
+    for number in range(count):
+        results.add_example(session, f"{number}", scene(4 * number), scene_mask(4 * number, ids=(1, 2)))
+    return learn.accepted(session)
+
+
+def test_tuning_tells_its_steps_and_ends_with_a_key(session: Session, segmenter: Segmenter) -> None:
+    with pytest.raises(ValueError, match="expected examples to tune on, got none"):
+        learn.accepted(session)
+    given = labelled(session, 4)
+    *steps, key = learn.tuning(session, segmenter, given, steps=10, shots=1)
+    assert isinstance(key, PromptTensor)
+    assert [step.step for step in steps if not isinstance(step, PromptTensor)] == list(range(1, 11))
+    last = steps[-1]
+    assert not isinstance(last, PromptTensor)
+    assert last.found is not None
+    assert len(last.found) == len(learn.judges(given)) == 1
+    assert last.found[0].shape == (32, 32)
+    assert set(np.unique(last.found[0])) <= {0, 1, 2}
+    assert [given.names[number] for number in learn.judges(given)] == list(key.origin.held_out)
+    session.keys["mine"] = key
+    model = Model(segmenter, Places(()))
+    session.examples.clear()
+    assert model.prepared(session, ["mine"]).shots == 1
+
+
+def test_tuning_stops_and_passes_errors_on(session: Session, segmenter: Segmenter) -> None:
+    given = labelled(session, 3)
+    coming = learn.tuning(session, segmenter, given, steps=500, shots=1)
+    next(coming)
+    session.stop.set()
+    assert not any(isinstance(step, PromptTensor) for step in coming)
+    with pytest.raises(ValueError, match="one for each shot"):
+        list(learn.tuning(session, segmenter, given, steps=5, shots=4))
+
+
+def test_labelled_files_find_their_masks(session: Session, tmp_path: Path) -> None:
+    paths = []
+    for number in range(2):
+        paths += [tmp_path / f"{number}.png", tmp_path / f"{number}_mask.png"]
+        Image.fromarray(scene(number)).save(paths[-2])
+        Image.fromarray(scene_mask(number, ids=(1, 2))).save(paths[-1])
+    given = learn.uploaded(session, list(map(str, paths)))
+    assert given.names == ("0.png", "1.png")
+    assert [prompt.ids for prompt in given.prompts] == [(1, 2), (1, 2)]
+    assert learn.in_folder(Places.open([tmp_path]), str(tmp_path)).names == given.names
+    with pytest.raises(ValueError, match=r"got 0\.png twice"):
+        learn.uploaded(session, [str(paths[0]), str(paths[0])])
+    with pytest.raises(ValueError, match="expected something in the folders"):
+        learn.in_folder(Places(()), str(tmp_path))
+
+
+def test_other_weights_come_from_this_machine_alone(segmenter: Segmenter, tmp_path: Path) -> None:
+    from incontext.checkpoint import save_model
+
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    for folder in (inside, outside):
+        folder.mkdir()
+        save_model(folder / "w.safetensors", segmenter.model)
+    model = Model(segmenter, Places.open([inside]), "cpu", "float32")
+    assert str(inside / "w.safetensors") in model.choices()
+    assert "default" in model.choices()
+    assert model.seconds_per_picture() > 0
+    model.switch(str(inside / "w.safetensors"))
+    assert model.segmenter is not segmenter
+    assert model.describe()["weights"] == "w.safetensors"
+    with pytest.raises(ValueError, match="expected something in the folders"):
+        model.switch(str(outside / "w.safetensors"))
+    with pytest.raises(ValueError, match="is not on this machine; fetch it with: incontext weights download"):
+        model.switch("seggpt-vit-large")
+
+
+# -------------------------------------------------------------------------------------- command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--folder", "nowhere"], "nowhere: expected a folder to open for the page, got none; name another"),
+        (["--host", "192.0.2.1"], "expected a host and a port of this machine, got 192.0.2.1"),
+        (["--host", "no host"], "expected a host and a port of this machine, got no host"),
+    ],
+)
+def test_bad_options_are_told_at_once(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["ui", "--no-open", *arguments])
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_without_gradio_a_sentence_says_what_to_install() -> None:
+    program = "import sys; sys.modules['gradio'] = None; from incontext.cli import main; main(['ui', '--no-open'])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "Error: expected gradio to be installed for the page; run: pip install 'incontext[ui]'\n"
+
+
+def test_nothing_else_needs_the_page() -> None:
+    """Deleting incontext/ui and its command breaks nothing else."""
+    folder = Path(__file__).parents[1] / "incontext"
+    users = [
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*.py")
+        if "incontext.ui" in path.read_text(encoding="utf-8") and not path.is_relative_to(folder / "ui")
+    ]
+    assert users == ["cli/ui.py"]
