@@ -47,7 +47,7 @@ CSS: Final = """
   background: var(--button-secondary-background-fill); color: var(--button-secondary-text-color) }
 .ic-button:focus-visible { outline: 3px solid var(--color-accent); outline-offset: 1px }
 .ic-problem { color: var(--error-text-color, #b3261e) }
-.ic-frame img { max-width: 100%; max-height: 70vh; height: auto; display: block }
+.ic-frame img { width: min(100%, 44em); height: auto; display: block }
 .ic-chart { overflow-x: auto } .ic-chart svg { max-width: 100%; height: auto }
 .ic-chart text { fill: currentColor; stroke: none } .ic-chart .grid { stroke: currentColor; opacity: .18 }
 .ic-chart .line { fill: none; stroke: var(--color-accent); stroke-width: 2 }

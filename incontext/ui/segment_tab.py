@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
 import numpy as np
@@ -42,13 +42,14 @@ from incontext.ui.sessions import Session
 if TYPE_CHECKING:
     from gradio.components.image_editor import EditorValue
 
-OPEN_EXAMPLE = "Add as example"
+OPEN_EXAMPLE: Final = "Add as example"
+_BRUSH = 20  # pixels of the canvas: the radius to begin with
 
 
 def editor(name: str) -> gr.ImageEditor:
     """A picture to paint on: brushes for seven ids, eraser, undo, zoom. Pictures come from the server alone."""
     return gr.ImageEditor(
-        label="Paint what you mean",
+        label="Paint",
         elem_id=name,
         type="numpy",
         image_mode="RGBA",
@@ -56,7 +57,9 @@ def editor(name: str) -> gr.ImageEditor:
         sources=(),
         transforms=(),
         buttons=[],
-        brush=gr.Brush(colors=list(brush_names()), default_color=brush_names()[0], color_mode="fixed"),
+        brush=gr.Brush(
+            default_size=_BRUSH, colors=list(brush_names()), default_color=brush_names()[0], color_mode="fixed"
+        ),
         layers=gr.LayerOptions(allow_additional_layers=False),
         height=480,
         canvas_size=(CANVAS[1], CANVAS[0]),
@@ -89,10 +92,10 @@ class SegmentTab:
             with gr.Column(scale=1, min_width=260):
                 self.picture = gr.File(label="A picture", file_types=["image"], height=150, elem_id="picture")
                 self.mask = gr.File(label="Its mask, if you have one", file_types=["image"], height=150, elem_id="mask")
-                gr.HTML(legend())
-                self.add = gr.Button(OPEN_EXAMPLE, variant="primary", elem_id="add")
             with gr.Column(scale=3, min_width=300):
                 self.editor = editor("editor")
+                gr.HTML(legend())
+                self.add = gr.Button(OPEN_EXAMPLE, variant="primary", elem_id="add")
         self.examples = gr.HTML(note("No examples so far."), js_on_load=CARD_CLICKS, elem_id="examples")
         self.keys = gr.CheckboxGroup(label="Keys to use as well", choices=[], visible=False, elem_id="keys")
         gr.Markdown("### 2. Give pictures, and segment them")

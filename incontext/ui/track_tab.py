@@ -44,10 +44,10 @@ class TrackTab:
                 )
                 self.about = gr.HTML(note("No video so far."), elem_id="about-video")
                 self.frame = gr.Slider(0, 1, 0, step=1, label="Frame to paint on", elem_id="frame")
-                gr.HTML(legend())
-                self.use = gr.Button("Use this mask", variant="primary", elem_id="use-mask")
             with gr.Column(scale=3, min_width=300):
                 self.editor = editor("frame-editor")
+                gr.HTML(legend())
+                self.use = gr.Button("Use this mask", variant="primary", elem_id="use-mask")
         self.given = gr.HTML(note("No masks so far."), elem_id="given-masks")
         gr.Markdown("### 2. Follow")
         with gr.Row():
