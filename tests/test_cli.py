@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +18,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from commands import Done, runner
 from PIL import Image
 
 import incontext
@@ -36,27 +37,10 @@ CONFIG = ModelConfig(
 PALETTE = Palette(np.array([0, 2]), np.array([(0, 0, 0), (255, 0, 0)]))
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     """Run a command line in this process."""
-
-    def call(*arguments: object) -> Done:
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([str(each) for each in arguments])
-        captured = capsys.readouterr()
-        assert isinstance(stopped.value.code, int)
-        return Done(stopped.value.code, captured.out, captured.err)
-
-    return call
+    return runner(capsys)
 
 
 @pytest.fixture(scope="module")

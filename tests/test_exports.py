@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from bright import PALETTE, Bright, files, picture, run_job
+from commands import Done, runner
 from labels import NAMES, coco, hard_masks, masks_of, same_masks, write_json, write_pictures
 from PIL import Image
 
@@ -27,27 +28,10 @@ KINDS = ["coco", "panoptic", "coco-semantic", "yolo", "labelme", "cvat", "label-
 NAMED = "1=cat,2=dog,3=Straße,254=sky"
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     """Run a command line in this process."""
-
-    def call(*arguments: object) -> Done:
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([str(each) for each in arguments])
-        captured = capsys.readouterr()
-        assert isinstance(stopped.value.code, int)
-        return Done(stopped.value.code, captured.out, captured.err)
-
-    return call
+    return runner(capsys)
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 from clips import ByColor, cut, scene, scene_mask, write_frames, write_sound, write_video
+from commands import Done, runner
 from PIL import Image
 
 from incontext import cli, engine
@@ -26,27 +26,10 @@ COUNT = 10
 TABLE = Palette(np.array([0, 3, 7]), np.array([(0, 0, 0), (255, 0, 0), (0, 0, 255)])).table
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     """Run a command line in this process."""
-
-    def call(*arguments: object) -> Done:
-        with pytest.raises(SystemExit) as stopped:
-            cli.main(["track", *(str(each) for each in arguments)])
-        captured = capsys.readouterr()
-        assert isinstance(stopped.value.code, int)
-        return Done(stopped.value.code, captured.out, captured.err)
-
-    return call
+    return runner(capsys, "track")
 
 
 @pytest.fixture

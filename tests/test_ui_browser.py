@@ -536,6 +536,7 @@ def test_pictures_of_the_page(visits: Any, tmp_path: Path) -> None:
     visit.page.click("#track")
     visit.says("track-status", "10 frames tracked, done.")
     visit.picture("ui_track")
+    assert {"ui_segment.png", "ui_track.png"} <= {path.name for path in Path(str(SHOTS)).iterdir()}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -162,25 +162,36 @@ def run_job(
     earlier = find_earlier(out, identity, where=job.outputs.where) if resume else None
     try:
         with Journal(out, identity, earlier) as journal:
-            run = _Run(engine, job, journal, sink, on_file)
+            heading = _Heading(dict(settings), dict(segmenter), dict(identity), started)
+            run = _Run(engine, job, journal, sink, heading, on_file)
             before = run.begin(resume=earlier is not None)
             if before and on_resume is not None:
                 on_resume(before)
             if job.outputs.remote is not None:
-                run.announce(settings, segmenter, identity, started)
+                run.announce()
             try:
                 run.work(arrivals)
             except UnwritableError:
                 raise
             except BaseException:
-                run.report(settings, segmenter, identity, started, time.perf_counter() - clock)
+                run.report(time.perf_counter() - clock)
                 raise
-            return run.report(settings, segmenter, identity, started, time.perf_counter() - clock)
+            return run.report(time.perf_counter() - clock)
     except UnwritableError:
         raise
     except OSError as error:
         raise_if_unwritable(error, out)
         raise
+
+
+@dataclass(frozen=True)
+class _Heading:
+    """What a report says of a run before any picture: see `FolderReport`."""
+
+    settings: dict[str, object]
+    segmenter: dict[str, object]
+    identity: dict[str, object]
+    started: str
 
 
 class _Run:
@@ -192,9 +203,11 @@ class _Run:
         job: FolderJob,
         journal: Journal,
         sink: FolderSink,
+        heading: _Heading,
         on_file: Callable[[FileReport], None] | None,
     ) -> None:
-        self._engine, self._job, self._journal, self._sink, self._on_file = engine, job, journal, sink, on_file
+        self._engine, self._job, self._journal, self._sink = engine, job, journal, sink
+        self._heading, self._on_file = heading, on_file
         self._numbers: dict[str, int] = {}  # by names of masks; after a slash, by what has none
         self._renamed: list[int] = []  # lines in which an earlier run calls a mask otherwise than this one
         self._masks = 0  # that this run wrote
@@ -233,50 +246,31 @@ class _Run:
         except KeyboardInterrupt:
             return
 
-    def report(
-        self,
-        settings: Mapping[str, object],
-        segmenter: Mapping[str, object],
-        identity: Mapping[str, object],
-        started: str,
-        seconds: float,
-    ) -> FolderReport:
+    def report(self, seconds: float) -> FolderReport:
         """Make the report of the journal, which is then removed."""
         if self._finished:
             self._sink.close()
-        made = self._written(settings, segmenter, identity, started, seconds)
+        made = self._written(seconds)
         self._sink.publish(made.path)
         self._journal.remove()
         return made
 
-    def announce(
-        self,
-        settings: Mapping[str, object],
-        segmenter: Mapping[str, object],
-        identity: Mapping[str, object],
-        started: str,
-    ) -> None:
+    def announce(self) -> None:
         """Publish the report of a run that has just begun: it says so, and whether anything can be published at all."""
-        made = self._written(settings, segmenter, identity, started, 0.0)
+        made = self._written(0.0)
         self._sink.publish(made.path)
         made.path.unlink()  # here, the journal is what is true
 
-    def _written(
-        self,
-        settings: Mapping[str, object],
-        segmenter: Mapping[str, object],
-        identity: Mapping[str, object],
-        started: str,
-        seconds: float,
-    ) -> FolderReport:
+    def _written(self, seconds: float) -> FolderReport:
+        heading = self._heading
         made = FolderReport(
             self._job.outputs.out / REPORT_NAME,
             self._finished,
-            dict(settings),
-            dict(segmenter),
-            dict(identity),
+            heading.settings,
+            heading.segmenter,
+            heading.identity,
             self._journal.totals(len(self._numbers) - len(self._job.skipped)),
-            started,
+            heading.started,
             seconds,
             self._engine.waited,
             self._masks,
