@@ -36,7 +36,7 @@ class ProgressLine:
             BarColumn(), text, console=self._console, disable=not self._console.is_terminal, transient=True
         )
         self._row = self._bar.add_task("", total=total)
-        self._first: tuple[float, int] | None = None  # when the first report came, and how much was done by then
+        self._first: tuple[float, int] | None = None  # since when the speed counts, and how much was done by then
         self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -54,7 +54,8 @@ class ProgressLine:
         """So much is done by now. note: what else to show; total: where it was not known before."""
         self._total = self._total if total is None else total
         now = time.monotonic()
-        self._first = self._first or (now, done)
+        if self._first is None or not done:  # what comes before the first thing is done says nothing of its speed
+            self._first = now, done
         parts = [f"{done} {self._unit}" if self._total is None else f"{done}/{self._total} {self._unit}"]
         since, before = self._first
         if done > before and now > since:

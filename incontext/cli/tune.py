@@ -77,6 +77,9 @@ def tune(
             note = f"loss {step.loss:.3f}, held out {step.best:.3f}, {step.memory >> 20} MiB"
             progress.update(step.step, note, total=step.steps)
 
+        def tell_start(done: int, total: int) -> None:
+            progress.update(0, f"choosing where to start: example {done} of {total}")
+
         try:
             key = learn(
                 segmenter,
@@ -94,6 +97,7 @@ def tune(
                 checkpointing=checkpointing,
                 seed=seed,
                 on_step=tell,
+                on_tried=tell_start,
             )
         except KeyboardInterrupt:
             progress.say(f"Stopped after {len(told)} steps; nothing was written.")

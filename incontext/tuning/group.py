@@ -6,12 +6,13 @@ Refuses to know where pictures come from, prompt tensors of several groups, and 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import cos, pi
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +34,8 @@ Start = Literal["best", "mean", "noise"]
 
 _BETA = 0.1  # of smooth L1: what training ends with
 _BETWEEN_SCORES = 10  # steps
-_PATIENCE = 8  # scores in a row without a better one, after which a group is done
+_STEADY = 3  # scores in a row whose mean decides, as single ones on few pictures go up and down by chance
+_PATIENCE = 8  # scores in a row without a better mean, after which a group is done
 _MOST_TRIED = 16  # examples as a start, each on all the others
 _MOST_TOLD = 8  # pictures, of what is found while learning
 _LACKING = 0.1  # of the queries show none of a group's ids, where there are such pictures
@@ -50,7 +52,7 @@ class TuningStep:
     seconds: float  # of this step, without scoring
     memory: int  # bytes: allocated on a CUDA device at the step's peak, else held by the process after it
     score: float | None  # mean IoU of the group on the held-out pictures, 0..1, after steps that measure it
-    best: float  # the best such score of the group so far, that of the start included
+    best: float  # the best mean of three such scores in a row so far, or that of the start
     found: tuple[Pixels, ...] | None  # with a score: (side, side) ids found in the first pictures that judge
 
 
@@ -73,6 +75,14 @@ class Network:
         return self.model.answer(queries.to(self.dtype), context).float()
 
 
+class _Tested(NamedTuple):
+    """Mean IoU over a group's ids, the mean loss, and the rows of its palette that were found in each picture."""
+
+    score: float
+    loss: float
+    found: list[Pixels]
+
+
 class Group:
     """The ids of one palette: the pictures that show them, and the learning."""
 
@@ -89,9 +99,18 @@ class Group:
         self.showing = [picture for picture in learning if picture.shows]
         self.lacking = [picture for picture in (*learning, *empty) if not picture.shows]
         self.judging = [fitted(picture, network.side) for picture in judging]
+        self._labelled = list(dict.fromkeys((*learning, *judging)))  # each once
 
-    def started(self, start: Start, shots: int, rng: np.random.Generator) -> LearnedGroup:
-        """What learning begins with. ValueError where too few pictures show the ids."""
+    def to_try(self, start: Start, shots: int) -> int:
+        """How many examples will be tried as a start."""
+        return min(len(self.showing), max(shots, _MOST_TRIED)) if start == "best" else 0
+
+    def started(self, start: Start, shots: int, rng: np.random.Generator, on_tried: Callable[[], None]) -> LearnedGroup:
+        """What learning begins with; on_tried is called for each of `to_try` examples.
+
+        Raises:
+            ValueError: too few pictures show the ids.
+        """
         side, needed = self.network.side, 1 if start == "noise" else shots
         if len(self.showing) < needed:
             raise ValueError(
@@ -105,7 +124,7 @@ class Group:
         if start == "mean":
             means = [self._mean(self.showing[shot::shots]) for shot in range(shots)]
             return LearnedGroup(self.palette, *(np.stack(each) for each in zip(*means, strict=True)))
-        shown = self._batch([fitted(picture, side) for picture in self._best(shots, rng)])
+        shown = self._batch([fitted(picture, side) for picture in self._best(shots, rng, on_tried)])
         return LearnedGroup(self.palette, shown.image_canvas.cpu().numpy(), shown.mask_canvas.cpu().numpy())
 
     def learn(
@@ -117,12 +136,13 @@ class Group:
         rng: np.random.Generator,
         on_step: Callable[[TuningStep], None],
     ) -> LearnedGroup:
-        """The best of what gradient descent passes through, by the judging pictures."""
+        """The best of what gradient descent passes through, by the judging pictures: see `_STEADY`."""
         device = self.network.device
         images, masks = (torch.tensor(each, device=device, requires_grad=True) for each in (start.images, start.masks))
         optimizer = torch.optim.Adam([images, masks], lr=lr, betas=(0.9, 0.95))
         queries = self._queries(batch_size, rng)
-        best, best_score, waited = start, self._judge(images, masks)[0], 0
+        best, scores, waited = start, deque([self._test(images, masks, self.judging).score], _STEADY), 0
+        best_score = scores[0]
         for step in range(1, steps + 1):
             clock = time.perf_counter()
             _reset_peak(device)
@@ -136,10 +156,12 @@ class Group:
             optimizer.step()
             seconds, memory, score, found = time.perf_counter() - clock, _memory(device), None, None
             if step % _BETWEEN_SCORES == 0 or step == steps:
-                score, found = self._judge(images, masks)
+                tested = self._test(images, masks, self.judging)
+                score, found = tested.score, tuple(self.palette.ids[each] for each in tested.found[:_MOST_TOLD])
+                scores.append(score)
                 waited += 1
-                if score > best_score:
-                    best_score, waited = score, 0
+                if (steady := float(np.mean(scores))) > best_score:
+                    best_score, waited = steady, 0
                     best = LearnedGroup(self.palette, *(each.detach().cpu().numpy() for each in (images, masks)))
             on_step(TuningStep(step, steps, best.ids, loss.item(), seconds, memory, score, best_score, found))
             if waited >= _PATIENCE:
@@ -154,32 +176,31 @@ class Group:
         )
         return images.cpu().numpy(), masks.cpu().numpy()
 
-    def _best(self, count: int, rng: np.random.Generator) -> list[Picture]:
-        """The pictures with the least mean loss as the only prompt of others; some are tried where there are many."""
-        tried = [self.showing[n] for n in rng.permutation(len(self.showing))[: max(count, _MOST_TRIED)]]
-        batches = [self._batch([fitted(picture, self.network.side)]) for picture in tried]
-        losses = []
-        for candidate in batches:
-            context = self.network.prepare(candidate.image_canvas, candidate.mask_canvas)
-            others = [batch for batch in batches if batch is not candidate] or [candidate]
-            losses.append(float(np.mean([self._loss(batch, context) for batch in others])))
-        return [tried[n] for n in np.argsort(losses, kind="stable")[:count]]
+    def _best(self, count: int, rng: np.random.Generator, on_tried: Callable[[], None]) -> list[Picture]:
+        """The pictures that find most as the only prompt of all other labelled ones: by mean IoU, then by loss."""
+        tried = [self.showing[n] for n in rng.permutation(len(self.showing))[: self.to_try("best", count)]]
+        shown = {picture: fitted(picture, self.network.side) for picture in self._labelled}
+        ranked = []
+        for number, candidate in enumerate(tried):
+            others = [shown[picture] for picture in self._labelled if picture is not candidate]
+            batch = self._batch([shown[candidate]])
+            tested = self._test(batch.image_canvas, batch.mask_canvas, others or [shown[candidate]])
+            ranked.append((-tested.score, tested.loss, number))
+            on_tried()
+        return [tried[number] for _, _, number in sorted(ranked)[:count]]
 
     @torch.no_grad()
-    def _loss(self, batch: Batch, context: ContextTokens) -> float:
-        painted = self.network.answer(batch.image_canvas, context)
-        return training_loss(painted, batch, LossWeights(), beta=_BETA)[0].item()
-
-    @torch.no_grad()
-    def _judge(self, images: Tensor, masks: Tensor) -> tuple[float, tuple[Pixels, ...]]:
-        """Mean IoU over the group's ids on the judging pictures, as the network sees them, and what it finds there."""
-        context, found = self.network.prepare(images, masks), []
+    def _test(self, images: Tensor, masks: Tensor, pictures: Sequence[Picture]) -> _Tested:
+        """What a key is worth on pictures as the network sees them."""
+        context, found, losses = self.network.prepare(images, masks), [], []
         rows = Palette(np.arange(len(self.palette.ids), dtype=np.uint8), self.palette.colors)
-        for picture in self.judging:
-            painted = self.network.answer(self._batch([picture]).image_canvas, context)
+        for picture in pictures:
+            batch = self._batch([picture])
+            painted = self.network.answer(batch.image_canvas, context)
+            losses.append(training_loss(painted, batch, LossWeights(), beta=_BETA)[0].item())
             found.append(canvas.read_colors(canvas.unpaint(painted), rows)[0][0].cpu().numpy())
-        score = mean_iou(found, [picture.mask for picture in self.judging], range(1, len(self.palette.ids)))
-        return score, tuple(self.palette.ids[each] for each in found[:_MOST_TOLD])
+        score = mean_iou(found, [picture.mask for picture in pictures], range(1, len(self.palette.ids)))
+        return _Tested(score, float(np.mean(losses)), found)
 
     def _queries(self, count: int, rng: np.random.Generator) -> Iterator[list[Picture]]:
         """Augmented queries, `count` at a time: the pictures that show the ids in turns, now and then one without."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from itertools import count
 from pathlib import Path
 from typing import Final, get_args
 
@@ -49,6 +50,7 @@ def tune(
     checkpointing: bool = False,
     seed: int = 0,
     on_step: Callable[[TuningStep], None] | None = None,
+    on_tried: Callable[[int, int], None] | None = None,
 ) -> PromptTensor:
     """Learn a prompt tensor that finds in any picture what these prompts show, by gradient descent on its pixels.
 
@@ -57,11 +59,12 @@ def tune(
     is what scored best on the held-out pictures; a group ends early when nothing better comes.
 
     steps: of each group at most; 0 keeps the start. lr: of Adam at the beginning, in normalised values a step. shots:
-    how many canvases a group gets, at the cost of as many prompts. start: the best prompts, their mean, or noise.
-    held_out: the share of the pictures that only judge; with 0, or a single picture, all learn and all judge.
-    batch_size: queries in a step. task: see `Segmenter.prepare`. empty: (H, W, 3) uint8 pictures in which nothing is to
-    be found. names: what ids mean; pictures: names of the prompts' pictures; both are stored with the result.
-    checkpointing: compute each block twice and keep less, for large networks. on_step is called after each step.
+    how many canvases a group gets, at the cost of as many prompts. start: the prompts that do best for all others (16
+    are tried at most), their mean, or noise. held_out: the share of the pictures that only judge; with 0, or a single
+    picture, all learn and all judge. batch_size: queries in a step. task: see `Segmenter.prepare`. empty: (H, W, 3)
+    uint8 pictures in which nothing is to be found. names: what ids mean; pictures: names of the prompts' pictures; both
+    are stored with the result. checkpointing: compute each block twice and keep less, for large networks. on_step is
+    called after each step; on_tried before them, with how many examples were tried as a start and how many will be.
 
     Raises:
         ValueError: there are no prompts, or raw colour prompts, too few for the shots; or an option cannot be used.
@@ -80,7 +83,9 @@ def tune(
             known = [relabelled(picture, palette) for picture in kept]
             groups.append(Group(network, palette, [known[n] for n in learning], [known[n] for n in judging], nothing))
         # All of them before the first learns: what is refused is refused at once.
-        started = [group.started(start, shots, rng) for group, rng in zip(groups, generators, strict=True)]
+        total, tried = sum(group.to_try(start, shots) for group in groups), count(1)
+        on_one = (lambda: None) if on_tried is None else (lambda: on_tried(next(tried), total))
+        started = [group.started(start, shots, rng, on_one) for group, rng in zip(groups, generators, strict=True)]
         learned = []
         for number, (group, begun, rng) in enumerate(zip(groups, started, generators, strict=True)):
 

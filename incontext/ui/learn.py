@@ -35,6 +35,14 @@ class Labelled:
     prompts: tuple[Prompt, ...]
 
 
+@dataclass(frozen=True)
+class Tried:
+    """So many examples were tried as a start, of so many."""
+
+    done: int
+    total: int
+
+
 class _StoppedError(Exception):
     """The user stopped the tuning."""
 
@@ -77,8 +85,10 @@ def _opened(folder: Path, places: Places | None = None) -> Labelled:
 
 def tuning(
     session: Session, segmenter: Segmenter, labelled: Labelled, *, steps: int, shots: int
-) -> Iterator[TuningStep | PromptTensor]:
-    """The steps as they are done, and at last the key. Ends without one when the session is told to stop.
+) -> Iterator[Tried | TuningStep | PromptTensor]:
+    """The examples that were tried as a start, the steps as they are done, and at last the key.
+
+    Ends without a key when the session is told to stop.
 
     Raises:
         ValueError: what `tune` says of the pictures and the options.
@@ -86,11 +96,11 @@ def tuning(
     from incontext.tuning import tune
 
     session.stop.clear()
-    told: queue.SimpleQueue[TuningStep | PromptTensor | Exception] = queue.SimpleQueue()
+    told: queue.SimpleQueue[Tried | TuningStep | PromptTensor | Exception] = queue.SimpleQueue()
     left = threading.Event()
 
-    def on_step(step: TuningStep) -> None:
-        told.put(step)
+    def tell(came: Tried | TuningStep) -> None:
+        told.put(came)
         if session.stop.is_set() or left.is_set():
             raise _StoppedError
 
@@ -104,7 +114,8 @@ def tuning(
                     shots=shots,
                     held_out=HELD_OUT,
                     pictures=labelled.names,
-                    on_step=on_step,
+                    on_step=tell,
+                    on_tried=lambda done, total: tell(Tried(done, total)),
                 )
             )
         except Exception as error:  # noqa: BLE001  told, and raised where the page hears of it

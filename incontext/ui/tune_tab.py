@@ -112,6 +112,10 @@ class TuneTab:
                 told_of = f"{len(told)} steps. Mean IoU {made.before:.3f} before, {made.after:.3f} after: {called}"
                 yield note(f"{told_of} is ready, in the other tabs, too."), gr.skip(), gr.skip()
                 return
+            if isinstance(came, learn.Tried):
+                where = f"example {came.done} of {came.total}"
+                yield note(f"Choosing where to start: {where}"), gr.skip(), gr.skip()
+                continue
             told.append(came)
             if came.found is not None:
                 yield _status(came), _curves(told), _judged(session, labelled, judged, came.found)
