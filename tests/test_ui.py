@@ -22,6 +22,7 @@ from incontext.engine import Segmenter
 from incontext.formats import Pixels, read_mask
 from incontext.model import ModelConfig, SegGPT
 from incontext.prompt_tensor import PromptTensor
+from incontext.tuning import TuningStep
 from incontext.ui import follow, learn, paint, results
 from incontext.ui.guard import MOST_UPLOADED, Guard
 from incontext.ui.model import Model
@@ -321,7 +322,7 @@ def test_a_job_stops_where_it_is_told_to(session: Session, segmenter: Segmenter,
     files = sorted(write_frames(tmp_path / "frames", [scene(number) for number in range(3)]).iterdir())
     results.take_files(session, list(map(str, files)))
     coming = results.segment_pictures(session, segmenter, Model(segmenter, Places(())).prepared(session, []))
-    next(coming)
+    assert next(coming) == learn.Tried(1, 2)  # so that it can be stopped before the first step
     session.stop.set()
     assert list(coming) == []
     assert len(session.results) == 1
@@ -439,11 +440,12 @@ def test_tuning_tells_its_steps_and_ends_with_a_key(session: Session, segmenter:
     with pytest.raises(ValueError, match="expected examples to tune on, got none"):
         learn.accepted(session)
     given = labelled(session, 4)
-    *steps, key = learn.tuning(session, segmenter, given, steps=10, shots=1)
+    *came, key = learn.tuning(session, segmenter, given, steps=10, shots=1)
     assert isinstance(key, PromptTensor)
-    assert [step.step for step in steps if not isinstance(step, PromptTensor)] == list(range(1, 11))
+    assert came[:3] == [learn.Tried(n, 3) for n in (1, 2, 3)]
+    steps = [each for each in came if isinstance(each, TuningStep)]
+    assert [step.step for step in steps] == list(range(1, 11))
     last = steps[-1]
-    assert not isinstance(last, PromptTensor)
     assert last.found is not None
     assert len(last.found) == len(learn.judges(given)) == 1
     assert last.found[0].shape == (32, 32)
@@ -458,7 +460,7 @@ def test_tuning_tells_its_steps_and_ends_with_a_key(session: Session, segmenter:
 def test_tuning_stops_and_passes_errors_on(session: Session, segmenter: Segmenter) -> None:
     given = labelled(session, 3)
     coming = learn.tuning(session, segmenter, given, steps=500, shots=1)
-    next(coming)
+    assert next(coming) == learn.Tried(1, 2)  # so that it can be stopped before the first step
     session.stop.set()
     assert not any(isinstance(step, PromptTensor) for step in coming)
     with pytest.raises(ValueError, match="one for each shot"):
