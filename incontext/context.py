@@ -5,12 +5,14 @@ Refuses to know the network, tensors and devices.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from math import ceil
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from incontext import canvas
 from incontext.formats import Pixels
@@ -41,6 +43,26 @@ class Stitched:
     def shots(self) -> int:
         """Canvases that the network works on for a query."""
         return len(self.images) + sum(len(group.images) for group in self.learned)
+
+    @property
+    def side(self) -> int:
+        """Pixels along a side of a canvas half."""
+        return int(self.images.shape[1])
+
+    @property
+    def canvases(self) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+        """Image and mask of each: (3, side, side) float32 normalised if learned, else (side, side, 3) uint8."""
+        for group in self.learned:
+            yield from zip(group.images, group.masks, strict=True)
+        yield from zip(self.images, self.masks, strict=True)
+
+
+def content_of(image: npt.NDArray[Any], mask: npt.NDArray[Any], task: str) -> bytes:
+    """A digest by which a canvas is known again."""
+    digest = blake2b(f"{task} {image.shape} {image.dtype}".encode(), digest_size=16)
+    for each in (image, mask):
+        digest.update(np.ascontiguousarray(each).data)
+    return digest.digest()
 
 
 def stitch(context: Sequence[Prompt | PromptTensor], side: int, ensemble: Ensemble) -> tuple[Stitched, ...]:

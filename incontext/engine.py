@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -27,10 +27,10 @@ from incontext import answers, canvas, memory
 from incontext.answers import Answer, FittedQuery
 from incontext.attention import choose_kernel
 from incontext.checkpoint import fingerprint, info, load_model, resolve
-from incontext.context import Ensemble, Stitched, cut_to_windows, shown_palette, stitch
+from incontext.context import Ensemble, Stitched, content_of, cut_to_windows, shown_palette, stitch
 from incontext.devices import DeviceName, DtypeName, choose_device, choose_dtype
 from incontext.memory import Room
-from incontext.model import ContextTokens, SegGPT, Tables, Task
+from incontext.model import ContextTokens, PromptTokens, SegGPT, Tables, Task
 from incontext.pictures import ImageLike, read_image
 from incontext.prompt_tensor import PromptTensor
 from incontext.tiles import Tiles
@@ -86,7 +86,8 @@ class PreparedContext:
     """A context inside a Segmenter: what all queries share, computed once. Made by `Segmenter.prepare`.
 
     passes: for each group of ids its palette and the network's own context, on the Segmenter's device. window: pixels
-    along a side of the windows that queries are cut to, None: they are seen whole.
+    along a side of the windows that queries are cut to, None: they are seen whole. tokens: of each canvas by its
+    content, where they were asked to be kept, for other contexts that show it, too.
     """
 
     segmenter: Segmenter
@@ -98,6 +99,7 @@ class PreparedContext:
     tiles: Tiles = None
     window: int | None = None
     refine: bool = False
+    tokens: Mapping[bytes, PromptTokens] = field(default_factory=dict)
 
     def fit(self, query: ImageLike) -> FittedQuery:
         """Read a query and squeeze it to what the network sees. Uses no device, so that any thread may do it."""
@@ -146,6 +148,7 @@ class Segmenter:
         side: int | None = None,
         tiles: Tiles = None,
         refine: bool = False,
+        known: Mapping[bytes, PromptTokens] | None = None,
     ) -> PreparedContext:
         """What a context contributes to every query, computed once, to be given to the other methods in its place.
 
@@ -155,7 +158,9 @@ class Segmenter:
         of the squares that the network sees, a multiple of its patch; None is what the weights were made for. tiles:
         pixels along a side of overlapping windows, to which larger queries are cut, and prompts around what they mark,
         so that small things are seen; "auto" chooses by what the prompts mark (tiles.py), None sees queries whole.
-        refine: edges that follow the photograph (refine.py).
+        refine: edges that follow the photograph (refine.py). known: the `tokens` of contexts that were prepared before,
+        by the same weights, so that canvases that are seen again need not be embedded again; then this one's tokens are
+        kept, too, and each canvas is embedded alone, so that answers do not depend on what was known.
 
         Prompts may show different ids. More ids than colours can keep apart go through the network in groups. Prompt
         tensors may stand beside prompts: where they share ids they are averaged like them.
@@ -170,12 +175,14 @@ class Segmenter:
             if isinstance(each, PromptTensor):
                 each.check_use(weights=self.name, sha256=self.sha256, task=task, side=chosen)
         window, parts = cut_to_windows(shown, chosen, tiles)
-        passes = []
+        passes, tokens = [], dict[bytes, PromptTokens]()
         for part in stitch(parts, chosen, ensemble):
             chunk = self._plan(part.shots, chosen, 1).chunk
-            passes.append((part.palette, self._prepare(part, task, chunk)))
+            if known is not None:
+                tokens |= self._embed(part, task, known)
+            passes.append((part.palette, self._prepare(part, task, chunk, tokens)))
         colors = shown_palette(shown)
-        return PreparedContext(self, chosen, task, ensemble, colors, tuple(passes), tiles, window, refine)
+        return PreparedContext(self, chosen, task, ensemble, colors, tuple(passes), tiles, window, refine, tokens)
 
     def segment(
         self,
@@ -345,16 +352,39 @@ class Segmenter:
         return context
 
     @torch.inference_mode()
-    def _prepare(self, part: Stitched, task: Task, chunk: int) -> ContextTokens:
-        grid = part.images.shape[1] // self.config.patch
+    def _prepare(self, part: Stitched, task: Task, chunk: int, tokens: Mapping[bytes, PromptTokens]) -> ContextTokens:
+        tables = self._tables_of(part)
+        if tokens:
+            each = (tokens[content_of(*shown, task)] for shown in part.canvases)
+            joined = PromptTokens(*(torch.cat(parts, dim=1) for parts in zip(*each, strict=True)))
+            return self._model.join(joined, task, tables, chunk=chunk)
+        shown = zip(*part.canvases, strict=True)
+        images, masks = (torch.cat([self._canvas(one) for one in kind]).unsqueeze(0) for kind in shown)
+        return self._model.prepare(images, masks, task=task, tables=tables, chunk=chunk)
+
+    @torch.inference_mode()
+    def _embed(self, part: Stitched, task: Task, known: Mapping[bytes, PromptTokens]) -> dict[bytes, PromptTokens]:
+        """The tokens of every canvas by its content; what is known is not computed again."""
+        tables, found = self._tables_of(part), dict[bytes, PromptTokens]()
+        for shown in part.canvases:
+            content = content_of(*shown, task)
+            if content not in found:
+                found[content] = known.get(content) or self._model.embed(
+                    *(self._canvas(each).unsqueeze(0) for each in shown), task=task, tables=tables
+                )
+        return found
+
+    def _tables_of(self, part: Stitched) -> Tables:
+        grid = part.side // self.config.patch
         if grid not in self._tables:
             self._tables[grid] = self._model.tables(grid)
-        canvases = []
-        for painted, kind in ((part.images, "images"), (part.masks, "masks")):
-            learned = [torch.tensor(getattr(group, kind)).to(self.device, self.dtype) for group in part.learned]
-            stitched = [self._to_device(torch.from_numpy(painted))] if len(painted) else []
-            canvases.append(torch.cat([*learned, *stitched]).unsqueeze(0))
-        return self._model.prepare(*canvases, task=task, tables=self._tables[grid], chunk=chunk)
+        return self._tables[grid]
+
+    def _canvas(self, shown: npt.NDArray[np.generic]) -> Tensor:
+        """(side, side, 3) uint8, or (3, side, side) normalised -> (1, 3, side, side) normalised on the device."""
+        if shown.dtype == np.uint8:
+            return self._to_device(torch.from_numpy(shown[None]))
+        return torch.tensor(shown[None]).to(self.device, self.dtype)
 
     def _answer_many(
         self, queries: Iterator[ImageLike | FittedQuery], prepared: PreparedContext, room: Room

@@ -68,6 +68,14 @@ class Tables(NamedTuple):
     relative: tuple[tuple[Tensor, Tensor], ...]  # for each block rows (2R, 2R, d) and columns (R, R, d)
 
 
+class PromptTokens(NamedTuple):
+    """What prompts contribute each by itself, before they meet: may be cut and joined along N."""
+
+    images: Tensor  # (B, N, R, W, C): the tokens of the prompts' pictures, before the first block
+    masks: Tensor  # (B, N, R, W, C): their half of the mask stream after the first block
+    query: Tensor  # (B, N, R, W, C): the query's half of it after the first attention, as each prompt alone makes it
+
+
 class ContextTokens(NamedTuple):
     """A context as the network keeps it, for any number of queries. B is 1 where all queries share it.
 
@@ -92,16 +100,18 @@ class Attention(nn.Module):
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * (2 * config.grid) - 1, config.width // config.heads))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * config.grid - 1, config.width // config.heads))
 
-    def forward(self, x: Tensor, relative: tuple[Tensor, Tensor], kernel: str, *, only: int, chunk: int) -> Tensor:
+    def forward(
+        self, x: Tensor, relative: tuple[Tensor, Tensor], kernel: str, *, only: int, chunk: int, apart: bool = False
+    ) -> Tensor:
         """(M, N + 1, R, W, C) -> the same, or with ``only`` > 0 the last so many rows of the last two halves.
 
         A canvas is a prompt over the query; the query attends to each of the N canvases apart, and its N answers are
         averaged (before the projection, which is linear): the feature ensemble. (M, only, W, C) with ``only``: the
-        query's rows and, above them, those of prompt 0.
+        query's rows and, above them, those of prompt 0. ``apart``: the N answers as they are, (M, 2 * N, R, W, C).
         """
         if x.shape[1] == 2:
             return self._one_canvas(x, relative, kernel, only)
-        return self._many_canvases(x, relative, kernel, only, chunk)
+        return self._many_canvases(x, relative, kernel, only, chunk, apart)
 
     def _one_canvas(self, x: Tensor, relative: tuple[Tensor, Tensor], kernel: str, only: int) -> Tensor:
         width = x.shape[3]
@@ -113,18 +123,21 @@ class Attention(nn.Module):
         out = self.proj(rearrange(out, "m h t d -> m t (h d)"))
         return out.unflatten(1, (only, width) if only else x.shape[1:4])  # type: ignore[no-any-return]
 
-    def _many_canvases(self, x: Tensor, relative: tuple[Tensor, Tensor], kernel: str, only: int, chunk: int) -> Tensor:
+    def _many_canvases(
+        self, x: Tensor, relative: tuple[Tensor, Tensor], kernel: str, only: int, chunk: int, apart: bool
+    ) -> Tensor:
         """The query attends to its own half once, to each prompt apart, and both are merged by their log-sum-exp."""
         shots, height, width = x.shape[1] - 1, *x.shape[2:4]
         rows, columns = relative
         prompts, query = x[:, :shots], x[:, shots:]
         query_q, query_k, query_v = self._heads(query)
         own, own_lse = attention_with_lse(query_q, query_k, query_v, rows[height:, height:], columns, kernel=kernel)
-        total, seen = torch.zeros_like(own), []
+        answers, seen = [], []
         for start in range(0, shots, chunk):
             q, k, v = self._heads(prompts[:, start : start + chunk])
             cross, cross_lse = attention_with_lse(query_q, k, v, rows[height:, :height], columns, kernel=kernel)
-            total = total + merge(cross, cross_lse, own, own_lse).sum(dim=1, keepdim=True)
+            merged = merge(cross, cross_lse, own, own_lse)
+            answers.append(merged if apart else merged.sum(dim=1, keepdim=True))
             wanted = height
             if only:  # of the prompts, the last rows of the first
                 wanted = only - height if start == 0 else 0
@@ -133,7 +146,8 @@ class Attention(nn.Module):
                 both_k = torch.cat([k, query_k.expand_as(k)], dim=-2)
                 both_v = torch.cat([v, query_v.expand_as(v)], dim=-2)
                 seen.append(attention(q, both_k, both_v, rows[height - wanted : height], columns, kernel=kernel))
-        halves = [rearrange(each, "m n h (r w) d -> m n r w (h d)", w=width) for each in (*seen, total / shots)]
+        found = answers if apart else [torch.stack(answers).sum(dim=0) / shots]
+        halves = [rearrange(each, "m n h (r w) d -> m n r w (h d)", w=width) for each in (*seen, *found)]
         if only:
             return self.proj(torch.cat([half[:, 0] for half in halves], dim=1))  # type: ignore[no-any-return]
         return self.proj(torch.cat(halves, dim=1))  # type: ignore[no-any-return]
@@ -180,7 +194,21 @@ class Block(nn.Module):
         if only:
             x = torch.cat([x[:, 0], x[:, -1]], dim=1)[:, -only:] + seen
             return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
-        x = x + seen
+        return self.refine(x + seen, chunk)
+
+    def apart(
+        self, x: Tensor, relative: tuple[Tensor, Tensor], kernel: str, *, chunk: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As far as the shots stay apart: (M, N, R, W, C) of the prompts, done, and of the query before the average.
+
+        With ``refine`` of the query's mean over the shots it is what ``forward`` makes of them.
+        """
+        shots, chunk = x.shape[1] - 1, chunk or x.shape[1]
+        seen = self.attn(self.norm1(x), relative, kernel, only=0, chunk=chunk, apart=True)
+        return self.refine(x[:, :shots] + seen[:, :shots], chunk), x[:, shots:] + seen[:, shots:]
+
+    def refine(self, x: Tensor, chunk: int) -> Tensor:
+        """The second half of the block, in which every token is by itself: (M, N, R, W, C) -> the same."""
         parts = [part + self.mlp(self.norm2(part)) for part in torch.split(x, chunk, dim=1)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
@@ -290,15 +318,29 @@ class SegGPT(nn.Module):
         Raises:
             ValueError: the shapes do not fit each other, or the task is unknown.
         """
-        self._check_prompts(prompt_images, prompt_masks)
         tables = tables or self.tables(prompt_images.shape[-1] // self.config.patch)
+        prompts = self.embed(prompt_images, prompt_masks, task=task, tables=tables, chunk=chunk)
+        return self.join(prompts, task, tables, chunk=chunk)
+
+    def embed(
+        self, prompt_images: Tensor, prompt_masks: Tensor, *, task: Task, tables: Tables, chunk: int | None = None
+    ) -> PromptTokens:
+        """The part of :meth:`prepare` in which prompts do not meet, so that it serves any context that they are in."""
+        self._check_prompts(prompt_images, prompt_masks)
         images = self._image_tokens(prompt_images, tables.positions[0], task)
         masks = self._mask_tokens(prompt_masks, None, tables.positions[0], task)
         hidden = self.mask_token + self.segment_token_y + tables.positions[1] + self._type_token(task)
-        masks = torch.cat([masks, hidden.expand_as(masks[:, :1])], dim=1)
-        for index in range(self.config.merge_layer + 1):
+        both = torch.cat([masks, hidden.expand_as(masks[:, :1])], dim=1)
+        return PromptTokens(images, *self._first.apart(both, tables.relative[0], self.kernel, chunk=chunk))
+
+    def join(self, prompts: PromptTokens, task: Task, tables: Tables, *, chunk: int | None = None) -> ContextTokens:
+        """The rest of :meth:`prepare`: the prompts meet."""
+        chunk = chunk or prompts.images.shape[1] + 1
+        query = self._first.refine(prompts.query.mean(dim=1, keepdim=True), chunk)
+        masks = torch.cat([prompts.masks, query], dim=1)
+        for index in range(1, self.config.merge_layer + 1):
             masks = self.blocks[index](masks, tables.relative[index], self.kernel, chunk=chunk)
-        return ContextTokens(images, masks, self._type_token(task), tables)
+        return ContextTokens(prompts.images, masks, self._type_token(task), tables)
 
     def answer(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Tensor:
         """Paint the masks of B queries (B, 3, side, side), normalised, by a prepared context -> the same shape.
@@ -365,6 +407,10 @@ class SegGPT(nn.Module):
         """Scalar training loss of :meth:`paint_canvas` against ``mask_canvas``: :func:`painting_loss`."""
         painted = self.paint_canvas(image_canvas, mask_canvas, masked, task=task)
         return painting_loss(painted, mask_canvas, masked, valid=valid, beta=beta)
+
+    @property
+    def _first(self) -> Block:
+        return self.blocks[0]  # type: ignore[return-value]
 
     def _image_tokens(self, images: Tensor, positions: Tensor, task: Task | None) -> Tensor:
         tokens: Tensor = self._patches(images) + self.segment_token_x + positions

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,6 +144,7 @@ class _Prepared:
 
     passes: tuple[tuple[int, Any], ...]
     shown: Palette | None = None
+    tokens: Mapping[bytes, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +178,7 @@ class ByColor:
         image, chosen = read_image(query), side or 32
         return FittedQuery(canvas.fit(image, (chosen, chosen)), (image.shape[0], image.shape[1]))
 
-    def prepare(self, context: Sequence[Prompt], *, task: str, side: int) -> _Prepared:
+    def prepare(self, context: Sequence[Prompt], *, task: str, side: int, known: object) -> _Prepared:  # noqa: ARG002
         assert task in ("instance", "semantic")
         assert all(prompt.image.shape == (side, side, 3) for prompt in context)
         colors = {i: np.median(p.image[p.mask == i].astype(float), axis=0) for p in context for i in p.ids}

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,9 @@ from incontext import engine as module
 from incontext import memory
 from incontext.attention import MATRIX_UNIT
 from incontext.checkpoint import CheckpointError, save_model
-from incontext.engine import BatchSize, Segmenter, choose_device, choose_dtype, load
+from incontext.engine import BatchSize, PreparedContext, Segmenter, choose_device, choose_dtype, load
 from incontext.formats import read_image
-from incontext.model import ContextTokens, ModelConfig, SegGPT
+from incontext.model import ContextTokens, ModelConfig, PromptTokens, SegGPT, Task
 from incontext.types import Prompt
 
 CONFIG = ModelConfig(
@@ -202,6 +202,33 @@ def test_load_takes_a_path_and_names_what_is_wrong(tmp_path: Path) -> None:
 
 
 # --- contexts
+
+
+def test_what_was_embedded_before_serves_other_contexts(
+    random_segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, whatever was known; for another task a prompt is another one."""
+    one, two, three, query = prompt((1,)), prompt((1, 2)), prompt((2,)), picture(seed=9)
+    embedded: list[int] = []
+    embed = SegGPT.embed
+    monkeypatch.setattr(SegGPT, "embed", lambda self, *given, **kw: embedded.append(1) or embed(self, *given, **kw))
+
+    def prepare(context: list[Prompt], known: Mapping[bytes, PromptTokens], task: Task = "instance") -> PreparedContext:
+        embedded.clear()
+        return random_segmenter.prepare(context, known=known, task=task)
+
+    fresh = prepare([one, two, three, one], {})
+    assert len(embedded) == len(fresh.tokens) == 3
+    expected = random_segmenter.paint(query, fresh)
+    np.testing.assert_allclose(expected, random_segmenter.paint(query, [one, two, three, one]), atol=1e-3)
+    before = prepare([three, two], {})
+    again = prepare([one, two, three, one], before.tokens)
+    assert len(embedded) == 1
+    np.testing.assert_array_equal(random_segmenter.paint(query, again), expected)
+    assert set(again.tokens) == set(fresh.tokens)  # and none that this context does not show
+    prepare([three, two], fresh.tokens, task="semantic")
+    assert len(embedded) == 2
+    assert random_segmenter.prepare([one, two]).tokens == {}
 
 
 def test_a_prepared_context_answers_as_the_context_does_and_is_computed_once(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from incontext.attention import KERNELS, plain
 from incontext.checkpoint import load_model
-from incontext.model import Block, ModelConfig, SegGPT, painting_loss
+from incontext.model import Block, ModelConfig, PromptTokens, SegGPT, painting_loss
 
 TINY = ModelConfig(
     width=16, heads=2, depth=3, patch=4, side=16, decoder_width=4, merge_layer=1, taps=(1, 2), pretrain_side=8
@@ -154,6 +154,15 @@ def test_every_saving_is_exact(shots: int, merge_layer: int, side: int) -> None:
         assert relative_error(own[1:], as_published(model, images[1], masks[1], queries[1:])) < 1e-12
         in_parts = model.prepare(images, masks, chunk=1)
         torch.testing.assert_close(in_parts.masks, model.prepare(images, masks).masks)
+        tables = model.tables(side // TINY.patch)
+        alone = [
+            model.embed(images[:, [n]], masks[:, [n]], task="instance", tables=tables) for n in reversed(range(shots))
+        ]
+        joined = PromptTokens(*(torch.cat(parts[::-1], dim=1) for parts in zip(*alone, strict=True)))
+        for chunk in (None, 1):
+            met = model.join(joined, "instance", tables, chunk=chunk)
+            torch.testing.assert_close(met.masks, in_parts.masks)
+            torch.testing.assert_close(met.images, in_parts.images)
 
 
 def test_gradients_of_a_context_reach_the_prompts_through_every_shot() -> None:

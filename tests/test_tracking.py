@@ -15,7 +15,7 @@ from torch import Tensor
 
 from incontext.canvas import normalise, normalise_colors
 from incontext.engine import Segmenter, load
-from incontext.model import ContextTokens, ModelConfig, SegGPT
+from incontext.model import ContextTokens, ModelConfig, PromptTokens, SegGPT
 from incontext.prompt_tensor import LearnedGroup, Origin, PromptTensor
 from incontext.types import Palette, Prompt, Segmentation
 from incontext.video import MemoryBank, Policy, Tracker, track
@@ -39,12 +39,17 @@ class ByColor(SegGPT):
         super().__init__(CONFIG)
         self.shots: list[int] = []  # of each context prepared
         self.answers = 0
+        self.embedded = 0  # canvases
 
-    def prepare(  # type: ignore[override]
+    def embed(  # type: ignore[override]
         self, prompt_images: Tensor, prompt_masks: Tensor, **_: object
-    ) -> ContextTokens:
-        self.shots.append(prompt_images.shape[1])
-        return ContextTokens(prompt_images, prompt_masks, self.type_token_ins, self.tables(SIDE // 4))
+    ) -> PromptTokens:
+        self.embedded += prompt_images.shape[1]
+        return PromptTokens(prompt_images, prompt_masks, prompt_masks)
+
+    def join(self, prompts: PromptTokens, *_: object, **__: object) -> ContextTokens:
+        self.shots.append(prompts.images.shape[1])
+        return ContextTokens(prompts.images, prompts.masks, self.type_token_ins, self.tables(SIDE // 4))
 
     def answer(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Tensor:
         assert chunk is None
@@ -387,6 +392,12 @@ def test_memory_is_bounded_and_what_was_given_is_among_it(segmenter: Segmenter, 
     video = moving(12)
     list(track(segmenter, [image for image, _ in video], video[0][1], memory=3))
     assert network.shots == [1, 2, 3, 4, 4, 4, 4, 4, 4, 4, 4]
+
+
+def test_each_frame_is_embedded_once_however_long_it_is_remembered(segmenter: Segmenter, network: ByColor) -> None:
+    video = moving(12)
+    list(track(segmenter, [image for image, _ in video], video[0][1], memory=3))
+    assert network.embedded == 11  # the last is not remembered for anyone
 
 
 def test_an_unchanged_context_is_prepared_once(segmenter: Segmenter, network: ByColor) -> None:

@@ -291,10 +291,10 @@ def test_pictures_without_the_ids_teach_where_nothing_is(segmenter: Segmenter) -
     assert without.lacking == []
 
 
-def test_queries_are_changed_as_in_training_and_keep_their_masks_in_place() -> None:
+def test_queries_are_changed_and_keep_their_masks_in_place() -> None:
     (prompt,) = discs(1, size=48)
     rng = np.random.default_rng(0)
-    seen = [changed(Picture(prompt.image, prompt.mask), SIDE, rng) for _ in range(40)]
+    seen = [changed(fitted(Picture(prompt.image, prompt.mask), SIDE), rng) for _ in range(40)]
     assert all(each.image.shape == (SIDE, SIDE, 3) and each.mask.shape == (SIDE, SIDE) for each in seen)
     assert len({each.image.tobytes() for each in seen}) > 35  # a few are seen as they are
     assert len({each.mask.tobytes() for each in seen}) > 4

@@ -27,7 +27,7 @@ from incontext.formats import IGNORED, Pixels
 from incontext.losses import Batch, LossWeights, paint_batch, training_loss
 from incontext.model import ContextTokens, SegGPT, Tables, Task
 from incontext.prompt_tensor import LearnedGroup
-from incontext.tuning.pictures import Picture, changed, fitted
+from incontext.tuning.pictures import Picture, changed
 from incontext.types import Palette
 
 Start = Literal["best", "mean", "noise"]
@@ -84,7 +84,7 @@ class _Tested(NamedTuple):
 
 
 class Group:
-    """The ids of one palette: the pictures that show them, and the learning."""
+    """The ids of one palette: the pictures that show them, as the network sees them, and the learning."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Group:
         self.palette = palette
         self.showing = [picture for picture in learning if picture.shows]
         self.lacking = [picture for picture in (*learning, *empty) if not picture.shows]
-        self.judging = [fitted(picture, network.side) for picture in judging]
+        self.judging = list(judging)
         self._labelled = list(dict.fromkeys((*learning, *judging)))  # each once
 
     def to_try(self, start: Start, shots: int) -> int:
@@ -124,7 +124,7 @@ class Group:
         if start == "mean":
             means = [self._mean(self.showing[shot::shots]) for shot in range(shots)]
             return LearnedGroup(self.palette, *(np.stack(each) for each in zip(*means, strict=True)))
-        shown = self._batch([fitted(picture, side) for picture in self._best(shots, rng, on_tried)])
+        shown = self._batch(self._best(shots, rng, on_tried))
         return LearnedGroup(self.palette, shown.image_canvas.cpu().numpy(), shown.mask_canvas.cpu().numpy())
 
     def learn(
@@ -170,7 +170,7 @@ class Group:
 
     def _mean(self, pictures: Sequence[Picture]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """The mean of their canvases, (3, side, side) each."""
-        batches = [self._batch([fitted(picture, self.network.side)]) for picture in pictures]
+        batches = [self._batch([picture]) for picture in pictures]
         images, masks = (
             sum(getattr(batch, name)[0] for batch in batches) / len(batches) for name in ("image_canvas", "mask_canvas")
         )
@@ -179,12 +179,11 @@ class Group:
     def _best(self, count: int, rng: np.random.Generator, on_tried: Callable[[], None]) -> list[Picture]:
         """The pictures that find most as the only prompt of all other labelled ones: by mean IoU, then by loss."""
         tried = [self.showing[n] for n in rng.permutation(len(self.showing))[: self.to_try("best", count)]]
-        shown = {picture: fitted(picture, self.network.side) for picture in self._labelled}
         ranked = []
         for number, candidate in enumerate(tried):
-            others = [shown[picture] for picture in self._labelled if picture is not candidate]
-            batch = self._batch([shown[candidate]])
-            tested = self._test(batch.image_canvas, batch.mask_canvas, others or [shown[candidate]])
+            others = [picture for picture in self._labelled if picture is not candidate]
+            batch = self._batch([candidate])
+            tested = self._test(batch.image_canvas, batch.mask_canvas, others or [candidate])
             ranked.append((-tested.score, tested.loss, number))
             on_tried()
         return [tried[number] for _, _, number in sorted(ranked)[:count]]
@@ -213,7 +212,7 @@ class Group:
                 else:
                     turn = turn or rng.permutation(len(self.showing)).tolist()
                     picture = self.showing[turn.pop()]
-                drawn.append(changed(picture, self.network.side, rng))
+                drawn.append(changed(picture, rng))
             yield drawn
 
     def _batch(self, pictures: Sequence[Picture]) -> Batch:
@@ -253,12 +252,14 @@ def frozen(model: SegGPT, checkpointing: bool) -> Iterator[None]:
     model.requires_grad_(False)
     if checkpointing:
         for block in model.blocks:
-            block.__dict__["forward"] = partial(checkpoint, block.forward, use_reentrant=False)
+            for name in ("forward", "apart"):
+                block.__dict__[name] = partial(checkpoint, getattr(block, name), use_reentrant=False)
     try:
         yield
     finally:
         for block in model.blocks:
-            block.__dict__.pop("forward", None)
+            for name in ("forward", "apart"):
+                block.__dict__.pop(name, None)
         for parameter, needed in asked:
             parameter.requires_grad_(needed)
 

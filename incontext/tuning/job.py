@@ -22,15 +22,13 @@ from incontext.formats import Pixels
 from incontext.model import Task
 from incontext.prompt_tensor import Origin, PromptTensor
 from incontext.tuning.group import Group, Network, Start, TuningStep, frozen, mean_iou
-from incontext.tuning.pictures import Picture, fitted, relabelled, split, stored
+from incontext.tuning.pictures import Picture, fitted, relabelled, split
 from incontext.types import Prompt
 from incontext.version import __version__
 
-STEPS: Final = 150
+STEPS: Final = 100
 RATE: Final = 0.05
 HELD_OUT: Final = 0.25  # of the pictures
-
-_STORED_SIDES = 3  # pictures are kept at so many times the network's side, enough for the parts that are shown
 
 
 def tune(
@@ -54,7 +52,7 @@ def tune(
 ) -> PromptTensor:
     """Learn a prompt tensor that finds in any picture what these prompts show, by gradient descent on its pixels.
 
-    The loss is that of training, over the whole mask of queries drawn from the prompts and augmented as in training.
+    The loss is that of training, over the whole mask of queries drawn from the prompts and changed a little.
     Ids keep the colours that are stored with them; many ids are tuned in groups, one after the other. What is returned
     is what scored best on the held-out pictures; a group ends early when nothing better comes.
 
@@ -73,8 +71,8 @@ def tune(
     stems = [f"picture {number}" for number in range(len(prompts))] if pictures is None else list(pictures)
     learning, judging = split(prompts, held_out, seed)
     side = segmenter.config.side
-    kept = [stored(prompt.image, prompt.mask, _STORED_SIDES * side) for prompt in prompts]
-    nothing = [stored(image, np.zeros(image.shape[:2], np.uint8), _STORED_SIDES * side) for image in empty]
+    kept = [fitted(Picture(prompt.image, prompt.mask), side) for prompt in prompts]
+    nothing = [fitted(Picture(image, np.zeros(image.shape[:2], np.uint8)), side) for image in empty]
     palettes = grouped({i for prompt in prompts for i in prompt.ids})
     generators = [np.random.default_rng([seed, number]) for number in range(len(palettes))]
     with frozen(segmenter.model, checkpointing), torch.enable_grad():
@@ -114,10 +112,9 @@ def tune(
 
 def _score(segmenter: Segmenter, key: PromptTensor, pictures: Sequence[Picture]) -> float:
     """Mean IoU of a prompt tensor in use, all groups together, on pictures as the network sees them."""
-    seen = [fitted(picture, key.side) for picture in pictures]
-    queries = [FittedQuery(picture.image, (key.side, key.side)) for picture in seen]
+    queries = [FittedQuery(picture.image, (key.side, key.side)) for picture in pictures]
     answers = segmenter.segment_many(queries, key, task=key.origin.task)
-    return mean_iou([answer.mask for answer in answers], [picture.mask for picture in seen], key.ids)
+    return mean_iou([answer.mask for answer in answers], [picture.mask for picture in pictures], key.ids)
 
 
 def _check(

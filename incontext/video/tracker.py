@@ -17,7 +17,7 @@ from PIL import Image
 
 from incontext.engine import Context, FittedQuery, PreparedContext, Segmenter
 from incontext.formats import IGNORED, ImageLike, Pixels, is_painted, read_image
-from incontext.model import Task
+from incontext.model import PromptTokens, Task
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Palette, Prompt, Segmentation
 from incontext.video.bank import MemoryBank, Policy, ids_in, only, sure_only
@@ -104,6 +104,7 @@ class Tracker:
         self._number = 0
         self._size: tuple[int, int] | None = None
         self._prepared: tuple[tuple[tuple[Prompt, ...], ...], PreparedContext] | None = None
+        self._tokens: dict[bytes, PromptTokens] = {}  # of the canvases in it
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -251,8 +252,12 @@ class Tracker:
         contexts = self._bank.contexts
         if self._prepared is None or self._prepared[0] is not contexts:
             asked = _with_keys(contexts, self._keys)
-            each = [self._segmenter.prepare(context, task=self._task, side=self._side) for context in asked]
+            each = [
+                self._segmenter.prepare(context, task=self._task, side=self._side, known=self._tokens)
+                for context in asked
+            ]
             passes = tuple(one for prepared in each for one in prepared.passes)
+            self._tokens = {content: tokens for prepared in each for content, tokens in prepared.tokens.items()}
             self._prepared = contexts, replace(each[0], passes=passes, shown=self._shown)
         return self._prepared[1]
 
