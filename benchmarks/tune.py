@@ -3,6 +3,7 @@ best single example, the best few by feature ensemble, and prompt tensors tuned 
 
 python benchmarks/tune.py ../shared/data/test --out TUNED/ --plot docs/images/tuning.png
 python benchmarks/tune.py ../shared/data/test --out NOISE/ --sets cows,nuclei --start noise      (and so on: lr, shots)
+python benchmarks/tune.py ../shared/data/train --out MANY/ --sets clothing --ids 20 --labelled 40
 
 A run that was stopped goes on where it was: what is measured of a set is kept in the folder, and its prompt tensors.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -32,15 +34,25 @@ from incontext.types import Prompt
 LONGEST = 448  # pixels along a picture's longer side, which bounds the cost of scoring
 
 
-def read_set(folder: Path) -> tuple[list[Prompt], list[str]]:
-    """All labelled pictures of a set and their names; where ids are instances, they are one id."""
+def read_set(folder: Path, ids: int | None) -> tuple[list[Prompt], list[str]]:
+    """The labelled pictures of a set and their names; where ids are instances, they are one id.
+
+    ids: only so many, those that most pictures show; the others become background.
+    """
     opened = open_prompts(gather(source=folder), longest=LONGEST)
     about = folder / "dataset.json"
     kind = str(json.loads(about.read_text()).get("masks", "")) if about.is_file() else ""
     prompts = list(opened.prompts)
     if kind.startswith("instances"):
         prompts = [Prompt(p.image, np.where((p.mask > 0) & (p.mask < IGNORED), 1, p.mask)) for p in prompts]
-    return prompts, [image.name for image, _ in opened.pairs]
+    names = [image.name for image, _ in opened.pairs]
+    if ids is None:
+        return prompts, names
+    kept = [i for i, _ in Counter(i for prompt in prompts for i in prompt.ids).most_common(ids)]
+    masks = [np.where(np.isin(prompt.mask, [*kept, IGNORED]), prompt.mask, 0) for prompt in prompts]
+    few = [Prompt(prompt.image, mask) for prompt, mask in zip(prompts, masks, strict=True)]
+    showing = [n for n, prompt in enumerate(few) if prompt.ids]
+    return [few[n] for n in showing], [names[n] for n in showing]
 
 
 def cut(prompts: Sequence[Prompt], labelled: int, limit: int, seed: int) -> tuple[list[int], list[int]]:
@@ -66,7 +78,7 @@ def score(segmenter: Segmenter, context: Context, test: Sequence[Prompt], ids: S
 
 def measure(segmenter: Segmenter, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     """One set: untuned and tuned, by number of labelled pictures."""
-    prompts, names = read_set(folder)
+    prompts, names = read_set(folder, given.ids)
     labelled, rest = cut(prompts, given.labelled, given.limit, given.seed)
     if len(labelled) < given.labelled or not rest:
         raise ValueError(f"{folder}: expected more than {given.labelled} labelled pictures, got {len(prompts)}")
@@ -183,6 +195,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("data", type=Path, help="a folder of sets, each with images/ and masks/")
     made.add_argument("--out", type=Path, required=True, help="a folder for what is measured of each set, and its keys")
     made.add_argument("--sets", help="only these, with commas between")
+    made.add_argument("--ids", type=int, help="of each set only so many, those that most pictures show")
     made.add_argument("--labelled", type=int, default=16, help="of each set; the rest is for the test")
     made.add_argument("--ensembles", type=lambda text: numbers("--ensembles", text), default=[1, 4, 8, 16])
     made.add_argument("--tuned", type=lambda text: numbers("--tuned", text), default=[16], help="on so many pictures")
@@ -211,7 +224,19 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     settings = {
         name: getattr(given, name)
-        for name in ("labelled", "ensembles", "tuned", "limit", "steps", "lr", "shots", "start", "val_share", "seed")
+        for name in (
+            "ids",
+            "labelled",
+            "ensembles",
+            "tuned",
+            "limit",
+            "steps",
+            "lr",
+            "shots",
+            "start",
+            "val_share",
+            "seed",
+        )
     } | {"batch_size": given.batch_size, "sha256": segmenter.sha256, "dtype": segmenter.describe()["dtype"]}
     sets = []
     for folder in folders:
@@ -224,7 +249,7 @@ def main() -> None:
         sets.append(known["measured"])
     if given.plot is not None:
         draw(sets, given.plot)
-    name = f"tune_{Path(given.weights).stem}_side{segmenter.config.side}"
+    name = f"tune_{Path(given.weights).stem}_side{segmenter.config.side}" + (f"_{given.ids}ids" if given.ids else "")
     measured = {"model": Path(given.weights).stem, "settings": settings, "summary": summary(sets), "sets": sets}
     record(name, measured)
 
