@@ -54,7 +54,7 @@ class TuneTab:
                 label="Folder with images/ and masks/", choices=folders, value=None, visible=bool(folders)
             )
         with gr.Row():
-            self.steps = gr.Slider(10, 1000, 200, step=10, label="Steps at most", elem_id="steps")
+            self.steps = gr.Slider(10, 1000, 100, step=10, label="Steps at most", elem_id="steps")
             self.shots = gr.Slider(1, 4, 1, step=1, label="As many examples in one key", elem_id="shots")
             self.name = gr.Textbox("key", label="Name of the key", max_lines=1, elem_id="key-name")
         with gr.Row():
