@@ -253,7 +253,7 @@ def mixed_sizes() -> None:
         (lambda: None, ["FRAMES", "--mask", "none.png", "-o", "OUT"], "none.png: there is no such file"),
         (lambda: Path("OUT").touch(), USUAL, "OUT: expected a folder to write to, got a file"),
         (foreign_masks, USUAL, "masks: expected a new folder, or one of an earlier run"),
-        (other_job, USUAL, "tracks.json: the folder holds another job's results (memory 2 instead of 8"),
+        (other_job, USUAL, "tracks.json: the folder holds another job's results (memory 2 instead of 4"),
         (
             lambda: None,
             ["FRAMES", "-o", "OUT"],

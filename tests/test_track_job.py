@@ -185,9 +185,9 @@ def test_options_reach_the_tracker(folder: Path, tmp_path: Path) -> None:
     sides = []
     prepare = segmenter.prepare
 
-    def noting(context: Any, *, task: str, side: int) -> Any:
+    def noting(context: Any, *, task: str, side: int, known: Any) -> Any:
         sides.append((task, side))
-        return prepare(context, task=task, side=side)
+        return prepare(context, task=task, side=side, known=known)
 
     segmenter.prepare = noting  # type: ignore[method-assign]
     track_job(segmenter, job)  # type: ignore[arg-type]
@@ -316,7 +316,7 @@ def test_a_finished_run_can_be_done_again(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "difference"),
     [
-        ({"memory": 4}, "memory 8 instead of 4"),
+        ({"memory": 8}, "memory 4 instead of 8"),
         ({"policy": "spaced"}, 'policy "recent" instead of "spaced"'),
         ({"every": 2}, "every 1 instead of 2"),
         ({"stop": 9}, "stop null instead of 9"),

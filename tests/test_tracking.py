@@ -410,9 +410,10 @@ def test_an_unchanged_context_is_prepared_once(segmenter: Segmenter, network: By
 def test_prompts_from_other_pictures(segmenter: Segmenter) -> None:
     prompts = [Prompt(*scene({3: (RED, 8, 8)})), Prompt(*scene({200: (BLUE, 1, 1)}))]
     video = moving(6)
-    tracker = Tracker(segmenter, context=prompts)
+    tracker = Tracker(segmenter, context=prompts, memory=8)
     assert tracker.ids == (3, 200)
-    for found, (image, mask) in zip(track(segmenter, [image for image, _ in video], prompts), video, strict=True):
+    all_found = track(segmenter, [image for image, _ in video], prompts, memory=8)
+    for found, (image, mask) in zip(all_found, video, strict=True):
         np.testing.assert_array_equal(found.mask, mask)
         np.testing.assert_array_equal(tracker.step(image).mask, mask)
     assert len(tracker.state()["bank_images"]) == 2 + 6  # frame 0 is a prediction like the others

@@ -29,7 +29,7 @@ def evaluate_video(
     memory: Annotated[
         str,
         typer.Option("--memory", metavar="N,...", help="Predicted frames to remember; several with commas."),
-    ] = "8",
+    ] = "4",
     policy: Annotated[
         str,
         typer.Option(

@@ -76,7 +76,7 @@ def track(
     prompt_tensor: PromptTensors = None,
     memory: Annotated[
         int, typer.Option("--memory", min=0, help="Predicted frames to remember at most. 0: only what was given.")
-    ] = 8,
+    ] = 4,
     policy: Annotated[
         PolicyName,
         typer.Option("--policy", help="Which of them: the last, evenly spread ones, or the surest."),

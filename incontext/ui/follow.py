@@ -130,7 +130,7 @@ def follow(
     *,
     prompts: Sequence[Prompt] = (),
     keys: Sequence[PromptTensor] = (),
-    memory: int = 8,
+    memory: int = 4,
 ) -> Iterator[Followed]:
     """Track the video from the first frame that is not known by now, or whose mask has changed since.
 

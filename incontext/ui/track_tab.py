@@ -21,7 +21,7 @@ from incontext.ui.sessions import Session
 if TYPE_CHECKING:
     from gradio.components.image_editor import EditorValue
 
-_MEMORY = 8
+_MEMORY = 4
 
 
 class TrackTab:

@@ -70,7 +70,7 @@ def plan_track(
     prompts: Iterable[Prompt] = (),
     prompt_files: Iterable[tuple[StrPath, StrPath]] = (),
     prompt_tensors: Iterable[PromptTensor] = (),
-    memory: int = 8,
+    memory: int = 4,
     policy: Policy = "recent",
     task: Task = "instance",
     side: int | None = None,
