@@ -317,7 +317,7 @@ def test_a_finished_run_can_be_done_again(folder: Path, tmp_path: Path) -> None:
     ("options", "difference"),
     [
         ({"memory": 8}, "memory 4 instead of 8"),
-        ({"policy": "spaced"}, 'policy "recent" instead of "spaced"'),
+        ({"policy": "recent"}, 'policy "spaced" instead of "recent"'),
         ({"every": 2}, "every 1 instead of 2"),
         ({"stop": 9}, "stop null instead of 9"),
         ({"mask": scene_mask(1)}, "given_sha256 "),

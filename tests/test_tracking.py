@@ -687,7 +687,7 @@ def test_memory_policy_task_and_side_change_the_answer(
         "plain": {},
         "again": {},
         "memory": {"memory": 0},
-        "policy": {"policy": "spaced"},
+        "policy": {"policy": "recent"},
         "task": {"task": "semantic"},
         "side": {"side": 32},
     }

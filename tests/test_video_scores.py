@@ -567,7 +567,7 @@ def test_evaluate_video_options(
         return content
 
     usual = scores("--clips", "cow")
-    assert usual["columns"][0]["method"] == "memory 4, recent"
+    assert usual["columns"][0]["method"] == "memory 4, spaced"
     assert [clip["name"] for clip in usual["columns"][0]["clips"]] == ["cow"]
     assert usual["columns"][0]["clips"][0]["frames"] == 4
     few = scores("--split", "train", "--limit", 3, "--task", "semantic", "--side", 64)

@@ -35,7 +35,7 @@ def evaluate_video(
         typer.Option(
             "--policy", metavar="NAME,...", help="Which ones: recent, spaced, confident; several with commas."
         ),
-    ] = "recent",
+    ] = "spaced",
     clips: Annotated[str | None, typer.Option("--clips", metavar="NAME,...", help="Only these clips.")] = None,
     split: Annotated[
         str | None, typer.Option("--split", metavar="NAME", help="Of DAVIS. Default: val.", show_default=False)

@@ -80,7 +80,7 @@ def track(
     policy: Annotated[
         PolicyName,
         typer.Option("--policy", help="Which of them: the last, evenly spread ones, or the surest."),
-    ] = "recent",
+    ] = "spaced",
     start: Annotated[
         str, typer.Option("--from", metavar="FRAME", help='The first frame to track: its number, or a time, "12.5s".')
     ] = "0",

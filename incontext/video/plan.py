@@ -71,7 +71,7 @@ def plan_track(
     prompt_files: Iterable[tuple[StrPath, StrPath]] = (),
     prompt_tensors: Iterable[PromptTensor] = (),
     memory: int = 4,
-    policy: Policy = "recent",
+    policy: Policy = "spaced",
     task: Task = "instance",
     side: int | None = None,
     start: Mark = 0,

@@ -30,7 +30,7 @@ def track(
     context: Context | ImageLike,
     *,
     memory: int = 4,
-    policy: Policy = "recent",
+    policy: Policy = "spaced",
     task: Task = "instance",
     side: int | None = None,
 ) -> Iterator[Segmentation]:
@@ -87,7 +87,7 @@ class Tracker:
         *,
         context: Context | None = None,
         memory: int = 4,
-        policy: Policy = "recent",
+        policy: Policy = "spaced",
         task: Task = "instance",
         side: int | None = None,
     ) -> None:
