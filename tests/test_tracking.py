@@ -806,7 +806,7 @@ def test_options_and_contexts_that_cannot_be_used(segmenter: Segmenter) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"memory": 3}, {"policy": "spaced"}, {"task": "semantic"}, {"side": 32}], ids=["m", "p", "t", "s"]
+    "options", [{"memory": 3}, {"policy": "recent"}, {"task": "semantic"}, {"side": 32}], ids=["m", "p", "t", "s"]
 )
 def test_the_state_of_another_tracker_is_refused(segmenter: Segmenter, options: dict[str, object]) -> None:
     tracker = Tracker(segmenter)
