@@ -71,6 +71,7 @@ def main() -> None:
         "problems": report.problems,
         "seconds": round(report.seconds, 1),
         "frames_per_second": round(report.frames_per_second, 2),
+        "resident_mb_every_500": [round(each / 1e6, 1) for each in resident[EARLY - 1 :: EARLY]],
         "resident_mb_at_500": round(early / 1e6, 1),
         "resident_mb_at_the_end": round(late / 1e6, 1),
         "growth": round(late / early - 1, 4),

@@ -1,5 +1,6 @@
 """Tuning: the network stays as it is, the prompt tensor gets better, and the command line brings it about."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 import tune as benchmark
 import typer.main
+from einops import rearrange
 
 import incontext
 from incontext import cli
@@ -26,7 +28,7 @@ from incontext.losses import LossWeights, training_loss
 from incontext.model import ModelConfig, SegGPT
 from incontext.prompt_tensor import PromptTensor
 from incontext.tuning import TuningStep, split, tune
-from incontext.tuning.group import Group, Network, frozen, mean_iou
+from incontext.tuning.group import Group, Network, _Tested, frozen, mean_iou
 from incontext.tuning.pictures import Picture, changed, fitted
 from incontext.types import Palette, Prompt
 
@@ -93,8 +95,8 @@ def test_the_networks_state_is_restored_when_tuning_is_stopped(segmenter: Segmen
 
 def test_it_learns(segmenter: Segmenter) -> None:
     told: list[TuningStep] = []
-    made = tune(segmenter, discs(6), steps=60, lr=0.3, seed=0, on_step=told.append)
-    assert np.mean([s.loss for s in told[-10:]]) < 0.96 * np.mean([s.loss for s in told[:5]])
+    made = tune(segmenter, discs(6), steps=60, lr=0.5, seed=0, on_step=told.append)
+    assert np.mean([s.loss for s in told[-10:]]) < 0.98 * np.mean([s.loss for s in told[:5]])
     assert made.origin.after > made.origin.before
     scores = [made.origin.before, *(s.score for s in told if s.score is not None)]
     steady = [np.mean(scores[max(0, n - 2) : n + 1]) for n in range(len(scores))]
@@ -183,6 +185,21 @@ def test_held_out_pictures_help_to_choose_the_start_and_it_is_told(segmenter: Se
     np.testing.assert_allclose(
         made.groups[0].images[0], group._batch([pictures[chosen]]).image_canvas[0].cpu().numpy(), atol=1e-6
     )
+
+
+def test_patches_are_shifted_as_one_and_noise_is_learned_pixel_by_pixel(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rising = itertools.count()
+    monkeypatch.setattr(Group, "_test", lambda *_: _Tested(float(next(rising)), 0.0, []))  # the last one is kept
+    patch = CONFIG.patch
+    for start, alike in (("best", True), ("mean", True), ("noise", False)):
+        begun, made = (tune(segmenter, discs(4), steps=steps, start=start, held_out=0) for steps in (0, 10))
+        for kind in ("images", "masks"):
+            moved = getattr(made.groups[0], kind) - getattr(begun.groups[0], kind)
+            cells = rearrange(moved, "n c (r p) (w q) -> (n c r w) (p q)", p=patch, q=patch)
+            assert np.abs(cells).max() > 0.05
+            assert (np.ptp(cells, axis=1).max() < 1e-5) == alike
 
 
 def test_several_shots_differ_and_all_learn(segmenter: Segmenter) -> None:

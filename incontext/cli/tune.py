@@ -29,7 +29,7 @@ def tune(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="KEY", help="The file to write, KEY.safetensors.")],
     steps: Annotated[int, typer.Option("--steps", min=1, help="At most, for each seven ids.")] = 100,
-    lr: Annotated[float, typer.Option("--lr", help="How far a value moves in a step, at the beginning.")] = 0.05,
+    lr: Annotated[float, typer.Option("--lr", help="How far a value moves in a step, at the beginning.")] = 0.1,
     shots: Annotated[int, typer.Option("--shots", min=1, help="Costs as much in use as so many examples.")] = 1,
     start: Annotated[
         StartName, typer.Option("--start", help="From the best of the examples, their mean, or noise.")

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -133,15 +134,26 @@ class Group:
         steps: int,
         lr: float,
         batch_size: int,
+        cell: int,
         rng: np.random.Generator,
         on_step: Callable[[TuningStep], None],
     ) -> LearnedGroup:
-        """The best of what gradient descent passes through, by the judging pictures: see `_STEADY`."""
+        """The best of what gradient descent passes through, by the judging pictures: see `_STEADY`.
+
+        cell: pixels along a side of the squares that are moved as one, all of a square by the same colour.
+        """
         device = self.network.device
-        images, masks = (torch.tensor(each, device=device, requires_grad=True) for each in (start.images, start.masks))
-        optimizer = torch.optim.Adam([images, masks], lr=lr, betas=(0.9, 0.95))
+        begun = [torch.tensor(each, device=device) for each in (start.images, start.masks)]
+        cells = self.network.side // cell
+        moved = [torch.zeros(*each.shape[:2], cells, cells, device=device, requires_grad=True) for each in begun]
+
+        def shown() -> list[Tensor]:
+            grown = (F.interpolate(each, scale_factor=cell, mode="nearest") for each in moved)
+            return [each + shift for each, shift in zip(begun, grown, strict=True)]
+
+        optimizer = torch.optim.Adam(moved, lr=lr, betas=(0.9, 0.95))
         queries = self._queries(batch_size, rng)
-        best, scores, waited = start, deque([self._test(images, masks, self.judging).score], _STEADY), 0
+        best, scores, waited = start, deque([self._test(begun[0], begun[1], self.judging).score], _STEADY), 0
         best_score = scores[0]
         for step in range(1, steps + 1):
             clock = time.perf_counter()
@@ -149,20 +161,22 @@ class Group:
             for settings in optimizer.param_groups:
                 settings["lr"] = lr * (0.55 + 0.45 * cos(pi * step / steps))  # to a tenth
             batch = self._batch(next(queries))
-            painted = self.network.answer(batch.image_canvas, self.network.prepare(images, masks))
+            painted = self.network.answer(batch.image_canvas, self.network.prepare(*shown()))
             loss, _ = training_loss(painted, batch, LossWeights(), beta=_BETA)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             seconds, memory, score, found = time.perf_counter() - clock, _memory(device), None, None
             if step % _BETWEEN_SCORES == 0 or step == steps:
-                tested = self._test(images, masks, self.judging)
+                with torch.no_grad():
+                    now = shown()
+                tested = self._test(now[0], now[1], self.judging)
                 score, found = tested.score, tuple(self.palette.ids[each] for each in tested.found[:_MOST_TOLD])
                 scores.append(score)
                 waited += 1
                 if (steady := float(np.mean(scores))) > best_score:
                     best_score, waited = steady, 0
-                    best = LearnedGroup(self.palette, *(each.detach().cpu().numpy() for each in (images, masks)))
+                    best = LearnedGroup(self.palette, *(each.cpu().numpy() for each in now))
             on_step(TuningStep(step, steps, best.ids, loss.item(), seconds, memory, score, best_score, found))
             if waited >= _PATIENCE:
                 break

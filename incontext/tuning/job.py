@@ -27,7 +27,7 @@ from incontext.types import Prompt
 from incontext.version import __version__
 
 STEPS: Final = 100
-RATE: Final = 0.05
+RATE: Final = 0.1
 HELD_OUT: Final = 0.25  # of the pictures
 
 
@@ -53,6 +53,8 @@ def tune(
     """Learn a prompt tensor that finds in any picture what these prompts show, by gradient descent on its pixels.
 
     The loss is that of training, over the whole mask of queries drawn from the prompts and changed a little.
+    For each patch of the start's picture and mask a colour is learned that is added to all its pixels: pixels that are
+    free each learn the pictures by heart (docs/log.md). From noise, which has nothing to keep, each pixel is learned.
     Ids keep the colours that are stored with them; many ids are tuned in groups, one after the other. What is returned
     is what scored best on the held-out pictures; a group ends early when nothing better comes.
 
@@ -71,6 +73,7 @@ def tune(
     stems = [f"picture {number}" for number in range(len(prompts))] if pictures is None else list(pictures)
     learning, judging = split(prompts, held_out, seed)
     side = segmenter.config.side
+    cell = 1 if start == "noise" else segmenter.config.patch
     kept = [fitted(Picture(prompt.image, prompt.mask), side) for prompt in prompts]
     nothing = [fitted(Picture(image, np.zeros(image.shape[:2], np.uint8)), side) for image in empty]
     palettes = grouped({i for prompt in prompts for i in prompt.ids})
@@ -91,7 +94,7 @@ def tune(
                 if on_step is not None:
                     on_step(replace(step, step=before + step.step, steps=steps * len(palettes)))
 
-            learned.append(group.learn(begun, steps, lr, batch_size, rng, tell))
+            learned.append(group.learn(begun, steps, lr, batch_size, cell, rng, tell))
     shown = shown_palette(prompts)
     origin = Origin(
         weights=Path(segmenter.name).name,
