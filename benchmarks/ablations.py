@@ -30,8 +30,7 @@ from incontext.training.coloring import Coloring, collate, paint, paint_episode
 from incontext.training.episodes import EpisodeSource, Sampling
 from incontext.training.recipes import RECIPES, Recipe, Stage
 from incontext.training.sets import ImageSet, hold_out, read_set
-from incontext.training.validation import Validation
-from incontext.views import NO_AUGMENTATION, Cut
+from incontext.training.validation import AS_USED, Validation
 
 SIDE, BATCH = 64, 24
 QUERIES, ABSENT = 512, 128  # that a run is scored on
@@ -81,17 +80,7 @@ def recipes(steps: int) -> dict[str, Recipe]:
 @torch.no_grad()
 def left_empty(model: SegGPT, held: Sequence[ImageSet], sampling: Sampling) -> float:
     """The share of held-out queries without the prompt's thing in whose answer there is none."""
-    plain = replace(
-        sampling,
-        rendered=0.0,
-        two_views=0.0,
-        absent=1.0,
-        mosaic=0.0,
-        single_id=1.0,
-        whole_pictures=1.0,
-        cut=Cut(zoom=0.0),
-        augmentation=NO_AUGMENTATION,
-    )
+    plain = replace(AS_USED, absent=1.0, domains=sampling.domains)
     source, hidden = EpisodeSource(held, plain, side=SIDE, seed=5), Coloring(corner_colors=1.0, hide_query=1.0)
     empty = list[bool]()
     for first in range(0, ABSENT, 16):

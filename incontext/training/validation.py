@@ -20,6 +20,17 @@ from incontext.training.episodes import EpisodeSource, Sampling
 from incontext.training.sets import IGNORED, ImageSet
 from incontext.views import NO_AUGMENTATION, Cut
 
+AS_USED = Sampling(  # two whole pictures as they are, one id, the query's whole mask hidden
+    rendered=0.0,
+    two_views=0.0,
+    absent=0.0,
+    mosaic=0.0,
+    single_id=1.0,
+    whole_pictures=1.0,
+    cut=Cut(zoom=0.0),
+    augmentation=NO_AUGMENTATION,
+)
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -30,17 +41,7 @@ class Validation:
     @classmethod
     def draw(cls, sets: Sequence[ImageSet], *, side: int, patch: int, count: int = 128, shots: int = 1) -> Validation:
         """Draw ``count`` episodes; the same sets and numbers always give the same ones, whatever the recipe."""
-        plain = Sampling(
-            rendered=0.0,
-            two_views=0.0,
-            absent=0.0,
-            mosaic=0.0,
-            single_id=1.0,
-            whole_pictures=1.0,
-            cut=Cut(zoom=0.0),
-            augmentation=NO_AUGMENTATION,
-        )
-        source = EpisodeSource(sets, plain, side=side, seed=20_230_406)
+        source = EpisodeSource(sets, AS_USED, side=side, seed=20_230_406)
         coloring = Coloring(corner_colors=1.0, hide_query=1.0)
         painted = [
             paint_episode(source.draw(i, shots), np.random.default_rng([7, i]), patch=patch, coloring=coloring)
