@@ -550,6 +550,23 @@ def test_ctrl_c_while_a_picture_is_segmented_ends_a_watch_too(tmp_path: Path) ->
     assert (report.finished, report.done, report.failed) == (False, 2, 0)
 
 
+@pytest.mark.parametrize(("told_before", "finished"), [(7, True), (6, False)])
+def test_ctrl_c_right_after_a_picture(tmp_path: Path, told_before: int, finished: bool) -> None:
+    """A watch is finished once all that arrived is, whatever its engine still does then."""
+    root, out = folder(tmp_path, 6), tmp_path / "out"
+    told: list[FileReport] = []
+
+    def interrupt(file: FileReport) -> None:
+        told.append(file)
+        if len(told) == told_before:
+            raise KeyboardInterrupt
+
+    job = plan([root], out, watch=True)
+    steps = [lambda: None] * 3
+    report = segment_folder(Bright(), job, PROMPT, arrivals=ticking(steps, job), on_file=interrupt)  # type: ignore[arg-type]
+    assert (report.finished, report.totals.queries) == (finished, 7)
+
+
 def test_an_input_must_be_there_and_a_pattern_may_match_later(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere: there is no such file or folder"):
         plan([tmp_path / "nowhere"], tmp_path / "out", watch=True)

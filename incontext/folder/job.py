@@ -211,7 +211,8 @@ class _Run:
         self._numbers: dict[str, int] = {}  # by names of masks; after a slash, by what has none
         self._renamed: list[int] = []  # lines in which an earlier run calls a mask otherwise than this one
         self._masks = 0  # that this run wrote
-        self._finished = False
+        self._handed_out = False  # the engine has been given all that there is
+        self._in_hand: set[int] = set()  # what it was given and has not finished
 
     def begin(self, *, resume: bool) -> int:
         """Take over what is done, if anything. Returns how many pictures that are."""
@@ -239,8 +240,8 @@ class _Run:
         if arrivals is None:
             self._round(self._job.queries)
             return
+        self._handed_out = True
         try:
-            self._finished = True
             for arrived in arrivals:
                 self._round(arrived)
         except KeyboardInterrupt:
@@ -279,9 +280,12 @@ class _Run:
         return made
 
     def _round(self, arrived: Iterable[Query | FileReport]) -> None:
-        self._finished = False
+        self._handed_out = False
         self._engine.run(self._undone(arrived), self._finish)
-        self._finished = True
+
+    @property
+    def _finished(self) -> bool:
+        return self._handed_out and not self._in_hand
 
     def _undone(self, arrived: Iterable[Query | FileReport]) -> Iterator[tuple[int, Query]]:
         """Those to segment, with their numbers; what cannot be segmented is finished on the way."""
@@ -294,7 +298,9 @@ class _Run:
             if isinstance(each, FileReport):
                 self._finish(number, each)
             else:
+                self._in_hand.add(number)
                 yield number, each
+        self._handed_out = True
 
     def _number(self, each: Query | FileReport) -> int:
         name = f"/{each.query}" if isinstance(each, FileReport) else self._job.outputs.mask_name(each.name)
@@ -331,6 +337,7 @@ class _Run:
         self._masks += file.error is None
         if position >= 0:
             self._sink.done(position, failed=file.error is not None)
+        self._in_hand.discard(number)
         if self._on_file is not None:
             self._on_file(file)
 
