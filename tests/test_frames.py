@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from fractions import Fraction
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from av.video.frame import VideoFrame
 from clips import cut, decoded, grey_levels, sound_packets, turn, write_frames, write_sound, write_video
 from PIL import Image
 
@@ -103,6 +105,21 @@ def test_frames_come_upright(
         assert frames.size == upright.shape[:2]
         for frame in frames:
             assert np.abs(frame.image.astype(int) - upright).mean() < 4
+
+
+def test_frames_go_as_others_come(tmp_path: Path) -> None:
+    """Without waiting for a garbage collection: they are large."""
+    path = write_video(tmp_path / "clip.mp4", [corners()] * 20)
+    turn(path, 0, 1, -1, 0)
+    gc.collect()
+    gc.disable()
+    try:
+        with open_frames(path) as frames:
+            alive = [sum(type(each) is VideoFrame for each in gc.get_objects()) for _ in frames]
+    finally:
+        gc.enable()
+    assert len(alive) == 20
+    assert max(alive) < 10
 
 
 @pytest.mark.parametrize("turned", [False, True])

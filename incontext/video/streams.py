@@ -41,6 +41,9 @@ Picture: TypeAlias = tuple[float, str | None, Callable[[], Pixels]]
 """A frame before it is decoded: seconds since the first, a name if it has one, and how to decode it, which must happen
 before the next is asked for."""
 
+Turn: TypeAlias = tuple[int, int, int, int]
+"""How a frame is to be turned, as the signs in x' = a x + c y, y' = b x + d y."""
+
 
 class SoundWarning(UserWarning):
     """The sound of a video could not be copied, and the user should know."""
@@ -81,6 +84,8 @@ class VideoFile:
         self._origin: float | None = None  # of the first picture
         self._reach = 0.0  # how far into the file its packets have come, in seconds
         self._damaged = 0  # packets
+        self._rotation: int | None = None  # of the last picture, and the whole of its turn
+        self._turn: Turn | None = None
 
     @property
     def sound(self) -> Sound | None:
@@ -94,11 +99,13 @@ class VideoFile:
         for packet in self._packets():
             for frame in self._decoded(packet):
                 time = None if frame.pts is None else frame.time
+                turn = self._turn_of(frame)
                 if self._origin is None:
                     self._origin = time or 0.0
-                    if _is_turned(frame):
+                    if turn is not None and turn[0] == 0 and turn[1] != 0:  # rows become columns
                         self.pixel_aspect = 1 / self.pixel_aspect
-                yield float(number / self.rate) if time is None else time - self._origin, None, partial(_upright, frame)
+                decode = partial(_upright, frame, turn)
+                yield float(number / self.rate) if time is None else time - self._origin, None, decode
                 number += 1
         self._conclude()
 
@@ -132,6 +139,12 @@ class VideoFile:
         except FFmpegError:
             self._damaged += packet is not None and not packet.is_corrupt
             return []
+
+    def _turn_of(self, frame: VideoFrame) -> Turn | None:
+        """Looked up where it changes: side data and its frame hold each other, until a garbage collection."""
+        if frame.rotation != self._rotation:
+            self._rotation, self._turn = frame.rotation, _turn(frame)
+        return self._turn
 
     def _conclude(self) -> None:
         """Say what was wrong. Most containers end without a complaint where they were cut off, and only their length
@@ -202,8 +215,7 @@ def _reason(error: FFmpegError) -> str:
     return (error.strerror or type(error).__name__).rstrip(".")
 
 
-def _matrix(frame: VideoFrame) -> tuple[int, int, int, int] | None:
-    """How the frame is to be turned, as the signs in x' = a x + c y, y' = b x + d y. None: not at all."""
+def _turn(frame: VideoFrame) -> Turn | None:
     data = frame.side_data.get("DISPLAYMATRIX")
     if not isinstance(data, SideData):
         return None
@@ -211,20 +223,13 @@ def _matrix(frame: VideoFrame) -> tuple[int, int, int, int] | None:
     return None if (a, b, c, d) == (1, 0, 0, 1) else (a, b, c, d)
 
 
-def _is_turned(frame: VideoFrame) -> bool:
-    """Whether rows become columns."""
-    matrix = _matrix(frame)
-    return matrix is not None and matrix[0] == 0 and matrix[1] != 0
-
-
-def _upright(frame: VideoFrame) -> Pixels:
+def _upright(frame: VideoFrame, turn: Turn | None) -> Pixels:
     """(H, W, 3) uint8 RGB, turned and mirrored as the file's display matrix says. Angles beside 90, 180 and 270 degrees
     are left as they are."""
     image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-    matrix = _matrix(frame)
-    if matrix is None:
+    if turn is None:
         return image
-    a, b, c, d = matrix
+    a, b, c, d = turn
     if a and d and not b and not c:
         return np.ascontiguousarray(image[::d, ::a])
     if b and c and not a and not d:
