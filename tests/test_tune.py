@@ -18,7 +18,7 @@ import typer.main
 from einops import rearrange
 
 import incontext
-from incontext import cli
+from incontext import canvas, cli
 from incontext.canvas import fit, fit_mask
 from incontext.checkpoint import save_model
 from incontext.cli.options import app
@@ -27,9 +27,9 @@ from incontext.formats import write_image, write_mask
 from incontext.losses import LossWeights, training_loss
 from incontext.model import ModelConfig, SegGPT
 from incontext.prompt_tensor import PromptTensor
-from incontext.tuning import TuningStep, split, tune
+from incontext.tuning import TuningStep, tune
 from incontext.tuning.group import Group, Network, _Tested, frozen, mean_iou
-from incontext.tuning.pictures import Picture, changed, fitted
+from incontext.tuning.pictures import Picture, changed, fitted, split
 from incontext.types import Palette, Prompt
 
 SIDE = 16
@@ -110,9 +110,9 @@ def test_it_learns(segmenter: Segmenter) -> None:
 def test_what_comes_back_is_what_scored_best_and_it_says_so(segmenter: Segmenter) -> None:
     prompts = discs(6)
     made = tune(segmenter, prompts, steps=20, lr=0.1, pictures=[f"{n}.jpg" for n in range(6)], names={1: "disc"})
-    learning, judging = split(prompts, 0.25)
-    assert made.origin.pictures == tuple(f"{n}.jpg" for n in learning)
-    assert made.origin.held_out == tuple(f"{n}.jpg" for n in judging)
+    judging = [int(Path(name).stem) for name in made.origin.held_out]
+    assert len(judging) == 2
+    assert {*made.origin.pictures, *made.origin.held_out} == {f"{n}.jpg" for n in range(6)}
     assert dict(made.names) == {1: "disc"}
     assert (made.origin.weights, made.origin.sha256, made.origin.task) == ("tiny", segmenter.sha256, "instance")
     assert made.origin.version == incontext.__version__
@@ -152,11 +152,11 @@ def test_starts_are_what_they_are_called(segmenter: Segmenter) -> None:
     palette = Palette.spread([1])
     with frozen(segmenter.model, checkpointing=False):
         pictures = [fitted(Picture(prompt.image, prompt.mask), SIDE) for prompt in prompts]
-        group = Group(Network(segmenter, "instance"), palette, pictures, pictures, [])
+        group = Group(Network(segmenter, "instance"), palette, pictures, [])
         real = group._batch(pictures)
         tested = []
         for candidate in range(4):
-            others = [pictures[n] for n in range(4) if n != candidate]
+            others = [n for n in range(4) if n != candidate]
             tested.append(group._test(real.image_canvas[[candidate]], real.mask_canvas[[candidate]], others))
     chosen = min(range(4), key=lambda n: (-tested[n].score, tested[n].loss))
     np.testing.assert_allclose(best.groups[0].images[0], real.image_canvas[chosen], atol=1e-6)
@@ -166,25 +166,31 @@ def test_starts_are_what_they_are_called(segmenter: Segmenter) -> None:
     assert best.origin.pictures == tuple(f"picture {n}" for n in range(4))
 
 
-def test_held_out_pictures_help_to_choose_the_start_and_it_is_told(segmenter: Segmenter) -> None:
-    """The start is tried on all other labelled pictures, but is itself one that learns."""
-    prompts, tried = discs(6), list[tuple[int, int]]()
-    made = tune(segmenter, prompts, steps=0, held_out=0.5, on_tried=lambda done, total: tried.append((done, total)))
-    assert tried == [(1, 3), (2, 3), (3, 3)]
-    learning, judging = split(prompts, 0.5)
-    pictures = [fitted(Picture(prompt.image, prompt.mask), SIDE) for prompt in prompts]
-    with frozen(segmenter.model, checkpointing=False):
-        network, palette = Network(segmenter, "instance"), Palette.spread([1])
-        group = Group(network, palette, [pictures[n] for n in learning], [pictures[n] for n in judging], [])
-        tested = {}
-        for n in learning:
-            shown = group._batch([pictures[n]])
-            others = [pictures[other] for other in range(6) if other != n]
-            tested[n] = group._test(shown.image_canvas, shown.mask_canvas, others)
-    chosen = min(learning, key=lambda n: (-tested[n].score, tested[n].loss))
-    np.testing.assert_allclose(
-        made.groups[0].images[0], group._batch([pictures[chosen]]).image_canvas[0].cpu().numpy(), atol=1e-6
-    )
+@pytest.mark.parametrize(("share", "taken"), [(0.5, True), (0.25, False)])
+def test_the_start_learns_even_if_it_was_held_out(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, share: float, taken: bool
+) -> None:
+    """Unless none would be left to judge: one of four is, two of four are not."""
+    prompts, tried, asked = discs(4), list[tuple[int, int]](), list[Sequence[int]]()
+    parts = split(prompts, share)
+    wanted = parts.held_out[-1]
+
+    def test(*given: Any) -> _Tested:
+        numbers = given[-1]
+        asked.append(numbers)
+        return _Tested(float(wanted not in numbers), 0.0, [])  # so it is the best
+
+    monkeypatch.setattr(Group, "_test", test)
+    made = tune(segmenter, prompts, steps=0, held_out=share, on_tried=lambda *done: tried.append(done))
+    assert tried == [(n, 4) for n in (1, 2, 3, 4)]
+    assert sorted(map(tuple, asked[:4])) == [tuple(m for m in range(4) if m != n) for n in (3, 2, 1, 0)]
+    shown = fitted(Picture(prompts[wanted].image, prompts[wanted].mask), SIDE).image
+    real = canvas.normalise(torch.tensor(shown[None]))[0]
+    starts_with_it = np.allclose(made.groups[0].images[0], real, atol=1e-5)
+    assert starts_with_it == taken
+    assert (f"picture {wanted}" in made.origin.held_out) == (not taken)
+    assert len(made.origin.held_out) == 1
+    assert len(made.origin.pictures) == 3
 
 
 def test_patches_are_shifted_as_one_and_noise_is_learned_pixel_by_pixel(
@@ -243,7 +249,7 @@ def test_checkpointing_changes_nothing_but_memory(segmenter: Segmenter) -> None:
 def test_the_loss_is_that_of_training_on_the_whole_query(segmenter: Segmenter) -> None:
     with torch.no_grad():
         pictures = [fitted(Picture(prompt.image, prompt.mask), SIDE) for prompt in discs(2, (1, 2))]
-        group = Group(Network(segmenter, "instance"), Palette.spread([1, 2]), pictures, pictures, [])
+        group = Group(Network(segmenter, "instance"), Palette.spread([1, 2]), pictures, [])
         batch = group._batch(pictures)
         right, _ = training_loss(batch.mask_canvas, batch, LossWeights(), beta=0.1)
         black, _ = training_loss(
@@ -287,25 +293,30 @@ def test_bfloat16_tunes_float32_values() -> None:
 
 def test_a_split_keeps_every_id_among_those_that_learn() -> None:
     prompts = [*discs(6, (1,)), *discs(2, (1, 2), seed=7), *discs(1, (3,), seed=9)]
-    learning, judging = split(prompts, 0.3)
+    learning, judging = parts = split(prompts, 0.3)
     assert sorted(learning + judging) == list(range(9))
     assert len(judging) == 3
     assert {i for n in learning for i in prompts[n].ids} == {1, 2, 3}
     assert {i for n in judging for i in prompts[n].ids} == {1, 2}  # 3 is shown once only
-    assert split(prompts, 0.3) == (learning, judging)
-    assert split(prompts, 0.0) == (list(range(9)), list(range(9)))
-    assert split(prompts[:1], 0.25) == ([0], [0])
+    assert split(prompts, 0.3) == parts
+    assert parts.held_out == judging
+    assert parts.taught(judging[0]) == (tuple(sorted((*learning, judging[0]))), judging[1:])
+    assert split(prompts, 0.0) == (tuple(range(9)), tuple(range(9)))
+    assert split(prompts[:1], 0.25) == ((0,), (0,))
 
 
 def test_pictures_without_the_ids_teach_where_nothing_is(segmenter: Segmenter) -> None:
     empty = Picture(np.full((SIDE, SIDE, 3), 7, np.uint8), np.zeros((SIDE, SIDE), np.uint8))
     pictures = [Picture(prompt.image, prompt.mask) for prompt in discs(3)]
-    group = Group(Network(segmenter, "instance"), Palette.spread([1]), pictures, pictures, [empty])
-    queries = group._queries(4, np.random.default_rng(0))
+    group = Group(Network(segmenter, "instance"), Palette.spread([1]), pictures, [empty])
+    queries = group._queries(range(3), 4, np.random.default_rng(0))
     marked = [picture.shows for _ in range(50) for picture in next(queries)]
     assert 0.02 < 1 - np.mean(marked) < 0.3
-    without = Group(Network(segmenter, "instance"), Palette.spread([1]), pictures, pictures, [])
-    assert without.lacking == []
+    lacking = Group(Network(segmenter, "instance"), Palette.spread([1]), [*pictures, empty], [])
+    for numbers, share in ((range(4), 0.1), (range(3), 0)):  # not by one that only judges
+        queries = lacking._queries(numbers, 4, np.random.default_rng(0))
+        marked = [picture.shows for _ in range(50) for picture in next(queries)]
+        assert 1 - np.mean(marked) == pytest.approx(share, abs=0.09)
 
 
 def test_queries_are_changed_and_keep_their_masks_in_place() -> None:

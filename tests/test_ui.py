@@ -442,15 +442,15 @@ def test_tuning_tells_its_steps_and_ends_with_a_key(session: Session, segmenter:
     given = labelled(session, 4)
     *came, key = learn.tuning(session, segmenter, given, steps=10, shots=1)
     assert isinstance(key, PromptTensor)
-    assert came[:3] == [learn.Tried(n, 3) for n in (1, 2, 3)]
+    assert came[:4] == [learn.Tried(n, 4) for n in (1, 2, 3, 4)]
     steps = [each for each in came if isinstance(each, TuningStep)]
     assert [step.step for step in steps] == list(range(1, 11))
     last = steps[-1]
     assert last.found is not None
-    assert len(last.found) == len(learn.judges(given)) == 1
-    assert last.found[0].shape == (32, 32)
-    assert set(np.unique(last.found[0])) <= {0, 1, 2}
-    assert [given.names[number] for number in learn.judges(given)] == list(key.origin.held_out)
+    ((judge, ids),) = last.found.items()
+    assert ids.shape == (32, 32)
+    assert set(np.unique(ids)) <= {0, 1, 2}
+    assert key.origin.held_out == (given.names[judge],)
     session.keys["mine"] = key
     model = Model(segmenter, Places(()))
     session.examples.clear()
@@ -460,7 +460,7 @@ def test_tuning_tells_its_steps_and_ends_with_a_key(session: Session, segmenter:
 def test_tuning_stops_and_passes_errors_on(session: Session, segmenter: Segmenter) -> None:
     given = labelled(session, 3)
     coming = learn.tuning(session, segmenter, given, steps=500, shots=1)
-    assert next(coming) == learn.Tried(1, 2)  # so that it can be stopped before the first step
+    assert next(coming) == learn.Tried(1, 3)  # so that it can be stopped before the first step
     session.stop.set()
     assert not any(isinstance(step, PromptTensor) for step in coming)
     with pytest.raises(ValueError, match="one for each shot"):

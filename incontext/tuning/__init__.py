@@ -5,6 +5,5 @@ The public names, nothing else. Not called "tune", so that the function of that 
 
 from incontext.tuning.group import Start, TuningStep
 from incontext.tuning.job import HELD_OUT, RATE, STEPS, tune
-from incontext.tuning.pictures import split
 
-__all__ = ["HELD_OUT", "RATE", "STEPS", "Start", "TuningStep", "split", "tune"]
+__all__ = ["HELD_OUT", "RATE", "STEPS", "Start", "TuningStep", "tune"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +28,7 @@ from incontext.formats import IGNORED, Pixels
 from incontext.losses import Batch, LossWeights, paint_batch, training_loss
 from incontext.model import ContextTokens, SegGPT, Tables, Task
 from incontext.prompt_tensor import LearnedGroup
-from incontext.tuning.pictures import Picture, changed
+from incontext.tuning.pictures import Picture, Split, changed
 from incontext.types import Palette
 
 Start = Literal["best", "mean", "noise"]
@@ -54,7 +54,7 @@ class TuningStep:
     memory: int  # bytes: allocated on a CUDA device at the step's peak, else held by the process after it
     score: float | None  # mean IoU of the group on the held-out pictures, 0..1, after steps that measure it
     best: float  # the best mean of three such scores in a row so far, or that of the start
-    found: tuple[Pixels, ...] | None  # with a score: (side, side) ids found in the first pictures that judge
+    found: dict[int, Pixels] | None  # with a score: (side, side) ids in the first pictures that judge, by their numbers
 
 
 class Network:
@@ -85,52 +85,62 @@ class _Tested(NamedTuple):
 
 
 class Group:
-    """The ids of one palette: the pictures that show them, as the network sees them, and the learning."""
+    """The ids of one palette: the labelled pictures as the network sees them, and the learning.
+
+    pictures: what tuning was given, with rows of the palette for masks; others are told by their numbers among them.
+    empty: pictures with nothing in them.
+    """
 
     def __init__(
-        self,
-        network: Network,
-        palette: Palette,
-        learning: Sequence[Picture],
-        judging: Sequence[Picture],
-        empty: Sequence[Picture],
+        self, network: Network, palette: Palette, pictures: Sequence[Picture], empty: Sequence[Picture]
     ) -> None:
         self.network = network
         self.palette = palette
-        self.showing = [picture for picture in learning if picture.shows]
-        self.lacking = [picture for picture in (*learning, *empty) if not picture.shows]
-        self.judging = list(judging)
-        self._labelled = list(dict.fromkeys((*learning, *judging)))  # each once
+        self._pictures = list(pictures)
+        self._empty = list(empty)
 
     def to_try(self, start: Start, shots: int) -> int:
         """How many examples will be tried as a start."""
-        return min(len(self.showing), max(shots, _MOST_TRIED)) if start == "best" else 0
+        return min(len(self._showing(range(len(self._pictures)))), max(shots, _MOST_TRIED)) if start == "best" else 0
 
-    def started(self, start: Start, shots: int, rng: np.random.Generator, on_tried: Callable[[], None]) -> LearnedGroup:
-        """What learning begins with; on_tried is called for each of `to_try` examples.
+    def started(
+        self,
+        start: Start,
+        shots: int,
+        parts: Split,
+        rng: np.random.Generator,
+        on_tried: Callable[[], None],
+    ) -> tuple[LearnedGroup, Split]:
+        """What learning begins with, and who learns and judges then: a held-out picture that it begins with learns,
+        unless none would be left to judge. on_tried is called for each of `to_try` examples.
 
         Raises:
             ValueError: too few pictures show the ids.
         """
-        side, needed = self.network.side, 1 if start == "noise" else shots
-        if len(self.showing) < needed:
+        side, needed, showing = self.network.side, 1 if start == "noise" else shots, self._showing(parts.learning)
+        if len(showing) < needed:
             raise ValueError(
                 f"expected at least {needed} pictures to learn from that show one of the ids "
-                f"{self.palette.ids[1:].tolist()}, one for each shot, got {len(self.showing)}; ask for fewer shots, "
+                f"{self.palette.ids[1:].tolist()}, one for each shot, got {len(showing)}; ask for fewer shots, "
                 "hold out fewer pictures, or start from noise"
             )
         if start == "noise":
             shape = (shots, 3, side, side)
-            return LearnedGroup(self.palette, *(rng.standard_normal(shape, dtype=np.float32) for _ in range(2)))
+            return LearnedGroup(self.palette, *(rng.standard_normal(shape, dtype=np.float32) for _ in range(2))), parts
         if start == "mean":
-            means = [self._mean(self.showing[shot::shots]) for shot in range(shots)]
-            return LearnedGroup(self.palette, *(np.stack(each) for each in zip(*means, strict=True)))
-        shown = self._batch(self._best(shots, rng, on_tried))
-        return LearnedGroup(self.palette, shown.image_canvas.cpu().numpy(), shown.mask_canvas.cpu().numpy())
+            means = [self._mean(showing[shot::shots]) for shot in range(shots)]
+            return LearnedGroup(self.palette, *(np.stack(each) for each in zip(*means, strict=True))), parts
+        ranked, chosen = self._ranked(self.to_try(start, shots), rng, on_tried), list[int]()
+        while len(chosen) < shots:
+            chosen.append(next(n for n in ranked if n not in chosen and parts.spares(n)))
+            parts = parts.taught(chosen[-1])
+        shown = self._batch([self._pictures[n] for n in chosen])
+        return LearnedGroup(self.palette, shown.image_canvas.cpu().numpy(), shown.mask_canvas.cpu().numpy()), parts
 
     def learn(
         self,
         start: LearnedGroup,
+        parts: Split,
         steps: int,
         lr: float,
         batch_size: int,
@@ -142,7 +152,7 @@ class Group:
 
         cell: pixels along a side of the squares that are moved as one, all of a square by the same colour.
         """
-        device = self.network.device
+        device, judging = self.network.device, parts.judging
         begun = [torch.tensor(each, device=device) for each in (start.images, start.masks)]
         cells = self.network.side // cell
         moved = [torch.zeros(*each.shape[:2], cells, cells, device=device, requires_grad=True) for each in begun]
@@ -152,8 +162,8 @@ class Group:
             return [each + shift for each, shift in zip(begun, grown, strict=True)]
 
         optimizer = torch.optim.Adam(moved, lr=lr, betas=(0.9, 0.95))
-        queries = self._queries(batch_size, rng)
-        best, scores, waited = start, deque([self._test(begun[0], begun[1], self.judging).score], _STEADY), 0
+        queries = self._queries(parts.learning, batch_size, rng)
+        best, scores, waited = start, deque([self._test(begun[0], begun[1], judging).score], _STEADY), 0
         best_score = scores[0]
         for step in range(1, steps + 1):
             clock = time.perf_counter()
@@ -170,8 +180,9 @@ class Group:
             if step % _BETWEEN_SCORES == 0 or step == steps:
                 with torch.no_grad():
                     now = shown()
-                tested = self._test(now[0], now[1], self.judging)
-                score, found = tested.score, tuple(self.palette.ids[each] for each in tested.found[:_MOST_TOLD])
+                tested = self._test(now[0], now[1], judging)
+                told = zip(judging, tested.found[:_MOST_TOLD], strict=False)
+                score, found = tested.score, {n: self.palette.ids[rows] for n, rows in told}
                 scores.append(score)
                 waited += 1
                 if (steady := float(np.mean(scores))) > best_score:
@@ -182,31 +193,34 @@ class Group:
                 break
         return best
 
-    def _mean(self, pictures: Sequence[Picture]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def _showing(self, numbers: Iterable[int]) -> list[int]:
+        return [n for n in numbers if self._pictures[n].shows]
+
+    def _mean(self, numbers: Sequence[int]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """The mean of their canvases, (3, side, side) each."""
-        batches = [self._batch([picture]) for picture in pictures]
+        batches = [self._batch([self._pictures[n]]) for n in numbers]
         images, masks = (
             sum(getattr(batch, name)[0] for batch in batches) / len(batches) for name in ("image_canvas", "mask_canvas")
         )
         return images.cpu().numpy(), masks.cpu().numpy()
 
-    def _best(self, count: int, rng: np.random.Generator, on_tried: Callable[[], None]) -> list[Picture]:
-        """The pictures that find most as the only prompt of all other labelled ones: by mean IoU, then by loss."""
-        tried = [self.showing[n] for n in rng.permutation(len(self.showing))[: self.to_try("best", count)]]
-        ranked = []
-        for number, candidate in enumerate(tried):
-            others = [picture for picture in self._labelled if picture is not candidate]
-            batch = self._batch([candidate])
+    def _ranked(self, count: int, rng: np.random.Generator, on_tried: Callable[[], None]) -> list[int]:
+        """Those that find most as the only prompt of all other labelled ones first: by mean IoU, then by loss."""
+        everyone, ranked = range(len(self._pictures)), []
+        for candidate in rng.permutation(self._showing(everyone))[:count].tolist():
+            batch = self._batch([self._pictures[candidate]])
+            others = [n for n in everyone if n != candidate]
             tested = self._test(batch.image_canvas, batch.mask_canvas, others or [candidate])
-            ranked.append((-tested.score, tested.loss, number))
+            ranked.append((-tested.score, tested.loss, candidate))
             on_tried()
-        return [tried[number] for _, _, number in sorted(ranked)[:count]]
+        return [candidate for _, _, candidate in sorted(ranked)]
 
     @torch.no_grad()
-    def _test(self, images: Tensor, masks: Tensor, pictures: Sequence[Picture]) -> _Tested:
+    def _test(self, images: Tensor, masks: Tensor, numbers: Sequence[int]) -> _Tested:
         """What a key is worth on pictures as the network sees them."""
         context, found, losses = self.network.prepare(images, masks), [], []
         rows = Palette(np.arange(len(self.palette.ids), dtype=np.uint8), self.palette.colors)
+        pictures = [self._pictures[n] for n in numbers]
         for picture in pictures:
             batch = self._batch([picture])
             painted = self.network.answer(batch.image_canvas, context)
@@ -215,17 +229,19 @@ class Group:
         score = mean_iou(found, [picture.mask for picture in pictures], range(1, len(self.palette.ids)))
         return _Tested(score, float(np.mean(losses)), found)
 
-    def _queries(self, count: int, rng: np.random.Generator) -> Iterator[list[Picture]]:
+    def _queries(self, numbers: Sequence[int], count: int, rng: np.random.Generator) -> Iterator[list[Picture]]:
         """Augmented queries, `count` at a time: the pictures that show the ids in turns, now and then one without."""
+        showing = self._showing(numbers)
+        lacking = [*(self._pictures[n] for n in numbers if n not in showing), *self._empty]
         turn: list[int] = []
         while True:
             drawn = []
             for _ in range(count):
-                if self.lacking and rng.random() < _LACKING:
-                    picture = self.lacking[int(rng.integers(len(self.lacking)))]
+                if lacking and rng.random() < _LACKING:
+                    picture = lacking[int(rng.integers(len(lacking)))]
                 else:
-                    turn = turn or rng.permutation(len(self.showing)).tolist()
-                    picture = self.showing[turn.pop()]
+                    turn = turn or rng.permutation(showing).tolist()
+                    picture = self._pictures[turn.pop()]
                 drawn.append(changed(picture, rng))
             yield drawn
 

@@ -71,7 +71,7 @@ def tune(
     """
     _check(prompts, steps, lr, shots, start, held_out, batch_size, names, pictures)
     stems = [f"picture {number}" for number in range(len(prompts))] if pictures is None else list(pictures)
-    learning, judging = split(prompts, held_out, seed)
+    parts = split(prompts, held_out, seed)
     side = segmenter.config.side
     cell = 1 if start == "noise" else segmenter.config.patch
     kept = [fitted(Picture(prompt.image, prompt.mask), side) for prompt in prompts]
@@ -82,32 +82,34 @@ def tune(
         network, groups = Network(segmenter, task), []
         for palette in palettes:
             known = [relabelled(picture, palette) for picture in kept]
-            groups.append(Group(network, palette, [known[n] for n in learning], [known[n] for n in judging], nothing))
+            groups.append(Group(network, palette, known, nothing))
         # All of them before the first learns: what is refused is refused at once.
         total, tried = sum(group.to_try(start, shots) for group in groups), count(1)
         on_one = (lambda: None) if on_tried is None else (lambda: on_tried(next(tried), total))
-        started = [group.started(start, shots, rng, on_one) for group, rng in zip(groups, generators, strict=True)]
-        learned = []
+        started, learned = [], []
+        for group, rng in zip(groups, generators, strict=True):
+            begun, parts = group.started(start, shots, parts, rng, on_one)
+            started.append(begun)
         for number, (group, begun, rng) in enumerate(zip(groups, started, generators, strict=True)):
 
             def tell(step: TuningStep, before: int = number * steps) -> None:
                 if on_step is not None:
                     on_step(replace(step, step=before + step.step, steps=steps * len(palettes)))
 
-            learned.append(group.learn(begun, steps, lr, batch_size, cell, rng, tell))
+            learned.append(group.learn(begun, parts, steps, lr, batch_size, cell, rng, tell))
     shown = shown_palette(prompts)
     origin = Origin(
         weights=Path(segmenter.name).name,
         sha256=segmenter.sha256,
         task=task,
-        pictures=tuple(stems[n] for n in learning),
-        held_out=tuple(stems[n] for n in judging) if set(judging) != set(learning) else (),
+        pictures=tuple(stems[n] for n in parts.learning),
+        held_out=tuple(stems[n] for n in parts.held_out),
         before=0.0,
         after=0.0,
         date=date.today().isoformat(),  # noqa: DTZ011  the user's own day
         version=__version__,
     )
-    judges = [kept[n] for n in judging]
+    judges = [kept[n] for n in parts.judging]
     before = _score(segmenter, PromptTensor(tuple(started), origin, shown), judges)
     after = _score(segmenter, PromptTensor(tuple(learned), origin, shown), judges)
     return PromptTensor(tuple(learned), replace(origin, before=before, after=after), shown, names or {})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,12 +33,34 @@ class Picture:
         return bool(((self.mask != 0) & (self.mask != IGNORED)).any())
 
 
-def split(prompts: Sequence[Prompt], share: float, seed: int = 0) -> tuple[list[int], list[int]]:
-    """The numbers of the prompts that learn and of those that judge, about so large a `share`, both ascending.
+class Split(NamedTuple):
+    """The numbers of the pictures that learn and of those that judge, ascending; all of both if none is held out."""
 
-    Those that learn show every id; those that judge, as many as possible. All of both where nothing can be held out.
+    learning: tuple[int, ...]
+    judging: tuple[int, ...]
+
+    @property
+    def held_out(self) -> tuple[int, ...]:
+        """Those that judge alone."""
+        return tuple(n for n in self.judging if n not in self.learning)
+
+    def spares(self, number: int) -> bool:
+        """Whether some are left to judge where this one learns."""
+        return self.held_out != (number,)
+
+    def taught(self, number: int) -> Split:
+        """With this one among those that learn."""
+        if number not in self.held_out:
+            return self
+        return Split(tuple(sorted((*self.learning, number))), tuple(n for n in self.judging if n != number))
+
+
+def split(prompts: Sequence[Prompt], share: float, seed: int = 0) -> Split:
+    """Hold out about so large a `share` of the prompts to judge by.
+
+    Those that learn show every id; those that judge, as many as possible.
     """
-    everyone = list(range(len(prompts)))
+    everyone = tuple(range(len(prompts)))
     count = min(len(prompts) - 1, max(1, round(share * len(prompts)))) if share else 0
     showing = {i: sum(i in prompt.ids for prompt in prompts) for prompt in prompts for i in prompt.ids}
     order = np.random.default_rng([seed, len(prompts)]).permutation(len(prompts)).tolist()
@@ -52,7 +75,9 @@ def split(prompts: Sequence[Prompt], share: float, seed: int = 0) -> tuple[list[
         judged |= set(prompts[chosen].ids)
         for i in prompts[chosen].ids:
             showing[i] -= 1
-    return ([n for n in everyone if n not in judging], sorted(judging)) if judging else (everyone, everyone)
+    if not judging:
+        return Split(everyone, everyone)
+    return Split(tuple(n for n in everyone if n not in judging), tuple(sorted(judging)))
 
 
 def relabelled(picture: Picture, palette: Palette) -> Picture:

@@ -136,10 +136,3 @@ def tuning(
     finally:
         left.set()
         worker.join()
-
-
-def judges(labelled: Labelled) -> list[int]:
-    """The numbers of the pictures that judge the key, as `tune` will choose them."""
-    from incontext.tuning import split
-
-    return split(labelled.prompts, HELD_OUT)[1]

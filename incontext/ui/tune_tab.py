@@ -5,8 +5,9 @@ Lays out components and passes values on. Refuses to know how anything is learne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,6 @@ class TuneTab:
         name: str,
     ) -> Iterator[tuple[Any, ...]]:
         labelled = self._labelled(session, kind, files or [], folder)
-        judged = learn.judges(labelled)[:_SHOWN]
         told: list[TuningStep] = []
         yield note("Choosing where to start ..."), "", ""
         for came in learn.tuning(session, self._model.segmenter, labelled, steps=int(steps), shots=int(shots)):
@@ -118,7 +118,7 @@ class TuneTab:
                 continue
             told.append(came)
             if came.found is not None:
-                yield _status(came), _curves(told), _judged(session, labelled, judged, came.found)
+                yield _status(came), _curves(told), _judged(session, labelled, came.found)
             elif len(told) % _TELL == 1:
                 yield _status(came), gr.skip(), gr.skip()
         yield note(f"Stopped after {len(told)} steps; there is no key."), gr.skip(), gr.skip()
@@ -180,10 +180,10 @@ def _curves(told: Sequence[TuningStep]) -> str:
     return f'<div class="ic-chart">{drawn}</div><p class="ic-note">{words}</p>'
 
 
-def _judged(session: Session, labelled: learn.Labelled, judged: Sequence[int], found: Sequence[Pixels]) -> str:
+def _judged(session: Session, labelled: learn.Labelled, found: Mapping[int, Pixels]) -> str:
     """Each picture that judges: with its own mask, and with what is found in it now."""
     figures = []
-    for number, ids in zip(judged, found, strict=False):
+    for number, ids in islice(found.items(), _SHOWN):
         prompt, name = labelled.prompts[number], escape(labelled.names[number])
         image = shrunk(prompt.image, _SIDE)
         shown = []
