@@ -28,6 +28,7 @@ from incontext.losses import LossWeights, training_loss
 from incontext.model import ModelConfig, SegGPT
 from incontext.prompt_tensor import PromptTensor
 from incontext.tuning import TuningStep, tune
+from incontext.tuning import group as learning
 from incontext.tuning.group import Group, Network, _Tested, frozen, mean_iou
 from incontext.tuning.pictures import Picture, changed, fitted, split
 from incontext.types import Palette, Prompt
@@ -93,7 +94,8 @@ def test_the_networks_state_is_restored_when_tuning_is_stopped(segmenter: Segmen
     assert not incontext.tune.__module__.endswith(".tune")  # a module of that name would hide the function
 
 
-def test_it_learns(segmenter: Segmenter) -> None:
+def test_it_learns(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "_CLEARLY", 0)  # so small a network finds little
     told: list[TuningStep] = []
     made = tune(segmenter, discs(6), steps=60, lr=0.5, seed=0, on_step=told.append)
     assert np.mean([s.loss for s in told[-10:]]) < 0.98 * np.mean([s.loss for s in told[:5]])
@@ -206,6 +208,17 @@ def test_patches_are_shifted_as_one_and_noise_is_learned_pixel_by_pixel(
             cells = rearrange(moved, "n c (r p) (w q) -> (n c r w) (p q)", p=patch, q=patch)
             assert np.abs(cells).max() > 0.05
             assert (np.ptp(cells, axis=1).max() < 1e-5) == alike
+
+
+@pytest.mark.parametrize(("gain", "kept"), [(0.019, False), (0.021, True)])
+def test_what_is_no_clear_gain_is_left(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, gain: float, kept: bool
+) -> None:
+    scores = itertools.chain([0.5] * 5, itertools.repeat(0.5 + gain))  # four examples tried, and the start judged
+    monkeypatch.setattr(Group, "_test", lambda *_: _Tested(next(scores), 0.0, []))
+    made = tune(segmenter, discs(4), steps=40, lr=0.1)
+    begun = tune(segmenter, discs(4), steps=0)
+    assert bool(np.abs(made.groups[0].images - begun.groups[0].images).max() > 0.01) == kept
 
 
 def test_several_shots_differ_and_all_learn(segmenter: Segmenter) -> None:

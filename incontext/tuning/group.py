@@ -36,6 +36,7 @@ Start = Literal["best", "mean", "noise"]
 _BETA = 0.1  # of smooth L1: what training ends with
 _BETWEEN_SCORES = 10  # steps
 _STEADY = 3  # scores in a row whose mean decides, as single ones on few pictures go up and down by chance
+_CLEARLY = 0.02  # by which the start must be beaten: less is luck on few pictures (docs/log.md)
 _PATIENCE = 8  # scores in a row without a better mean, after which a group is done
 _MOST_TRIED = 16  # examples as a start, each on all the others
 _MOST_TOLD = 8  # pictures, of what is found while learning
@@ -148,7 +149,7 @@ class Group:
         rng: np.random.Generator,
         on_step: Callable[[TuningStep], None],
     ) -> LearnedGroup:
-        """The best of what gradient descent passes through, by the judging pictures: see `_STEADY`.
+        """The best of what gradient descent passes through, by the judging pictures: see `_STEADY` and `_CLEARLY`.
 
         cell: pixels along a side of the squares that are moved as one, all of a square by the same colour.
         """
@@ -164,7 +165,7 @@ class Group:
         optimizer = torch.optim.Adam(moved, lr=lr, betas=(0.9, 0.95))
         queries = self._queries(parts.learning, batch_size, rng)
         best, scores, waited = start, deque([self._test(begun[0], begun[1], judging).score], _STEADY), 0
-        best_score = scores[0]
+        start_score = best_score = scores[0]
         for step in range(1, steps + 1):
             clock = time.perf_counter()
             _reset_peak(device)
@@ -185,7 +186,8 @@ class Group:
                 score, found = tested.score, {n: self.palette.ids[rows] for n, rows in told}
                 scores.append(score)
                 waited += 1
-                if (steady := float(np.mean(scores))) > best_score:
+                steady = float(np.mean(scores))
+                if steady > best_score and steady >= start_score + _CLEARLY:
                     best_score, waited = steady, 0
                     best = LearnedGroup(self.palette, *(each.cpu().numpy() for each in now))
             on_step(TuningStep(step, steps, best.ids, loss.item(), seconds, memory, score, best_score, found))
