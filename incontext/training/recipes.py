@@ -106,10 +106,10 @@ _DOMAINS = (
 
 RECIPES: dict[str, Recipe] = {
     # What the embedded weights were trained with, as one run; theirs was interrupted and changed (weights/README.md).
-    # About seven hours on two cores that do nothing else.
+    # About eight hours on two cores that do nothing else.
     "default": Recipe(
         _DEFAULT_MODEL,
-        (Stage(64, 3100, 32), Stage(96, 1800, 24), Stage(128, 3400, 16), Stage(160, 880, 12)),
+        (Stage(64, 3100, 32), Stage(96, 2650, 24), Stage(128, 4050, 16), Stage(160, 1190, 12)),
         Sampling(domains=_DOMAINS, absent=0.15),
         decay_share=0.2,
         several_shots=0.25,
