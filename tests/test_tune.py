@@ -177,12 +177,12 @@ def test_the_start_learns_even_if_it_was_held_out(
     parts = split(prompts, share)
     wanted = parts.held_out[-1]
 
-    def test(*given: Any) -> _Tested:
+    def scored(*given: Any) -> _Tested:
         numbers = given[-1]
         asked.append(numbers)
         return _Tested(float(wanted not in numbers), 0.0, [])  # so it is the best
 
-    monkeypatch.setattr(Group, "_test", test)
+    monkeypatch.setattr(Group, "_test", scored)
     made = tune(segmenter, prompts, steps=0, held_out=share, on_tried=lambda *done: tried.append(done))
     assert tried == [(n, 4) for n in (1, 2, 3, 4)]
     assert sorted(map(tuple, asked[:4])) == [tuple(m for m in range(4) if m != n) for n in (3, 2, 1, 0)]
@@ -193,6 +193,13 @@ def test_the_start_learns_even_if_it_was_held_out(
     assert (f"picture {wanted}" in made.origin.held_out) == (not taken)
     assert len(made.origin.held_out) == 1
     assert len(made.origin.pictures) == 3
+
+
+def test_many_shots_leave_one_to_judge(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "_MOST_TRIED", 2)
+    for seed in range(6):  # in some of them the only one that judges is among the two best
+        made = tune(segmenter, discs(4), steps=0, shots=2, seed=seed)
+        assert (made.shots, len(made.origin.held_out)) == (2, 1)
 
 
 def test_patches_are_shifted_as_one_and_noise_is_learned_pixel_by_pixel(

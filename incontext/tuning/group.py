@@ -101,8 +101,10 @@ class Group:
         self._empty = list(empty)
 
     def to_try(self, start: Start, shots: int) -> int:
-        """How many examples will be tried as a start."""
-        return min(len(self._showing(range(len(self._pictures)))), max(shots, _MOST_TRIED)) if start == "best" else 0
+        """How many examples will be tried as a start: one more than needed, as the last that judges cannot be taken."""
+        return (
+            min(len(self._showing(range(len(self._pictures)))), max(shots + 1, _MOST_TRIED)) if start == "best" else 0
+        )
 
     def started(
         self,

@@ -56,7 +56,8 @@ def tune(
     For each patch of the start's picture and mask a colour is learned that is added to all its pixels: pixels that are
     free each learn the pictures by heart (docs/log.md). From noise, which has nothing to keep, each pixel is learned.
     Ids keep the colours that are stored with them; many ids are tuned in groups, one after the other. What is returned
-    is what scored best on the held-out pictures; a group ends early when nothing better comes.
+    is what scored best on the held-out pictures, or the start where that is not clearly better; a group ends early when
+    nothing better comes.
 
     steps: of each group at most; 0 keeps the start. lr: of Adam at the beginning, in normalised values a step. shots:
     how many canvases a group gets, at the cost of as many prompts. start: the prompts that do best for all others (16
