@@ -6,20 +6,18 @@ Refuses to know the network and its device.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from incontext import canvas, votes
+from incontext.canvas import Paint
 from incontext.formats import Pixels
 from incontext.tiles import Window, windows
 from incontext.types import Palette, Segmentation
 from incontext.votes import Reading
-
-Painted = Sequence[tuple[Tensor, Palette]]  # for each pass (B, 3, side, side) normalised, and its palette
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,16 +59,19 @@ def fit(image: Pixels, side: int, *, window: int | None = None, keep: bool = Fal
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """A query's painting, (1, 3, side, side) normalised for each pass; or what was read in each of its windows.
+    """A query's painting, a batch of one for each pass; or what was read in each of its windows.
 
-    guide: the picture (H, W, 3) uint8, where edges are to follow it. `read` may run in any thread.
+    guide: the picture (H, W, 3) uint8, where edges are to follow it. min_presence: ids that are less likely to be there
+    are left out. presence: how likely each is, where windows were read. `read` may run in any thread.
     """
 
-    painted: tuple[tuple[Tensor, Palette], ...]
+    painted: tuple[Paint, ...]
     size: tuple[int, int]
     shown: Palette
     guide: Pixels | None = None
+    min_presence: float = 0.0
     readings: tuple[Reading, ...] = field(default=())
+    presence: Mapping[int, float] = field(default_factory=dict)
 
     def read(self) -> Segmentation:
         """Ids and confidence at the query's own size."""
@@ -78,44 +79,59 @@ class Answer:
             ids, confidence = votes.elect_windows(self.readings, self.size, guide=self.guide)
         else:
             guides = None if self.guide is None else [self.guide]
-            ((ids, confidence),) = canvas.read(self.painted, [self.size], guides=guides)
-        return Segmentation(ids, confidence, self.shown)
+            ((ids, confidence),) = canvas.read(self.painted, [self.size], guides=guides, min_presence=self.min_presence)
+        presence = self.presence if self.readings else most_likely({}, self.painted)
+        return Segmentation(ids, confidence, self.shown, presence)
 
 
 class Collected:
     """Sorts what the network painted, view by view, to the queries that it belongs to."""
 
-    def __init__(self, shown: Palette, *, follow: bool) -> None:
-        """follow: edges are to follow the pictures."""
-        self._shown, self._follow = shown, follow
+    def __init__(self, shown: Palette, *, follow: bool, min_presence: float = 0.0) -> None:
+        """follow: edges are to follow the pictures. min_presence: see :class:`Answer`."""
+        self._shown, self._follow, self._min_presence = shown, follow, min_presence
         self._waiting: deque[tuple[FittedQuery, list[Reading]]] = deque()
+        self._presence: dict[int, float] = {}  # of the first that waits, in the windows that were read
 
     def views(self, query: FittedQuery) -> Iterator[Pixels]:
         """What the network is to see of the next query."""
         self._waiting.append((query, []))
         return query.seen()
 
-    def add(self, painted: Painted) -> Iterator[Answer]:
+    def add(self, painted: Sequence[Paint]) -> Iterator[Answer]:
         """The paint of the next views, in their order -> the answers that it completes."""
-        first, count = 0, len(painted[0][0])
+        first, count = 0, len(painted[0].painted)
         while first < count:
             query, readings = self._waiting[0]
             last = min(count, first + query.views - len(readings))
-            part = tuple((each[first:last], palette) for each, palette in painted)
+            part = tuple(each.part(first, last) for each in painted)
             first = last
             guide = query.image if self._follow else None
             if not query.windows:
                 self._waiting.popleft()
-                yield Answer(part, query.size, self._shown, guide)
+                yield Answer(part, query.size, self._shown, guide, self._min_presence)
                 continue
-            readings += read_windows(part, query.windows[len(readings) :][: len(part[0][0])])
+            cut = query.windows[len(readings) :][: len(part[0].painted)]
+            readings += read_windows(part, cut, min_presence=self._min_presence)
+            self._presence = most_likely(self._presence, part)
             if len(readings) == query.views:
                 self._waiting.popleft()
-                yield Answer((), query.size, self._shown, guide, tuple(readings))
+                presence, self._presence = self._presence, {}
+                yield Answer((), query.size, self._shown, guide, readings=tuple(readings), presence=presence)
 
 
-def read_windows(painted: Painted, cut: tuple[Window, ...]) -> list[Reading]:
+def most_likely(known: Mapping[int, float], painted: Sequence[Paint]) -> dict[int, float]:
+    """For each id the most that was said of its presence, in what is known and in any picture or window of these."""
+    most = dict(known)
+    for each in painted:
+        if each.presence is not None:
+            for i, value in zip(each.palette.ids[1:].tolist(), each.presence.amax(dim=0)[1:].tolist(), strict=True):
+                most[i] = max(value, most.get(i, 0.0))
+    return most
+
+
+def read_windows(painted: Sequence[Paint], cut: tuple[Window, ...], *, min_presence: float) -> list[Reading]:
     """Paint of windows -> what was read in them, as small as it gets, on the CPU."""
-    ids, confidence = canvas.read_small(painted)
+    ids, confidence = canvas.read_small(painted, min_presence=min_presence)
     both = zip(cut, ids.cpu(), confidence.to(torch.float16).cpu(), strict=True)
     return [Reading(window, i.clone(), c.clone()) for window, i, c in both]

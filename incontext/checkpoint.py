@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -97,7 +97,8 @@ def save_model(
 ) -> None:
     """Write a model: a file, or a folder of two for "transformers". Each file appears whole or not at all.
 
-    ``metadata`` travels along in every layout. "published" is what the authors' code reads.
+    ``metadata`` travels along in every layout. "published" is what the authors' code reads. Only "incontext" keeps the
+    presence head, of which the others do not know.
 
     Raises:
         CheckpointError: a weight is not finite, or not once rounded to ``dtype``; the layout or the dtype is unknown.
@@ -109,8 +110,12 @@ def save_model(
         )
     kind = STORED_DTYPES[dtype]
     tensors = {name: value.detach().cpu().to(kind).contiguous() for name, value in model.state_dict().items()}
+    config = model.config
+    if layout != "incontext":
+        tensors = {name: value for name, value in tensors.items() if not name.startswith("presence.")}
+        config = replace(config, presence=0)
     _refuse_non_finite(Path(path), tensors)
-    layouts.write(Path(path), layout, tensors, model.config, dict(metadata or {}))
+    layouts.write(Path(path), layout, tensors, config, dict(metadata or {}))
 
 
 def convert(

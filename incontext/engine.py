@@ -26,11 +26,12 @@ from torch import Tensor
 from incontext import answers, canvas, memory
 from incontext.answers import Answer, FittedQuery
 from incontext.attention import choose_kernel
+from incontext.canvas import Paint
 from incontext.checkpoint import fingerprint, info, load_model, resolve
 from incontext.context import Ensemble, Stitched, content_of, cut_to_windows, shown_palette, stitch
 from incontext.devices import DeviceName, DtypeName, choose_device, choose_dtype
 from incontext.memory import Room
-from incontext.model import ContextTokens, PromptTokens, SegGPT, Tables, Task
+from incontext.model import ContextTokens, PromptTokens, Seen, SegGPT, Tables, Task
 from incontext.pictures import ImageLike, read_image
 from incontext.prompt_tensor import PromptTensor
 from incontext.tiles import Tiles
@@ -53,6 +54,8 @@ __all__ = [  # what callers find here, wherever it is defined
 Context = Prompt | PromptTensor | Sequence[Prompt | PromptTensor]
 BatchSize = int | Literal["auto"]
 
+MIN_PRESENCE = 0.2  # chosen on held-out training pictures, docs/log.md
+
 _MOST_AT_ONCE = {"cuda": 32, "mps": 8, "cpu": 1}  # queries in a batch where memory allows; a CPU gains nothing by more
 _SHARE_OF_FREE = 0.8  # of the memory that is free, for what the estimate does not see
 
@@ -63,22 +66,32 @@ def load(
     device: DeviceName = "auto",
     dtype: DtypeName = "auto",
     compile: bool = False,
+    min_presence: float | None = None,
 ) -> Segmenter:
     """A Segmenter with the weights of that registry name or path.
 
     device: "auto" (a CUDA device if there is one, else the CPU) or a PyTorch device, which must be there. dtype: "auto"
     is bfloat16 on CUDA and on CPUs that multiply it in hardware, else float32, which gives the published network's
     answers exactly. compile: torch.compile; the first batch of each side and number of shots then takes up to minutes,
-    the following ones less time than without.
+    the following ones less time than without. min_presence: 0..1; ids that are less likely to be in a query at all are
+    left out of its mask, if the weights can tell (`Segmentation.presence`); 0 leaves out none, None is 0.2.
 
     Raises:
         FileNotFoundError: there is no file and no registered weights of that name.
         CheckpointError: the file is not a checkpoint of this network.
-        ValueError: the device or the dtype is unknown or not available.
+        ValueError: the device or the dtype is unknown or not available, or min_presence is outside of 0..1.
     """
     chosen = choose_device(device)  # first: a missing device should not cost a download
     path = resolve(name)
-    return Segmenter(load_model(path), device=str(chosen), dtype=dtype, compile=compile, name=str(name), path=path)
+    return Segmenter(
+        load_model(path),
+        device=str(chosen),
+        dtype=dtype,
+        compile=compile,
+        min_presence=min_presence,
+        name=str(name),
+        path=path,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,10 +134,14 @@ class Segmenter:
         device: DeviceName = "auto",
         dtype: DtypeName = "auto",
         compile: bool = False,
+        min_presence: float | None = None,
         name: str = "unnamed",
         path: Path | None = None,
     ) -> None:
-        """name, path: of the weights, and of the file that they came from, if any."""
+        """name, path: of the weights, and of the file that they came from, if any. The others: see :func:`load`."""
+        self.min_presence = MIN_PRESENCE if min_presence is None else min_presence
+        if not 0 <= self.min_presence <= 1:
+            raise ValueError(f"expected min_presence in 0..1, got {min_presence}")
         self.name = name
         self._path = path
         self.device = choose_device(device)
@@ -133,7 +150,7 @@ class Segmenter:
         self.config = model.config
         self._model = model.to(self.device, self.dtype).eval()
         self._model.decoder_pred.to(memory_format=torch.channels_last)
-        self._answer = torch.compile(self._model.answer, dynamic=False) if compile else self._model.answer
+        self._see = torch.compile(self._model.see, dynamic=False) if compile else self._model.see
         self._compile_seconds: dict[tuple[int, ...], float] = {}  # by batch, shots and side: what its first run took
         self._tables: dict[int, Tables] = {}  # by grid
         on_cuda = self.device.type == "cuda"
@@ -277,7 +294,7 @@ class Segmenter:
             raise ValueError("expected a context that was prepared without tiles to paint with, got one with tiles")
         if len(answer.painted) > 1:
             raise ValueError("expected a context whose ids go through the network at once; give fewer ids to paint")
-        painted: npt.NDArray[np.float32] = canvas.unpaint(answer.painted[0][0])[0].cpu().numpy()
+        painted: npt.NDArray[np.float32] = canvas.unpaint(answer.painted[0].painted)[0].cpu().numpy()
         return painted
 
     def describe(self) -> dict[str, object]:
@@ -293,6 +310,7 @@ class Segmenter:
             "device_name": torch.cuda.get_device_name(self.device) if on_cuda else f"{torch.get_num_threads()} threads",
             "dtype": str(self.dtype).removeprefix("torch."),
             "attention": kernel,
+            "min_presence": self.min_presence,
             "compile": self.compiled,
             "compile_seconds": round(sum(self._compile_seconds.values()), 1),
             "torch": torch.__version__,
@@ -389,14 +407,14 @@ class Segmenter:
     def _answer_many(
         self, queries: Iterator[ImageLike | FittedQuery], prepared: PreparedContext, room: Room
     ) -> Iterator[Answer]:
-        collected = answers.Collected(prepared.shown, follow=prepared.refine)
+        collected = answers.Collected(prepared.shown, follow=prepared.refine, min_presence=self.min_presence)
         views = (view for query in queries for view in collected.views(self._fitted(query, prepared)))
         while batch := list(islice(views, room.batch)):
             yield from collected.add(self._painted(torch.from_numpy(np.stack(batch)), prepared, room))
 
-    def _painted(self, pixels: Tensor, prepared: PreparedContext, room: Room) -> list[tuple[Tensor, Palette]]:
-        """(B, side, side, 3) uint8 -> for each pass (B, 3, side, side) normalised. Halves ``room`` if it must."""
-        done: list[list[Tensor]] = []  # by part of the batch, by pass
+    def _painted(self, pixels: Tensor, prepared: PreparedContext, room: Room) -> list[Paint]:
+        """(B, side, side, 3) uint8 -> the paint of each pass. Halves ``room`` if it must."""
+        done: list[list[Paint]] = []  # by part of the batch, by pass
         first = 0
         while first < len(pixels):
             part = pixels[first : first + room.batch]
@@ -404,7 +422,7 @@ class Segmenter:
             if self.compiled and count < room.batch:  # static shapes: the last batch is filled up
                 part = torch.cat([part, part[-1:].expand(room.batch - count, -1, -1, -1)])
             try:
-                done.append([self._run(part, context, room.chunk)[:count] for _, context in prepared.passes])
+                done.append([self._run(part, *each, room.chunk).part(0, count) for each in prepared.passes])
                 first += count
             except (RuntimeError, MemoryError) as error:
                 if not _out_of_memory(error) or (room.batch == 1 and room.chunk == 1):
@@ -412,8 +430,7 @@ class Segmenter:
                 warnings.warn(f"memory ran out; going on with {self._halve(room)}", stacklevel=2)
             if self.device.type == "cuda" and first < len(pixels):
                 torch.cuda.empty_cache()
-        joined = (torch.cat(parts) for parts in zip(*done, strict=True))
-        return [(painted, palette) for painted, (palette, _) in zip(joined, prepared.passes, strict=True)]
+        return [Paint.joined(parts) for parts in zip(*done, strict=True)]
 
     @staticmethod
     def _halve(room: Room) -> str:
@@ -424,14 +441,18 @@ class Segmenter:
         return f"{room.chunk} prompts at a time"
 
     @torch.inference_mode()
-    def _run(self, pixels: Tensor, context: ContextTokens, chunk: int) -> Tensor:
+    def _run(self, pixels: Tensor, palette: Palette, context: ContextTokens, chunk: int) -> Paint:
         start, key = time.perf_counter(), (len(pixels), *context.images.shape[1:3])
         queries = self._to_device(pixels)
         shots = context.images.shape[1]
-        painted: Tensor = self._answer(queries, context, chunk=None if chunk > shots else chunk).float()
+        seen: Seen = self._see(queries, context, chunk=None if chunk > shots else chunk)
         if self.compiled and key not in self._compile_seconds:
             self._compile_seconds[key] = time.perf_counter() - start
-        return painted
+        painted = seen.painted.float()
+        if self._model.presence is None:
+            return Paint(painted, palette)
+        shares = canvas.shares(painted, palette, self.config.patch)
+        return Paint(painted, palette, self._model.presence(seen.tokens, shares).float().sigmoid())
 
     def _to_device(self, pixels: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 -> (B, 3, H, W) normalised, in the network's precision, on its device."""

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from incontext.canvas import normalise_colors
+from incontext.canvas import SHARPNESS, normalise_colors, reading_logits
 from incontext.formats import IGNORED
 from incontext.model import painting_loss
 
@@ -29,7 +29,7 @@ class LossWeights:
     smooth_l1: float = 1.0  # of the painting loss
     cross_entropy: float = 0.5  # of the reading loss
     soft_iou: float = 0.5
-    sharpness: float = 6.0  # nats by which an answer that hits a colour prefers it to the colour nearest to that one
+    sharpness: float = SHARPNESS
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,6 @@ def paint_batch(stacked: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], device: 
     )
 
 
-def reading_logits(painted: Tensor, colors: Tensor, used: Tensor, *, sharpness: float) -> Tensor:
-    """(B, 3, H, W) answers, (B, K, 3) colours -> (B, K, H, W) logits of the nearest-colour posterior."""
-    between = torch.cdist(colors, colors).square()
-    others = used.unsqueeze(1) & used.unsqueeze(2) & ~torch.eye(colors.shape[1], dtype=torch.bool, device=used.device)
-    nearest = between.masked_fill(~others, torch.inf).amin(dim=(1, 2))  # of any two colours of the palette, (B,)
-    # The answer's own squared length is common to all colours and cancels in the softmax.
-    product = torch.einsum("bkc,bchw->bkhw", colors, painted)
-    logits = (2 * product - colors.square().sum(-1)[:, :, None, None]) * (sharpness / nearest)[:, None, None, None]
-    return logits.masked_fill(~used[:, :, None, None], -1e4)
-
-
 def judged(batch: Batch) -> tuple[Tensor, Tensor]:
     """What the loss looks at: hidden and known pixels (B, (N + 1) * side, side), ids with such pixels (B, K)."""
     patch = batch.ids.shape[-1] // batch.masked.shape[-1]
@@ -82,9 +71,32 @@ def judged(batch: Batch) -> tuple[Tensor, Tensor]:
     return hidden, present & batch.used
 
 
+def asked(batch: Batch) -> tuple[Tensor, Tensor]:
+    """What the presence head is asked, where a prompt is all that is known: which ids (B, K), and what is true of them.
+
+    Both bool. Asked is after ids that the prompts show, in episodes that hide the query's whole mask and no other.
+    """
+    side = batch.ids.shape[-1]
+    grid = batch.masked.shape[-1]
+    whole = batch.masked[:, -grid:].all(dim=(1, 2)) & ~batch.masked[:, :-grid].any(dim=(1, 2))
+    shown, there = (torch.zeros_like(batch.used) for _ in range(2))
+    for seen, ids in ((shown, batch.ids[:, :-side]), (there, batch.ids[:, -side:])):
+        seen.scatter_(1, torch.where(ids == IGNORED, 0, ids).flatten(1), True)
+    shown[:, 0] = False
+    return shown & batch.used & whole.unsqueeze(1), there
+
+
 def counts(batch: Batch) -> Tensor:
-    """What the parts of the loss are means over: (2,) int64, pixels and ids."""
-    return torch.stack([each.sum() for each in judged(batch)])
+    """What the parts of the loss are means over: (3,) int64, pixels, ids, and ids whose presence is asked after."""
+    return torch.stack([each.sum() for each in (*judged(batch), asked(batch)[0])])
+
+
+def presence_loss(logits: Tensor, batch: Batch, *, total: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy of the presence head's logits (B, K); total as for :func:`training_loss`. Scalar."""
+    which, there = asked(batch)
+    number = which.sum() if total is None else total[2]
+    each = F.binary_cross_entropy_with_logits(logits.float(), there.float(), reduction="none")
+    return (each * which).sum() / number.clamp_min(1)
 
 
 def training_loss(
@@ -97,7 +109,7 @@ def training_loss(
     """
     painted = painted.float()
     hidden, present = judged(batch)
-    pixels, things = (hidden.sum(), present.sum()) if total is None else total.unbind()
+    pixels, things = (hidden.sum(), present.sum()) if total is None else total[:2].unbind()
     l1 = painting_loss(painted, batch.mask_canvas, batch.masked, valid=batch.ids != IGNORED, beta=beta)
     if total is not None:  # a mean over this part -> its share of the mean over all
         l1 = l1 * (hidden.sum() / pixels.clamp_min(1))

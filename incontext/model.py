@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from incontext.attention import attention, attention_with_lse, merge, relative_table
+from incontext.presence import Presence
 
 Task = Literal["semantic", "instance"]
 
@@ -39,6 +40,7 @@ class ModelConfig:
     merge_layer: int = 2  # the block after which the two streams are averaged into one
     taps: tuple[int, ...] = (5, 11, 17, 23)  # the blocks whose outputs feed the decoder
     pretrain_side: int = 224  # pixels along one side of the picture that the position table was made for
+    presence: int = 0  # hidden channels of the presence head; 0: there is none, as in the published network
     norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
@@ -48,6 +50,8 @@ class ModelConfig:
         for name in ("side", "pretrain_side"):
             if getattr(self, name) <= 0 or getattr(self, name) % self.patch:
                 raise ValueError(f"expected {name} to be a multiple of patch {self.patch}, got {getattr(self, name)}")
+        if self.presence < 0:
+            raise ValueError(f"expected presence of at least 0 channels, got {self.presence}")
         if not 0 <= self.merge_layer < self.depth:
             raise ValueError(f"expected merge_layer in 0..{self.depth - 1}, got {self.merge_layer}")
         if not self.taps or list(self.taps) != sorted(set(self.taps)):
@@ -87,6 +91,13 @@ class ContextTokens(NamedTuple):
     masks: Tensor  # (B, N + 1, R, W, C): the mask stream at the merge, the query's half last
     type_token: Tensor
     tables: Tables
+
+
+class Seen(NamedTuple):
+    """What the network makes of queries."""
+
+    painted: Tensor  # (B, 3, H, W) normalised
+    tokens: Tensor  # (B, R, W, taps * C): the query's tokens that its mask is painted from
 
 
 class Attention(nn.Module):
@@ -263,6 +274,9 @@ class SegGPT(nn.Module):
             nn.GELU(),
             nn.Conv2d(decoder_width, 3, kernel_size=1),
         )
+        self.presence = (
+            Presence(len(config.taps) * width, config.presence, eps=config.norm_eps) if config.presence else None
+        )
         self._initialise()
 
     def _initialise(self) -> None:
@@ -345,6 +359,14 @@ class SegGPT(nn.Module):
     def answer(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Tensor:
         """Paint the masks of B queries (B, 3, side, side), normalised, by a prepared context -> the same shape.
 
+        Raises:
+            ValueError: the queries do not have the context's side, or its number where it holds several.
+        """
+        return self.see(queries, context, chunk=chunk).painted
+
+    def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:
+        """:meth:`answer`, and the tokens that it is painted from.
+
         Below the first row of the query's pixels every shot decodes to the same answer; that row sees, through the
         decoder's 3 x 3 window, the prompt above it, and like the published code we return what shot 0 gives. So the
         last block and the decoder work on the query and on the one row of patches above it, which is in shot 0.
@@ -365,7 +387,8 @@ class SegGPT(nn.Module):
                 tokens = (tokens + masks) / 2
             if index in self.config.taps:
                 taps.append(self.norm(tokens if only else self._rows(tokens, grid + 1)))
-        return self._decode(torch.cat(taps, dim=-1), halo=True)
+        tapped = torch.cat(taps, dim=-1)
+        return Seen(self._decode(tapped, halo=True), tapped[:, 1:])
 
     def paint_canvas(
         self, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, *, task: Task = "instance"
@@ -375,6 +398,10 @@ class SegGPT(nn.Module):
         Shapes: image_canvas, mask_canvas (B, 3, 2 * side, side), normalised; masked (B, rows, columns) bool, true for
         the patches that the network must paint. Returns (B, 3, 2 * side, side), normalised.
         """
+        return self.see_canvas(image_canvas, mask_canvas, masked, task=task).painted
+
+    def see_canvas(self, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, *, task: Task = "instance") -> Seen:
+        """:meth:`paint_canvas`, and the tokens that the query is painted from."""
         image_halves, mask_halves, hidden = (
             rearrange(each, "b ... (n r) w -> b n ... r w", n=2) for each in (image_canvas, mask_canvas, masked)
         )
@@ -392,7 +419,8 @@ class SegGPT(nn.Module):
                 tokens = tokens.unflatten(0, streams.shape[:2]).mean(dim=0)
             if index in self.config.taps:
                 taps.append(self.norm(tokens.flatten(1, 2)))
-        return self._decode(torch.cat(taps, dim=-1), halo=False)
+        tapped = torch.cat(taps, dim=-1)
+        return Seen(self._decode(tapped, halo=False), tapped[:, tapped.shape[1] // 2 :])
 
     def loss(
         self,

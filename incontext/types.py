@@ -4,8 +4,8 @@ Refuses to know tensors, models and devices. Colours never leave a Palette excep
 """
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
@@ -237,12 +237,14 @@ class Segmentation:
     """What was found in a query, at the query's own size.
 
     mask: (H, W) uint8 ids, those of the prompt. confidence: (H, W) float32 in 0..1, the colour margin. palette: the
-    colours to show the ids in.
+    colours to show the ids in. presence: of each id that was asked for, how likely it is in the query at all, 0..1;
+    empty where the weights cannot tell. Ids that are too unlikely (`load(min_presence=)`) are not in the mask.
     """
 
     mask: Pixels
     confidence: npt.NDArray[np.float32]
     palette: Palette
+    presence: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         mask, confidence = formats.check_ids(self.mask, "the mask"), np.asarray(self.confidence)

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from safetensors.numpy import load_file
 
 from incontext import canvas, formats, votes
+from incontext.canvas import Paint
 from incontext.types import Palette, Prompt
 
 
@@ -109,7 +110,7 @@ def test_reading_tensors_agrees_with_the_palette(count: int) -> None:
 def test_at_the_network_s_own_size_nothing_changes() -> None:
     palette = Palette.spread([3, 8, 200])
     paint = painted(blocks([0, 3, 8, 200], 32, 4), palette, noise=0.8)
-    ((mask, confidence),) = canvas.read([(paint, palette)], [(32, 32)])
+    ((mask, confidence),) = canvas.read([Paint(paint, palette)], [(32, 32)])
     ids, margin = palette.read(canvas.unpaint(paint)[0].numpy())
     np.testing.assert_array_equal(mask, ids)
     np.testing.assert_allclose(confidence, margin, atol=1e-6)
@@ -129,7 +130,7 @@ def test_bands_give_what_the_whole_gives(size: tuple[int, int], band: int, monke
     monkeypatch.setattr(votes, "_BAND_PIXELS", band)
     palette = Palette.spread(range(1, 7))
     paint = painted(blocks(list(range(7)), 32, 4), palette, noise=0.5)
-    ((mask, confidence),) = canvas.read([(paint, palette)], [size])
+    ((mask, confidence),) = canvas.read([Paint(paint, palette)], [size])
     assert (mask.shape, mask.dtype, confidence.dtype) == (size, np.uint8, np.float32)
     ids, margin = palette.read(canvas.unpaint(paint)[0].numpy())
     expected_mask, expected_confidence = plain(ids, margin, size)
@@ -144,8 +145,8 @@ def test_edges_are_smooth_where_the_nearest_would_be_blocky() -> None:
     soft = Image.fromarray(disc * 255).resize((64, 64), Image.Resampling.BOX).convert("RGB")
     paint = tensor(np.asarray(soft))[None]
     palette = Palette.spread([1])
-    ((mask, _),) = canvas.read([(paint, palette)], [(1024, 1024)])
-    blocky = np.kron(canvas.read([(paint, palette)], [(64, 64)])[0][0], np.ones((16, 16), np.uint8))
+    ((mask, _),) = canvas.read([Paint(paint, palette)], [(1024, 1024)])
+    blocky = np.kron(canvas.read([Paint(paint, palette)], [(64, 64)])[0][0], np.ones((16, 16), np.uint8))
     assert (mask != disc).sum() < 0.25 * (blocky != disc).sum()
 
 
@@ -154,7 +155,7 @@ def test_no_third_colour_appears_between_two() -> None:
     palette = Palette.spread(range(1, 12))
     mask = np.repeat(np.array([2] * 16 + [3] * 16, np.uint8)[None], 32, axis=0)
     mask[:4, :4] = 11  # present in the picture, and yet not at the seam
-    ((large, confidence),) = canvas.read([(painted(mask, palette), palette)], [(200, 200)])
+    ((large, confidence),) = canvas.read([Paint(painted(mask, palette), palette)], [(200, 200)])
     assert set(np.unique(large[50:])) == {2, 3}
     assert confidence[50:].min() < 0.2  # the seam knows that it is one
     assert confidence[50:, :90].min() > 0.99
@@ -166,9 +167,11 @@ def test_ids_in_the_answer_are_ids_of_the_reading_for_any_paint() -> None:
         torch.manual_seed(seed)
         sizes = [(40, 9), (7, 5), (16, 16), (1, 1)]
         paint = torch.randn(4, 3, 16, 16) * 3
-        for (mask, confidence), size, one in zip(canvas.read([(paint, palette)], sizes), sizes, paint, strict=True):
+        for (mask, confidence), size, one in zip(
+            canvas.read([Paint(paint, palette)], sizes), sizes, paint, strict=True
+        ):
             assert mask.shape == confidence.shape == size
-            assert set(np.unique(mask)) <= set(np.unique(canvas.read([(one[None], palette)], [(16, 16)])[0][0]))
+            assert set(np.unique(mask)) <= set(np.unique(canvas.read([Paint(one[None], palette)], [(16, 16)])[0][0]))
             assert confidence.min() >= 0
             assert confidence.max() <= 1
 
@@ -176,8 +179,8 @@ def test_ids_in_the_answer_are_ids_of_the_reading_for_any_paint() -> None:
 def test_queries_of_a_batch_do_not_touch() -> None:
     palette = Palette.spread([1, 2])
     paint, sizes = torch.randn(3, 3, 16, 16), [(20, 30), (16, 16), (9, 50)]
-    for i, (mask, confidence) in enumerate(canvas.read([(paint, palette)], sizes)):
-        ((alone, alone_confidence),) = canvas.read([(paint[i : i + 1], palette)], sizes[i : i + 1])
+    for i, (mask, confidence) in enumerate(canvas.read([Paint(paint, palette)], sizes)):
+        ((alone, alone_confidence),) = canvas.read([Paint(paint[i : i + 1], palette)], sizes[i : i + 1])
         np.testing.assert_array_equal(mask, alone)
         np.testing.assert_array_equal(confidence, alone_confidence)
 
@@ -187,7 +190,7 @@ def test_small_queries_average_rather_than_skip() -> None:
     palette = Palette.spread([1])
     mask = np.zeros((32, 32), np.uint8)
     mask[:, 1::4] = 1
-    ((small, confidence),) = canvas.read([(painted(mask, palette), palette)], [(8, 8)])
+    ((small, confidence),) = canvas.read([Paint(painted(mask, palette), palette)], [(8, 8)])
     assert not small.any()
     assert 0.3 < confidence.mean() < 0.7
 
@@ -195,7 +198,7 @@ def test_small_queries_average_rather_than_skip() -> None:
 def test_pixels_half_way_still_choose_the_nearest_row() -> None:
     palette = Palette.spread([1])
     grey = tensor(np.full((8, 8, 3), 128, np.uint8))[None]
-    assert canvas.read([(grey, palette)], [(20, 20)])[0][0].all()
+    assert canvas.read([Paint(grey, palette)], [(20, 20)])[0][0].all()
 
 
 @pytest.mark.parametrize(
@@ -204,7 +207,7 @@ def test_pixels_half_way_still_choose_the_nearest_row() -> None:
 )
 def test_what_cannot_be_read(shape: tuple[int, ...], sizes: list[tuple[int, int]]) -> None:
     with pytest.raises(ValueError, match=r"expected paint \(B, 3, side, side\) and B sizes"):
-        canvas.read([(torch.zeros(shape), Palette.spread([1]))], sizes)
+        canvas.read([Paint(torch.zeros(shape), Palette.spread([1]))], sizes)
 
 
 @pytest.mark.gpu
@@ -213,8 +216,8 @@ def test_a_gpu_reads_what_the_cpu_reads() -> None:
     paint = painted(blocks(list(range(9)), 64, 8), palette, noise=0.5)
     sizes = [(64, 64)], [(300, 500)], [(20, 30)], [(200, 30)]
     for size in sizes:
-        ((mask, confidence),) = canvas.read([(paint, palette)], size)
-        ((other, other_confidence),) = canvas.read([(paint.cuda(), palette)], size)
+        ((mask, confidence),) = canvas.read([Paint(paint, palette)], size)
+        ((other, other_confidence),) = canvas.read([Paint(paint.cuda(), palette)], size)
         assert (mask != other).mean() < 1e-3
         np.testing.assert_allclose(confidence, other_confidence, atol=1e-3)
 
@@ -229,12 +232,12 @@ def test_of_the_groups_that_claim_a_pixel_the_surest_has_it() -> None:
     faded = (painted(other, second) - tensor(np.zeros((16, 16, 3), np.uint8))) * 0.8 + tensor(
         np.zeros((16, 16, 3), np.uint8)
     )
-    ((mask, confidence),) = canvas.read([(painted(one, first), first), (faded, second)], [(16, 16)])
+    ((mask, confidence),) = canvas.read([Paint(painted(one, first), first), Paint(faded, second)], [(16, 16)])
     expected = np.where(one > 0, one, other)
     np.testing.assert_array_equal(mask, expected)
     np.testing.assert_allclose(confidence[one > 0], 1, atol=1e-5)
     assert (confidence[(one == 0) & (other > 0)] < 0.9).all()
-    ((mask, _),) = canvas.read([(faded, second), (painted(one, first), first)], [(16, 16)])
+    ((mask, _),) = canvas.read([Paint(faded, second), Paint(painted(one, first), first)], [(16, 16)])
     np.testing.assert_array_equal(mask, expected)  # in whichever order they come
 
 

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from incontext import __version__
-from incontext.cli.options import Device, Dtype, Side, Task, TaskName, Weights, evaluate_app, names, numbers
+from incontext.cli.options import (
+    Device,
+    Dtype,
+    MinPresence,
+    Side,
+    Task,
+    TaskName,
+    Weights,
+    evaluate_app,
+    names,
+    numbers,
+)
 from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -54,6 +65,7 @@ def evaluate_few_shot(
     dtype: Dtype = "auto",
     task: Task = "instance",
     side: Side = None,
+    min_presence: MinPresence = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -92,7 +104,7 @@ def evaluate_few_shot(
     if wanted is None:
         fewest = min(len(episode.prompts) for each in found for episode in each.episodes)
         wanted = [n for n in _USUAL_SHOTS if n <= fewest]
-    segmenter = load(weights, device=device, dtype=dtype)
+    segmenter = load(weights, device=device, dtype=dtype, min_presence=min_presence)
     about = describe(segmenter, weights, task, side)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -137,7 +149,7 @@ def describe(segmenter: "Segmenter", weights: str, task: TaskName, side: int | N
 
 def settings_of(segmenter: "Segmenter", about: Mapping[str, object]) -> dict[str, object]:
     """Of that, what the answers depend on: a journal made with other settings is of no use."""
-    kept = ("side", "dtype", "attention", "weights_sha256", "task", "incontext")
+    kept = ("side", "dtype", "attention", "weights_sha256", "task", "min_presence", "incontext")
     return {**{name: about[name] for name in kept}, "device": segmenter.device.type}
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from incontext.cli.evaluate import describe, settings_of
-from incontext.cli.options import Device, Dtype, Side, Task, TaskName, Weights, evaluate_app, names
+from incontext.cli.options import Device, Dtype, MinPresence, Side, Task, TaskName, Weights, evaluate_app, names
 from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def evaluate_video(
     dtype: Dtype = "auto",
     task: Task = "instance",
     side: Side = None,
+    min_presence: MinPresence = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -86,7 +87,7 @@ def evaluate_video(
         resolution=resolution,
         limit=limit,
     )
-    segmenter = load(weights, device=device, dtype=dtype)
+    segmenter = load(weights, device=device, dtype=dtype, min_presence=min_presence)
     methods = _methods(segmenter, memories, chosen, task, side)
     about = describe(segmenter, weights, task, side)
     if out is not None:

@@ -54,6 +54,16 @@ Ensemble = Annotated[
         help="Several prompts: averaged inside the network (feature), or tiled into one picture (spatial).",
     ),
 ]
+MinPresence = Annotated[
+    float | None,
+    typer.Option(
+        "--min-presence",
+        metavar="0..1",
+        min=0.0,
+        max=1.0,
+        help="Leave out ids that are less likely than this to be in a picture at all; 0 leaves out none.",
+    ),
+]
 SnapColors = Annotated[
     bool, typer.Option("--snap-colors", help="Give each stray colour of a prompt's mask the nearest main colour.")
 ]

@@ -18,6 +18,7 @@ from incontext.cli.options import (
     Dtype,
     EngineName,
     Ensemble,
+    MinPresence,
     PairsCommand,
     PromptTensors,
     Side,
@@ -80,6 +81,7 @@ def segment(
     dtype: Dtype = "auto",
     task: Task = "instance",
     side: Side = None,
+    min_presence: MinPresence = None,
     tiles: Annotated[
         str | None,
         typer.Option(
@@ -206,11 +208,19 @@ def segment(
     if engine == "ray":
         from incontext.folder.on_ray import segment_on_ray
 
-        run = partial(segment_on_ray, weights=weights, device=device, dtype=dtype, workers=workers, address=address)
+        run = partial(
+            segment_on_ray,
+            weights=weights,
+            device=device,
+            dtype=dtype,
+            min_presence=min_presence,
+            workers=workers,
+            address=address,
+        )
     else:
         from incontext.engine import load
 
-        segmenter = load(weights, device=device, dtype=dtype)
+        segmenter = load(weights, device=device, dtype=dtype, min_presence=min_presence)
         run = partial(segment_folder, segmenter)
     if dry_run:
         trial = rehearse(

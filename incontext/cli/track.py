@@ -9,6 +9,7 @@ import typer
 from incontext.cli.options import (
     Device,
     Dtype,
+    MinPresence,
     PairsCommand,
     PromptTensors,
     Side,
@@ -93,6 +94,7 @@ def track(
     dtype: Dtype = "auto",
     task: Task = "instance",
     side: Side = None,
+    min_presence: MinPresence = None,
     formats: Annotated[
         str | None,
         typer.Option(
@@ -144,7 +146,7 @@ def track(
     from incontext.cli.evaluate import describe
     from incontext.engine import load
 
-    segmenter = load(weights, device=device, dtype=dtype)
+    segmenter = load(weights, device=device, dtype=dtype, min_presence=min_presence)
     about = {name: value for name, value in describe(segmenter, weights, task, side).items() if name in _TOLD}
     done, told = 0, False
     with ProgressLine("frames", None) as progress:

@@ -112,6 +112,8 @@ def train(
 
 def _start(init: str | None, recipe: "Recipe", out: Path) -> "tuple[Recipe, SegGPT | None, str]":
     """The recipe, whose model follows a ViT; the weights to start from; what to tell about them."""
+    if recipe.only_presence and (init is None or init.startswith("timm:")):
+        raise ValueError("expected --init with weights whose network is to get a presence head; --init default")
     if init is None:
         return recipe, None, ""
     from incontext.checkpoint import load_model, resolve
@@ -124,8 +126,11 @@ def _start(init: str | None, recipe: "Recipe", out: Path) -> "tuple[Recipe, SegG
         c = model.config
         told = f"The model follows {init}: width {c.width}, {c.heads} heads, {c.depth} blocks, patch {c.patch}."
         return recipe.with_model(c), model, f"{told} Tokens and decoder are fresh."
+    loaded = load_model(resolve(init))
+    if recipe.only_presence:
+        recipe = recipe.with_model(replace(loaded.config, presence=recipe.model.presence))
     try:
-        model, left = start_from(load_model(resolve(init)), recipe.model, seed=recipe.seed)
+        model, left = start_from(loaded, recipe.model, seed=recipe.seed)
     except ValueError as error:
         raise ValueError(f"{init}: {error}") from error
     return recipe, model, f"Fresh, as {init} has no counterpart: {', '.join(left)}" if left else ""

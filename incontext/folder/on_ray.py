@@ -71,6 +71,7 @@ def segment_on_ray(
     weights: str = "default",
     device: str = "auto",
     dtype: DtypeName = "auto",
+    min_presence: float | None = None,
     workers: int | None = None,
     address: str | None = None,
     ensemble: Ensemble = "auto",
@@ -86,14 +87,27 @@ def segment_on_ray(
 ) -> FolderReport:
     """`job.segment_folder` by workers on Ray, with the same results, reports, rules for faults, and ways to go on.
 
-    weights, device, dtype: see `engine.load`; each worker loads them, so a file must be on storage that all machines
-    share, as must local pictures and the output folder. workers, address: see :class:`RayEngine`. The rest is
-    `segment_folder`'s, whose errors may come too; a job may begin on one engine and go on on the other.
+    weights, device, dtype, min_presence: see `engine.load`; each worker loads them, so a file must be on storage that
+    all machines share, as must local pictures and the output folder. workers, address: see :class:`RayEngine`. The rest
+    is `segment_folder`'s, whose errors may come too; a job may begin on one engine and go on on the other.
 
     Raises:
         OSError, ValueError: as `segment_folder` and :class:`RayEngine` do.
     """
-    recipe = Recipe(context, job.outputs, weights, device, dtype, ensemble, task, side, tiles, refine, batch_size)
+    recipe = Recipe(
+        context,
+        job.outputs,
+        weights=weights,
+        device=device,
+        dtype=dtype,
+        min_presence=min_presence,
+        ensemble=ensemble,
+        task=task,
+        side=side,
+        tiles=tiles,
+        refine=refine,
+        batch_size=batch_size,
+    )
     with RayEngine(recipe, workers=workers, address=address) as engine:
         return run_job(
             engine,

@@ -152,8 +152,8 @@ def _measure(segmenter: Segmenter, prepared: PreparedContext, trial: FolderJob, 
 
 def _answered(segmenter: Segmenter, prepared: PreparedContext, picture: Picture) -> Answer:
     (answer,) = segmenter.answer_many([prepared.fit(picture.image)], prepared, batch_size=1)
-    for painted, _ in answer.painted:
-        painted.cpu()  # waits for it
+    for each in answer.painted:
+        each.painted.cpu()  # waits for it
     return answer
 
 

@@ -64,6 +64,7 @@ class Recipe:
     weights: str = "default"
     device: str = "auto"
     dtype: DtypeName = "auto"
+    min_presence: float | None = None
     ensemble: Ensemble = "auto"
     task: Task = "instance"
     side: int | None = None
@@ -75,7 +76,7 @@ class Recipe:
         """Load the weights and prepare the context. What is raised is what those raise."""
         from incontext.engine import load
 
-        segmenter = load(self.weights, device=self.device, dtype=self.dtype)
+        segmenter = load(self.weights, device=self.device, dtype=self.dtype, min_presence=self.min_presence)
         return segmenter, segmenter.prepare(
             self.context,
             ensemble=self.ensemble,

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor
 
 from incontext.losses import LossWeights
-from incontext.model import SegGPT, Task
+from incontext.model import Seen, SegGPT, Task
 from incontext.training.episodes import Episode
 from incontext.training.hints import reveal
 
@@ -110,11 +110,16 @@ def collate(episodes: Sequence[Painted]) -> tuple[Tensor, Tensor, Tensor, Tensor
     return tuple(tensors)  # type: ignore[return-value]
 
 
-def paint(model: SegGPT, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, task: Task = "instance") -> Tensor:
-    """The network's answers to a batch, (B, 3, (N + 1) * side, side); zeros over the prompts where N > 1."""
+def see(model: SegGPT, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, task: Task = "instance") -> Seen:
+    """The network's answers to a batch (B, 3, (N + 1) * side, side), zeros over the prompts where N > 1, and tokens."""
     halves = image_canvas.shape[-2] // image_canvas.shape[-1]
     if halves == 2:
-        return model.paint_canvas(image_canvas, mask_canvas, masked, task=task)
+        return model.see_canvas(image_canvas, mask_canvas, masked, task=task)
     images, masks = (rearrange(each, "b c (n h) w -> b n c h w", n=halves) for each in (image_canvas, mask_canvas))
-    painted = model(images[:, :-1], masks[:, :-1], images[:, -1], task=task)
-    return F.pad(painted, (0, 0, image_canvas.shape[-2] - painted.shape[-2], 0))
+    seen = model.see(images[:, -1], model.prepare(images[:, :-1], masks[:, :-1], task=task))
+    return Seen(F.pad(seen.painted, (0, 0, image_canvas.shape[-2] - seen.painted.shape[-2], 0)), seen.tokens)
+
+
+def paint(model: SegGPT, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, task: Task = "instance") -> Tensor:
+    """The answers alone: :func:`see`."""
+    return see(model, image_canvas, mask_canvas, masked, task).painted

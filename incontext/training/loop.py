@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
+from incontext.canvas import color_shares
 from incontext.checkpoint import save_model
-from incontext.losses import Batch, counts, paint_batch, training_loss
+from incontext.losses import Batch, counts, paint_batch, presence_loss, training_loss
 from incontext.model import SegGPT, Task
-from incontext.training.coloring import Painted, collate, paint, paint_episode
+from incontext.training.coloring import Painted, collate, paint_episode, see
 from incontext.training.episodes import EpisodeSource
 from incontext.training.processes import ALONE, Team
 from incontext.training.recipes import Recipe
@@ -90,35 +91,44 @@ def _batches(
 
 
 def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon on the matrices of the blocks, AdamW on the rest; weight decay on matrices only."""
+    """Muon on the matrices of the blocks, AdamW on the rest; weight decay on matrices only. Of what learns."""
+    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
     matrices = [
-        p
-        for name, p in model.named_parameters()
-        if name.startswith("blocks.") and name.endswith("weight") and p.ndim == 2
+        p for name, p in learning.items() if name.startswith("blocks.") and name.endswith("weight") and p.ndim == 2
     ]
     taken = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in taken]
+    rest = [p for p in learning.values() if id(p) not in taken]
     groups = [
         {"params": [p for p in rest if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return [
-        torch.optim.Muon(
-            matrices, lr=recipe.matrix_lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
-        ),
-        torch.optim.AdamW(groups, lr=recipe.other_lr, betas=(0.9, 0.98)),
-    ]
+    adamw = torch.optim.AdamW(groups, lr=recipe.other_lr, betas=(0.9, 0.98))
+    if not matrices:
+        return [adamw]
+    muon = torch.optim.Muon(
+        matrices, lr=recipe.matrix_lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return [muon, adamw]
 
 
 class _Painting(nn.Module):
-    """The network as DistributedDataParallel calls it."""
+    """The network as DistributedDataParallel calls it: answers, and logits of presence where there is such a head.
+
+    The head looks on: no gradient goes from it into the network, so masks are learned as without it.
+    """
 
     def __init__(self, model: SegGPT) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, task: Task) -> Tensor:
-        return paint(self.model, image_canvas, mask_canvas, masked, task)
+    def forward(self, batch: Batch, task: Task) -> tuple[Tensor, Tensor | None]:
+        seen = see(self.model, batch.image_canvas, batch.mask_canvas, batch.masked, task)
+        if self.model.presence is None:
+            return seen.painted, None
+        side = batch.image_canvas.shape[-1]
+        query = seen.painted[:, :, -side:].detach()
+        shares = color_shares(query, batch.colors, batch.used, side // batch.masked.shape[-1])
+        return seen.painted, self.model.presence(seen.tokens.detach(), shares)
 
 
 class Run:
@@ -146,6 +156,11 @@ class Run:
         if init is not None:
             self.model.load_state_dict(init.state_dict())
         self.model.to(device).train()
+        if recipe.only_presence:
+            if self.model.presence is None:
+                raise ValueError("expected a network with a presence head, of which alone this recipe is")
+            self.model.requires_grad_(False)
+            self.model.presence.requires_grad_(True)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizers = make_optimizers(self.model, recipe)
         self._plateau = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
@@ -183,10 +198,14 @@ class Run:
         task: Task = "instance" if self.step % 2 else "semantic"
         total = team.add(counts(batch)) if team.size > 1 else None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
-            painted = self._paint(batch.image_canvas, batch.mask_canvas, batch.masked, task)
+            painted, presence = self._paint(batch, task)
         loss, parts = training_loss(
             painted, batch, recipe.coloring.loss_weights, beta=recipe.beta_at(self.step), total=total
         )
+        if presence is not None:
+            judged = presence_loss(presence, batch, total=total)
+            loss = judged if recipe.only_presence else loss + judged
+            parts["presence"] = judged.item()
         summed = loss * team.size  # DistributedDataParallel takes the mean of the gradients
         summed.backward()  # type: ignore[no-untyped-call]
         return loss, parts

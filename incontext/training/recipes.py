@@ -42,6 +42,7 @@ class Recipe:
     clip_norm: float = 1.0
     several_shots: float = 0.0  # share of steps whose episodes have several prompts, two to most_shots
     most_shots: int = 4
+    only_presence: bool = False  # the presence head alone learns, and reads a network that stays as it is
 
     @property
     def steps(self) -> int:
@@ -87,7 +88,16 @@ class Recipe:
 
 
 _DEFAULT_MODEL = ModelConfig(
-    width=192, heads=3, depth=8, patch=8, side=160, decoder_width=16, merge_layer=1, taps=(1, 3, 5, 7), pretrain_side=64
+    width=192,
+    heads=3,
+    depth=8,
+    patch=8,
+    side=160,
+    decoder_width=16,
+    merge_layer=1,
+    taps=(1, 3, 5, 7),
+    pretrain_side=64,
+    presence=64,
 )
 _SMOKE_MODEL = ModelConfig(
     width=64, heads=2, depth=3, patch=8, side=32, decoder_width=8, merge_layer=0, taps=(0, 1, 2), pretrain_side=32
@@ -114,6 +124,20 @@ RECIPES: dict[str, Recipe] = {
         decay_share=0.2,
         several_shots=0.25,
         most_shots=3,
+    ),
+    # The presence head for weights that are there, on as many queries with the thing as without: `--init default`.
+    "presence": Recipe(
+        _DEFAULT_MODEL,
+        (Stage(160, 500, 16),),
+        Sampling(domains=_DOMAINS, absent=0.5, mosaic=0.08, two_views=0.05, single_id=0.75, whole_pictures=0.9),
+        Coloring(hide_query=1.0),
+        warmup_steps=20,
+        decay_share=0.7,
+        other_lr=3e-3,
+        ema=0.98,
+        several_shots=0.25,
+        most_shots=3,
+        only_presence=True,
     ),
     # A minute: to see that data, loop and checkpoint work.
     "smoke": Recipe(_SMOKE_MODEL, (Stage(32, 60, 16),), warmup_steps=20),

@@ -11,9 +11,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from incontext.canvas import unpaint
+from incontext.canvas import reading_logits, unpaint
 from incontext.formats import write_image
-from incontext.losses import Batch, paint_batch, reading_logits
+from incontext.losses import Batch, paint_batch
 from incontext.model import SegGPT
 from incontext.training.coloring import Coloring, collate, paint, paint_episode
 from incontext.training.episodes import EpisodeSource, Sampling

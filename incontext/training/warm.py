@@ -58,7 +58,7 @@ def map_weights(tensors: Mapping[str, Tensor], source: ModelConfig, target: Mode
       the last bit, and it learns from the first step on; a plain copy would apply the old block twice and break them.
     * Fewer blocks: the old ones are chosen evenly from each stretch.
     * Another pretraining grid: the position table is resized (bicubic). Another patch: so are the patch filters.
-    * The decoder is left out where its widths, the patch or the number of taps differ.
+    * The decoder is left out where its widths, the patch or the number of taps differ, the presence head likewise.
 
     Raises:
         ValueError: width, heads or the MLP's channels differ.
@@ -77,6 +77,8 @@ def map_weights(tensors: Mapping[str, Tensor], source: ModelConfig, target: Mode
             inner = name.removeprefix(prefix)
             mapped[f"blocks.{number}.{inner}"] = _block_weight(inner, tensors[name], target.grid, origin.silent)
     kept = ["norm."]
+    if source.presence == target.presence and len(source.taps) == len(target.taps):
+        kept.append("presence.")
     if source.decoder_width == target.decoder_width:
         kept.append("decoder_pred.")
         if source.patch == target.patch and len(source.taps) == len(target.taps):
