@@ -767,10 +767,38 @@ def test_train(
     assert run(*train, "-o", tmp_path / "one").status == 0  # nothing left to do
 
 
+def test_weights_get_a_presence_head_and_leave_out_what_is_not_there(
+    run: Callable[..., Done], photos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(recipes.RECIPES["presence"], stages=(recipes.Stage(32, 2, 2),))
+    monkeypatch.setitem(recipes.RECIPES, "presence", small)
+    data = labelled(photos / "squares", 20)
+    done = run(
+        "train", data, "--recipe", "presence", "--init", weights, "-o", "HEAD", "--device", "cpu", "--workers", 0
+    )
+    assert done.status == 0, done.err
+    with_head, without = load_model("HEAD/model.safetensors"), load_model(weights)
+    assert with_head.config == replace(without.config, presence=small.model.presence)
+    for name, value in without.state_dict().items():
+        assert torch.equal(value, with_head.state_dict()[name]), name
+    for bar, empty in (("0", 0), ("1", 2)):
+        arguments = ("segment", "PHOTOS", *EXAMPLE, "--weights", "HEAD/model.safetensors", "--min-presence", bar)
+        assert run(*arguments, "--no-resume").status == 0
+        report = json.loads((photos / "MASKS" / "report.json").read_text())
+        assert report["totals"]["empty"] == empty
+        assert [list(file["presence"]) for file in report["files"]] == [["2"]] * 2
+        assert all(0 < file["presence"]["2"] < 1 for file in report["files"])
+    done = run(*arguments[:-1], "0.5")
+    assert done.status == 2
+    assert "min_presence was 1.0, now 0.5" in done.err  # these masks are another job's
+    assert run(*arguments[:-1], "1.5").status == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--recipe", "grand"], "expected a recipe among default, smoke, large, got 'grand'"),
+        (["--recipe", "grand"], "expected a recipe among default, presence, smoke, large, got 'grand'"),
+        (["--recipe", "presence"], "expected --init with weights whose network is to get a presence head"),
         (["--init", "other.safetensors"], "other.safetensors: expected weights of width 32, 2 heads and 128 channels"),
         (["nowhere"], "nowhere"),
         (["--device", "toaster"], "got 'toaster'"),

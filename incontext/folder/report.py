@@ -30,6 +30,7 @@ class FileReport:
     ids: tuple[int, ...] | None = None  # that were found, ascending
     areas: dict[int, int] | None = None  # id -> pixels
     confidences: dict[int, float] | None = None  # id -> mean over its pixels, 0..1
+    presence: dict[int, float] | None = None  # id that was asked for -> how likely it is there at all, 0..1
     confidence: float | None = None  # mean over the picture, 0..1
     is_empty: bool | None = None  # nothing was found
     version: str | None = None  # of the picture: what changes when its file does
@@ -44,7 +45,8 @@ class FileReport:
     def from_line(cls, line: bytes) -> FileReport:
         """What `to_line` made. Anything else is a ValueError, KeyError or TypeError."""
         content = json.loads(line)
-        for name, number in (("areas", int), ("confidences", float)):
+        content.setdefault("presence", None)  # which older reports do not have
+        for name, number in (("areas", int), ("confidences", float), ("presence", float)):
             if content[name] is not None:
                 content[name] = {int(i): number(value) for i, value in content[name].items()}
         content["ids"] = None if content["ids"] is None else tuple(content["ids"])

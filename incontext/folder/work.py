@@ -93,6 +93,7 @@ def write(outputs: Outputs, picture: Picture, painted: Answer) -> FileReport:
         ids=tuple(areas),
         areas=areas,
         confidences=confidences,
+        presence={i: round(value, 4) for i, value in answer.presence.items()},
         confidence=round(float(answer.confidence.mean()), 4),
         is_empty=not areas,
         version=picture.version,
