@@ -15,10 +15,11 @@ from torch import Tensor
 from incontext import engine as module
 from incontext import memory
 from incontext.attention import MATRIX_UNIT
+from incontext.canvas import Paint
 from incontext.checkpoint import CheckpointError, save_model
 from incontext.engine import BatchSize, PreparedContext, Segmenter, choose_device, choose_dtype, load
 from incontext.formats import read_image
-from incontext.model import ContextTokens, ModelConfig, PromptTokens, SegGPT, Task
+from incontext.model import ContextTokens, ModelConfig, PromptTokens, Seen, SegGPT, Task
 from incontext.types import Prompt
 
 CONFIG = ModelConfig(
@@ -33,9 +34,9 @@ class Copier(SegGPT):
         assert prompt_images.shape == prompt_masks.shape
         return ContextTokens(prompt_images, prompt_masks, self.type_token_ins, self.tables(4))
 
-    def answer(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Tensor:
+    def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:
         assert chunk is None
-        return context.masks[:, 0].expand(len(queries), -1, -1, -1)
+        return Seen(context.masks[:, 0].expand(len(queries), -1, -1, -1), tokens=queries)
 
 
 @pytest.fixture
@@ -83,8 +84,8 @@ def test_at_the_models_side_the_mask_is_read_exactly(segmenter: Segmenter) -> No
 
 def test_nothing_found_is_empty() -> None:
     class Black(Copier):
-        def answer(self, queries: Tensor, *_: object, **__: object) -> Tensor:
-            return torch.full_like(queries, -5.0)
+        def see(self, queries: Tensor, *_: object, **__: object) -> Seen:
+            return Seen(torch.full_like(queries, -5.0), tokens=queries)
 
     found = Segmenter(Black(CONFIG), device="cpu").segment(picture(), prompt())
     assert found.is_empty
@@ -350,10 +351,10 @@ class Hungry(SegGPT):
 
     most_queries, most_prompts = 2, 99
 
-    def answer(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Tensor:
+    def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:
         if len(queries) > self.most_queries or (chunk or context.images.shape[1]) > self.most_prompts:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 99.00 GiB")
-        return super().answer(queries, context, chunk=chunk)
+        return super().see(queries, context, chunk=chunk)
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on_with_a_warning() -> None:
@@ -378,7 +379,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on_with_a_warning() -> None:
 
 def test_other_errors_are_not_taken_for_missing_memory() -> None:
     class Broken(SegGPT):
-        def answer(self, *_: object, **__: object) -> Tensor:
+        def see(self, *_: object, **__: object) -> Seen:
             raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes do not fit"):
@@ -391,7 +392,9 @@ def test_the_batch_is_planned_by_what_is_free(monkeypatch: pytest.MonkeyPatch) -
     segmenter = Segmenter(SegGPT(CONFIG), device="cpu")
     seen = []
     monkeypatch.setattr(
-        segmenter, "_run", lambda pixels, *_: seen.append(len(pixels)) or torch.zeros(len(pixels), 3, 16, 16)
+        segmenter,
+        "_run",
+        lambda pixels, palette, *_: seen.append(len(pixels)) or Paint(torch.zeros(len(pixels), 3, 16, 16), palette),
     )
     list(segmenter.segment_many([picture()] * 5, prompt()))
     assert seen == [3, 2]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from incontext import votes
 from incontext.engine import Segmenter
-from incontext.model import ContextTokens
+from incontext.model import ContextTokens, Seen
 from incontext.refine import Guide, meet
 from incontext.tiles import windows
 from incontext.votes import Reading, elect, elect_windows
@@ -148,10 +148,10 @@ def test_memory_does_not_grow_with_the_picture() -> None:
 class Coarse(ByColor):
     """Paints blocks of 4 x 4 pixels, as a network does that knows patches only."""
 
-    def answer(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Tensor:
-        painted = super().answer(queries, context, chunk=chunk)
-        blocks = painted[..., 2::4, 2::4]
-        return blocks.repeat_interleave(4, dim=-1).repeat_interleave(4, dim=-2)
+    def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:
+        seen = super().see(queries, context, chunk=chunk)
+        blocks = seen.painted[..., 2::4, 2::4]
+        return Seen(blocks.repeat_interleave(4, dim=-1).repeat_interleave(4, dim=-2), seen.tokens)
 
 
 @pytest.mark.parametrize("tiles", [None, 32])

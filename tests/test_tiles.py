@@ -12,7 +12,7 @@ from torch import Tensor
 
 from incontext import canvas, votes
 from incontext.engine import FittedQuery, Segmenter
-from incontext.model import ContextTokens, ModelConfig, SegGPT
+from incontext.model import ContextTokens, ModelConfig, Seen, SegGPT
 from incontext.prompt_tensor import PromptTensor
 from incontext.tiles import OVERLAP, Window, check_tiles, cut, extent, window_side, windows
 from incontext.types import Prompt
@@ -34,11 +34,11 @@ class ByColor(SegGPT):
     def prepare(self, prompt_images: Tensor, prompt_masks: Tensor, **_: object) -> ContextTokens:  # type: ignore[override]
         return ContextTokens(prompt_images, prompt_masks, self.type_token_ins, self.tables(4))
 
-    def answer(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Tensor:  # noqa: ARG002
+    def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:  # noqa: ARG002
         self.batches.append(len(queries))
         colors = canvas.unpaint(queries)
         strong = colors.amax(dim=-1, keepdim=True) > 100
-        return canvas.normalise_colors(torch.where(strong, colors, 0)).permute(0, 3, 1, 2)
+        return Seen(canvas.normalise_colors(torch.where(strong, colors, 0)).permute(0, 3, 1, 2), tokens=queries)
 
 
 @pytest.fixture

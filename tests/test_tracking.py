@@ -15,7 +15,7 @@ from torch import Tensor
 
 from incontext.canvas import normalise, normalise_colors
 from incontext.engine import Segmenter, load
-from incontext.model import ContextTokens, ModelConfig, PromptTokens, SegGPT
+from incontext.model import ContextTokens, ModelConfig, PromptTokens, Seen, SegGPT
 from incontext.prompt_tensor import LearnedGroup, Origin, PromptTensor
 from incontext.types import Palette, Prompt, Segmentation
 from incontext.video import MemoryBank, Policy, Tracker, track
@@ -51,7 +51,7 @@ class ByColor(SegGPT):
         self.shots.append(prompts.images.shape[1])
         return ContextTokens(prompts.images, prompts.masks, self.type_token_ins, self.tables(SIDE // 4))
 
-    def answer(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Tensor:
+    def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:
         assert chunk is None
         self.answers += 1
         shown, paint = (rearrange(each[0], "n c h w -> (n h w) c") for each in (context.images, context.masks))
@@ -63,7 +63,7 @@ class ByColor(SegGPT):
         nearest = order.argmin(dim=1)
         near = (1 - wanted.gather(1, nearest[:, None]) / REACH).clamp(0, 1).float()
         colors = black + near * (paint[nearest] - black)
-        return rearrange(colors, "(b h w) c -> b c h w", b=len(queries), h=SIDE)
+        return Seen(rearrange(colors, "(b h w) c -> b c h w", b=len(queries), h=SIDE), tokens=queries)
 
 
 @pytest.fixture
