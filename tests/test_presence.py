@@ -20,6 +20,7 @@ from incontext.training.loop import Run
 from incontext.training.recipes import RECIPES, Recipe, Stage
 from incontext.training.warm import start_from
 from incontext.types import Palette, Prompt
+from incontext.video import track
 
 CONFIG = ModelConfig(
     width=32,
@@ -152,6 +153,14 @@ def test_weights_that_cannot_tell_leave_nothing_out() -> None:
     answers = [Segmenter(bare, dtype="float32", min_presence=bar).segment(query, prompt(1)) for bar in (0.0, 1.0)]
     assert answers[0].presence == {}
     np.testing.assert_array_equal(answers[0].mask, answers[1].mask)
+
+
+def test_a_tracker_tells_it_of_every_frame() -> None:
+    segmenter, mask = Segmenter(network(), device="cpu", dtype="float32", min_presence=0.0), prompt(2, 4).mask
+    first, *others = track(segmenter, pictures(3, (32, 32)), mask)
+    assert first.presence == {2: 1.0, 4: 1.0}  # as it was told
+    assert [set(each.presence) for each in others] == [{2, 4}] * 2
+    assert all(0 < value < 1 for each in others for value in each.presence.values())
 
 
 def test_the_bar_is_a_probability() -> None:

@@ -52,12 +52,13 @@ def track(
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """What the network saw in a frame: ids and confidence at the frame's size (H, W), and at (side, side)."""
+    """What the network saw in a frame: ids and confidence at the frame's size (H, W), and at (side, side); presence."""
 
     mask: Pixels
     confidence: npt.NDArray[np.float32]
     small_mask: Pixels
     small_confidence: npt.NDArray[np.float32]
+    presence: Mapping[int, float]
 
 
 class Tracker:
@@ -215,18 +216,20 @@ class Tracker:
         """The answer to a frame of which nothing is given; the bank may keep it."""
         seen = self._seen(query)
         self._bank.add(self._number, query.pixels, seen.small_mask, seen.small_confidence)
-        return Segmentation(seen.mask, seen.confidence, self._shown)
+        return Segmentation(seen.mask, seen.confidence, self._shown, seen.presence)
 
     def _given(self, query: FittedQuery, given: Prompt) -> Segmentation:
         """The answer to a frame with a mask: as given, and other objects by the memory before it."""
         mask, confidence = given.mask.copy(), np.ones(given.mask.shape, np.float32)
         self._forgotten -= set(given.ids)
         others, beside = set(self.ids) - set(given.ids), None
+        presence = dict.fromkeys(given.ids, 1.0)
         if others:
             seen, free = self._seen(query), mask == 0
             mask[free] = only(seen.mask, others)[free]
             confidence[free] = seen.confidence[free]
             beside = sure_only(only(seen.small_mask, others), seen.small_confidence)
+            presence = {**seen.presence, **presence}
         self._bank.give(given.image, given.mask, predicted=beside)
         self._shown = extended(self._shown, [given])
         unknown = given.mask == IGNORED
@@ -234,18 +237,19 @@ class Tracker:
             seen = self._seen(query)
             mask[unknown] = seen.mask[unknown]
             confidence[unknown] = seen.confidence[unknown]
-        return Segmentation(mask, confidence, self._shown)
+        return Segmentation(mask, confidence, self._shown, presence)
 
     def _seen(self, query: FittedQuery) -> _Seen:
         """What the network finds by the present memory, without the objects that are absent."""
         small_size = (self._side, self._side)
         if not self.ids:  # all objects were forgotten
             nothing, certain = np.zeros(query.size, np.uint8), np.ones(query.size, np.float32)
-            return _Seen(nothing, certain, np.zeros(small_size, np.uint8), np.ones(small_size, np.float32))
+            return _Seen(nothing, certain, np.zeros(small_size, np.uint8), np.ones(small_size, np.float32), {})
         (answer,) = self._segmenter.answer_many([query], self._prepared_context())
         whole, small = answer.read(), replace(answer, size=small_size).read()
         present = set(ids_in(sure_only(small.mask, small.confidence))) & set(self.ids)
-        return _Seen(only(whole.mask, present), whole.confidence, only(small.mask, present), small.confidence)
+        masks = only(whole.mask, present), only(small.mask, present)
+        return _Seen(masks[0], whole.confidence, masks[1], small.confidence, whole.presence)
 
     def _prepared_context(self) -> PreparedContext:
         """The memory as the network takes it, made anew only when it changed."""
