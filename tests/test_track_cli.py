@@ -84,7 +84,7 @@ def test_options_reach_the_job(run: Callable[..., Done], monkeypatch: pytest.Mon
         "--format", "mot, coco-video", "--no-overlay",
     )  # fmt: skip
     assert done.status == 0, done.err
-    assert asked == {"name": "w", "device": "cuda:1", "dtype": "float16"}
+    assert asked == {"name": "w", "device": "cuda:1", "dtype": "float16", "min_presence": None}
     settings = tracks()["settings"]
     wanted = {"memory": 3, "policy": "spaced", "start": 0, "stop": "0.3s", "every": 5, "side": 16, "task": "semantic"}
     assert {name: settings[name] for name in wanted} == wanted
