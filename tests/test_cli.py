@@ -217,7 +217,7 @@ def test_segment_with_a_real_network(run: Callable[..., Done], photos: Path, wei
 def test_options_reach_the_network(run: Callable[..., Done], everything: Everything) -> None:
     assert run("segment", "PHOTOS", *EXAMPLE).status == 0
     loading, segmenting = everything.calls
-    assert loading == {"name": "default", "device": "auto", "dtype": "auto"}
+    assert loading == {"name": "default", "device": "auto", "dtype": "auto", "min_presence": None}
     (prompt,) = segmenting.pop("context")
     assert (prompt.ids, prompt.image.shape) == ((2,), (24, 36, 3))
     usual = {"tiles": None, "refine": False, "batch_size": "auto"}
@@ -226,9 +226,10 @@ def test_options_reach_the_network(run: Callable[..., Done], everything: Everyth
     everything.calls.clear()
     options = ["--weights", "w", "--device", "cuda:1", "--dtype", "float16", "--task", "semantic"]
     options += ["--ensemble", "spatial", "--side", "64", "--batch-size", "3", "--tiles", "96", "--refine"]
+    options += ["--min-presence", "0.5"]
     assert run("segment", "PHOTOS", *EXAMPLE, *options, "--no-resume").status == 0
     loading, segmenting = everything.calls
-    assert loading == {"name": "w", "device": "cuda:1", "dtype": "float16"}
+    assert loading == {"name": "w", "device": "cuda:1", "dtype": "float16", "min_presence": 0.5}
     del segmenting["context"]
     given = {"tiles": 96, "refine": True, "batch_size": 3}
     assert segmenting == {"ensemble": "spatial", "task": "semantic", "side": 64, **given}
