@@ -10,7 +10,8 @@ Training and tuning share it. Refuses to know where pictures, ids and colours co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from incontext.canvas import SHARPNESS, normalise_colors, reading_logits
 from incontext.formats import IGNORED
+from incontext.light import shine
 from incontext.model import painting_loss
 
 
@@ -44,9 +46,24 @@ class Batch:
     used: Tensor  # (B, K) bool
 
 
-def paint_batch(stacked: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], device: torch.device) -> Batch:
-    """Move a collated batch to a device, paint and normalise it there."""
-    images, ids, palettes, used, masked = (t.to(device, non_blocking=True) for t in stacked)
+class Stacked(NamedTuple):
+    """A batch before it is on a device and painted: a few bytes a pixel."""
+
+    images: Tensor  # (B, (N + 1) * side, side, 3) uint8
+    ids: Tensor  # (B, (N + 1) * side, side) uint8, 255 ignored
+    palettes: Tensor  # (B, K, 3) uint8
+    used: Tensor  # (B, K) bool, a palette's real rows
+    masked: Tensor  # (B, rows, columns) bool
+    lights: Tensor | None = None  # (B, N + 1, 16) float32, in which the images are still to be seen (light.py)
+
+
+def paint_batch(stacked: Stacked, device: torch.device) -> Batch:
+    """Move a collated batch to a device, and light, paint and normalise it there."""
+    on_device = (None if t is None else t.to(device, non_blocking=True) for t in stacked)
+    images, ids, palettes, used, masked, lights = Stacked(*on_device)  # type: ignore[arg-type]
+    if lights is not None:
+        halves = rearrange(images, "b (n h) w c -> (b n) h w c", n=lights.shape[1])
+        images = rearrange(shine(halves, lights.flatten(0, 1)), "(b n) h w c -> b (n h) w c", n=lights.shape[1])
     colors = normalise_colors(palettes)
     known = torch.where(ids == IGNORED, 0, ids).long()
     painted = torch.stack([palette[mask] for palette, mask in zip(colors, known, strict=True)])
@@ -84,6 +101,19 @@ def asked(batch: Batch) -> tuple[Tensor, Tensor]:
         seen.scatter_(1, torch.where(ids == IGNORED, 0, ids).flatten(1), True)
     shown[:, 0] = False
     return shown & batch.used & whole.unsqueeze(1), there
+
+
+def unjudged_where_absent(batch: Batch) -> Batch:
+    """The same batch, but where a query shows none of its episode's ids its painting is not judged: all is ignored.
+
+    That a thing is not there is for the presence head to learn, as in SAM 2 (arXiv 2408.00714, training details). Where
+    such paintings are judged, the network learns to leave black what it sees badly.
+    """
+    side = batch.ids.shape[-1]
+    query = batch.ids[:, -side:]
+    shows = ((query != 0) & (query != IGNORED)).any(dim=2).any(dim=1)
+    ids = torch.cat([batch.ids[:, :-side], torch.where(shows[:, None, None], query, IGNORED)], dim=1)
+    return replace(batch, ids=ids)
 
 
 def counts(batch: Batch) -> Tensor:

@@ -1,6 +1,7 @@
-"""How a picture and its mask are cut, squashed, bent and lit before they enter an episode.
+"""How a picture and its mask are cut, squashed and bent before they enter an episode, and how good the picture is.
 
-Geometry moves picture and mask together; light touches the picture alone. Refuses to know sets, episodes and tensors.
+Geometry moves picture and mask together; quality touches the picture alone, and so does light (light.py). Refuses to
+know sets, episodes and tensors.
 Everything is Pillow on pictures of the episode's size, which is what a worker can afford.
 """
 
@@ -129,15 +130,9 @@ def _mirrored(length: int, pad: int) -> np.ndarray:
     return mirrored
 
 
-def jitter(image: np.ndarray, rng: Rng, changes: Augmentation) -> np.ndarray:
-    """Light, colour and quality of a picture: (H, W, 3) uint8 -> the same."""
+def degrade(image: np.ndarray, rng: Rng, changes: Augmentation) -> np.ndarray:
+    """The quality of a picture: blur, a lower resolution, a JPEG's blocks; (H, W, 3) uint8 -> the same."""
     picture = Image.fromarray(np.ascontiguousarray(image))
-    grey = bool(rng.random() < changes.grey)
-    if rng.random() < changes.light:
-        hue = changes.hue * float(rng.uniform(-1, 1)) if rng.random() < 1 / 3 else 0.0
-        picture = _tone(picture, rng, 0.0 if grey else float(rng.uniform(0.5, 1.4)), hue)
-    elif grey:
-        picture = picture.convert("L").convert("RGB")
     scale = min(picture.size) / 128
     if rng.random() < changes.blur:
         if rng.random() < 0.5:
@@ -146,29 +141,8 @@ def jitter(image: np.ndarray, rng: Rng, changes: Augmentation) -> np.ndarray:
             low = [max(8, round(length * float(rng.uniform(0.4, 0.9)))) for length in picture.size]
             small = picture.resize((low[0], low[1]), Image.Resampling.BOX)
             picture = small.resize(picture.size, Image.Resampling.BICUBIC)
-    if rng.random() < changes.noise:
-        pixels = np.asarray(picture).astype(np.float32)
-        pixels += float(rng.uniform(2.0, 14.0)) * rng.standard_normal(pixels.shape, dtype=np.float32)
-        picture = Image.fromarray(np.clip(pixels, 0.0, 255.0).astype(np.uint8))
     if rng.random() < changes.jpeg:
         file = io.BytesIO()
         picture.save(file, "JPEG", quality=int(rng.integers(18, 75)))
         picture = Image.open(file).convert("RGB")
     return np.asarray(picture)
-
-
-def _tone(picture: Image.Image, rng: Rng, saturation: float, hue: float) -> Image.Image:
-    """One colour matrix (saturation, hue), then one curve per channel (gamma, contrast, white balance, brightness)."""
-    turn = math.radians(hue)
-    along, across = (1 - math.cos(turn)) / 3, math.sin(turn) / math.sqrt(3)
-    rotation = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) * across + math.cos(turn) * np.eye(3) + along
-    matrix = saturation * rotation + (1 - saturation) / 3
-    picture = picture.convert("RGB", (*matrix[0], 0, *matrix[1], 0, *matrix[2], 0))
-    gain = np.exp(rng.normal(0.0, 0.06, 3)) * math.exp(rng.normal(0.0, 0.18))
-    gamma, contrast = math.exp(float(rng.normal(0.0, 0.15))), float(rng.uniform(0.7, 1.35))
-    levels = 255 * (np.arange(256) / 255) ** gamma
-    middle = 255 * (float(np.asarray(picture).mean()) / 255) ** gamma
-    lit = middle * (gain if saturation else gain.mean().repeat(3))
-    lit = np.clip(lit, min(middle, 40.0), max(middle, 190.0))  # neither all dark nor all white
-    curves = (levels - middle) * contrast + lit[:, None]
-    return picture.point(np.clip(curves, 0, 255).astype(np.uint8).ravel().tolist())

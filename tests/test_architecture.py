@@ -18,7 +18,7 @@ PACKAGE = Path(incontext.__file__).parent
 # the outside sees, so only the programs above it may use it.
 LEVELS: list[set[str]] = [
     {"dicom", "polygons", "refine", "rle", "smoothing", "version", "views"},
-    {"pictures"},
+    {"light", "pictures"},
     {"formats"},
     {"types"},
     {"annotations", "attention", "devices", "presence", "tiles"},
@@ -58,6 +58,7 @@ REFUSES: dict[str, set[str]] = {
     "memory": {"PIL", "numpy", "psutil", "os"},
     "prompt_tensor": {"PIL", "torch", "torchvision", "timm"},
     "context": {"PIL", "torch", "os", "pathlib"},
+    "light": {"PIL", "os", "pathlib"},
     "views": {"torch", "torchvision", "timm", "os", "pathlib"},
     "losses": {"PIL", "numpy", "os", "pathlib"},
 }

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from incontext.light import AS_IT_IS, draw_light, lit, shine
 from incontext.training.coloring import Coloring, paint_episode
 from incontext.training.episodes import EpisodeSource, Sampling, tile
 from incontext.training.hints import reveal
@@ -16,8 +18,8 @@ from incontext.views import (
     Cut,
     bend,
     choose_box,
+    degrade,
     empty_box,
-    jitter,
     view,
 )
 
@@ -107,13 +109,19 @@ def test_an_absent_thing_is_nowhere_in_the_query() -> None:
         shown = reds(episode.images[1]) if (episode.images[1] == (128, 128, 128)).all(-1).mean() > 0.3 else {99}
         assert not asked & shown
         places.add("rendered" if 99 in shown else "far" if shown & {5, 6} else "same" if shown else "beside")
-    assert places == {"rendered", "far", "same", "beside"}
+    assert places == {"far", "same", "beside"}  # drawings only where there is no other domain
 
 
 def test_unknown_sets_are_never_taken_for_another_domain() -> None:
     sets = [squares([[1]]), squares([[1]], name="also")]
-    for domains in ((), (("squares", "also"),), (("squares",), ("else",))):
+    for domains in ((), (("squares", "also"),), (("squares",), ("else",)), (("squares", "also"), ("also",))):
         assert EpisodeSource(sets, replace(PLAIN, domains=domains), side=32, seed=0).foreign == [[], []]
+
+
+def test_a_set_may_belong_to_several_domains() -> None:
+    sets = [squares([[1]], name=name) for name in ("a", "b", "both", "c")]
+    sampling = replace(PLAIN, domains=(("a", "both"), ("b", "both"), ("c",)))
+    assert EpisodeSource(sets, sampling, side=32, seed=0).foreign == [[1, 3], [0, 3], [3], [0, 1, 2]]
 
 
 def test_rendered_pictures_can_lack_a_layer_of_their_scene() -> None:
@@ -235,30 +243,66 @@ def test_bending_moves_the_mask_with_the_picture_and_fills_the_rim() -> None:
         assert middle.min() < 60 < 180 < middle.max()  # the corner of four squares stays in the middle
 
 
-def test_jitter_changes_light_and_quality_and_nothing_when_it_is_off() -> None:
+def seen(image: np.ndarray, seed: int, **changes: float) -> np.ndarray:
+    rng, some = np.random.default_rng(seed), replace(NO_AUGMENTATION, **changes)
+    return lit(degrade(image, rng, some), draw_light(rng, some))
+
+
+def test_light_and_quality_change_and_nothing_does_when_they_are_off() -> None:
     image = np.random.default_rng(0).integers(60, 190, (48, 48, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(jitter(image, np.random.default_rng(0), NO_AUGMENTATION), image)
-    lit = [jitter(image, np.random.default_rng(i), replace(NO_AUGMENTATION, light=1.0)) for i in range(10)]
-    assert all(c.shape == image.shape and c.dtype == np.uint8 for c in lit)
-    assert len({round(float(c.mean())) for c in lit}) > 3
-    assert all(35 < c.mean() < 200 for c in lit)
+    np.testing.assert_array_equal(seen(image, 0), image)
+    lights = [seen(image, i, light=1.0) for i in range(10)]
+    assert all(c.shape == image.shape and c.dtype == np.uint8 for c in lights)
+    assert len({round(float(c.mean())) for c in lights}) > 3
+    assert all(35 < c.mean() < 200 for c in lights)
     for change in ("blur", "noise", "jpeg"):
-        changed = jitter(image, np.random.default_rng(1), replace(NO_AUGMENTATION, **{change: 1.0})).astype(int)
+        changed = seen(image, 1, **{change: 1.0}).astype(int)
         assert 1 < np.abs(changed - image).mean() < 60
     for light in (0.0, 1.0):
-        grey = jitter(image, np.random.default_rng(2), replace(NO_AUGMENTATION, grey=1.0, light=light)).astype(int)
+        grey = seen(image, 2, grey=1.0, light=light).astype(int)
         assert np.ptp(grey, axis=-1).max() <= 1
 
 
 def test_hue_turns_around_grey() -> None:
     image = np.zeros((8, 8, 3), np.uint8)
     image[:4], image[4:] = (180, 60, 60), 100
-    turned = [
-        jitter(image, np.random.default_rng(i), replace(NO_AUGMENTATION, light=1.0, hue=60.0)).astype(float)
-        for i in range(30)
-    ]
+    turned = [seen(image, i, light=1.0, hue=60.0).astype(float) for i in range(30)]
     assert any(t[0, 0, 1] > t[0, 0, 0] + 5 or t[0, 0, 2] > t[0, 0, 1] + 20 for t in turned)
     assert all(np.ptp(t[7, 7]) < 0.35 * t[7, 7].mean() for t in turned)  # white balance alone
+
+
+def test_noise_is_normal_and_the_same_wherever_it_is_made() -> None:
+    image = np.full((64, 64, 3), 128, np.uint8)
+    light = AS_IT_IS.copy()
+    light[14:] = 10.0, 4711
+    noise = lit(image, light).astype(float) - 128
+    assert abs(noise.mean()) < 0.3
+    assert noise.std() == pytest.approx(10, rel=0.03)
+    assert abs(np.corrcoef(noise[:, :-1].ravel(), noise[:, 1:].ravel())[0, 1]) < 0.03
+    other = light.copy()
+    other[15] = 4712
+    assert abs(np.corrcoef(noise.ravel(), lit(image, other).ravel())[0, 1]) < 0.03
+    together = shine(torch.from_numpy(np.stack([image] * 3)), torch.from_numpy(np.stack([other, AS_IT_IS, light])))
+    np.testing.assert_array_equal(together[1], image)
+    np.testing.assert_array_equal(together[2] - 128.0, noise)
+
+
+def test_many_pictures_lit_at_once_are_those_lit_one_by_one() -> None:
+    sampling = Sampling(mosaic=0.4)
+    sources = [
+        EpisodeSource([squares([[1], [1, 2]])], sampling, side=48, seed=3, unlit=unlit) for unlit in (False, True)
+    ]
+    mosaics = 0
+    for i in range(40):
+        alone, later = (source.draw(i, shots=2) for source in sources)
+        assert alone.lights is None
+        assert later.lights is not None
+        np.testing.assert_array_equal(alone.masks, later.masks)
+        np.testing.assert_array_equal(
+            alone.images, shine(torch.from_numpy(later.images), torch.from_numpy(later.lights))
+        )
+        mosaics += bool((later.lights == AS_IT_IS).all(axis=1).any())
+    assert mosaics
 
 
 # --- hints

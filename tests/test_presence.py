@@ -13,7 +13,15 @@ from incontext import canvas, checkpoint
 from incontext.answers import Answer
 from incontext.canvas import Paint
 from incontext.engine import MIN_PRESENCE, Segmenter, load
-from incontext.losses import Batch, asked, counts, presence_loss
+from incontext.losses import (
+    Batch,
+    LossWeights,
+    asked,
+    counts,
+    presence_loss,
+    training_loss,
+    unjudged_where_absent,
+)
 from incontext.model import ModelConfig, SegGPT
 from incontext.presence import Presence
 from incontext.training.loop import Run
@@ -277,6 +285,39 @@ def test_beside_the_network_it_looks_on() -> None:
     for name, value in without.items():
         if value.grad is not None:
             torch.testing.assert_close(beside[name].grad, value.grad)
+
+
+def test_its_gradient_reaches_the_network_in_the_share_that_the_recipe_says() -> None:
+    gradients = {}
+    for pull in (0.0, 0.25, 1.0):
+        run = Run(recipe(presence_pull=pull), torch.device("cpu"), dtype="float32")
+        run.backward(batch())
+        gradients[pull] = {name: value.grad for name, value in run.model.named_parameters() if value.grad is not None}
+    qkv = [gradients[pull]["blocks.0.attn.qkv.weight"] for pull in (0.0, 0.25, 1.0)]
+    assert (qkv[2] - qkv[0]).norm() > 0.01 * qkv[0].norm()
+    torch.testing.assert_close(qkv[1] - qkv[0], (qkv[2] - qkv[0]) / 4, rtol=1e-3, atol=1e-6)
+    for pull in (0.25, 1.0):  # the head itself learns as ever
+        torch.testing.assert_close(gradients[pull]["presence.fc1.weight"], gradients[0.0]["presence.fc1.weight"])
+
+
+def test_a_painting_need_not_be_judged_where_nothing_is_there() -> None:
+    made = batch(4)
+    unjudged = unjudged_where_absent(made)
+    assert torch.equal(unjudged.ids[::2], made.ids[::2])
+    assert torch.equal(unjudged.ids[:, :16], made.ids[:, :16])
+    assert (unjudged.ids[1::2, 16:] == 255).all()
+    assert all(torch.equal(*pair) for pair in zip(asked(made), asked(unjudged), strict=True))  # the head is
+    painted = torch.randn(4, 3, 32, 16)
+    moved = torch.cat([painted[:, :, :16], painted[:, :, 16:] + torch.tensor([0.0, 1, 0, 1])[:, None, None, None]], 2)
+    for each, same in ((unjudged, True), (made, False)):
+        losses = [training_loss(answer, each, LossWeights(), beta=0.1)[0] for answer in (painted, moved)]
+        assert torch.equal(*losses) == same
+    parts = []
+    for black in (True, False):
+        run = Run(recipe(black_if_absent=black), torch.device("cpu"), dtype="float32")
+        parts.append(run.backward(batch())[1])
+    assert parts[0]["presence"] == parts[1]["presence"]
+    assert parts[0]["l1"] != parts[1]["l1"]
 
 
 def test_the_recipe_is_of_the_head_alone() -> None:

@@ -338,6 +338,20 @@ def test_several_prompts_train_what_several_prompts_ask() -> None:
     assert silent == ["type_token_cls"]  # the other task's
 
 
+@pytest.mark.parametrize("shots", [1, 3])
+def test_a_batch_lit_at_once_is_the_one_that_workers_light(shots: int) -> None:
+    lit, unlit = (
+        collate([_Painter(RECIPE, [discs()], 16, unlit=unlit)[i, shots] for i in range(12)]) for unlit in (False, True)
+    )
+    assert lit.lights is None
+    assert unlit.lights is not None
+    assert unlit.lights.shape == (12, shots + 1, 16)
+    assert not torch.equal(lit.images, unlit.images)
+    one, other = (paint_batch(each, torch.device("cpu")) for each in (lit, unlit))
+    for name in Batch.__dataclass_fields__:
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
 def test_a_share_of_the_steps_has_several_prompts() -> None:
     recipe = replace(RECIPE, several_shots=0.4, most_shots=3)
     drawn = [recipe.shots_at(step) for step in range(600)]

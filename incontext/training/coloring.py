@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from incontext.losses import LossWeights
+from incontext.losses import LossWeights, Stacked
 from incontext.model import Seen, SegGPT, Task
 from incontext.training.episodes import Episode
 from incontext.training.hints import reveal
@@ -74,6 +74,7 @@ class Painted:
     masks: np.ndarray  # (N + 1, side, side) uint8
     palette: np.ndarray  # (K + 1, 3) uint8
     masked: np.ndarray  # ((N + 1) * grid, grid) bool
+    lights: np.ndarray | None  # (N + 1, 16) float32, in which the images are still to be seen
 
 
 def paint_episode(episode: Episode, rng: np.random.Generator, *, patch: int, coloring: Coloring) -> Painted:
@@ -91,12 +92,11 @@ def paint_episode(episode: Episode, rng: np.random.Generator, *, patch: int, col
             masks, masked[grid:] = np.stack([masks[0], hinted]), ~revealed
         else:
             masked = random_masked(rng, grid, coloring)
-    return Painted(episode.images, masks, palette, masked)
+    return Painted(episode.images, masks, palette, masked, episode.lights)
 
 
-def collate(episodes: Sequence[Painted]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Stack to images (B, (N + 1) * side, side, 3), ids (B, (N + 1) * side, side), palettes (B, K, 3), used (B, K),
-    masked."""
+def collate(episodes: Sequence[Painted]) -> Stacked:
+    """Stack painted episodes of equally many prompts, palettes filled up to the longest."""
     rows = max(len(e.palette) for e in episodes)
     palettes = np.zeros((len(episodes), rows, 3), dtype=np.uint8)
     used = np.zeros((len(episodes), rows), dtype=bool)
@@ -106,8 +106,15 @@ def collate(episodes: Sequence[Painted]) -> tuple[Tensor, Tensor, Tensor, Tensor
     images = rearrange(np.stack([e.images for e in episodes]), "b n h w c -> b (n h) w c")
     ids = rearrange(np.stack([e.masks for e in episodes]), "b n h w -> b (n h) w")
     masked = np.stack([e.masked for e in episodes])
-    tensors = (torch.from_numpy(np.ascontiguousarray(a)) for a in (images, ids, palettes, used, masked))
-    return tuple(tensors)  # type: ignore[return-value]
+    unlit = [e.lights for e in episodes if e.lights is not None]
+    return Stacked(
+        images=torch.from_numpy(images),
+        ids=torch.from_numpy(ids),
+        palettes=torch.from_numpy(palettes),
+        used=torch.from_numpy(used),
+        masked=torch.from_numpy(masked),
+        lights=torch.from_numpy(np.stack(unlit)) if unlit else None,
+    )
 
 
 def see(model: SegGPT, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, task: Task = "instance") -> Seen:

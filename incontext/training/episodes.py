@@ -18,10 +18,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from PIL import Image
 
+from incontext.light import AS_IT_IS, Light, draw_light, lit
 from incontext.training.moving import render_clip
 from incontext.training.sets import IGNORED, ImageSet
 from incontext.training.synthetic import render_views
-from incontext.views import Augmentation, Cut, bend, choose_box, empty_box, jitter, view
+from incontext.views import Augmentation, Cut, bend, choose_box, degrade, empty_box, view
 
 MIN_MARKED = 4  # pixels that a prompt's mask marks at least
 MIN_CELL = 16  # pixels along the side of the smallest picture of a mosaic
@@ -46,7 +47,9 @@ class Sampling:
     augmentation: Augmentation = field(default_factory=Augmentation)
     set_balance: float = 0.35  # a set is drawn in proportion to (number of pictures) ** set_balance
     id_balance: float = 0.5  # and an id of it in proportion to (number of pictures that show it well) ** id_balance
-    domains: tuple[tuple[str, ...], ...] = ()  # names of sets: no picture of one group shows what another one asks for
+    domains: tuple[
+        tuple[str, ...], ...
+    ] = ()  # names of sets: what shares no group shows nothing that the other asks for
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Episode:
     images: np.ndarray  # (N + 1, side, side, 3) uint8
     masks: np.ndarray  # (N + 1, side, side) uint8
     count: int
+    lights: np.ndarray | None = None  # (N + 1, 16) float32, in which the images are still to be seen (light.py)
 
 
 class _Chooser:
@@ -90,7 +94,11 @@ class _Chooser:
 class EpisodeSource:
     """Episode number i of a seed, from sets of pictures and from the renderer."""
 
-    def __init__(self, sets: Sequence[ImageSet], sampling: Sampling, *, side: int, seed: int) -> None:
+    def __init__(
+        self, sets: Sequence[ImageSet], sampling: Sampling, *, side: int, seed: int, unlit: bool = False
+    ) -> None:
+        """unlit: episodes carry the light in which their images are to be seen, for whoever lights many at once."""
+        self.unlit = unlit
         self.sets = tuple(each for each in sets if each.by_id)  # what shows nothing can ask for nothing
         self.sampling = sampling
         self.side = side
@@ -98,11 +106,8 @@ class EpisodeSource:
         self.cumulated = np.cumsum([len(s.images) ** sampling.set_balance for s in self.sets])
         self.choosers = [_Chooser(each, sampling, side) for each in self.sets]
         self.grids = [grid for grid in _MOSAICS if side // max(grid) >= MIN_CELL]
-        group = {name: number for number, names in enumerate(sampling.domains) for name in names}
-        self.foreign = [
-            [j for j, b in enumerate(self.sets) if {a.name, b.name} <= group.keys() and group[a.name] != group[b.name]]
-            for a in self.sets
-        ]
+        groups = [{n for n, names in enumerate(sampling.domains) if each.name in names} for each in self.sets]
+        self.foreign = [[j for j, b in enumerate(groups) if a and b and not a & b] for a in groups]
 
     def __getitem__(self, index: int) -> Episode:
         return self.draw(index)
@@ -217,8 +222,11 @@ class EpisodeSource:
         return [(image, np.zeros_like(mask)) for image, mask in seen]
 
     def _elsewhere(self, rng: np.random.Generator, which: int, grid: Grid, count: int) -> list[Picture]:
-        """Pictures that cannot show what a set asks for: of another domain, or rendered."""
-        if not self.foreign[which] or rng.random() < 0.4:
+        """Pictures that cannot show what a set asks for: of another domain, or rendered where there is none.
+
+        Not rendered ones otherwise: that a drawing beside a photograph is without the thing would be all they teach.
+        """
+        if not self.foreign[which]:
             return self._strangers(rng, grid, count)
         other = self.sets[self.foreign[which][int(rng.integers(len(self.foreign[which])))]]
         pictures = [other.images[int(number)] for number in rng.integers(len(other.images), size=count)]
@@ -257,18 +265,24 @@ class EpisodeSource:
         some = self.sampling.augmentation
         turn = int(rng.integers(4)) if rng.random() < some.turn else 0
         mirror = bool(rng.random() < some.mirror)
-        images, masks = [], []
+        images, masks, lights = [], [], list[Light]()
         for half, grid in zip(halves, grids, strict=True):
-            changed = []
+            changed, light = [], AS_IT_IS
             for image, mask in half:
                 if rng.random() < some.bend:
                     image, mask = bend(image, mask, rng, some)  # noqa: PLW2901
-                changed.append((jitter(image, rng, some), mask))
+                image, drawn = degrade(image, rng, some), draw_light(rng, some)  # noqa: PLW2901
+                if grid == (1, 1):
+                    light = drawn
+                else:  # in a mosaic each picture has a light of its own
+                    image = lit(image, drawn)  # noqa: PLW2901
+                changed.append((image, mask))
             image, mask = tile(changed, grid, self.side)
             image, mask = (np.rot90(a[:, ::-1] if mirror else a, turn) for a in (image, mask))
-            images.append(image)
+            images.append(image if self.unlit else lit(image, light))
             masks.append(mask)
-        return Episode(np.stack(images), np.stack(masks), count)
+            lights.append(light)
+        return Episode(np.stack(images), np.stack(masks), count, np.stack(lights) if self.unlit else None)
 
 
 def tile(pictures: Sequence[Picture], grid: Grid, side: int) -> Picture:

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from incontext.canvas import color_shares
 from incontext.checkpoint import save_model
-from incontext.losses import Batch, counts, paint_batch, presence_loss, training_loss
+from incontext.losses import Batch, Stacked, counts, paint_batch, presence_loss, training_loss, unjudged_where_absent
 from incontext.model import SegGPT, Task
 from incontext.training.coloring import Painted, collate, paint_episode, see
 from incontext.training.episodes import EpisodeSource
@@ -55,9 +55,9 @@ class Progress:
 class _Painter(Dataset[Painted]):
     """Episode number and number of prompts -> painted episode; what the loader's workers run."""
 
-    def __init__(self, recipe: Recipe, sets: Sequence[ImageSet], side: int) -> None:
+    def __init__(self, recipe: Recipe, sets: Sequence[ImageSet], side: int, *, unlit: bool = False) -> None:
         self.recipe = recipe
-        self.source = EpisodeSource(sets, recipe.sampling, side=side, seed=recipe.seed)
+        self.source = EpisodeSource(sets, recipe.sampling, side=side, seed=recipe.seed, unlit=unlit)
 
     def __getitem__(self, which: tuple[int, int]) -> Painted:
         episode = self.source.draw(*which)
@@ -66,8 +66,8 @@ class _Painter(Dataset[Painted]):
 
 
 def _batches(
-    recipe: Recipe, sets: Sequence[ImageSet], first_step: int, workers: int, team: Team
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
+    recipe: Recipe, sets: Sequence[ImageSet], first_step: int, workers: int, team: Team, *, unlit: bool
+) -> Iterator[Stacked]:
     """This process's collated share of each batch, from ``first_step`` to the end of the run."""
     step = first_step
     while step < recipe.steps:
@@ -78,7 +78,7 @@ def _batches(
             for at in range(step, start + stage.steps)
         )
         loader = DataLoader(
-            _Painter(recipe, sets, stage.side),
+            _Painter(recipe, sets, stage.side, unlit=unlit),
             batch_sampler=numbers,
             num_workers=workers,
             collate_fn=collate,
@@ -114,12 +114,14 @@ def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
 class _Painting(nn.Module):
     """The network as DistributedDataParallel calls it: answers, and logits of presence where there is such a head.
 
-    The head looks on: no gradient goes from it into the network, so masks are learned as without it.
+    ``pull`` is the share of the head's gradient that goes on into the network. At 0 the head looks on, and masks are
+    learned as without it.
     """
 
-    def __init__(self, model: SegGPT) -> None:
+    def __init__(self, model: SegGPT, pull: float) -> None:
         super().__init__()
         self.model = model
+        self.pull = pull
 
     def forward(self, batch: Batch, task: Task) -> tuple[Tensor, Tensor | None]:
         seen = see(self.model, batch.image_canvas, batch.mask_canvas, batch.masked, task)
@@ -128,7 +130,8 @@ class _Painting(nn.Module):
         side = batch.image_canvas.shape[-1]
         query = seen.painted[:, :, -side:].detach()
         shares = color_shares(query, batch.colors, batch.used, side // batch.masked.shape[-1])
-        return seen.painted, self.model.presence(seen.tokens.detach(), shares)
+        tokens = torch.lerp(seen.tokens.detach(), seen.tokens, self.pull)  # the same tokens
+        return seen.painted, self.model.presence(tokens, shares)
 
 
 class Run:
@@ -164,7 +167,7 @@ class Run:
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizers = make_optimizers(self.model, recipe)
         self._plateau = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
-        self._paint: nn.Module = _Painting(self.model)
+        self._paint: nn.Module = _Painting(self.model, recipe.presence_pull)
         if team.size > 1:  # one of the type tokens is unused in every step
             self._paint = DistributedDataParallel(self._paint, find_unused_parameters=True)
 
@@ -194,6 +197,8 @@ class Run:
         by the numbers of the whole batch: the shares, and their gradients, add up to what a single process computes.
         """
         recipe, team = self.recipe, self.team
+        if not recipe.black_if_absent:
+            batch = unjudged_where_absent(batch)
         # Both type tokens see all kinds of episodes in turn, so that either serves whatever is asked of it.
         task: Task = "instance" if self.step % 2 else "semantic"
         total = team.add(counts(batch)) if team.size > 1 else None
@@ -308,7 +313,8 @@ def train(
     running: float | None = None
     clock, waited, since = time.perf_counter(), 0.0, run.step
     saved = clock
-    batches = _batches(recipe, sets, run.step, workers, team)
+    # Where there is an accelerator it lights whole batches; else the workers do.
+    batches = _batches(recipe, sets, run.step, workers, team, unlit=run.device.type != "cpu")
     while run.step < recipe.steps:
         stage, before = recipe.stage_at(run.step)[0], time.perf_counter()
         batch = paint_batch(next(batches), run.device)

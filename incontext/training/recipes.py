@@ -42,6 +42,8 @@ class Recipe:
     clip_norm: float = 1.0
     several_shots: float = 0.0  # share of steps whose episodes have several prompts, two to most_shots
     most_shots: int = 4
+    black_if_absent: bool = True  # the mask of a query without the thing is learned as black; else not at all
+    presence_pull: float = 0.0  # share of the presence head's gradient that reaches the network; 0: the head looks on
     only_presence: bool = False  # the presence head alone learns, and reads a network that stays as it is
 
     @property
@@ -103,15 +105,16 @@ _SMOKE_MODEL = ModelConfig(
     width=64, heads=2, depth=3, patch=8, side=32, decoder_width=8, merge_layer=0, taps=(0, 1, 2), pretrain_side=32
 )
 
-# The sets that the embedded weights learn from, by what their pictures may show.
+# The sets that the embedded weights learn from, by what their pictures may show. Regions of photographs may be of
+# anything that other photographs show.
 _DOMAINS = (
-    ("aerial_roads",),
-    ("car_parts", "clothing", "faces", "people", "rail_vehicles"),
-    ("cats", "flowers17"),
-    ("concrete", "magnetic_tiles"),
+    ("aerial_roads", "bsds500"),
+    ("car_parts", "clothing", "faces", "people", "rail_vehicles", "bsds500"),
+    ("cats", "flowers17", "bsds500"),
+    ("concrete", "magnetic_tiles", "bsds500"),
     ("nuclei",),
     ("rock_ct",),
-    ("soybeans",),
+    ("soybeans", "bsds500"),
 )
 
 RECIPES: dict[str, Recipe] = {

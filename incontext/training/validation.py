@@ -13,7 +13,7 @@ from torch import Tensor
 
 from incontext.canvas import reading_logits, unpaint
 from incontext.formats import write_image
-from incontext.losses import Batch, paint_batch
+from incontext.losses import Batch, Stacked, paint_batch
 from incontext.model import SegGPT
 from incontext.training.coloring import Coloring, collate, paint, paint_episode
 from incontext.training.episodes import EpisodeSource, Sampling
@@ -36,7 +36,7 @@ AS_USED = Sampling(  # two whole pictures as they are, one id, the query's whole
 class Validation:
     """Fixed episodes of held-out pictures, whole pictures with the whole query mask hidden, one id each."""
 
-    batches: tuple[tuple[Tensor, ...], ...]
+    batches: tuple[Stacked, ...]
 
     @classmethod
     def draw(cls, sets: Sequence[ImageSet], *, side: int, patch: int, count: int = 128, shots: int = 1) -> Validation:
@@ -56,7 +56,7 @@ class Validation:
         model.eval()
         ious: list[Tensor] = []
         for number, stacked in enumerate(self.batches):
-            batch = paint_batch(stacked, device)  # type: ignore[arg-type]
+            batch = paint_batch(stacked, device)
             with torch.autocast(device.type, torch.bfloat16):
                 answer = paint(model, batch.image_canvas, batch.mask_canvas, batch.masked)
             answer = answer.float()

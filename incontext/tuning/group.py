@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from incontext import canvas
 from incontext.engine import Segmenter
 from incontext.formats import IGNORED, Pixels
-from incontext.losses import Batch, LossWeights, paint_batch, training_loss
+from incontext.losses import Batch, LossWeights, Stacked, paint_batch, training_loss
 from incontext.model import ContextTokens, SegGPT, Tables, Task
 from incontext.prompt_tensor import LearnedGroup
 from incontext.tuning.pictures import Picture, Split, changed
@@ -252,7 +252,7 @@ class Group:
     def _batch(self, pictures: Sequence[Picture]) -> Batch:
         """Queries of (side, side) with their masks painted in the group's colours, the whole mask hidden."""
         count, grid = len(pictures), self.network.grid
-        stacked = (
+        stacked = Stacked(
             torch.from_numpy(np.stack([picture.image for picture in pictures])),
             torch.from_numpy(np.stack([picture.mask for picture in pictures])),
             torch.tensor(self.palette.colors).expand(count, -1, -1),

@@ -13,8 +13,9 @@ import numpy as np
 
 from incontext import canvas
 from incontext.formats import IGNORED, Pixels
+from incontext.light import draw_light, lit
 from incontext.types import Palette, Prompt
-from incontext.views import Augmentation, bend, jitter
+from incontext.views import Augmentation, bend, degrade
 
 # Parts of pictures and quarter turns, as in training, are not what is asked later: less is learned (docs/log.md).
 _CHANGES = Augmentation(bend=0.5)
@@ -99,7 +100,7 @@ def changed(picture: Picture, rng: np.random.Generator) -> Picture:
     image, mask = picture.image, picture.mask
     if rng.random() < _CHANGES.bend:
         image, mask = bend(image, mask, rng, _CHANGES)
-    image = jitter(image, rng, _CHANGES)
+    image = lit(degrade(image, rng, _CHANGES), draw_light(rng, _CHANGES))
     if rng.random() < _CHANGES.mirror:
         image, mask = image[:, ::-1], mask[:, ::-1]
     return Picture(image, mask)
