@@ -21,6 +21,7 @@ from flops import flops
 from ladder import Options, climb, tasks
 from naive import NAIVE, Network, Savings
 from naive import ladder as savings_one_by_one
+from PIL import Image
 from rows import ALL_SAVINGS, Inputs, Models, Row, rows
 from safetensors.torch import load_file
 from table import to_markdown
@@ -29,8 +30,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from incontext import bench
 from incontext.bench import MEGABYTE, PeakMemory, processor, timed, vectors
-from incontext.checkpoint import load_model
+from incontext.checkpoint import load_model, save_model
 from incontext.model import ModelConfig, SegGPT
+from incontext.training.recipes import RECIPES, Stage
 
 CPU = torch.device("cpu")
 CONFIG = ModelConfig(
@@ -483,3 +485,30 @@ def test_numbers_that_are_none_are_refused_before_weights_are_loaded(
         'expected --shots as different numbers of at least 1 with commas between, such as "1,4"'
         in capsys.readouterr().err
     )
+
+
+def test_the_course_of_training_goes_on_from_run_to_run(tmp_path: Path) -> None:
+    curve = pytest.importorskip("curve", reason="needs matplotlib")
+    recipe = replace(RECIPES["smoke"], stages=(Stage(16, 10, 4), Stage(32, 20, 2)))
+    model = SegGPT(recipe.model)
+
+    def report(step: int, loss: float, validation: float | None = None) -> str:
+        return json.dumps({"step": step, "loss": loss, "validation": validation}) + "\n"
+
+    for name, lines in (
+        ("one", [report(5, 9.0), report(5, 3.0), report(10, 2.0, 0.25), report(20, 1.5), report(30, 1.0, 0.5)]),
+        ("two", [report(10, 0.5)]),
+    ):
+        save_model(tmp_path / name / "model.safetensors", model, metadata={"recipe": json.dumps(recipe.to_dict())})
+        (tmp_path / name / "log.jsonl").write_text("".join(lines))
+    curves = curve.read_runs([tmp_path / "one", tmp_path / "two"])
+    assert curves == [
+        (16, [(20, 3.0), (40, 2.0)], [(40, 0.25)]),
+        (32, [(60, 1.5), (80, 1.0)], [(80, 0.5)]),
+        (16, [(120, 0.5)], []),
+    ]
+    curve.draw(curves, tmp_path / "new" / "curve.png")
+    assert Image.open(tmp_path / "new" / "curve.png").size[0] > 600
+    (tmp_path / "two" / "log.jsonl").unlink()
+    with pytest.raises(FileNotFoundError):
+        curve.read_runs([tmp_path / "two"])

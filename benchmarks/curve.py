@@ -1,0 +1,97 @@
+"""The course of training as a picture: loss and held-out validation over the episodes, run after run.
+
+python benchmarks/curve.py RUN_1/ RUN_2/ -o docs/images/training.png      (folders of `incontext train`, in their order)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+
+from incontext.checkpoint import info
+
+
+class Curve(NamedTuple):
+    """A stretch of training at one side: (episodes so far, value) of the running loss and of the validation."""
+
+    side: int
+    loss: list[tuple[int, float]]
+    validation: list[tuple[int, float]]
+
+
+def read_runs(folders: Sequence[Path]) -> list[Curve]:
+    """What the logs of runs tell, one after the other; what was done anew after a kill counts once.
+
+    Raises:
+        FileNotFoundError, ValueError: a folder has no log, or no weights that say by which recipe they were made.
+    """
+    curves: list[Curve] = []
+    before = 0
+    for folder in folders:
+        stages = json.loads(info(folder / "model.safetensors").metadata["recipe"])["stages"]
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        reports = {line["step"]: line for line in lines}  # the last word on each step
+        first = 0
+        for stage in stages:
+            curve = Curve(stage["side"], [], [])
+            for step in range(first + 1, first + stage["steps"] + 1):
+                if step in reports:
+                    episodes = before + (step - first) * stage["batch"]
+                    curve.loss.append((episodes, reports[step]["loss"]))
+                    if reports[step]["validation"] is not None:
+                        curve.validation.append((episodes, reports[step]["validation"]))
+            done = max((step for step in reports if step <= first + stage["steps"]), default=first)
+            before += max(0, done - first) * stage["batch"]
+            first += stage["steps"]
+            if curve.loss:
+                curves.append(curve)
+    if not curves:
+        raise ValueError("expected logs of training with at least one report, got none")
+    return curves
+
+
+def draw(curves: Sequence[Curve], path: Path) -> None:
+    """Two panels, a colour for each side: pictures of different sides are different questions, so lines are not joined."""
+    mpl.use("agg")  # no window
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    colors = dict(
+        zip(sorted({curve.side for curve in curves}), ("#7fa8d1", "#1b5e9e", "#0b2f52", "#8c8c8c"), strict=False)
+    )
+    for curve in curves:
+        for axis, points in ((axes[0], curve.loss), (axes[1], curve.validation)):
+            if points:
+                episodes, values = zip(*points, strict=True)
+                axis.plot(
+                    [n / 1000 for n in episodes],
+                    values,
+                    color=colors[curve.side],
+                    marker="." if axis is axes[1] else "",
+                )
+    for axis, title in ((axes[0], "running loss"), (axes[1], "validation, mean IoU")):
+        axis.set(title=title, xlabel="thousand episodes")
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    handles = [plt.Line2D([], [], color=color, label=f"{side} pixels") for side, color in colors.items()]
+    axes[0].legend(handles=handles, fontsize=8, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Read, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="folders that incontext train wrote, in their order")
+    parser.add_argument("--out", "-o", type=Path, required=True, help="the picture")
+    given = parser.parse_args()
+    draw(read_runs(given.runs), given.out)
+
+
+if __name__ == "__main__":
+    main()
