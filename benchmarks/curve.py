@@ -57,22 +57,15 @@ def read_runs(folders: Sequence[Path]) -> list[Curve]:
 
 
 def draw(curves: Sequence[Curve], path: Path) -> None:
-    """Two panels, a colour for each side: pictures of different sides are different questions, so lines are not joined."""
+    """Two panels, a colour for each side; stretches are not joined, as each side asks other questions."""
     mpl.use("agg")  # no window
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    colors = dict(
-        zip(sorted({curve.side for curve in curves}), ("#7fa8d1", "#1b5e9e", "#0b2f52", "#8c8c8c"), strict=False)
-    )
+    sides = sorted({curve.side for curve in curves})
+    colors = {side: plt.get_cmap("Blues")(0.4 + 0.6 * (n + 1) / len(sides)) for n, side in enumerate(sides)}
     for curve in curves:
-        for axis, points in ((axes[0], curve.loss), (axes[1], curve.validation)):
-            if points:
-                episodes, values = zip(*points, strict=True)
-                axis.plot(
-                    [n / 1000 for n in episodes],
-                    values,
-                    color=colors[curve.side],
-                    marker="." if axis is axes[1] else "",
-                )
+        for axis, points, marker in ((axes[0], curve.loss, ""), (axes[1], curve.validation, ".")):
+            thousands = [episodes / 1000 for episodes, _ in points]
+            axis.plot(thousands, [value for _, value in points], color=colors[curve.side], marker=marker)
     for axis, title in ((axes[0], "running loss"), (axes[1], "validation, mean IoU")):
         axis.set(title=title, xlabel="thousand episodes")
         axis.grid(alpha=0.3)

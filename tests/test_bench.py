@@ -499,6 +499,7 @@ def test_the_course_of_training_goes_on_from_run_to_run(tmp_path: Path) -> None:
         ("one", [report(5, 9.0), report(5, 3.0), report(10, 2.0, 0.25), report(20, 1.5), report(30, 1.0, 0.5)]),
         ("two", [report(10, 0.5)]),
     ):
+        (tmp_path / name).mkdir()
         save_model(tmp_path / name / "model.safetensors", model, metadata={"recipe": json.dumps(recipe.to_dict())})
         (tmp_path / name / "log.jsonl").write_text("".join(lines))
     curves = curve.read_runs([tmp_path / "one", tmp_path / "two"])
