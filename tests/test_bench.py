@@ -509,7 +509,8 @@ def test_the_course_of_training_goes_on_from_run_to_run(tmp_path: Path) -> None:
         (16, [(120, 0.5)], []),
     ]
     curve.draw(curves, tmp_path / "new" / "curve.png")
-    assert Image.open(tmp_path / "new" / "curve.png").size[0] > 600
+    with Image.open(tmp_path / "new" / "curve.png") as picture:
+        assert picture.size[0] > 600
     (tmp_path / "two" / "log.jsonl").unlink()
     with pytest.raises(FileNotFoundError):
         curve.read_runs([tmp_path / "two"])
