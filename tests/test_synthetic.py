@@ -9,7 +9,7 @@ from PIL import Image
 from incontext.training import shapes, synthetic
 from incontext.training.layers import Ground, Things
 from incontext.training.looks import Look, View, Wardrobe
-from incontext.training.moving import render_clip
+from incontext.training.moving import move_cutouts, render_clip
 
 
 @pytest.mark.parametrize("side", [16, 64, 100])
@@ -158,7 +158,24 @@ def test_every_nth_frame_is_the_same_as_in_the_whole_clip_but_for_noise() -> Non
         np.testing.assert_array_equal(mask, expected)
 
 
+def test_cutouts_of_photographs_move_before_another() -> None:
+    scene, thing = np.full((50, 90, 3), 60, np.uint8), np.full((40, 30, 3), 10, np.uint8)
+    cover = np.zeros((40, 30), np.bool_)
+    cover[8:30, 5:25] = True
+    thing[cover] = 200
+    frames = list(move_cutouts(np.random.default_rng(2), (48, 64), 6, scene, [(thing, cover)], every=8))
+    assert len({mask.tobytes() for _, mask in frames}) == 6
+    for image, mask in frames:
+        assert set(np.unique(mask)) <= {0, 1}
+        assert image[mask == 0].mean() < 90  # nothing of what was around it comes along
+        assert image[mask == 1].mean() > 150
+
+
 def test_a_clip_of_nothing_is_refused() -> None:
-    for size, things in (((8, 40), 1), ((40, 40), 0), ((40, 40), 255)):
-        with pytest.raises(ValueError, match="at least 16 x 16 with 1 to 254 things"):
+    for size, things, match in (((8, 40), 1, "16 x 16"), ((40, 40), 0, "1 to 254"), ((40, 40), 255, "1 to 254")):
+        with pytest.raises(ValueError, match=match):
             next(render_clip(np.random.default_rng(0), size, 1, things=things))
+    image = np.zeros((40, 40, 3), np.uint8)
+    for cutouts in ([], [(image, np.zeros((40, 40), np.bool_))]):
+        with pytest.raises(ValueError, match="things that cover something"):
+            next(move_cutouts(np.random.default_rng(0), (40, 40), 1, image, cutouts))

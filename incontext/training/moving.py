@@ -10,7 +10,7 @@ few milliseconds and nothing flickers. Nearer things cover farther ones; ids nev
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,11 +92,9 @@ def render_clip(
     Raises:
         ValueError: a side is smaller than 16, or there are no things.
     """
-    if min(size) < _LEAST_SIDE or (things is not None and not 1 <= things < 255):
-        raise ValueError(f"expected frames of at least 16 x 16 with 1 to 254 things, got {size} with {things}")
-    height, width = size
-    room = 1.25  # how much larger the scene is than what the camera sees of it
-    side = math.ceil(room * max(size))
+    if things is not None and not 1 <= things < 255:
+        raise ValueError(f"expected 1 to 254 things, got {things}")
+    side = _scene_side(size)
     wardrobe = Wardrobe(rng, grey=rng.random() < 0.1, contrast=uniform(rng, 0.5, 1.2))
     view = View(rng, side, uniform(rng, 0.2, 1.0), False, {})
     for layer in compose_scene(wardrobe):
@@ -104,12 +102,62 @@ def render_clip(
     sprites = [
         _sprite(wardrobe, max(64, min(size)), 90) for _ in range(int(rng.integers(1, 5)) if things is None else things)
     ]
+    yield from _film(rng, size, range(0, count * every, every), view.image, sprites)
+
+
+def move_cutouts(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    count: int,
+    scene: NDArray[np.uint8],
+    things: Sequence[tuple[NDArray[np.uint8], NDArray[np.bool_]]],
+    *,
+    every: int = 1,
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Like `render_clip`, of photographs: things cut out of some move before another.
+
+    scene: (H, W, 3) uint8. things: images (h, w, 3) uint8 and which of their pixels are the thing, (h, w) bool.
+
+    Raises:
+        ValueError: a side is smaller than 16, or there are no things, or too many, or nothing of one.
+    """
+    if not 1 <= len(things) < 255 or not all(cover.any() for _, cover in things):
+        raise ValueError(f"expected 1 to 254 things that cover something, got {len(things)}")
+    side = _scene_side(size)
+    covers = [Image.fromarray(255 * cover.astype(np.uint8)) for _, cover in things]
+    boxes = [cover.getbbox() for cover in covers]
+    sprites = [
+        _Sprite(
+            Image.fromarray(image).crop(box),
+            cover.crop(box),
+            *_course(rng, log_uniform(rng, 0.3, 0.9), 0.3, 90),
+            mirrored=bool(rng.random() < 0.5),
+        )
+        for (image, _), cover, box in zip(things, covers, boxes, strict=True)
+    ]
+    whole = Image.fromarray(scene).resize((side, side), Image.Resampling.BICUBIC)
+    yield from _film(rng, size, range(0, count * every, every), whole, sprites)
+
+
+def _scene_side(size: tuple[int, int]) -> int:
+    """How large a scene is of which the camera sees a part."""
+    if min(size) < _LEAST_SIDE:
+        raise ValueError(f"expected frames of at least {_LEAST_SIDE} x {_LEAST_SIDE}, got {size}")
+    return math.ceil(1.25 * max(size))
+
+
+def _film(
+    rng: Rng, size: tuple[int, int], numbers: range, scene: Image.Image, sprites: Sequence[_Sprite]
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Images and ids of these frames; scene: a square of `_scene_side`."""
+    height, width = size
+    side = scene.width
     pan_x, pan_y = _Wave.draw(rng, 0, side - width, 240), _Wave.draw(rng, 0, side - height, 240)
     light = _Wave.draw(rng, 0.85, 1.15, 240)
     grain = uniform(rng, 0.0, 5.0)
-    for number in range(0, count * every, every):
+    for number in numbers:
         left, top = pan_x.at(number), pan_y.at(number)
-        frame = view.image.transform(
+        frame = scene.transform(
             (width, height), Image.Transform.AFFINE, (1, 0, left, 0, 1, top), Image.Resampling.BILINEAR
         )
         ids = Image.new("L", (width, height))
@@ -118,6 +166,16 @@ def render_clip(
         pixels = np.asarray(ImageEnhance.Brightness(frame).enhance(light.at(number))).astype(np.int16)
         pixels += np.rint(rng.normal(0, grain, pixels.shape[:2])).astype(np.int16)[..., None]
         yield np.clip(pixels, 0, 255).astype(np.uint8), np.asarray(ids)
+
+
+def _course(rng: Rng, largest: float, turn: float, period: float) -> tuple[_Wave, _Wave, _Wave, _Wave]:
+    """Where a thing is, how large, and how it is turned. largest: of the frame's shorter side; turn: radians."""
+    return (
+        _Wave.draw(rng, uniform(rng, -0.1, 0.3), uniform(rng, 0.7, 1.1), period),
+        _Wave.draw(rng, uniform(rng, 0.0, 0.45), uniform(rng, 0.55, 1.0), 1.3 * period),
+        _Wave.draw(rng, largest * uniform(rng, 0.5, 0.9), largest, 1.5 * period),
+        _Wave.draw(rng, -turn, turn, period if turn < 1 else 2 * period),
+    )
 
 
 def _sprite(wardrobe: Wardrobe, side: int, period: float) -> _Sprite:
@@ -134,14 +192,5 @@ def _sprite(wardrobe: Wardrobe, side: int, period: float) -> _Sprite:
         kind.draw(view)
         box = view.ids.getbbox()
     cover = view.ids.crop(box).point(lambda value: 255 * (value > 0))
-    upright = build in shapes.UPRIGHT
-    largest = log_uniform(rng, 0.15, 0.6)
-    return _Sprite(
-        view.image.crop(box),
-        cover,
-        _Wave.draw(rng, uniform(rng, -0.1, 0.3), uniform(rng, 0.7, 1.1), period),
-        _Wave.draw(rng, uniform(rng, 0.0, 0.45), uniform(rng, 0.55, 1.0), 1.3 * period),
-        _Wave.draw(rng, largest * uniform(rng, 0.5, 0.9), largest, 1.5 * period),
-        _Wave.draw(rng, -0.2, 0.2, period) if upright else _Wave.draw(rng, -2.0, 2.0, 2 * period),
-        bool(rng.random() < 0.5),
-    )
+    course = _course(rng, log_uniform(rng, 0.15, 0.6), 0.2 if build in shapes.UPRIGHT else 2.0, period)
+    return _Sprite(view.image.crop(box), cover, *course, mirrored=bool(rng.random() < 0.5))
