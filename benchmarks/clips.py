@@ -24,6 +24,7 @@ from incontext.types import Palette
 
 SIZE = 240, 426
 AREAS = 0.03, 0.5  # of its picture, which a thing covers that is cut out
+COMPACT = 0.45  # of its own box, which it covers at least
 
 
 def drawn(
@@ -34,11 +35,18 @@ def drawn(
         return list(render_clip(rng, SIZE, frames, every=every))
     pictures = np.cumsum([len(each.images) for each in sets])
     at, behind = (sets[int(np.searchsorted(pictures, rng.integers(pictures[-1]), side="right"))] for _ in range(2))
-    found = [(n, i) for n, ids in enumerate(at.ids) for i in ids if AREAS[0] < at.areas[n, i] < AREAS[1]]
+    fitting = [(n, i) for n, ids in enumerate(at.ids) for i in ids if AREAS[0] < at.areas[n, i] < AREAS[1]]
+    found = [(n, i) for n, i in fitting if filling(at.masks[n] == i) > COMPACT]
     chosen = rng.permutation(len(found))[: int(rng.integers(1, 4))]
     things = [(at.images[n], at.masks[n] == i) for n, i in (found[int(k)] for k in chosen)]
     scene = behind.images[int(rng.integers(len(behind.images)))]
     return list(move_cutouts(rng, SIZE, frames, scene, things, every=every)) if things else []
+
+
+def filling(cover: np.ndarray) -> float:
+    """How much of its box a thing covers, 0..1."""
+    sides = [np.flatnonzero(cover.any(axis=axis)) for axis in (0, 1)]
+    return float(cover.sum() / np.prod([side[-1] + 1 - side[0] for side in sides]))
 
 
 def main() -> None:
