@@ -31,13 +31,14 @@ class Stitched:
     """One pass through the network: some of the context's ids, painted in a palette.
 
     images, masks: (N, side, side, 3) uint8, the shots that show prompts, with the ids of the palette; a mosaic counts
-    as one. learned: the shots of prompt tensors, which come before those.
+    as one. learned: the shots of prompt tensors, which come before those. weights: of all canvases, in their order.
     """
 
     palette: Palette
     images: Pixels
     masks: Pixels
-    learned: tuple[LearnedGroup, ...] = ()
+    learned: tuple[LearnedGroup, ...]
+    weights: tuple[float, ...]
 
     @property
     def shots(self) -> int:
@@ -189,6 +190,8 @@ def _pass(
     per_canvas = MOSAIC_PROMPTS if ensemble == "spatial" else 1  # "auto" is the feature ensemble: see docs/log.md
     canvases = ceil(len(showing) / per_canvas)
     images, masks = np.empty((2, canvases, side, side, 3), np.uint8)
+    weights = [1.0] * sum(len(group.images) for group in learned)
     for i in range(canvases):
         images[i], masks[i] = canvas.mosaic(showing[i::canvases], palette, side)
-    return Stitched(palette, images, masks, learned)
+        weights.append(sum(prompt.weight for prompt in showing[i::canvases]) / len(showing[i::canvases]))
+    return Stitched(palette, images, masks, learned, tuple(weights))

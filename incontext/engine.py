@@ -375,10 +375,10 @@ class Segmenter:
         if tokens:
             each = (tokens[content_of(*shown, task)] for shown in part.canvases)
             joined = PromptTokens(*(torch.cat(parts, dim=1) for parts in zip(*each, strict=True)))
-            return self._model.join(joined, task, tables, chunk=chunk)
+            return self._model.join(joined, task, tables, chunk=chunk, weights=part.weights)
         shown = zip(*part.canvases, strict=True)
         images, masks = (torch.cat([self._canvas(one) for one in kind]).unsqueeze(0) for kind in shown)
-        return self._model.prepare(images, masks, task=task, tables=tables, chunk=chunk)
+        return self._model.prepare(images, masks, task=task, tables=tables, chunk=chunk, weights=part.weights)
 
     @torch.inference_mode()
     def _embed(self, part: Stitched, task: Task, known: Mapping[bytes, PromptTokens]) -> dict[bytes, PromptTokens]:

@@ -9,6 +9,7 @@ Axis letters: B queries, N shots, S streams (image, mask), R patch rows, W patch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -91,6 +92,7 @@ class ContextTokens(NamedTuple):
     masks: Tensor  # (B, N + 1, R, W, C): the mask stream at the merge, the query's half last
     type_token: Tensor
     tables: Tables
+    shares: Tensor  # (N,): how much each shot counts in the feature ensemble; they add up to 1
 
 
 class Seen(NamedTuple):
@@ -112,17 +114,24 @@ class Attention(nn.Module):
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * config.grid - 1, config.width // config.heads))
 
     def forward(
-        self, x: Tensor, relative: tuple[Tensor, Tensor], kernel: str, *, only: int, chunk: int, apart: bool = False
+        self,
+        x: Tensor,
+        relative: tuple[Tensor, Tensor],
+        kernel: str,
+        *,
+        only: int,
+        chunk: int,
+        shares: Tensor | None,
     ) -> Tensor:
         """(M, N + 1, R, W, C) -> the same, or with ``only`` > 0 the last so many rows of the last two halves.
 
-        A canvas is a prompt over the query; the query attends to each of the N canvases apart, and its N answers are
-        averaged (before the projection, which is linear): the feature ensemble. (M, only, W, C) with ``only``: the
-        query's rows and, above them, those of prompt 0. ``apart``: the N answers as they are, (M, 2 * N, R, W, C).
+        A canvas is a prompt over the query; the query attends to each of the N canvases apart, and of its N answers
+        ``shares`` (N,) make one (before the projection, which is linear): the feature ensemble. None: the N answers as
+        they are, (M, 2 * N, R, W, C). (M, only, W, C) with ``only``: the query's rows and, above them, those of prompt 0.
         """
         if x.shape[1] == 2:
             return self._one_canvas(x, relative, kernel, only)
-        return self._many_canvases(x, relative, kernel, only, chunk, apart)
+        return self._many_canvases(x, relative, kernel, only, chunk, shares)
 
     def _one_canvas(self, x: Tensor, relative: tuple[Tensor, Tensor], kernel: str, only: int) -> Tensor:
         width = x.shape[3]
@@ -135,7 +144,7 @@ class Attention(nn.Module):
         return out.unflatten(1, (only, width) if only else x.shape[1:4])  # type: ignore[no-any-return]
 
     def _many_canvases(
-        self, x: Tensor, relative: tuple[Tensor, Tensor], kernel: str, only: int, chunk: int, apart: bool
+        self, x: Tensor, relative: tuple[Tensor, Tensor], kernel: str, only: int, chunk: int, shares: Tensor | None
     ) -> Tensor:
         """The query attends to its own half once, to each prompt apart, and both are merged by their log-sum-exp."""
         shots, height, width = x.shape[1] - 1, *x.shape[2:4]
@@ -148,7 +157,9 @@ class Attention(nn.Module):
             q, k, v = self._heads(prompts[:, start : start + chunk])
             cross, cross_lse = attention_with_lse(query_q, k, v, rows[height:, :height], columns, kernel=kernel)
             merged = merge(cross, cross_lse, own, own_lse)
-            answers.append(merged if apart else merged.sum(dim=1, keepdim=True))
+            if shares is not None:
+                merged = _weighted_sum(merged, shares[start : start + chunk])
+            answers.append(merged)
             wanted = height
             if only:  # of the prompts, the last rows of the first
                 wanted = only - height if start == 0 else 0
@@ -157,7 +168,7 @@ class Attention(nn.Module):
                 both_k = torch.cat([k, query_k.expand_as(k)], dim=-2)
                 both_v = torch.cat([v, query_v.expand_as(v)], dim=-2)
                 seen.append(attention(q, both_k, both_v, rows[height - wanted : height], columns, kernel=kernel))
-        found = answers if apart else [torch.stack(answers).sum(dim=0) / shots]
+        found = answers if shares is None else [torch.stack(answers).sum(dim=0)]
         halves = [rearrange(each, "m n h (r w) d -> m n r w (h d)", w=width) for each in (*seen, *found)]
         if only:
             return self.proj(torch.cat([half[:, 0] for half in halves], dim=1))  # type: ignore[no-any-return]
@@ -191,17 +202,25 @@ class Block(nn.Module):
         self.mlp = Mlp(config.width, round(config.width * config.mlp_ratio))
 
     def forward(
-        self, x: Tensor, relative: tuple[Tensor, Tensor], kernel: str, *, only: int = 0, chunk: int | None = None
+        self,
+        x: Tensor,
+        relative: tuple[Tensor, Tensor],
+        kernel: str,
+        shares: Tensor,
+        *,
+        only: int = 0,
+        chunk: int | None = None,
     ) -> Tensor:
         """(M, N + 1, R, W, C), N prompts and the query that they share -> the same.
 
         In the published network each shot has a query half of its own, which after the attention's projection and
         before the residual is replaced by the mean over the shots (arXiv 2304.03284, section 3.3). They are equal at
-        every block, so there is one. ``only``: only the last so many rows of prompt 0 over the query, (M, only, W, C).
-        ``chunk``: how many halves to work on at a time, which bounds memory.
+        every block, so there is one. ``shares``: how much each shot counts in that mean, (N,). ``only``: only the last
+        so many rows of prompt 0 over the query, (M, only, W, C). ``chunk``: how many halves to work on at a time, which
+        bounds memory.
         """
         chunk = chunk or x.shape[1]
-        seen = self.attn(self.norm1(x), relative, kernel, only=only, chunk=chunk)
+        seen = self.attn(self.norm1(x), relative, kernel, only=only, chunk=chunk, shares=shares)
         if only:
             x = torch.cat([x[:, 0], x[:, -1]], dim=1)[:, -only:] + seen
             return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
@@ -212,10 +231,10 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """As far as the shots stay apart: (M, N, R, W, C) of the prompts, done, and of the query before the average.
 
-        With ``refine`` of the query's mean over the shots it is what ``forward`` makes of them.
+        With ``refine`` of the query's weighted mean over the shots it is what ``forward`` makes of them.
         """
         shots, chunk = x.shape[1] - 1, chunk or x.shape[1]
-        seen = self.attn(self.norm1(x), relative, kernel, only=0, chunk=chunk, apart=True)
+        seen = self.attn(self.norm1(x), relative, kernel, only=0, chunk=chunk, shares=None)
         return self.refine(x[:, :shots] + seen[:, :shots], chunk), x[:, shots:] + seen[:, shots:]
 
     def refine(self, x: Tensor, chunk: int) -> Tensor:
@@ -323,18 +342,20 @@ class SegGPT(nn.Module):
         task: Task = "instance",
         tables: Tables | None = None,
         chunk: int | None = None,
+        weights: Sequence[float] | None = None,
     ) -> ContextTokens:
         """What a context contributes to every query, computed once: see :class:`ContextTokens`.
 
         Shapes: prompt_images, prompt_masks (B, N, 3, side, side), normalised. tables: those of side / patch, if they
-        are at hand. chunk: prompts to work on at a time; None is all.
+        are at hand. chunk: prompts to work on at a time; None is all. weights: how much each of the N counts in the
+        feature ensemble beside the others, above 0; None is all alike, as in the published network.
 
         Raises:
             ValueError: the shapes do not fit each other, or the task is unknown.
         """
         tables = tables or self.tables(prompt_images.shape[-1] // self.config.patch)
         prompts = self.embed(prompt_images, prompt_masks, task=task, tables=tables, chunk=chunk)
-        return self.join(prompts, task, tables, chunk=chunk)
+        return self.join(prompts, task, tables, chunk=chunk, weights=weights)
 
     def embed(
         self, prompt_images: Tensor, prompt_masks: Tensor, *, task: Task, tables: Tables, chunk: int | None = None
@@ -347,14 +368,25 @@ class SegGPT(nn.Module):
         both = torch.cat([masks, hidden.expand_as(masks[:, :1])], dim=1)
         return PromptTokens(images, *self._first.apart(both, tables.relative[0], self.kernel, chunk=chunk))
 
-    def join(self, prompts: PromptTokens, task: Task, tables: Tables, *, chunk: int | None = None) -> ContextTokens:
+    def join(
+        self,
+        prompts: PromptTokens,
+        task: Task,
+        tables: Tables,
+        *,
+        chunk: int | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> ContextTokens:
         """The rest of :meth:`prepare`: the prompts meet."""
-        chunk = chunk or prompts.images.shape[1] + 1
-        query = self._first.refine(prompts.query.mean(dim=1, keepdim=True), chunk)
+        shots = prompts.images.shape[1]
+        chunk = chunk or shots + 1
+        relative = prompts.query.new_tensor(weights or [1.0] * shots, dtype=torch.float64)
+        shares = (relative / relative.sum()).to(prompts.query.dtype)
+        query = self._first.refine(_weighted_sum(prompts.query, shares), chunk)
         masks = torch.cat([prompts.masks, query], dim=1)
         for index in range(1, self.config.merge_layer + 1):
-            masks = self.blocks[index](masks, tables.relative[index], self.kernel, chunk=chunk)
-        return ContextTokens(prompts.images, masks, self._type_token(task), tables)
+            masks = self.blocks[index](masks, tables.relative[index], self.kernel, shares, chunk=chunk)
+        return ContextTokens(prompts.images, masks, self._type_token(task), tables, shares)
 
     def answer(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Tensor:
         """Paint the masks of B queries (B, 3, side, side), normalised, by a prepared context -> the same shape.
@@ -381,7 +413,7 @@ class SegGPT(nn.Module):
         grid, last, taps = queries.shape[-1] // self.config.patch, self.config.taps[-1], []
         for index, block in enumerate(self.blocks[: last + 1]):
             only = grid + 1 if index == last else 0
-            tokens = block(tokens, tables.relative[index], self.kernel, only=only, chunk=chunk)
+            tokens = block(tokens, tables.relative[index], self.kernel, context.shares, only=only, chunk=chunk)
             if index == self.config.merge_layer:
                 masks = context.masks if not only else self._rows(context.masks, only)
                 tokens = (tokens + masks) / 2
@@ -412,9 +444,9 @@ class SegGPT(nn.Module):
                 self._mask_tokens(mask_halves, hidden, tables.positions, task),
             ]
         )
-        tokens, taps = streams.flatten(0, 1), []
+        tokens, taps, alone = streams.flatten(0, 1), [], image_canvas.new_ones(1)
         for index, block in enumerate(self.blocks):
-            tokens = block(tokens, tables.relative[index], self.kernel)
+            tokens = block(tokens, tables.relative[index], self.kernel, alone)
             if index == self.config.merge_layer:
                 tokens = tokens.unflatten(0, streams.shape[:2]).mean(dim=0)
             if index in self.config.taps:
@@ -490,6 +522,11 @@ class SegGPT(nn.Module):
             raise ValueError(
                 f"expected queries ({expected}, 3, {side}, {side}) as the prompts, got {tuple(queries.shape)}"
             )
+
+
+def _weighted_sum(answers: Tensor, shares: Tensor) -> Tensor:
+    """(M, N, ...) and (N,) -> (M, 1, ...)."""
+    return (answers * shares.view(-1, *[1] * (answers.ndim - 2))).sum(dim=1, keepdim=True)
 
 
 def painting_loss(

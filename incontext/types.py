@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import inf
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -145,15 +146,18 @@ class Prompt:
     one id. Both are read by `formats.read_image` and `formats.read_mask`, an array of ids as it is.
     colors: (H, W, 3) uint8 to be painted as they are in place of the mask (`from_colors`), else None.
     palette: the colours that the mask came in, to show answers in, or None where it had none. `from_colors` always has
-    one, and its answers are read with it.
+    one, and its answers are read with it. weight: how much it counts beside the other prompts of a context, above 0.
     """
 
     image: Pixels
     mask: Pixels
     colors: Pixels | None = None
     palette: Palette | None = None
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.weight < inf:
+            raise ValueError(f"expected a weight above 0, got {self.weight}")
         image, file = formats.read_image(self.image), formats.read_mask(self.mask)
         mask = file.ids
         if mask.shape != image.shape[:2]:

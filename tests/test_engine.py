@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ class Copier(SegGPT):
 
     def prepare(self, prompt_images: Tensor, prompt_masks: Tensor, **_: object) -> ContextTokens:  # type: ignore[override]
         assert prompt_images.shape == prompt_masks.shape
-        return ContextTokens(prompt_images, prompt_masks, self.type_token_ins, self.tables(4))
+        return ContextTokens(prompt_images, prompt_masks, self.type_token_ins, self.tables(4), torch.ones(1))
 
     def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:
         assert chunk is None
@@ -275,6 +276,19 @@ def test_prompts_may_show_different_ids(random_segmenter: Segmenter) -> None:
     many = [prompt((i,)) for i in range(1, 11)]
     passes = random_segmenter.prepare(many).passes
     assert [context.images.shape[1] for _, context in passes] == [5, 5]  # each only through the pass of its id
+
+
+def test_a_prompt_counts_by_its_weight(random_segmenter: Segmenter) -> None:
+    one, two = prompt((1,)), prompt((1,), size=20)
+    alike, heavy, repeated = (
+        random_segmenter.paint(picture(), context)
+        for context in ([one, two], [one, replace(two, weight=3.0)], [one, two, two, two])
+    )
+    np.testing.assert_allclose(heavy, repeated, atol=0.05)
+    assert np.abs(heavy - alike).max() > 1
+    key = random_segmenter.prepare([one, replace(one, weight=3.0)], known={})
+    ((_, context),) = key.passes
+    assert context.shares.tolist() == [0.25, 0.75]
 
 
 @pytest.mark.parametrize(("shots", "canvases"), [(1, 1), (2, 1), (4, 1), (16, 1), (17, 2), (40, 3)])

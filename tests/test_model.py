@@ -165,6 +165,19 @@ def test_every_saving_is_exact(shots: int, merge_layer: int, side: int) -> None:
             torch.testing.assert_close(met.images, in_parts.images)
 
 
+@pytest.mark.parametrize("merge_layer", [0, 2])
+def test_a_prompt_of_weight_two_counts_as_if_it_were_there_twice(merge_layer: int) -> None:
+    model = make_model(replace(TINY, merge_layer=merge_layer, taps=(2,)), dtype=torch.float64)
+    images, masks, queries = make_inputs(1, 3, dtype=torch.float64)
+    twice = [0, 1, 2, 1]
+    with torch.no_grad():
+        repeated = model.answer(queries, model.prepare(images[:, twice], masks[:, twice]))
+        for chunk in (None, 2):
+            context = model.prepare(images, masks, weights=(1.5, 3, 1.5), chunk=chunk)
+            assert relative_error(model.answer(queries, context, chunk=chunk), repeated) < 1e-12
+        assert relative_error(model.answer(queries, model.prepare(images, masks)), repeated) > 1e-3
+
+
 def test_gradients_of_a_context_reach_the_prompts_through_every_shot() -> None:
     model, (images, masks, queries) = make_model(dtype=torch.float64), make_inputs(1, 3, dtype=torch.float64)
     leaf = images.clone().requires_grad_()

@@ -49,7 +49,7 @@ class ByColor(SegGPT):
 
     def join(self, prompts: PromptTokens, *_: object, **__: object) -> ContextTokens:
         self.shots.append(prompts.images.shape[1])
-        return ContextTokens(prompts.images, prompts.masks, self.type_token_ins, self.tables(SIDE // 4))
+        return ContextTokens(prompts.images, prompts.masks, self.type_token_ins, self.tables(SIDE // 4), torch.ones(1))
 
     def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:
         assert chunk is None
@@ -276,6 +276,8 @@ def test_frames_from_before_an_object_was_given_have_no_say_in_it() -> None:
     for number in range(5, 9):
         bank.add(number, image, both, sure)
     assert [len(context) for context in bank.contexts] == [6, 5]  # two given and one given, and four recent ones
+    weights = [[prompt.weight for prompt in context] for context in bank.contexts]
+    assert weights == [[2, 2, 1, 1, 1, 1], [4, 1, 1, 1, 1]]  # what was given counts as much as what was predicted
     again = MemoryBank.restore(bank.state())
     assert [[p.ids for p in context] for context in again.contexts] == [[(1,)] * 6, [(2,)] * 5]
 

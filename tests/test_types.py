@@ -170,6 +170,12 @@ def test_bad_prompts(image: Any, mask: Any, expected: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_weight_is_above_0(weight: float) -> None:
+    with pytest.raises(ValueError, match="expected a weight above 0"):
+        Prompt(np.zeros((2, 2, 3), np.uint8), np.ones((2, 2), np.uint8), weight=weight)
+
+
 def test_an_opened_prompt_shows_its_mask_in_the_file_s_colours(tmp_path: Path) -> None:
     Image.fromarray(IMAGE).save(tmp_path / "image.png")
     table = np.random.default_rng(0).integers(1, 256, (256, 3)).astype(np.uint8)

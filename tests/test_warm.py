@@ -153,7 +153,7 @@ def test_blocks_answer_as_those_of_the_vit(vit: VisionTransformer) -> None:
     tokens = torch.randn(2, 2, 4, 4, 48)
     plain = tokens.flatten(1, 3)
     for block, theirs, relative in zip(model.blocks, vit.blocks, model.tables(4).relative, strict=True):
-        answered = block(tokens, relative, "plain")
+        answered = block(tokens, relative, "plain", torch.ones(1))
         torch.testing.assert_close(answered.flatten(1, 3), theirs(plain), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(model.norm(tokens), vit.norm(tokens))
     assert all(not table.any() for pair in model.tables(4).relative for table in pair)

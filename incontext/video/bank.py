@@ -88,9 +88,15 @@ class MemoryBank:
             groups: dict[tuple[_Frame, ...], list[int]] = {}
             for i in self.ids:
                 groups.setdefault(tuple(frame for frame in frames if i not in frame.unaware), []).append(i)
-            shown = ((frame.showing(ids) for frame in knowing) for knowing, ids in groups.items())
-            self._contexts = tuple(tuple(prompt for prompt in each if prompt is not None) for each in shown)
+            self._contexts = tuple(self._context(knowing, ids) for knowing, ids in groups.items())
         return self._contexts
+
+    def _context(self, frames: Iterable[_Frame], ids: Collection[int]) -> tuple[Prompt, ...]:
+        """What these frames show of some objects. What was given counts at least as much as all that was predicted."""
+        shown = [(frame in self._permanent, prompt) for frame in frames if (prompt := frame.showing(ids)) is not None]
+        given = sum(is_given for is_given, _ in shown)
+        weight = max(1.0, (len(shown) - given) / max(1, given))
+        return tuple(replace(prompt, weight=weight) if is_given else prompt for is_given, prompt in shown)
 
     @property
     def ids(self) -> tuple[int, ...]:
