@@ -127,7 +127,7 @@ class Attention(nn.Module):
 
         A canvas is a prompt over the query; the query attends to each of the N canvases apart, and of its N answers
         ``shares`` (N,) make one (before the projection, which is linear): the feature ensemble. None: the N answers as
-        they are, (M, 2 * N, R, W, C). (M, only, W, C) with ``only``: the query's rows and, above them, those of prompt 0.
+        they are, (M, 2 * N, R, W, C). With ``only``, (M, only, W, C): the query's rows, above them those of prompt 0.
         """
         if x.shape[1] == 2:
             return self._one_canvas(x, relative, kernel, only)

@@ -30,7 +30,7 @@ from incontext.prompt_tensor import PromptTensor
 from incontext.tuning import TuningStep, tune
 from incontext.tuning import group as learning
 from incontext.tuning.group import Group, Network, _Tested, frozen, mean_iou
-from incontext.tuning.pictures import Picture, changed, fitted, split
+from incontext.tuning.pictures import Picture, changed, covering, fitted, split, tiled
 from incontext.types import Palette, Prompt
 
 SIDE = 16
@@ -321,9 +321,58 @@ def test_a_split_keeps_every_id_among_those_that_learn() -> None:
     assert {i for n in judging for i in prompts[n].ids} == {1, 2}  # 3 is shown once only
     assert split(prompts, 0.3) == parts
     assert parts.held_out == judging
-    assert parts.taught(judging[0]) == (tuple(sorted((*learning, judging[0]))), judging[1:])
+    assert parts.taught(judging[:1]) == (tuple(sorted((*learning, judging[0]))), judging[1:])
     assert split(prompts, 0.0) == (tuple(range(9)), tuple(range(9)))
     assert split(prompts[:1], 0.25) == ((0,), (0,))
+
+
+def test_mosaics_show_more_ids_than_any_picture_alone() -> None:
+    ids = [{1}, {2}, {1, 3}, {4}, set(), {1}, {2}, {5}]
+    found = covering(ids, 4, 8, np.random.default_rng(0))
+    assert 1 < len(found) <= 8
+    assert len({tuple(sorted(each)) for each in found}) == len(found)
+    for chosen in found:
+        assert len(set(chosen)) == 4
+        assert 4 not in chosen
+        assert len(set().union(*(ids[n] for n in chosen))) > 2
+    assert len(covering(ids, 4, 1, np.random.default_rng(0))) == 1
+    assert covering([{1, 2}, {1}, {2}, {1, 2}], 4, 8, np.random.default_rng(0)) == []  # one shows all
+    assert covering([{1}, {2}, {3}], 4, 8, np.random.default_rng(0)) == []  # too few
+
+
+def test_a_mosaic_has_its_pictures_in_their_places() -> None:
+    pictures = [Picture(np.full((9, 9, 3), 10 * n, np.uint8), np.full((9, 9), n, np.uint8)) for n in range(4)]
+    made = tiled(pictures, 9)
+    assert made.mask.shape == (9, 9)
+    assert [made.mask[row, column] for row in (0, 8) for column in (0, 8)] == [0, 1, 2, 3]
+    np.testing.assert_array_equal(made.image, 10 * np.stack([made.mask] * 3, axis=-1))
+    np.testing.assert_array_equal(tiled(pictures[3:], 9).image, pictures[3].image)
+
+
+def test_where_no_picture_shows_all_ids_mosaics_are_tried_as_a_start(segmenter: Segmenter) -> None:
+    prompts = [prompt for i in (1, 2, 3) for prompt in discs(4, (i,), seed=i)]
+    tried: list[tuple[int, int]] = []
+    tune(segmenter, prompts, steps=0, on_tried=lambda *told: tried.append(told))
+    assert 12 < tried[-1][1] <= 12 + 8
+    assert tried == [(n + 1, tried[-1][1]) for n in range(tried[-1][1])]
+    alone: list[tuple[int, int]] = []
+    tune(segmenter, discs(12), steps=0, on_tried=lambda *told: alone.append(told))
+    assert len(alone) == 12
+    group = Group(
+        Network(segmenter, "instance"),
+        Palette.spread([1, 2, 3]),
+        [fitted(Picture(prompt.image, prompt.mask), SIDE) for prompt in prompts],
+        [],
+    )
+    parts = split(prompts, 0.25)
+    candidates = group.to_try("best", 1, parts, np.random.default_rng(0))
+    mosaics = [each for each in candidates if len(each) > 1]
+    assert mosaics
+    assert {n for each in mosaics for n in each} <= set(parts.learning)
+    started, now = group.started("best", 1, parts, np.random.default_rng(0), mosaics[:1], lambda: None)
+    assert now == parts
+    expected = tiled([group._pictures[n] for n in mosaics[0]], SIDE)
+    np.testing.assert_allclose(canvas.unpaint(torch.tensor(started.images))[0], expected.image, atol=0.01)
 
 
 def test_pictures_without_the_ids_teach_where_nothing_is(segmenter: Segmenter) -> None:
@@ -331,12 +380,12 @@ def test_pictures_without_the_ids_teach_where_nothing_is(segmenter: Segmenter) -
     pictures = [Picture(prompt.image, prompt.mask) for prompt in discs(3)]
     group = Group(Network(segmenter, "instance"), Palette.spread([1]), pictures, [empty])
     queries = group._queries(range(3), 4, np.random.default_rng(0))
-    marked = [picture.shows for _ in range(50) for picture in next(queries)]
+    marked = [bool(picture.ids) for _ in range(50) for picture in next(queries)]
     assert 0.02 < 1 - np.mean(marked) < 0.3
     lacking = Group(Network(segmenter, "instance"), Palette.spread([1]), [*pictures, empty], [])
     for numbers, share in ((range(4), 0.1), (range(3), 0)):  # not by one that only judges
         queries = lacking._queries(numbers, 4, np.random.default_rng(0))
-        marked = [picture.shows for _ in range(50) for picture in next(queries)]
+        marked = [bool(picture.ids) for _ in range(50) for picture in next(queries)]
         assert 1 - np.mean(marked) == pytest.approx(share, abs=0.09)
 
 
@@ -347,7 +396,7 @@ def test_queries_are_changed_and_keep_their_masks_in_place() -> None:
     assert all(each.image.shape == (SIDE, SIDE, 3) and each.mask.shape == (SIDE, SIDE) for each in seen)
     assert len({each.image.tobytes() for each in seen}) > 35  # a few are seen as they are
     assert len({each.mask.tobytes() for each in seen}) > 4
-    brighter = [each.image[each.mask == 1].mean() > each.image[each.mask == 0].mean() for each in seen if each.shows]
+    brighter = [each.image[each.mask == 1].mean() > each.image[each.mask == 0].mean() for each in seen if each.ids]
     assert np.mean(brighter) > 0.95
 
 

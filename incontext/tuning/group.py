@@ -28,7 +28,7 @@ from incontext.formats import IGNORED, Pixels
 from incontext.losses import Batch, LossWeights, Stacked, paint_batch, training_loss
 from incontext.model import ContextTokens, SegGPT, Tables, Task
 from incontext.prompt_tensor import LearnedGroup
-from incontext.tuning.pictures import Picture, Split, changed
+from incontext.tuning.pictures import Picture, Split, changed, covering, tiled
 from incontext.types import Palette
 
 Start = Literal["best", "mean", "noise"]
@@ -39,6 +39,8 @@ _STEADY = 3  # scores in a row whose mean decides, as single ones on few picture
 _CLEARLY = 0.02  # by which the start must be beaten: less is luck on few pictures (docs/log.md)
 _PATIENCE = 8  # scores in a row without a better mean, after which a group is done
 _MOST_TRIED = 16  # examples as a start, each on all the others
+_TILES = 4  # examples in a mosaic, which is tried as a start where none shows all ids
+_MOST_MOSAICS = 8
 _MOST_TOLD = 8  # pictures, of what is found while learning
 _LACKING = 0.1  # of the queries show none of a group's ids, where there are such pictures
 
@@ -100,11 +102,16 @@ class Group:
         self._pictures = list(pictures)
         self._empty = list(empty)
 
-    def to_try(self, start: Start, shots: int) -> int:
-        """How many examples will be tried as a start: one more than needed, as the last that judges cannot be taken."""
-        return (
-            min(len(self._showing(range(len(self._pictures)))), max(shots + 1, _MOST_TRIED)) if start == "best" else 0
-        )
+    def to_try(self, start: Start, shots: int, parts: Split, rng: np.random.Generator) -> list[tuple[int, ...]]:
+        """The examples that will be tried as a start: by themselves, at least one more than needed, as the last that
+        judges cannot be taken; and in mosaics, of those that learn, where none of them shows all ids.
+        """
+        if start != "best":
+            return []
+        showing = rng.permutation(self._showing(range(len(self._pictures)))).tolist()
+        alone = [(number,) for number in showing[: max(shots + 1, _MOST_TRIED)]]
+        ids = [self._pictures[n].ids if n in parts.learning else frozenset() for n in range(len(self._pictures))]
+        return alone + (covering(ids, _TILES, _MOST_MOSAICS, rng) if len(ids) >= 2 * _TILES else [])
 
     def started(
         self,
@@ -112,10 +119,11 @@ class Group:
         shots: int,
         parts: Split,
         rng: np.random.Generator,
+        tried: Sequence[tuple[int, ...]],
         on_tried: Callable[[], None],
     ) -> tuple[LearnedGroup, Split]:
-        """What learning begins with, and who learns and judges then: a held-out picture that it begins with learns,
-        unless none would be left to judge. on_tried is called for each of `to_try` examples.
+        """What learning begins with, and who learns and judges then: held-out pictures that it begins with learn,
+        unless none would be left to judge. tried: what `to_try` gave; on_tried is called for each of them.
 
         Raises:
             ValueError: too few pictures show the ids.
@@ -133,11 +141,11 @@ class Group:
         if start == "mean":
             means = [self._mean(showing[shot::shots]) for shot in range(shots)]
             return LearnedGroup(self.palette, *(np.stack(each) for each in zip(*means, strict=True))), parts
-        ranked, chosen = self._ranked(self.to_try(start, shots), rng, on_tried), list[int]()
+        ranked, chosen = self._ranked(tried, on_tried), list[tuple[int, ...]]()
         while len(chosen) < shots:
-            chosen.append(next(n for n in ranked if n not in chosen and parts.spares(n)))
+            chosen.append(next(each for each in ranked if each not in chosen and parts.spares(each)))
             parts = parts.taught(chosen[-1])
-        shown = self._batch([self._pictures[n] for n in chosen])
+        shown = self._batch([self._tiled(each) for each in chosen])
         return LearnedGroup(self.palette, shown.image_canvas.cpu().numpy(), shown.mask_canvas.cpu().numpy()), parts
 
     def learn(
@@ -198,7 +206,10 @@ class Group:
         return best
 
     def _showing(self, numbers: Iterable[int]) -> list[int]:
-        return [n for n in numbers if self._pictures[n].shows]
+        return [n for n in numbers if self._pictures[n].ids]
+
+    def _tiled(self, numbers: Sequence[int]) -> Picture:
+        return tiled([self._pictures[n] for n in numbers], self.network.side)
 
     def _mean(self, numbers: Sequence[int]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """The mean of their canvases, (3, side, side) each."""
@@ -208,13 +219,13 @@ class Group:
         )
         return images.cpu().numpy(), masks.cpu().numpy()
 
-    def _ranked(self, count: int, rng: np.random.Generator, on_tried: Callable[[], None]) -> list[int]:
+    def _ranked(self, candidates: Sequence[tuple[int, ...]], on_tried: Callable[[], None]) -> list[tuple[int, ...]]:
         """Those that find most as the only prompt of all other labelled ones first: by mean IoU, then by loss."""
-        everyone, ranked = range(len(self._pictures)), []
-        for candidate in rng.permutation(self._showing(everyone))[:count].tolist():
-            batch = self._batch([self._pictures[candidate]])
-            others = [n for n in everyone if n != candidate]
-            tested = self._test(batch.image_canvas, batch.mask_canvas, others or [candidate])
+        ranked = []
+        for candidate in candidates:
+            batch = self._batch([self._tiled(candidate)])
+            others = [n for n in range(len(self._pictures)) if n not in candidate]
+            tested = self._test(batch.image_canvas, batch.mask_canvas, others or candidate)
             ranked.append((-tested.score, tested.loss, candidate))
             on_tried()
         return [candidate for _, _, candidate in sorted(ranked)]

@@ -85,11 +85,12 @@ def tune(
             known = [relabelled(picture, palette) for picture in kept]
             groups.append(Group(network, palette, known, nothing))
         # All of them before the first learns: what is refused is refused at once.
-        total, tried = sum(group.to_try(start, shots) for group in groups), count(1)
+        to_try = [group.to_try(start, shots, parts, rng) for group, rng in zip(groups, generators, strict=True)]
+        total, tried = sum(map(len, to_try)), count(1)
         on_one = (lambda: None) if on_tried is None else (lambda: on_tried(next(tried), total))
         started, learned = [], []
-        for group, rng in zip(groups, generators, strict=True):
-            begun, parts = group.started(start, shots, parts, rng, on_one)
+        for group, rng, candidates in zip(groups, generators, to_try, strict=True):
+            begun, parts = group.started(start, shots, parts, rng, candidates, on_one)
             started.append(begun)
         for number, (group, begun, rng) in enumerate(zip(groups, started, generators, strict=True)):
 

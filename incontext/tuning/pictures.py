@@ -5,7 +5,8 @@ Refuses to know the network and tensors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,9 +30,9 @@ class Picture:
     mask: Pixels
 
     @property
-    def shows(self) -> bool:
-        """Whether anything is marked."""
-        return bool(((self.mask != 0) & (self.mask != IGNORED)).any())
+    def ids(self) -> frozenset[int]:
+        """What is marked: ids, or rows of a palette."""
+        return frozenset(np.unique(self.mask).tolist()) - {0, IGNORED}
 
 
 class Split(NamedTuple):
@@ -45,15 +46,14 @@ class Split(NamedTuple):
         """Those that judge alone."""
         return tuple(n for n in self.judging if n not in self.learning)
 
-    def spares(self, number: int) -> bool:
-        """Whether some are left to judge where this one learns."""
-        return self.held_out != (number,)
+    def spares(self, numbers: Collection[int]) -> bool:
+        """Whether some are left to judge where these learn."""
+        return not self.held_out or bool(set(self.held_out) - set(numbers))
 
-    def taught(self, number: int) -> Split:
-        """With this one among those that learn."""
-        if number not in self.held_out:
-            return self
-        return Split(tuple(sorted((*self.learning, number))), tuple(n for n in self.judging if n != number))
+    def taught(self, numbers: Collection[int]) -> Split:
+        """With these among those that learn."""
+        moved = set(numbers) & set(self.held_out)
+        return Split(tuple(sorted({*self.learning, *moved})), tuple(n for n in self.judging if n not in moved))
 
 
 def split(prompts: Sequence[Prompt], share: float, seed: int = 0) -> Split:
@@ -93,6 +93,39 @@ def fitted(picture: Picture, side: int) -> Picture:
     """A whole picture as the network is shown it."""
     size = (side, side)
     return Picture(canvas.fit(picture.image, size), canvas.fit_mask(picture.mask, size))
+
+
+def covering(ids: Sequence[Collection[int]], count: int, most: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
+    """Different choices of ``count`` pictures that together show more than any picture alone, ``most`` at most.
+
+    ids: what each picture shows. Each choice begins with a picture by chance, and goes on with the one that adds most.
+    """
+    alone, found = max((len(each) for each in ids), default=0), list[tuple[int, ...]]()
+    showing = [number for number, each in enumerate(ids) if each]
+    if len(showing) < count or alone == len({i for each in ids for i in each}):
+        return []
+    for first in rng.permutation(showing).tolist():
+        chosen, seen = [first], set(ids[first])
+        while len(chosen) < count:
+            free = [n for n in rng.permutation(showing).tolist() if n not in chosen]
+            chosen.append(max(free, key=lambda n: len(set(ids[n]) - seen)))
+            seen |= set(ids[chosen[-1]])
+        if len(seen) > alone and sorted(chosen) not in map(sorted, found):
+            found.append(tuple(chosen))
+    return found[:most]
+
+
+def tiled(pictures: Sequence[Picture], side: int) -> Picture:
+    """Pictures side by side in a square, n x n of them: a mosaic (arXiv 2304.03284, section 3.3)."""
+    n = math.isqrt(len(pictures))
+    edges = [round(i * side / n) for i in range(n + 1)]
+    image, mask = np.empty((side, side, 3), np.uint8), np.empty((side, side), np.uint8)
+    for number, picture in enumerate(pictures):
+        row, column = divmod(number, n)
+        at = slice(edges[row], edges[row + 1]), slice(edges[column], edges[column + 1])
+        size = at[0].stop - at[0].start, at[1].stop - at[1].start
+        image[at], mask[at] = canvas.fit(picture.image, size), canvas.fit_mask(picture.mask, size)
+    return Picture(image, mask)
 
 
 def changed(picture: Picture, rng: np.random.Generator) -> Picture:
