@@ -318,6 +318,10 @@ def test_a_painting_need_not_be_judged_where_nothing_is_there() -> None:
         parts.append(run.backward(batch())[1])
     assert parts[0]["presence"] == parts[1]["presence"]
     assert parts[0]["l1"] != parts[1]["l1"]
+    for black in (True, False):  # without a head there is nobody else to learn it
+        run = Run(recipe(black_if_absent=black, model=MODEL), torch.device("cpu"), dtype="float32")
+        parts.append(run.backward(batch())[1])
+    assert parts[2] == parts[3]
 
 
 def test_the_recipe_is_of_the_head_alone() -> None:

@@ -197,7 +197,7 @@ class Run:
         by the numbers of the whole batch: the shares, and their gradients, add up to what a single process computes.
         """
         recipe, team = self.recipe, self.team
-        if not recipe.black_if_absent:
+        if self.model.presence is not None and not recipe.black_if_absent:
             batch = unjudged_where_absent(batch)
         # Both type tokens see all kinds of episodes in turn, so that either serves whatever is asked of it.
         task: Task = "instance" if self.step % 2 else "semantic"

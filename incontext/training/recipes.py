@@ -42,7 +42,7 @@ class Recipe:
     clip_norm: float = 1.0
     several_shots: float = 0.0  # share of steps whose episodes have several prompts, two to most_shots
     most_shots: int = 4
-    black_if_absent: bool = True  # the mask of a query without the thing is learned as black; else not at all
+    black_if_absent: bool = True  # a mask without the thing is learned as black; else, if there is a head, not at all
     presence_pull: float = 0.0  # share of the presence head's gradient that reaches the network; 0: the head looks on
     only_presence: bool = False  # the presence head alone learns, and reads a network that stays as it is
 
@@ -92,12 +92,12 @@ class Recipe:
 _DEFAULT_MODEL = ModelConfig(
     width=192,
     heads=3,
-    depth=8,
+    depth=12,
     patch=8,
     side=160,
     decoder_width=16,
     merge_layer=1,
-    taps=(1, 3, 5, 7),
+    taps=(1, 4, 7, 11),
     pretrain_side=64,
     presence=64,
 )
@@ -119,14 +119,16 @@ _DOMAINS = (
 
 RECIPES: dict[str, Recipe] = {
     # What the embedded weights were trained with, as one run; theirs was interrupted and changed (weights/README.md).
-    # About eight hours on two cores that do nothing else.
+    # About ten hours on two cores that do nothing else.
     "default": Recipe(
         _DEFAULT_MODEL,
-        (Stage(64, 3100, 32), Stage(96, 2650, 24), Stage(128, 4050, 16), Stage(160, 1190, 12)),
+        (Stage(64, 3100, 32), Stage(96, 3250, 24), Stage(128, 4770, 16), Stage(160, 1490, 12)),
         Sampling(domains=_DOMAINS, absent=0.15),
         decay_share=0.2,
         several_shots=0.25,
         most_shots=3,
+        black_if_absent=False,
+        presence_pull=0.3,
     ),
     # The presence head for weights that are there, on as many queries with the thing as without: `--init default`.
     "presence": Recipe(
