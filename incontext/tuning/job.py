@@ -61,11 +61,12 @@ def tune(
 
     steps: of each group at most; 0 keeps the start. lr: of Adam at the beginning, in normalised values a step. shots:
     how many canvases a group gets, at the cost of as many prompts. start: the prompts that do best for all others (16
-    are tried at most, and 8 mosaics of four where none shows all ids of a group), their mean, or noise. held_out: the share of the pictures that only judge; with 0, or a single
-    picture, all learn and all judge. batch_size: queries in a step. task: see `Segmenter.prepare`. empty: (H, W, 3)
-    uint8 pictures in which nothing is to be found. names: what ids mean; pictures: names of the prompts' pictures; both
-    are stored with the result. checkpointing: compute each block twice and keep less, for large networks. on_step is
-    called after each step; on_tried before them, with how many examples were tried as a start and how many will be.
+    are tried at most, and 8 mosaics of four where none shows all ids of a group), their mean, or noise. held_out: the
+    share of the pictures that only judge; with 0, or a single picture, all learn and all judge. batch_size: queries in
+    a step. task: see `Segmenter.prepare`. empty: (H, W, 3) uint8 pictures in which nothing is to be found. names: what
+    ids mean; pictures: names of the prompts' pictures; both are stored with the result. checkpointing: compute each
+    block twice and keep less, for large networks. on_step is called after each step; on_tried before them, with how
+    many examples were tried as a start and how many will be.
 
     Raises:
         ValueError: there are no prompts, or raw colour prompts, too few for the shots; or an option cannot be used.
