@@ -305,6 +305,16 @@ def test_many_pictures_lit_at_once_are_those_lit_one_by_one() -> None:
     assert mosaics
 
 
+@pytest.mark.gpu
+def test_an_accelerator_lights_as_the_processor_does() -> None:
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 256, (8, 40, 40, 3), dtype=np.uint8))
+    lights = torch.from_numpy(np.stack([draw_light(rng, Augmentation(light=1.0, noise=0.5)) for _ in range(8)]))
+    difference = shine(images.cuda(), lights.cuda()).cpu().int() - shine(images, lights).int()
+    assert difference.abs().max() <= 1
+    assert (difference != 0).float().mean() < 0.01  # rounding
+
+
 # --- hints
 
 
