@@ -92,7 +92,7 @@ class ContextTokens(NamedTuple):
     masks: Tensor  # (B, N + 1, R, W, C): the mask stream at the merge, the query's half last
     type_token: Tensor
     tables: Tables
-    shares: Tensor  # (N,): how much each shot counts in the feature ensemble; they add up to 1
+    shares: Tensor  # (N,) in float32 at least: how much each shot counts in the feature ensemble; they add up to 1
 
 
 class Seen(NamedTuple):
@@ -380,8 +380,9 @@ class SegGPT(nn.Module):
         """The rest of :meth:`prepare`: the prompts meet."""
         shots = prompts.images.shape[1]
         chunk = chunk or shots + 1
-        relative = prompts.query.new_tensor(weights or [1.0] * shots, dtype=torch.float64)
-        shares = (relative / relative.sum()).to(prompts.query.dtype)
+        weights = weights or [1.0] * shots
+        precise = torch.promote_types(prompts.query.dtype, torch.float32)
+        shares = prompts.query.new_tensor([weight / sum(weights) for weight in weights], dtype=precise)
         query = self._first.refine(_weighted_sum(prompts.query, shares), chunk)
         masks = torch.cat([prompts.masks, query], dim=1)
         for index in range(1, self.config.merge_layer + 1):
@@ -525,8 +526,8 @@ class SegGPT(nn.Module):
 
 
 def _weighted_sum(answers: Tensor, shares: Tensor) -> Tensor:
-    """(M, N, ...) and (N,) -> (M, 1, ...)."""
-    return (answers * shares.view(-1, *[1] * (answers.ndim - 2))).sum(dim=1, keepdim=True)
+    """(M, N, ...) and (N,), which is more precise -> (M, 1, ...), as precise as the answers."""
+    return (answers * shares.view(-1, *[1] * (answers.ndim - 2))).sum(dim=1, keepdim=True).to(answers.dtype)
 
 
 def painting_loss(

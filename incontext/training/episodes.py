@@ -47,9 +47,7 @@ class Sampling:
     augmentation: Augmentation = field(default_factory=Augmentation)
     set_balance: float = 0.35  # a set is drawn in proportion to (number of pictures) ** set_balance
     id_balance: float = 0.5  # and an id of it in proportion to (number of pictures that show it well) ** id_balance
-    domains: tuple[
-        tuple[str, ...], ...
-    ] = ()  # names of sets: what shares no group shows nothing that the other asks for
+    domains: tuple[tuple[str, ...], ...] = ()  # groups of names of sets: two that share none show nothing in common
 
 
 @dataclass(frozen=True)
