@@ -54,7 +54,7 @@ __all__ = [  # what callers find here, wherever it is defined
 Context = Prompt | PromptTensor | Sequence[Prompt | PromptTensor]
 BatchSize = int | Literal["auto"]
 
-MIN_PRESENCE = 0.1  # docs/log.md says how it was chosen
+MIN_PRESENCE = 0.3  # docs/log.md says how it was chosen
 
 _MOST_AT_ONCE = {"cuda": 32, "mps": 8, "cpu": 1}  # queries in a batch where memory allows; a CPU gains nothing by more
 _SHARE_OF_FREE = 0.8  # of the memory that is free, for what the estimate does not see
@@ -74,7 +74,7 @@ def load(
     is bfloat16 on CUDA and on CPUs that multiply it in hardware, else float32, which gives the published network's
     answers exactly. compile: torch.compile; the first batch of each side and number of shots then takes up to minutes,
     the following ones less time than without. min_presence: 0..1; ids that are less likely to be in a query at all are
-    left out of its mask, if the weights can tell (`Segmentation.presence`); 0 leaves out none, None is 0.1.
+    left out of its mask, if the weights can tell (`Segmentation.presence`); 0 leaves out none, None is 0.3.
 
     Raises:
         FileNotFoundError: there is no file and no registered weights of that name.
