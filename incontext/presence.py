@@ -1,8 +1,8 @@
 """Whether what an id stands for is in a query at all: a small head that reads what the network paints from.
 
 Not in the published network. The idea is the occlusion head of SAM 2 (arXiv 2408.00714, section 4). It changes nothing
-that the network paints; how much of its gradient the network learns from is for the recipe. Refuses to know colours, ids
-and pixels.
+that the network paints; how much of its gradient the network learns from is for the recipe. Refuses to know colours,
+ids and pixels.
 """
 
 from __future__ import annotations
