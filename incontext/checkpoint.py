@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -31,6 +32,7 @@ __all__ = [
     "Layout",
     "StoredDtype",
     "WeightsInfo",
+    "average",
     "cached_path",
     "convert",
     "download",
@@ -130,6 +132,42 @@ def convert(
     used = _dtype(stored)
     kept = "float32" if used == "mixed" else used
     save_model(target, _load(stored), metadata=stored.metadata, layout=layout, dtype=dtype or kept)
+    return info(target)
+
+
+def average(
+    sources: Sequence[Location],
+    target: Location,
+    *,
+    shares: Sequence[float] | None = None,
+    dtype: StoredDtype = "float32",
+) -> WeightsInfo:
+    """Write the mean of checkpoints of one configuration, and describe it. shares: their weights, equal by default.
+
+    Weights and those that training went on to from them often do worse, each, than their mean (arXiv 2109.01903). The
+    metadata is that of the first, with the SHA-256 and the share of each under "average".
+
+    Raises:
+        CheckpointError: the configurations differ; or as in :func:`load_model` and :func:`save_model`.
+        ValueError: there are no checkpoints; or the shares are not as many, not finite, below 0, or add up to 0.
+    """
+    parts = [1.0] * len(sources) if shares is None else list(shares)
+    if not sources or len(parts) != len(sources) or not all(0 <= p < math.inf for p in parts) or not sum(parts):
+        raise ValueError(
+            f"expected checkpoints and a share from 0 up for each, not all of them 0; got {len(sources)} checkpoints "
+            f"and the shares {', '.join(f'{p:g}' for p in parts) or 'none'}"
+        )
+    parts = [part / sum(parts) for part in parts]
+    infos, mean = [info(source) for source in sources], load_model(sources[0])
+    sums = {name: value * parts[0] for name, value in mean.state_dict().items()}
+    for found, part in zip(infos[1:], parts[1:], strict=True):
+        if found.config != mean.config:
+            raise CheckpointError(f"{found.path}: expected {mean.config} as in {infos[0].path}, got {found.config}")
+        for name, value in load_model(found.path).state_dict().items():
+            sums[name].add_(value, alpha=part)
+    mean.load_state_dict(sums)
+    made_of = [{"sha256": found.sha256, "share": round(part, 6)} for found, part in zip(infos, parts, strict=True)]
+    save_model(target, mean, metadata={**infos[0].metadata, "average": json.dumps(made_of)}, dtype=dtype)
     return info(target)
 
 

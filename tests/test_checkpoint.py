@@ -89,6 +89,36 @@ def test_a_chain_of_conversions_ends_where_it_began(tmp_path: Path, model: SegGP
     assert checkpoint.convert(source, tmp_path / "wide", dtype="float32").dtype == "float32"
 
 
+def test_the_average_of_weights(tmp_path: Path, model: SegGPT, tiny_config: ModelConfig) -> None:
+    paths = [tmp_path / "a.safetensors", tmp_path / "b.pth"]
+    other = random_model(tiny_config)
+    checkpoint.save_model(paths[0], model, metadata=NOTES)
+    checkpoint.save_model(paths[1], other, layout="published")
+    described = checkpoint.average(paths, tmp_path / "mean.safetensors", shares=[3, 1])
+    hashes = [checkpoint.info(path).sha256 for path in paths]
+    made_of = [{"sha256": hashes[0], "share": 0.75}, {"sha256": hashes[1], "share": 0.25}]
+    assert described.metadata == {**NOTES, "average": json.dumps(made_of)}
+    found = checkpoint.load_model(tmp_path / "mean.safetensors").state_dict()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(found[name], 0.75 * value + 0.25 * other.state_dict()[name])
+    checkpoint.average([paths[0], paths[0]], tmp_path / "same.safetensors")
+    assert_same(checkpoint.load_model(tmp_path / "same.safetensors"), model)
+
+
+def test_what_cannot_be_averaged(tmp_path: Path, model: SegGPT, tiny_config: ModelConfig) -> None:
+    one, wider = tmp_path / "one.safetensors", tmp_path / "wider.safetensors"
+    checkpoint.save_model(one, model)
+    checkpoint.save_model(wider, random_model(replace(tiny_config, decoder_width=2 * tiny_config.decoder_width)))
+    with pytest.raises(CheckpointError, match=r"wider.safetensors: expected ModelConfig.* as in .*one.safetensors"):
+        checkpoint.average([one, wider], tmp_path / "mean.safetensors")
+    for shares in ([1.0], [1.0, -1.0], [0.0, 0.0], [float("nan"), 1.0]):
+        with pytest.raises(ValueError, match="a share from 0 up for each"):
+            checkpoint.average([one, one], tmp_path / "mean.safetensors", shares=shares)
+    with pytest.raises(ValueError, match="got 0 checkpoints"):
+        checkpoint.average([], tmp_path / "mean.safetensors")
+    assert not (tmp_path / "mean.safetensors").exists()
+
+
 def test_published_names_in_safetensors(golden: Path) -> None:
     meta = json.loads((golden / "network/meta.json").read_text())
     config = checkpoint.load_model(golden / "network/weights.safetensors").config

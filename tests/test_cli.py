@@ -708,6 +708,19 @@ def test_weights_convert(run: Callable[..., Done], weights: Path, tmp_path: Path
 
 
 @pytest.mark.usefixtures("manifest")
+def test_weights_average(run: Callable[..., Done], weights: Path, tmp_path: Path) -> None:
+    target = tmp_path / "mean.safetensors"
+    done = run("weights", "average", "tiny", weights, "--shares", "7,3", "-o", target, "--dtype", "float16")
+    assert done.status == 0, done.err
+    assert done.out.startswith(f"{target}: float16, ")
+    shares = [each["share"] for each in json.loads(checkpoint.info(target).metadata["average"])]
+    assert shares == [0.7, 0.3]
+    done = run("weights", "average", weights, weights, "--shares", "seven", "-o", target)
+    assert done.status == 2
+    assert '--shares as numbers with commas between, such as "7,3"' in done.err
+
+
+@pytest.mark.usefixtures("manifest")
 def test_weights_download(run: Callable[..., Done], tmp_path: Path) -> None:
     done = run("weights", "download", "tiny")
     assert (done.status, done.out.strip()) == (0, str(tmp_path / "registry" / "tiny.safetensors"))

@@ -97,6 +97,14 @@ def numbers(option: str, text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def decimals(option: str, text: str) -> list[float]:
+    """ "7,3" or "0.7, 0.3" -> floats. ValueError for anything else."""
+    try:
+        return [float(part) for part in names(text)]
+    except ValueError:
+        raise ValueError(f'expected {option} as numbers with commas between, such as "7,3"; got {text!r}') from None
+
+
 def names(text: str) -> list[str]:
     """ "a, b" -> ["a", "b"]."""
     return [part.strip() for part in text.split(",")]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from incontext.cli.options import LayoutName, StoredDtypeName, weights_app
+from incontext.cli.options import LayoutName, StoredDtypeName, decimals, weights_app
 
 
 @weights_app.command("list")
@@ -75,6 +75,23 @@ def weights_convert(
 
     written = convert(resolve(source), target, layout=layout, dtype=dtype)
     print(f"{written.path}: {written.layout}, {written.dtype}, {written.bytes:,} bytes, SHA-256 {written.sha256}")
+
+
+@weights_app.command("average")
+def weights_average(
+    sources: Annotated[list[str], typer.Argument(metavar="NAME|PATH ...")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
+    shares: Annotated[
+        str | None, typer.Option("--shares", metavar="A,B,...", help="How much each counts. Default: all alike.")
+    ] = None,
+    dtype: Annotated[StoredDtypeName, typer.Option("--dtype")] = "float32",
+) -> None:
+    """The mean of weights: of a run and what it started from, say, which is often better than both."""
+    from incontext.checkpoint import average, resolve
+
+    parts = None if shares is None else decimals("--shares", shares)
+    written = average([resolve(source) for source in sources], out, shares=parts, dtype=dtype)
+    print(f"{written.path}: {written.dtype}, {written.bytes:,} bytes, SHA-256 {written.sha256}")
 
 
 @weights_app.command("download")
