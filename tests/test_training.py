@@ -381,18 +381,34 @@ def test_the_losses_of_shares_add_up() -> None:
 
 
 def _member(rank: int, folder: str, port: int) -> None:
-    """What each of two processes runs: a whole run, and the rest of a run that one process began."""
+    """What each of two processes runs: whole runs, the rest of runs that one process began, the beginning of another;
+    with the network in each of them, and sharded."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with joined("cpu") as team:
         losses: list[float] = []
-        for name in ("together", "resumed"):
-            train(TEAM_RECIPE, [discs()], Path(folder, name), workers=0, dtype="float32", team=team,
-                  on_report=lambda progress: losses.append(progress.loss))  # fmt: skip
+        for name in ("together", "resumed", "sharded", "resumed_sharded"):
+            train(
+                TEAM_RECIPE,
+                [discs()],
+                Path(folder, name),
+                workers=0,
+                dtype="float32",
+                team=team,
+                sharded=name.endswith("sharded"),
+                on_report=lambda progress: losses.append(progress.loss),
+            )
+        parted = Run(TEAM_RECIPE, torch.device("cpu"), team=team, dtype="float32", sharded=True)
+        parted.advance(batch_of(TEAM_RECIPE, team.share(0, 5)))
+        parted.save(Path(folder, "begun_sharded"))
+        moments = [value for each in parted.optimizers for row in each.state.values() for value in row.values()]
+        parts = [*parted.model.parameters(), *parted._average.values(), *(value for value in moments if value.ndim)]
+        held = sum(part.to_local().numel() for part in parts), sum(part.numel() for part in parts)
         run = Run(TEAM_RECIPE, torch.device("cpu"), team=team, dtype="float32")
         run.backward(batch_of(TEAM_RECIPE, team.share(0, 5)))
         gradients = {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
-        torch.save({"gradients": gradients, "losses": losses}, Path(folder, f"rank_{rank}.pt"))
+        told = {"gradients": gradients, "losses": losses, "held": held}
+        torch.save(told, Path(folder, f"rank_{rank}.pt"))
         with pytest.raises(ValueError, match="different"):
             team.check_equal(rank, "different")
 
@@ -402,8 +418,10 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     alone = load_model(train(TEAM_RECIPE, [discs()], tmp_path / "alone", workers=0, dtype="float32"))
     first = Run(TEAM_RECIPE, torch.device("cpu"), dtype="float32")
     first.advance(batch_of(TEAM_RECIPE, range(5)))
-    (tmp_path / "resumed").mkdir()
-    first.save(tmp_path / "resumed")
+    for name in ("resumed", "resumed_sharded", "begun_sharded"):
+        (tmp_path / name).mkdir()
+        if name != "begun_sharded":
+            first.save(tmp_path / name)
     run = Run(TEAM_RECIPE, torch.device("cpu"), dtype="float32")
     run.backward(batch_of(TEAM_RECIPE, range(5)))
     with socket.socket() as probe:
@@ -418,14 +436,25 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
                 assert name not in one["gradients"]
             else:
                 torch.testing.assert_close(one["gradients"][name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
-    for folder in ("together", "resumed"):
+    train(TEAM_RECIPE, [discs()], tmp_path / "begun_sharded", workers=0, dtype="float32")
+    for folder in ("together", "resumed", "sharded", "resumed_sharded", "begun_sharded"):
         found = load_model(tmp_path / folder / "model.safetensors").state_dict()
         for name, tensor in alone.state_dict().items():
             torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5, msg=name)
     assert told[1]["losses"] == []  # process 0 alone reports
-    rows = [json.loads((tmp_path / each / "log.jsonl").read_text()) for each in ("alone", "together")]
-    assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-4)
+    rows = [json.loads((tmp_path / each / "log.jsonl").read_text()) for each in ("alone", "together", "sharded")]
+    for row in rows[1:]:
+        assert row["loss"] == pytest.approx(rows[0]["loss"], rel=1e-4)
     assert told[0]["losses"][0] == rows[1]["loss"]
+    (one, whole), (other, _) = (each["held"] for each in told)
+    assert one + other == whole
+    assert max(one, other) < 0.6 * whole  # rows do not always come out even
+
+
+def test_one_process_cannot_be_sharded(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected several processes to share a network among, got one"):
+        train(RECIPE, [discs()], tmp_path / "run", sharded=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_more_processes_than_episodes_are_refused(tmp_path: Path) -> None:
@@ -462,7 +491,7 @@ def test_a_state_in_slices_comes_back_rounded(tmp_path: Path) -> None:
     again = Run(RECIPE, torch.device("cpu"))
     again.restore(tmp_path)
     assert again.step == 2
-    for saved, read in ((run.model, again.model), (run.average, again.average)):
+    for saved, read in ((run.model, again.model), (run.averaged(), again.averaged())):
         for name, tensor in saved.state_dict().items():
             torch.testing.assert_close(read.state_dict()[name], tensor.bfloat16().float(), rtol=0, atol=0)
     for saved, read in zip(run.optimizers, again.optimizers, strict=True):

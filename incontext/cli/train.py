@@ -58,6 +58,14 @@ def train(
             help="Save the state in files of at most so many MiB, rounded to 16 bits, 60 MiB in all.",
         ),
     ] = None,
+    shard: Annotated[
+        bool,
+        typer.Option(
+            "--shard",
+            help="Under torchrun: each process holds a part of weights, average and optimizer state (FSDP2), for "
+            "networks of which not each can hold all.",
+        ),
+    ] = False,
 ) -> None:
     """Train weights by in-context coloring. Stop with Ctrl-C; the same command goes on where the last state was saved.
 
@@ -104,6 +112,7 @@ def train(
             slices=None if state_mib is None else Slices(state_mib),
             init=first,
             team=team,
+            sharded=shard,
             on_report=tell,
         )
     if team.rank == 0:

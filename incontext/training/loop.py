@@ -7,7 +7,6 @@ where episodes come from (episodes.py, synthetic.py) and what colours are (color
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import shutil
@@ -32,6 +31,7 @@ from incontext.training.episodes import EpisodeSource
 from incontext.training.processes import ALONE, Team
 from incontext.training.recipes import Recipe
 from incontext.training.sets import ImageSet
+from incontext.training.sharding import ShardedMuon, gathered, part_like, restore_optimizer, shard
 from incontext.training.slices import MIB, Slices, pack, read_slices, unpack, write_slices
 from incontext.training.validation import Validation
 
@@ -90,7 +90,7 @@ def _batches(
             step += 1
 
 
-def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: nn.Module, recipe: Recipe, *, sharded: bool = False) -> list[torch.optim.Optimizer]:
     """Muon on the matrices of the blocks, AdamW on the rest; weight decay on matrices only. Of what learns."""
     learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
     matrices = [
@@ -105,9 +105,8 @@ def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
     adamw = torch.optim.AdamW(groups, lr=recipe.other_lr, betas=(0.9, 0.98))
     if not matrices:
         return [adamw]
-    muon = torch.optim.Muon(
-        matrices, lr=recipe.matrix_lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
+    kind = ShardedMuon if sharded else torch.optim.Muon
+    muon = kind(matrices, lr=recipe.matrix_lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")
     return [muon, adamw]
 
 
@@ -137,7 +136,8 @@ class _Painting(nn.Module):
 class Run:
     """The state of a run: weights, their average, optimizers and the step, on a device.
 
-    With a ``team`` of several processes each holds all of it, and advances by its share of the batch.
+    With a ``team`` of several processes each holds all of it, or if ``sharded`` a part of it, and advances by its share
+    of the batch.
     """
 
     def __init__(
@@ -148,12 +148,14 @@ class Run:
         *,
         team: Team = ALONE,
         dtype: TrainingDtype = "bfloat16",
+        sharded: bool = False,
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
         self.device = device
         self.team = team
         self.dtype = dtype
+        self.sharded = sharded
         self.step = 0
         self.model = SegGPT(recipe.model)
         if init is not None:
@@ -164,12 +166,14 @@ class Run:
                 raise ValueError("expected a network with a presence head, of which alone this recipe is")
             self.model.requires_grad_(False)
             self.model.presence.requires_grad_(True)
-        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimizers = make_optimizers(self.model, recipe)
-        self._plateau = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self._paint: nn.Module = _Painting(self.model, recipe.presence_pull)
-        if team.size > 1:  # one of the type tokens is unused in every step
+        if sharded:
+            shard(self._paint, device, team.size)
+        elif team.size > 1:  # one of the type tokens is unused in every step
             self._paint = DistributedDataParallel(self._paint, find_unused_parameters=True)
+        self._average = {name: value.detach().clone() for name, value in self.model.named_parameters()}
+        self.optimizers = make_optimizers(self.model, recipe, sharded=sharded)
+        self._plateau = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     def advance(self, batch: Batch) -> tuple[float, dict[str, float]]:
         """One step: the loss and its parts, of the whole batch of which ``batch`` is this process's share."""
@@ -185,7 +189,7 @@ class Run:
         self.step += 1
         keep = min(recipe.ema, (1 + self.step) / (10 + self.step))  # the first steps are soon forgotten
         with torch.no_grad():
-            for averaged, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            for averaged, value in zip(self._average.values(), self.model.parameters(), strict=True):
                 averaged.lerp_(value, 1 - keep)
         values = team.add(torch.tensor([loss.item(), *parts.values()], device=self.device)).tolist()
         return values[0], dict(zip(parts, values[1:], strict=True))
@@ -215,36 +219,53 @@ class Run:
         summed.backward()  # type: ignore[no-untyped-call]
         return loss, parts
 
+    def averaged(self) -> SegGPT | None:
+        """The network of the averaged weights, in eval mode; it shares them with a run that is not sharded.
+
+        All processes must call this; of a sharded run only process 0 gets it.
+        """
+        average = gathered(self._average, keep=self.team.rank == 0)
+        if self.sharded and self.team.rank != 0:
+            return None
+        with torch.device("meta"):
+            model = SegGPT(self.recipe.model)
+        model.load_state_dict(average, assign=True)
+        return model.to(self.device).eval().requires_grad_(False)
+
     def state(self) -> dict[str, Any]:
-        """Everything that a run goes on from."""
-        return {
+        """Everything that a run goes on from. All processes must call this; of a sharded run only process 0 gets it."""
+        state = {
             "recipe": json.dumps(self.recipe.to_dict()),
             "step": self.step,
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
+            "model": dict(self.model.state_dict()),
+            "average": self._average,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
+        return gathered(state, keep=self.team.rank == 0)  # type: ignore[no-any-return]
 
     def save(self, out: Path, slices: Slices | None = None) -> None:
         """Write the whole state to ``out/state.pt``, or rounded to ``out/state/`` in slices; whole or not at all.
 
-        Slices hold weights and average in bfloat16, and the optimizers' state too where it fits.
+        All processes must call this; process 0 writes. Slices hold weights and average in bfloat16, and the optimizers'
+        state too where it fits.
 
         Raises:
             ValueError: weights and average are larger than all slices together may be.
         """
-        whole, folder = out / "state.pt", out / "state"
+        state, path, folder = self.state(), out / "state.pt", out / "state"
+        if self.team.rank != 0:
+            return
         if slices is None:
-            beside = whole.with_suffix(".partial")
-            torch.save(self.state(), beside)
-            beside.replace(whole)
+            beside = path.with_suffix(".partial")
+            torch.save(state, beside)
+            beside.replace(path)
             shutil.rmtree(folder, ignore_errors=True)
             return
-        packed = pack(self.state())
+        packed = pack(state)
         if len(packed) > slices.total_mib * MIB:
-            packed = pack({**self.state(), "optimizers": None})
+            packed = pack({**state, "optimizers": None})
         write_slices(folder, packed, self.step, slices)
-        whole.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
     def restore(self, out: Path) -> None:
         """Go on from what ``out`` holds, if anything: the last state that was written.
@@ -254,7 +275,7 @@ class Run:
         """
         path = out / "state.pt"
         if path.exists():
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            state = torch.load(path, map_location="cpu" if self.sharded else self.device, weights_only=True)
         elif (out / "state" / "index.json").exists():
             path = out / "state"
             state = unpack(read_slices(path))
@@ -263,11 +284,13 @@ class Run:
         if state["recipe"] != json.dumps(self.recipe.to_dict()):
             raise ValueError(f"{path} is the state of a run of another recipe; choose another folder, or remove it")
         self.step = state["step"]
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
+        own = self.model.state_dict()
+        self.model.load_state_dict({name: part_like(value, own[name]) for name, value in state["model"].items()})
+        for name, value in self._average.items():
+            value.copy_(part_like(state["average"][name], value))
         if state["optimizers"] is not None:
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
+                restore_optimizer(optimizer, saved)
 
 
 def train(
@@ -284,6 +307,7 @@ def train(
     slices: Slices | None = None,
     init: SegGPT | None = None,
     team: Team = ALONE,
+    sharded: bool = False,
     on_report: Callable[[Progress], None] | None = None,
 ) -> Path:
     """Run a recipe, or go on with what ``out`` holds of it, and return the path of the averaged weights.
@@ -298,15 +322,18 @@ def train(
     With a ``team`` every process calls this with the same arguments, its own device apart, and an ``out`` that all of
     them see; only process 0 writes and reports. All together take the recipe's batch, with the same episodes and up to
     rounding the same losses and weights as one process, so a run may go on with another number of processes.
+    ``sharded``: each process holds a part of weights, average and optimizer state (FSDP2), for networks of which not
+    each can hold all; a run may go on with or without it.
 
     Raises:
         ValueError: ``out`` holds the state of another recipe, or is not the same folder for all processes; a batch has
-            fewer episodes than there are processes; the network is too large for ``slices``.
+            fewer episodes than there are processes; the network is too large for ``slices``; there is nobody to shard
+            it with.
     """
-    _check(recipe, team, slices)
+    _check(recipe, team, slices, sharded)
     if team.rank == 0:
         (out / "validation").mkdir(parents=True, exist_ok=True)
-    run = Run(recipe, torch.device(device), init, team=team, dtype=dtype)
+    run = Run(recipe, torch.device(device), init, team=team, dtype=dtype, sharded=sharded)
     run.restore(out)
     team.check_equal(run.step, f"expected a folder that all processes see, got different states in {out}")
     validations: dict[int, Validation] = {}
@@ -321,21 +348,22 @@ def train(
         waited += time.perf_counter() - before
         loss, parts = run.advance(batch)
         running = loss if running is None else 0.98 * running + 0.02 * loss
-        if team.rank != 0:
-            continue
         milestone = run.step % save_every == 0 or run.step == recipe.steps
-        if milestone or time.perf_counter() - saved >= 60 * save_minutes:
+        if team.agree(milestone or time.perf_counter() - saved >= 60 * save_minutes):
             run.save(out, slices)
             saved = time.perf_counter()
+        average = run.averaged() if milestone else None
+        if team.rank != 0:
+            continue
         score = None
-        if milestone:
+        if average is not None:
             metadata = {"recipe": json.dumps(recipe.to_dict()), "step": str(run.step)}
-            save_model(out / "model.safetensors", run.average, metadata=metadata)
+            save_model(out / "model.safetensors", average, metadata=metadata)
             if held_out:
                 if stage.side not in validations:
                     validations[stage.side] = Validation.draw(held_out, side=stage.side, patch=recipe.model.patch)
                 picture = out / "validation" / f"step_{run.step:07d}.png"
-                score = validations[stage.side].score(run.average, run.device, picture)
+                score = validations[stage.side].score(average, run.device, picture)
         if run.step % 20 == 0 or milestone:
             now = time.perf_counter()
             speed = (run.step - since) * stage.batch / (now - clock)
@@ -350,7 +378,9 @@ def train(
     return out / "model.safetensors"
 
 
-def _check(recipe: Recipe, team: Team, slices: Slices | None) -> None:
+def _check(recipe: Recipe, team: Team, slices: Slices | None, sharded: bool) -> None:
+    if sharded and team.size == 1:
+        raise ValueError("expected several processes to share a network among, got one; start them with torchrun")
     smallest = min(stage.batch for stage in recipe.stages)
     if smallest < team.size:
         raise ValueError(f"expected at most {smallest} processes, as the smallest batch has episodes, got {team.size}")

@@ -1,6 +1,7 @@
 """Several processes that train one network together, as `torchrun` starts them.
 
-Each process takes its share of every batch and all end every step with equal weights; process 0 alone writes. Refuses
+Each process takes its share of every batch and all end every step with equal weights, or with parts of the same ones
+(sharding.py); process 0 alone writes. Refuses
 to know what is trained.
 """
 
@@ -35,15 +36,26 @@ class Team:
             distributed.all_reduce(values)
         return values
 
+    def agree(self, value: bool) -> bool:
+        """What process 0 says."""
+        if self.size > 1:
+            said = self._small(int(value and self.rank == 0))
+            distributed.all_reduce(said)
+            return bool(said)
+        return value
+
     def check_equal(self, value: int, sentence: str) -> None:
         """Wait for all; ValueError with ``sentence`` where ``value`` is not the same in all of them."""
         if self.size > 1:
-            both_ends = torch.tensor([value, -value])
-            if distributed.get_backend() == "nccl":
-                both_ends = both_ends.cuda()
+            both_ends = self._small(value, -value)
             distributed.all_reduce(both_ends, distributed.ReduceOp.MAX)
             if both_ends[0] != -both_ends[1]:
                 raise ValueError(sentence)
+
+    @staticmethod
+    def _small(*values: int) -> Tensor:
+        """A few numbers where the processes can exchange them."""
+        return torch.tensor(values, device="cuda" if distributed.get_backend() == "nccl" else "cpu")
 
 
 ALONE = Team()
@@ -79,6 +91,9 @@ def joined(device: str) -> Iterator[Team]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Grad strides do not match")  # of the 1 x 1 convolution; 24 numbers
+            warnings.filterwarnings(
+                "ignore", "FSDP2-wrapped module"
+            )  # answers views, of which none is changed in place
             yield Team(distributed.get_rank(), distributed.get_world_size())
     finally:
         distributed.destroy_process_group()
