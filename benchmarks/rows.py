@@ -84,7 +84,8 @@ def rows(device: torch.device, *, compiled: bool) -> list[Row]:
 
 def _kernels(device: torch.device, compiled: bool) -> list[str]:
     """Those that could win. flex is always compiled, which on a CPU is part of what has to be asked for."""
-    return [name for name in KERNELS if name != "plain" and (name != "flex" or device.type == "cuda" or compiled)]
+    left_out = {"plain", "pieces"} if device.type == "cuda" else {"plain"} if compiled else {"plain", "flex"}
+    return [name for name in KERNELS if name not in left_out]
 
 
 class Inputs(NamedTuple):

@@ -17,7 +17,7 @@ in q's dtype and its log-sum-exp (..., heads, Rq * W), in float32 at least.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Final
 
@@ -28,7 +28,7 @@ from torch import Tensor
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 
-BIAS_BYTES = 16 << 20  # of the bias that exists at a time on a CPU: larger pieces are paged in anew in every block
+PIECE_BYTES = 16 << 20  # of scores or bias that exist at a time on a CPU: more is paged in anew in every block
 
 
 def relative_table(table: Tensor, length: int) -> Tensor:
@@ -73,6 +73,25 @@ def plain(
     return out, torch.logsumexp(scores, dim=-1) if with_lse else None
 
 
+def pieces(
+    q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, with_lse: bool
+) -> tuple[Tensor, Tensor | None]:
+    """:func:`plain` for a CPU without gradients, some heads at a time, so that the scores stay small."""
+    if q.device.type != "cpu" or _needs_grad(q, k, v, rows, columns):
+        return plain(q, k, v, rows, columns, with_lse)
+
+    def piece(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
+        bias = full_bias(q, rows, columns)
+        scores = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).to(bias.dtype)
+        scores += bias
+        weights = torch.softmax(scores, dim=-1)
+        # The largest weight is exp(the largest score - the log-sum-exp): no second exponential of all scores.
+        lse = scores.amax(dim=-1) - weights.amax(dim=-1).log() if with_lse else None
+        return weights.to(q.dtype) @ v, lse
+
+    return _in_pieces(piece, q, k, v)
+
+
 def bias_mask(
     q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, with_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
@@ -80,21 +99,14 @@ def bias_mask(
 
     On a CPU without gradients some heads at a time, so that the bias stays small.
     """
+    scale = q.shape[-1] ** -0.5
     if q.device.type != "cpu" or _needs_grad(q, k, v, rows, columns):
-        return _dot_product(q, k, v, full_bias(q, rows, columns).to(q.dtype), q.shape[-1] ** -0.5, with_lse)
-    lead = _lead(q, k)
-    out = q.new_empty(*lead, *q.shape[-2:])
-    lse = q.new_empty(*lead, q.shape[-2], dtype=torch.promote_types(q.dtype, torch.float32)) if with_lse else None
-    q = q.expand(lead[0], *q.shape[1:])
-    per_head = q.shape[-2] * k.shape[-2] * torch.promote_types(q.dtype, torch.float32).itemsize
-    for at, heads in _pieces(q, max(1, BIAS_BYTES // per_head)):
-        part, its_k, its_v = (each[at][..., heads, :, :] for each in (q, k, v))
-        bias = full_bias(part, rows, columns)
-        found, found_lse = _dot_product(part, its_k, its_v, bias, q.shape[-1] ** -0.5, with_lse)
-        out[at][..., heads, :, :] = found
-        if lse is not None and found_lse is not None:
-            lse[at][..., heads, :] = found_lse
-    return out, lse
+        return _dot_product(q, k, v, full_bias(q, rows, columns).to(q.dtype), scale, with_lse)
+
+    def piece(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
+        return _dot_product(q, k, v, full_bias(q, rows, columns), scale, with_lse)
+
+    return _in_pieces(piece, q, k, v)
 
 
 def folded(
@@ -158,7 +170,13 @@ def _uncompiled_flex(
     return flex_attention(q, k, v, score_mod=add_bias), None
 
 
-KERNELS: dict[str, Kernel] = {"plain": plain, "bias_mask": bias_mask, "folded": folded, "flex": flex}
+KERNELS: dict[str, Kernel] = {
+    "plain": plain,
+    "pieces": pieces,
+    "bias_mask": bias_mask,
+    "folded": folded,
+    "flex": flex,
+}
 
 
 # --------------------------------------------------------------------------------------- entry points
@@ -170,15 +188,17 @@ def choose_kernel(device: torch.device, dtype: torch.dtype, *, gradients: bool =
     """The name of the kernel that measured fastest (docs/log.md has the figures; no size turned the order round).
 
     The folded kernel where its wider products are cheap: on CUDA, which has flash kernels for them, and in bfloat16 on
-    processors with a matrix unit. On other processors the bias as SDPA's mask. Plain elsewhere, and for gradients in
-    full precision or without such a unit.
+    processors with a matrix unit. On other processors plain products in bfloat16, which SDPA is slow at there, and the
+    bias as SDPA's mask in float32. Plain elsewhere, and for gradients in full precision or without such a unit.
     """
     reduced = dtype in (torch.bfloat16, torch.float16)
     if device.type == "cpu" and dtype == torch.bfloat16 and MATRIX_UNIT:
         return "folded"
     if device.type == "cuda" and (reduced or not gradients):
         return "folded"
-    return "bias_mask" if device.type == "cpu" and not gradients else "plain"
+    if device.type != "cpu" or gradients:
+        return "plain"
+    return "pieces" if dtype == torch.bfloat16 else "bias_mask"
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, *, kernel: str = "auto") -> Tensor:
@@ -235,15 +255,26 @@ def _needs_grad(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def _pieces(q: Tensor, heads_at_once: int) -> Iterator[tuple[slice, slice]]:
-    """The parts of (batch, ..., heads, tokens, d) to work on in turn: slices of the batch and of the heads."""
-    batch, heads = q.shape[0], q.shape[-3]
-    if heads_at_once >= heads * q.shape[:-3].numel():
-        yield slice(None), slice(None)
-        return
-    for first in range(batch):
-        for start in range(0, heads, heads_at_once):
-            yield slice(first, first + 1), slice(start, start + heads_at_once)
+def _in_pieces(
+    one: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]], q: Tensor, k: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """An attention of queries, keys and values, of so many at a time as PIECE_BYTES of scores allow."""
+    lead, per_head = _lead(q, k), q.shape[-2] * k.shape[-2] * torch.promote_types(q.dtype, torch.float32).itemsize
+    at_once, heads = PIECE_BYTES // per_head, lead[-1]
+    if at_once >= lead.numel():
+        return one(q, k, v)
+    rows, some = max(1, at_once // lead[1:].numel()), max(1, at_once // lead[1:-1].numel())
+    out, lse = q.new_empty(*lead, *q.shape[-2:]), None
+    q = q.expand(lead[0], *q.shape[1:])
+    for row in range(0, lead[0], rows):
+        for head in range(0, heads, some):
+            at = slice(row, row + rows), ..., slice(head, head + some), slice(None)
+            found, found_lse = one(*(each[*at, slice(None)] for each in (q, k, v)))
+            out[*at, slice(None)] = found
+            if found_lse is not None:
+                lse = found_lse.new_empty(*lead, q.shape[-2]) if lse is None else lse
+                lse[at] = found_lse
+    return out, lse
 
 
 def _dot_product(

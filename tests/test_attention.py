@@ -42,7 +42,7 @@ quiet_flex = pytest.mark.filterwarnings("ignore:flex_attention called without to
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("kernel", ["bias_mask", "folded"])
+@pytest.mark.parametrize("kernel", ["pieces", "bias_mask", "folded"])
 def test_kernels_give_the_plain_kernels_answers_and_gradients(
     kernel: str, grid: tuple[int, int], dtype: torch.dtype
 ) -> None:
@@ -73,7 +73,7 @@ def test_some_rows_of_one_query_against_many_prompts(
     kernel: str, piece: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the ensemble asks for: q (M, 1, ...) against k (M, N, ...), other rows of the grid, without gradients."""
-    monkeypatch.setattr(module, "BIAS_BYTES", piece)
+    monkeypatch.setattr(module, "PIECE_BYTES", piece)
     generator = torch.Generator().manual_seed(2)
     shapes = [(2, 1, 3, 2 * 4, 8), (2, 5, 3, 3 * 4, 8), (2, 5, 3, 3 * 4, 8), (2, 3, 8), (4, 4, 8)]
     inputs = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
@@ -97,7 +97,7 @@ def test_some_rows_of_one_query_against_many_prompts(
     assert_near(lse, expected_lse, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("kernel", ["auto", "plain", "bias_mask", "folded"])
+@pytest.mark.parametrize("kernel", ["auto", "plain", "pieces", "bias_mask", "folded"])
 def test_two_halves_of_the_keys_merge_to_all_of_them(kernel: str) -> None:
     q, k, v, rows, columns = (each.detach() for each in make_inputs((6, 2), torch.float64))
     upper = attention_with_lse(q, k[:, :, :6], v[:, :, :6], rows[:, :3], columns, kernel=kernel)
@@ -116,11 +116,13 @@ def test_the_log_sum_exp_has_a_gradient_or_is_refused() -> None:
         attention(*make_inputs((3, 2), torch.float32), kernel="flex")
 
 
-@pytest.mark.parametrize("piece", [1, 3 * 64, 1 << 20])
-def test_the_bias_may_exist_in_pieces(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BIAS_BYTES", piece * 8)
+@pytest.mark.parametrize("piece", [1, 64, 2 * 64, 3 * 64, 4 * 64, 1 << 20])
+@pytest.mark.parametrize("kernel", ["pieces", "bias_mask"])
+def test_the_scores_may_exist_in_pieces(kernel: str, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE_BYTES", piece * 8)
     inputs = [each.detach() for each in make_inputs((4, 2), torch.float64)]
-    torch.testing.assert_close(attention(*inputs, kernel="bias_mask"), attention(*inputs, kernel="plain"))
+    found, expected = (attention_with_lse(*inputs, kernel=name) for name in (kernel, "plain"))
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.slow
@@ -159,7 +161,7 @@ def test_auto_depends_on_device_precision_and_gradients(monkeypatch: pytest.Monk
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert choose_kernel(cpu, torch.float32) == "bias_mask"
     assert choose_kernel(cuda, torch.bfloat16) == "folded"
-    for unit, name in ((True, "folded"), (False, "bias_mask")):
+    for unit, name in ((True, "folded"), (False, "pieces")):
         monkeypatch.setattr("incontext.attention.MATRIX_UNIT", unit)
         assert choose_kernel(cpu, torch.bfloat16) == name
         assert choose_kernel(cpu, torch.bfloat16, gradients=True) == ("folded" if unit else "plain")

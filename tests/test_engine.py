@@ -153,7 +153,7 @@ def test_dtypes_run_and_are_described(random_segmenter: Segmenter) -> None:
     assert described["weights"] == "mine"
     assert described["dtype"] == "bfloat16"
     assert described["device"] == "cpu"
-    assert described["attention"] == ("folded" if MATRIX_UNIT else "bias_mask")
+    assert described["attention"] == ("folded" if MATRIX_UNIT else "pieces")
     assert random_segmenter.describe()["attention"] == "bias_mask"
     assert described["parameters"] == sum(p.numel() for p in model.parameters())
     assert random_segmenter.describe()["dtype"] == "float32"

@@ -83,7 +83,7 @@ def test_a_device_that_is_not_here_can_be_estimated() -> None:
     assert on_cuda > 2 * sum(p.numel() for p in memory.SegGPT(CONFIG).parameters())
 
 
-@pytest.mark.parametrize("kernel", ["plain", "bias_mask", "folded"])
+@pytest.mark.parametrize("kernel", ["plain", "pieces", "bias_mask", "folded"])
 @pytest.mark.parametrize("shots", [1, 9])
 @pytest.mark.parametrize("side", [32, 128])
 def test_the_generous_figure_is_more_than_any_kernel_needs(kernel: str, shots: int, side: int) -> None:
