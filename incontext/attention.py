@@ -17,7 +17,9 @@ in q's dtype and its log-sum-exp (..., heads, Rq * W), in float32 at least.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import threading
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Final
 
@@ -76,18 +78,26 @@ def plain(
 def pieces(
     q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, with_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """:func:`plain` for a CPU without gradients, some heads at a time, so that the scores stay small."""
-    if q.device.type != "cpu" or _needs_grad(q, k, v, rows, columns):
+    """:func:`plain` for a CPU without gradients: some heads at a time, in memory that each thread keeps."""
+    if q.device.type != "cpu" or _needs_grad(q, k, v, rows, columns) or torch.compiler.is_compiling():
         return plain(q, k, v, rows, columns, with_lse)
+    wide = torch.promote_types(q.dtype, torch.float32)
 
     def piece(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
-        bias = full_bias(q, rows, columns)
-        scores = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).to(bias.dtype)
-        scores += bias
-        weights = torch.softmax(scores, dim=-1)
+        shape = *_lead(q, k), q.shape[-2], k.shape[-2]
+        by_row, by_column = (each.to(wide) for each in relative_bias(q, rows, columns))
+        narrow = _kept.take(q, shape, q.dtype)
+        scores = _kept.take(q, shape, wide) if q.dtype != wide else narrow
+        torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-2, -1), out=narrow)
+        scores.copy_(narrow)
+        grid = scores.view(*shape[:-1], rows.shape[1], -1)
+        grid += by_row.unsqueeze(-1)
+        grid += by_column.unsqueeze(-2)
+        largest = scores.amax(dim=-1) if with_lse else None
+        torch.softmax(scores, dim=-1, out=scores)
         # The largest weight is exp(the largest score - the log-sum-exp): no second exponential of all scores.
-        lse = scores.amax(dim=-1) - weights.amax(dim=-1).log() if with_lse else None
-        return weights.to(q.dtype) @ v, lse
+        lse = None if largest is None else largest - scores.amax(dim=-1).log()
+        return narrow.copy_(scores) @ v, lse
 
     return _in_pieces(piece, q, k, v)
 
@@ -253,6 +263,26 @@ def _kernel(name: str) -> Kernel:
 
 def _needs_grad(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+class _Kept(threading.local):
+    """Memory for scores that a thread does not give back: paged in anew at each call it would cost more than they."""
+
+    def __init__(self) -> None:
+        self._of: dict[torch.dtype, Tensor] = {}
+
+    def take(self, like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A tensor of any content, the same memory each time. Fresh if it is large, or ``like`` has no memory."""
+        count = math.prod(shape)
+        if type(like) is not Tensor or count * dtype.itemsize > PIECE_BYTES:
+            return like.new_empty(shape, dtype=dtype)
+        if dtype not in self._of or count > self._of[dtype].numel():
+            with torch.inference_mode(False):  # what is made in inference mode cannot be written to outside
+                self._of[dtype] = torch.empty(PIECE_BYTES // dtype.itemsize, dtype=dtype)
+        return self._of[dtype][:count].view(*shape)
+
+
+_kept = _Kept()
 
 
 def _in_pieces(
