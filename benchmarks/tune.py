@@ -23,6 +23,7 @@ import numpy as np
 from record import record
 
 from incontext.cli.options import numbers
+from incontext.devices import keep_freed_memory
 from incontext.engine import Context, Segmenter, load
 from incontext.evaluation.ranking import Ranking, rank
 from incontext.folder import gather, open_prompts
@@ -217,6 +218,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Measure, record, draw."""
     given = parser().parse_args()
+    keep_freed_memory()  # as `incontext tune` does
     folders = [each for each in sorted(given.data.glob("*/")) if (each / "images").is_dir()]
     if given.sets is not None:
         folders = [each for each in folders if each.name in given.sets.split(",")]

@@ -3,6 +3,8 @@
 Never falls back to another device than asked for. Refuses to know networks and pictures.
 """
 
+import ctypes
+import platform
 from typing import Literal
 
 import torch
@@ -10,6 +12,7 @@ import torch
 DeviceName = str
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h, in bytes
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -42,3 +45,15 @@ def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
     if device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()):  # noqa: SLF001
         return torch.bfloat16
     return torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees instead of giving it back to the system, where the C library is glibc's.
+
+    What is given back is paged in anew, zeroed, at each step: with gradients that costs more than the network. For
+    processes that do nothing else, as memory stays at its peak.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)

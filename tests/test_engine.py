@@ -1,6 +1,9 @@
 """From pictures and a context to masks: sizes, ids, batches, devices, and the published code's answers from files."""
 
 import json
+import platform
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -182,6 +185,28 @@ def test_a_missing_cuda_device_fails_loudly() -> None:
     with pytest.raises(ValueError, match="sees 0 CUDA devices"):
         choose_device("cuda")
     assert choose_device("auto").type == "cpu"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs the C library glibc")
+def test_freed_memory_can_be_kept() -> None:
+    """What is written to again and again is paged in once."""
+    program = """
+import resource, sys, torch
+from incontext.devices import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for step in range(12):
+    several = [torch.ones(30 << 20, dtype=torch.uint8) for _ in range(4)]
+    del several
+    if step == 5:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    kept, given_back = (
+        int(subprocess.run([sys.executable, "-c", program, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("keep", "give")
+    )
+    assert kept < 0.1 * given_back
 
 
 def test_raw_colours_and_masks_do_not_mix(segmenter: Segmenter) -> None:

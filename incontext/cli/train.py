@@ -72,7 +72,7 @@ def train(
     Of every set of 20 pictures or more, one in 20 is held out for validation. Under `torchrun -m incontext train ...`
     the processes share every batch, and the weights come out as from one.
     """
-    from incontext.engine import choose_device
+    from incontext.devices import choose_device, keep_freed_memory
     from incontext.training import loop
     from incontext.training.processes import joined, team_device
     from incontext.training.recipes import RECIPES
@@ -82,6 +82,7 @@ def train(
     if recipe not in RECIPES:
         raise ValueError(f"expected a recipe among {', '.join(RECIPES)}, got {recipe!r}")
     chosen = RECIPES[recipe] if seed is None else replace(RECIPES[recipe], seed=seed)
+    keep_freed_memory()
     used = str(choose_device(team_device(device)))
     chosen, first, told = _start(init, chosen, out)
     sets = [read_set(folder) for folder in data or []]

@@ -65,10 +65,12 @@ def tune(
     empty = [read_empty(pair, longest=_LONGEST) for pair in opened.empty]
     out.parent.mkdir(parents=True, exist_ok=True)
 
+    from incontext.devices import keep_freed_memory
     from incontext.engine import load
     from incontext.evaluation.tuning_report import write_page
     from incontext.tuning import tune as learn
 
+    keep_freed_memory()
     segmenter, told = load(weights, device=device, dtype=dtype), list["TuningStep"]()
     with ProgressLine("steps", steps) as progress:
 
