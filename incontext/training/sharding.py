@@ -80,22 +80,18 @@ class ShardedMuon(torch.optim.Muon):
         if closure is not None:
             raise ValueError("expected no closure")
         for group in self.param_groups:
-            keep, rate = group["momentum"], group["lr"]
+            # Alone, Muon without momentum and decay moves a matrix of zeros by the orthogonal update.
+            bare = {name: group[name] for name in ("lr", "eps", "ns_coefficients", "ns_steps", "adjust_lr_fn")}
+            bare |= {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
                 state = self.state[parameter]
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(parameter.grad)
-                moving = state["momentum_buffer"].lerp_(parameter.grad, 1 - keep)
-                update = parameter.grad.lerp(moving, keep) if group["nesterov"] else moving
+                moving = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(moving, group["momentum"]) if group["nesterov"] else moving
                 moved = nn.Parameter(torch.zeros(parameter.shape, dtype=update.dtype, device=update.device))
                 moved.grad = update.full_tensor() if isinstance(update, DTensor) else update
-                torch.optim.Muon([moved], **{**_options(group), "momentum": 0.0, "nesterov": False}).step()  # type: ignore[no-untyped-call]
-                parameter.mul_(1 - rate * group["weight_decay"]).add_(part_like(moved.detach(), parameter))
-
-
-def _options(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a group: what Muon takes, without decay."""
-    kept = ("lr", "eps", "ns_coefficients", "ns_steps", "adjust_lr_fn")
-    return {name: group[name] for name in kept} | {"weight_decay": 0.0}
+                torch.optim.Muon([moved], **bare).step()  # type: ignore[no-untyped-call]
+                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(part_like(moved.detach(), parameter))
