@@ -105,13 +105,15 @@ _SMOKE_MODEL = ModelConfig(
     width=64, heads=2, depth=3, patch=8, side=32, decoder_width=8, merge_layer=0, taps=(0, 1, 2), pretrain_side=32
 )
 
-# The sets that the embedded weights learn from, by what their pictures may show. Regions of photographs may be of
-# anything that other photographs show.
+# The sets that the embedded weights learn from, by what their pictures may show. Regions of photographs may be of much
+# that other photographs show, but hardly a cat, damage of concrete or a road from the air.
 _DOMAINS = (
-    ("aerial_roads", "bsds500"),
-    ("car_parts", "clothing", "faces", "people", "rail_vehicles", "bsds500"),
-    ("cats", "flowers17", "bsds500"),
-    ("concrete", "magnetic_tiles", "bsds500"),
+    ("aerial_roads",),
+    ("car_parts", "clothing", "people", "rail_vehicles", "bsds500"),
+    ("clothing", "people", "faces", "bsds500"),
+    ("cats",),
+    ("flowers17", "bsds500"),
+    ("concrete", "magnetic_tiles"),
     ("nuclei",),
     ("rock_ct",),
     ("soybeans", "bsds500"),
@@ -119,11 +121,11 @@ _DOMAINS = (
 
 RECIPES: dict[str, Recipe] = {
     # What the embedded weights were trained with, as one run; theirs was interrupted and changed (weights/README.md).
-    # About ten hours on two cores that do nothing else.
+    # Some five hours on two cores that do nothing else (24 episodes/s at 96 pixels, 6 at 160).
     "default": Recipe(
         _DEFAULT_MODEL,
         (Stage(64, 3100, 32), Stage(96, 3250, 24), Stage(128, 4770, 16), Stage(160, 1490, 12)),
-        Sampling(domains=_DOMAINS, absent=0.15),
+        Sampling(domains=_DOMAINS, absent=0.2),
         decay_share=0.2,
         several_shots=0.25,
         most_shots=3,
