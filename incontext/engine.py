@@ -74,7 +74,7 @@ def load(
     is bfloat16 on CUDA and on CPUs that multiply it in hardware, else float32, which gives the published network's
     answers exactly. compile: torch.compile; the first batch of each side and number of shots then takes up to minutes,
     the following ones less time than without. min_presence: 0..1; ids that are less likely to be in a query at all are
-    left out of its mask, if the weights can tell (`Segmentation.presence`); 0 leaves out none, None is 0.3.
+    left out of its mask, if the weights can tell (`Segmentation.presence`); 0 leaves out none, None is 0.5.
 
     Raises:
         FileNotFoundError: there is no file and no registered weights of that name.
@@ -448,11 +448,7 @@ class Segmenter:
         seen: Seen = self._see(queries, context, chunk=None if chunk > shots else chunk)
         if self.compiled and key not in self._compile_seconds:
             self._compile_seconds[key] = time.perf_counter() - start
-        painted = seen.painted.float()
-        if self._model.presence is None:
-            return Paint(painted, palette)
-        shares = canvas.shares(painted, palette, self.config.patch)
-        return Paint(painted, palette, self._model.presence(seen.tokens, shares).float().sigmoid())
+        return to_read(self._model, seen, palette)
 
     def _to_device(self, pixels: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 -> (B, 3, H, W) normalised, in the network's precision, on its device."""
@@ -496,6 +492,15 @@ class Segmenter:
         if side <= 0 or side % self.config.patch:
             raise ValueError(f"expected side to be a positive multiple of the patch, {self.config.patch}, got {side}")
         return side
+
+
+def to_read(model: SegGPT, seen: Seen, palette: Palette) -> Paint:
+    """What a network saw, as ids are read from it: float32, and how likely each id is there if the network can tell."""
+    painted = seen.painted.float()
+    if model.presence is None:
+        return Paint(painted, palette)
+    shares = canvas.shares(painted, palette, model.config.patch)
+    return Paint(painted, palette, model.presence(seen.tokens, shares).float().sigmoid())
 
 
 def _out_of_memory(error: Exception) -> bool:

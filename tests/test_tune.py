@@ -389,6 +389,22 @@ def test_pictures_without_the_ids_teach_where_nothing_is(segmenter: Segmenter) -
         assert 1 - np.mean(marked) == pytest.approx(share, abs=0.09)
 
 
+@pytest.mark.parametrize("bias", [-100.0, 100.0])
+def test_what_the_network_takes_for_absent_scores_nothing(segmenter: Segmenter, bias: float) -> None:
+    """Starts are chosen, and keys kept, by what the segmenter will answer."""
+    model = SegGPT(replace(CONFIG, presence=4))
+    model.load_state_dict(segmenter.model.state_dict(), strict=False)
+    assert model.presence is not None
+    torch.nn.init.constant_(model.presence.fc2.bias, bias)
+    told: list[TuningStep] = []
+    sure = Segmenter(model, device="cpu", dtype="float32")
+    made = tune(sure, discs(4), steps=10, on_step=told.append)
+    without = tune(segmenter, discs(4), steps=10)
+    assert without.origin.before > 0
+    assert made.origin.before == (0 if bias < 0 else without.origin.before)
+    assert (told[-1].score == 0) == (bias < 0)
+
+
 def test_queries_are_changed_and_keep_their_masks_in_place() -> None:
     (prompt,) = discs(1, size=48)
     rng = np.random.default_rng(0)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from incontext import canvas
-from incontext.engine import Segmenter
+from incontext.engine import Segmenter, to_read
 from incontext.formats import IGNORED, Pixels
 from incontext.losses import Batch, LossWeights, Stacked, paint_batch, training_loss
 from incontext.model import ContextTokens, SegGPT, Tables, Task
@@ -66,6 +66,7 @@ class Network:
     def __init__(self, segmenter: Segmenter, task: Task) -> None:
         self.model, self.device, self.dtype = segmenter.model, segmenter.device, segmenter.dtype
         self.side, self.grid, self.task = segmenter.config.side, segmenter.config.grid, task
+        self.min_presence = segmenter.min_presence
         with torch.no_grad():
             self.tables: Tables = self.model.tables(self.grid)
 
@@ -77,6 +78,11 @@ class Network:
     def answer(self, queries: Tensor, context: ContextTokens) -> Tensor:
         """(B, 3, side, side) normalised -> the same, float32."""
         return self.model.answer(queries.to(self.dtype), context).float()
+
+    def read(self, queries: Tensor, context: ContextTokens, palette: Palette) -> tuple[Tensor, Pixels]:
+        """:meth:`answer`, and the ids (B, side, side) that the segmenter reads from it, absent ones left out."""
+        paint = to_read(self.model, self.model.see(queries.to(self.dtype), context), palette)
+        return paint.painted, canvas.read_small([paint], min_presence=self.min_presence)[0].cpu().numpy()
 
 
 class _Tested(NamedTuple):
@@ -238,9 +244,9 @@ class Group:
         pictures = [self._pictures[n] for n in numbers]
         for picture in pictures:
             batch = self._batch([picture])
-            painted = self.network.answer(batch.image_canvas, context)
+            painted, read = self.network.read(batch.image_canvas, context, rows)
             losses.append(training_loss(painted, batch, LossWeights(), beta=_BETA)[0].item())
-            found.append(canvas.read_colors(canvas.unpaint(painted), rows)[0][0].cpu().numpy())
+            found.append(read[0])
         score = mean_iou(found, [picture.mask for picture in pictures], range(1, len(self.palette.ids)))
         return _Tested(score, float(np.mean(losses)), found)
 
