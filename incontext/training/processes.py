@@ -1,8 +1,7 @@
 """Several processes that train one network together, as `torchrun` starts them.
 
 Each process takes its share of every batch and all end every step with equal weights, or with parts of the same ones
-(sharding.py); process 0 alone writes. Refuses
-to know what is trained.
+(sharding.py); process 0 alone writes. Refuses to know what is trained.
 """
 
 from __future__ import annotations
@@ -91,9 +90,7 @@ def joined(device: str) -> Iterator[Team]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Grad strides do not match")  # of the 1 x 1 convolution; 24 numbers
-            warnings.filterwarnings(
-                "ignore", "FSDP2-wrapped module"
-            )  # answers views, of which none is changed in place
+            warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # gives views: none is changed in place
             yield Team(distributed.get_rank(), distributed.get_world_size())
     finally:
         distributed.destroy_process_group()
