@@ -212,7 +212,8 @@ def transformers_model(model: SegGPT) -> Any:
                 layer_norm_eps=config.norm_eps,
             )
         )
-    tensors = {transformers_name(name): value for name, value in model.state_dict().items()}
+    own = {name: value for name, value in model.state_dict().items() if not name.startswith("presence.")}
+    tensors = {transformers_name(name): value for name, value in own.items()}
     theirs.load_state_dict(tensors, strict=True, assign=True)
     return theirs.eval()
 
