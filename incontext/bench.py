@@ -144,7 +144,8 @@ def _resident(field: str) -> int | None:
 def hardware(device: torch.device) -> str:
     """What a figure was measured on: the card, or the processor with its cores.
 
-    A processor whose model the virtual machine hides is told by its widest vector instructions.
+    A processor whose model the virtual machine hides is told by its widest vector instructions and by its numbers of
+    family and model: generations that share the one may differ by half in speed.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -152,7 +153,7 @@ def hardware(device: torch.device) -> str:
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     found = re.search(r"^model name\s*:\s*(.+)", text, re.MULTILINE)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    name = processor(found[1] if found else platform.processor() or platform.machine(), vectors(text))
+    name = processor(found[1] if found else platform.processor() or platform.machine(), generation(text))
     return f"{name}, {usable} cores"
 
 
@@ -163,11 +164,16 @@ def processor(name: str, instructions: str | None) -> str:
     return name if re.search(r"\d", name) or instructions is None else f"{name} {instructions}"
 
 
-def vectors(cpuinfo: str) -> str | None:
-    """The widest vector instructions that the text of /proc/cpuinfo lists."""
+def generation(cpuinfo: str) -> str | None:
+    """The widest vector instructions that the text of /proc/cpuinfo lists, and the numbers of family and model if any.
+
+    `AVX512-BF16 family 25 model 17`: an EPYC of the fourth generation.
+    """
     found = re.search(r"^(?:flags|Features)\s*:\s*(.+)", cpuinfo, re.MULTILINE)
     flags = set(found[1].split()) if found else set()
-    return next((name for flag, name in _VECTORS.items() if flag in flags), None)
+    name = next((name for flag, name in _VECTORS.items() if flag in flags), None)
+    family, model = (re.search(rf"^{key}\s*:\s*(\d+)", cpuinfo, re.MULTILINE) for key in ("cpu family", "model"))
+    return name if name is None or not family or not model else f"{name} family {family[1]} model {model[1]}"
 
 
 def circumstances(device: torch.device) -> dict[str, object]:

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from incontext import bench
-from incontext.bench import MEGABYTE, PeakMemory, processor, timed, vectors
+from incontext.bench import MEGABYTE, PeakMemory, processor, timed, generation
 from incontext.checkpoint import load_model, save_model
 from incontext.model import ModelConfig, SegGPT
 from incontext.training.recipes import RECIPES, Stage
@@ -413,11 +413,13 @@ def test_a_processor_has_a_name_that_tells_it(name: str, instructions: str | Non
     assert processor(name, instructions) == expected
 
 
-def test_the_widest_instructions_are_named() -> None:
-    assert vectors("flags\t\t: fpu avx2 avx512f avx512_bf16 amx_bf16\n") == "AMX"
-    assert vectors("model name : x\nflags : fpu avx2 avx512f\n") == "AVX-512"
-    assert vectors("Features : fp asimd\n") == "NEON"
-    assert vectors("") is None
+def test_generations_are_told_apart() -> None:
+    assert generation("flags\t\t: fpu avx2 avx512f avx512_bf16 amx_bf16\n") == "AMX"
+    assert generation("model name : x\nflags : fpu avx2 avx512f\n") == "AVX-512"
+    assert generation("Features : fp asimd\n") == "NEON"
+    numbered = "cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nflags : avx512_bf16\n"
+    assert generation(numbered) == "AVX512-BF16 family 25 model 17"
+    assert generation("") is None
 
 
 # --- incontext bench
