@@ -190,6 +190,16 @@ def test_rare_ids_are_not_starved_and_invisible_ones_are_not_favoured() -> None:
     assert chosen[1] <= chosen[0]
 
 
+def test_a_factor_says_how_often_a_set_is_drawn() -> None:
+    sets = [squares([[i]] * 4, name=name) for i, name in enumerate(("often", "seldom", "never"), start=1)]
+    sampling = replace(PLAIN, factors=(("often", 3.0), ("never", 0.0), ("elsewhere", 9.0)))
+    source = EpisodeSource(sets, sampling, side=48, seed=0)
+    drawn = [reds(source[i].images[0]) for i in range(200)]
+    assert {1} in drawn
+    assert {3} not in drawn
+    assert 30 <= drawn.count({2}) <= 70  # a quarter
+
+
 def test_boxes_stay_inside_and_look_for_the_thing() -> None:
     mask = np.zeros((60, 90), np.uint8)
     mask[50:56, 80:88] = 3

@@ -46,6 +46,7 @@ class Sampling:
     cut: Cut = field(default_factory=lambda: Cut(whole=False))  # those parts
     augmentation: Augmentation = field(default_factory=Augmentation)
     set_balance: float = 0.35  # a set is drawn in proportion to (number of pictures) ** set_balance
+    factors: tuple[tuple[str, float], ...] = ()  # ... times that of its name, 1 where none is given
     id_balance: float = 0.5  # and an id of it in proportion to (number of pictures that show it well) ** id_balance
     domains: tuple[tuple[str, ...], ...] = ()  # groups of names of sets: two that share none show nothing in common
 
@@ -101,7 +102,10 @@ class EpisodeSource:
         self.sampling = sampling
         self.side = side
         self.seed = seed
-        self.cumulated = np.cumsum([len(s.images) ** sampling.set_balance for s in self.sets])
+        factors = dict(sampling.factors)
+        self.cumulated = np.cumsum(
+            [len(each.images) ** sampling.set_balance * factors.get(each.name, 1.0) for each in self.sets]
+        )
         self.choosers = [_Chooser(each, sampling, side) for each in self.sets]
         self.grids = [grid for grid in _MOSAICS if side // max(grid) >= MIN_CELL]
         groups = [{n for n, names in enumerate(sampling.domains) if each.name in names} for each in self.sets]
