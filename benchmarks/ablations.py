@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from record import record
 
+from incontext.canvas import reading_logits
 from incontext.checkpoint import load_model
 from incontext.formats import whole_file
-from incontext.losses import paint_batch, reading_logits
+from incontext.losses import paint_batch
 from incontext.model import ModelConfig, SegGPT
 from incontext.training import loop
 from incontext.training.coloring import Coloring, collate, paint, paint_episode
@@ -135,19 +136,17 @@ def main() -> None:
     chosen = list(known) if given.only is None else given.only.split(",")
     rows, sets = [], None
     for name in chosen:
-        folder = given.out / name.replace(" ", "_")
+        folder = given.out / f"{name.replace(' ', '_')}_{given.steps}_steps"
         kept_row = folder / "row.json"
         if not kept_row.is_file():
-            sets = sets or [
-                hold_out(read_set(path)) for path in sorted(given.data.iterdir()) if (path / "images").is_dir()
-            ]
-            row = measure(
-                name, known[name], [kept for kept, _ in sets], [held for _, held in sets if held.by_id], folder
+            sets = sets or hold_out(
+                read_set(path) for path in sorted(given.data.iterdir()) if (path / "images").is_dir()
             )
+            row = measure(name, known[name], *sets, folder)
             with whole_file(kept_row) as stream:
                 stream.write(json.dumps(row).encode())
         rows.append(json.loads(kept_row.read_text()))
-    record("ablations", {"recipe": known["base"].to_dict(), "rows": rows})
+    record("ablations", {"recipe": known["base"].to_dict(), "rows": rows}, "cpu")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, help="a folder of sets: videos of what training holds out of them")
     given = parser.parse_args()
     folders = [] if given.photographs is None else [each.parent for each in sorted(given.photographs.glob("*/masks"))]
-    sets = [hold_out(read_set(folder))[1] for folder in folders]
+    sets = hold_out(read_set(folder) for folder in folders)[1]
     number = 0
     for attempt in count():
         clip = drawn(np.random.default_rng([given.seed, attempt]), sets, given.frames, given.every)

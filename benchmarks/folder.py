@@ -30,6 +30,7 @@ from machine import photographs
 from PIL import Image
 from record import record
 
+from incontext.devices import choose_device
 from incontext.engine import Segmenter, load
 from incontext.folder import FileReport, plan, segment_folder
 from incontext.folder.run import count_lanes
@@ -242,7 +243,7 @@ def main() -> None:
             measured["memory"] = memory(folder, given.small_files)
         if "rate" in parts:
             measured["rate"] = rate(folder, given.files)
-    record("folder", measured)
+    record("folder", measured, choose_device("auto"))
 
 
 if __name__ == "__main__":

@@ -105,14 +105,14 @@ def main() -> None:
     parser.add_argument("--weights", default="default", help="names or files, with commas between")
     parser.add_argument("--queries", type=int, default=256, help="with the thing, and as many without")
     given = parser.parse_args()
-    held = [hold_out(read_set(folder))[1] for folder in sorted(given.data.iterdir()) if folder.is_dir()]
+    held = hold_out(read_set(folder) for folder in sorted(given.data.iterdir()) if folder.is_dir())[1]
     scores = []
     for name in given.weights.split(","):
         path = resolve(name)
         about = {"weights": Path(name).stem, "sha256": info(path).sha256, "average": info(path).metadata.get("average")}
         scores.append({**about, **score(load_model(path), held, given.queries)})
         print(scores[-1], flush=True)
-    record("heldout", {"queries": given.queries, "scores": scores})
+    record("heldout", {"queries": given.queries, "scores": scores}, "cpu")
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def main() -> None:
         "mean_iou": together,
         "sets": found,
     }
-    record(f"hints_{Path(given.weights).stem}_side{model.config.side}", measured)
+    record(f"hints_{Path(given.weights).stem}_side{model.config.side}", measured, "cpu")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from incontext.formats import whole_file
 RESULTS = Path(__file__).parent / "results"
 
 
-def document(name: str, measured: dict[str, object], device: torch.device | None = None) -> dict[str, object]:
-    """``measured`` with its circumstances. device: that it was measured on; None is the card if there is one."""
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def document(name: str, measured: dict[str, object], device: torch.device | str) -> dict[str, object]:
+    """``measured`` with its circumstances. device: that it was measured on."""
+    device = torch.device(device)
     known = circumstances(device)
     versions = cast("dict[str, str]", known["versions"])
     for package in ("timm", "transformers", "triton"):
@@ -45,9 +45,9 @@ def save(row: dict[str, object], folder: Path = RESULTS) -> Path:
     return path
 
 
-def record(name: str, measured: dict[str, object]) -> Path:
+def record(name: str, measured: dict[str, object], device: torch.device | str) -> Path:
     """Write ``measured`` with its circumstances to results/ and print it as one line, the last one, for machines."""
-    row = document(name, measured)
+    row = document(name, measured, device)
     path = save(row)
     print(json.dumps(row))
     return path

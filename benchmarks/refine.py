@@ -13,7 +13,6 @@ import argparse
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from math import ceil, hypot
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +21,9 @@ from record import record
 from incontext import canvas, votes
 from incontext.checkpoint import info, resolve
 from incontext.engine import Segmenter, load
-from incontext.evaluation.davis import TOLERANCE, outline, widened
+from incontext.evaluation.davis import boundary
 from incontext.evaluation.episodes import EpisodeSet, read_sets
-from incontext.evaluation.metrics import Flags, mean, overlap
+from incontext.evaluation.metrics import mean, overlap
 from incontext.evaluation.pictures import Pictures, wanted
 from incontext.formats import IGNORED, Pixels
 from incontext.types import Prompt
@@ -38,16 +37,6 @@ WAYS = {  # to see a mosaic: options of Segmenter.segment
     "tiles 256": {"tiles": 256},
     "tiles 256, refined": {"tiles": 256, "refine": True},
 }
-
-
-def boundary(found: Flags, truth: Flags, ignored: Flags, radius: int) -> float:
-    """F of the outlines with matches within a radius in pixels; `davis.boundary` has one radius only."""
-    painted, real = outline(found & ~ignored), outline(truth & ~ignored)
-    if not (painted.any() and real.any()):
-        return float(painted.any() == real.any())
-    precision = np.count_nonzero(painted & widened(real, radius)) / np.count_nonzero(painted)
-    recall = np.count_nonzero(real & widened(painted, radius)) / np.count_nonzero(real)
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
 def measure_edges(segmenter: Segmenter, sets: Sequence[EpisodeSet], pictures: Pictures) -> dict[str, object]:
@@ -66,9 +55,8 @@ def measure_edges(segmenter: Segmenter, sets: Sequence[EpisodeSet], pictures: Pi
                 found = votes.elect(ids, confidence, truth.shape, guide=guide)[0] > 0
                 seconds[name] += time.perf_counter() - start
                 real, ignored = truth == 1, truth == IGNORED
-                radius = ceil(TOLERANCE * hypot(*truth.shape))
                 iou = overlap(found, real, ignored).iou
-                scores = [iou, *(boundary(found, real, ignored, each_radius) for each_radius in (radius, 1))]
+                scores = [iou, *(boundary(found, real, ignored, radius) for radius in (None, 1))]
                 rows[name][each.name].append(scores)
     return {name: {**_summary(of_sets), "seconds": round(seconds[name], 2)} for name, of_sets in rows.items()}
 
@@ -174,7 +162,7 @@ def main() -> None:
         print(measured["edges"], flush=True)
     if options.mosaics:
         measured["mosaics"] = measure_mosaics(segmenter, Mosaics(sets, pictures), options.mosaics)
-    record(f"refine_{Path(options.weights).stem}", measured)
+    record(f"refine_{Path(options.weights).stem}", measured, segmenter.device)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import numpy as np
 from record import record
 
 from incontext.cli.options import numbers
+from incontext.dataset import has_instances
 from incontext.devices import keep_freed_memory
 from incontext.engine import Context, Segmenter, load
 from incontext.evaluation.ranking import Ranking, rank
@@ -41,10 +42,8 @@ def read_set(folder: Path, ids: int | None) -> tuple[list[Prompt], list[str]]:
     ids: only so many, those that most pictures show; the others become background.
     """
     opened = open_prompts(gather(source=folder), longest=LONGEST)
-    about = folder / "dataset.json"
-    kind = str(json.loads(about.read_text()).get("masks", "")) if about.is_file() else ""
     prompts = list(opened.prompts)
-    if kind.startswith("instances"):
+    if has_instances(folder):
         prompts = [Prompt(p.image, np.where((p.mask > 0) & (p.mask < IGNORED), 1, p.mask)) for p in prompts]
     names = [image.name for image, _ in opened.pairs]
     if ids is None:
@@ -253,7 +252,7 @@ def main() -> None:
         draw(sets, given.plot)
     name = f"tune_{Path(given.weights).stem}_side{segmenter.config.side}" + (f"_{given.ids}ids" if given.ids else "")
     measured = {"model": Path(given.weights).stem, "settings": settings, "summary": summary(sets), "sets": sets}
-    record(name, measured)
+    record(name, measured, segmenter.device)
 
 
 if __name__ == "__main__":

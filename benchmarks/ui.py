@@ -22,6 +22,8 @@ import numpy as np
 import record
 from PIL import Image
 
+from incontext.devices import choose_device
+
 ROUNDS: Final = 5
 SIZE: Final = (480, 640)  # rows and columns of the pictures
 FLAGS: Final = (
@@ -85,7 +87,7 @@ def main() -> None:
         finally:
             server.terminate()
             server.wait(30)
-    record.record("ui", measured)
+    record.record("ui", measured, choose_device("auto"))
 
 
 def write_pictures(folder: Path, count: int) -> list[Path]:

@@ -9,11 +9,11 @@ import os
 import re
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,7 @@ from incontext.smoothing import indexed, is_smoothed_grey, main_colors, nearest_
 
 __all__ = ["IMAGE_SUFFIXES", "ImageLike", "Pixels", "read_colors", "read_image"]  # of pictures.py, for callers
 
+Color: TypeAlias = tuple[int, int, int]
 IGNORED: Final = 255  # the id of pixels that are neither background nor object: left out of training and scoring
 MAX_STRAY_SHARE: Final = 0.005  # of the pixels, for one stray colour
 MAX_STRAY_TOTAL: Final = 0.03  # of the pixels, for all stray colours together
@@ -110,6 +111,41 @@ def is_painted(mask: ImageLike) -> bool:
         except UnidentifiedImageError:  # a kind that pictures.py knows
             mode = open_picture(mask, "mask")[0].mode
     return mode not in {"1", "P", "L", "LA", "F"} and not mode.startswith("I")
+
+
+def number_colors(masks: Iterable[Path], *, snap: bool = False) -> dict[Color, int]:
+    """A number for each colour in the RGB masks of a set, which `read_mask` counts anew in each file.
+
+    They count from 1, in ascending order of (R, G, B) over all masks; those that hold ids themselves have no say.
+
+    Raises what `read_mask` does, and ValueError for more than 254 colours.
+    """
+    colors: set[Color] = set()
+    for path in masks:
+        if is_painted(path):
+            file = read_mask(path, snap=snap)
+            colors |= _colors_by_id(file).keys()
+    if len(colors) >= IGNORED:
+        raise ValueError(f"expected at most 254 colours beside black in the masks together, got {len(colors)}")
+    return {color: number for number, color in enumerate(sorted(colors), start=1)}
+
+
+def read_ids(mask: Path, numbers: Mapping[Color, int], *, snap: bool = False) -> Pixels:
+    """(H, W) uint8: the ids of a mask of a set whose colours have these numbers."""
+    file = read_mask(mask, snap=snap)
+    if not is_painted(mask):
+        return file.ids
+    table = np.zeros(256, np.uint8)
+    for color, i in _colors_by_id(file).items():
+        table[i] = numbers[color]
+    ids: Pixels = table[file.ids]
+    return ids
+
+
+def _colors_by_id(file: MaskFile) -> dict[Color, int]:
+    """The colours of an RGB mask's ids, the background left out."""
+    assert file.colors is not None
+    return {(r, g, b): i for i in np.unique(file.ids).tolist() if i for r, g, b in [file.colors[i].tolist()]}
 
 
 def _mask_from_array(array: npt.NDArray[Any], *, snap: bool) -> MaskFile:

@@ -17,7 +17,7 @@ PACKAGE = Path(incontext.__file__).parent
 # Lowest first. A module imports from lower rows only; modules of one row do not know each other. `__init__` is what
 # the outside sees, so only the programs above it may use it.
 LEVELS: list[set[str]] = [
-    {"dicom", "polygons", "refine", "rle", "smoothing", "version", "views"},
+    {"dataset", "dicom", "polygons", "refine", "rle", "smoothing", "version", "views"},
     {"light", "pictures"},
     {"formats"},
     {"types"},
@@ -41,6 +41,7 @@ REFUSES: dict[str, set[str]] = {
     "rle": {"PIL", "torch", "torchvision", "timm", "os", "pathlib"},
     "polygons": {"PIL", "torch", "torchvision", "timm", "os", "pathlib"},
     "annotations": {"torch", "torchvision", "timm"},
+    "dataset": {"PIL", "numpy", "torch", "torchvision", "timm"},
     "dicom": {"PIL", "torch", "torchvision", "timm", "os", "pathlib"},
     "refine": {"PIL", "numpy", "os", "pathlib"},
     "votes": {"os", "pathlib"},

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from incontext import bench
-from incontext.bench import MEGABYTE, PeakMemory, processor, timed, generation
+from incontext.bench import MEGABYTE, PeakMemory, generation, processor, timed
 from incontext.checkpoint import load_model, save_model
 from incontext.model import ModelConfig, SegGPT
 from incontext.training.recipes import RECIPES, Stage

@@ -876,6 +876,19 @@ def test_evaluate_few_shot(
     assert "other settings (side)" in done.err
 
 
+def test_answers_of_other_data_are_not_taken(
+    run: Callable[..., Done], tmp_path: Path, scored: tuple[object, ...]
+) -> None:
+    """Nor where only what the ids mean has changed."""
+    out = tmp_path / "scores"
+    assert run(*scored, "--shots", "2,1", "--limit", 1, "-o", out).status == 0
+    written = json.loads((out / "report.json").read_text())
+    assert [each["shots"] for each in written["columns"] if each["method"] == "feature"] == [1, 2]
+    (tmp_path / "data" / "squares" / "dataset.json").write_text(json.dumps({"masks": "instances"}))
+    done = run(*scored, "--shots", "2,1", "--limit", 1, "-o", out)
+    assert (done.status, "other settings (data)" in done.err) == (2, True)
+
+
 def test_evaluate_few_shot_options(run: Callable[..., Done], tmp_path: Path, scored: tuple[object, ...]) -> None:
     def scores(*options: object) -> dict[str, Any]:
         out = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"

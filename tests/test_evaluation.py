@@ -401,6 +401,21 @@ def test_drawn_episodes_are_seeded_and_do_not_depend_on_their_number(tmp_path: P
 
 
 @pytest.mark.filterwarnings("ignore:.*left out")
+def test_a_color_is_the_same_class_in_every_mask(tmp_path: Path) -> None:
+    for number in range(6):
+        image, mask = np.full((20, 20, 3), number, np.uint8), np.zeros((20, 20, 3), np.uint8)
+        mask[:10] = (0, 255, 0) if number % 2 else (255, 0, 0)
+        for kind, pixels in (("images", image), ("masks", mask)):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / kind / f"{number}.png")
+    (drawn,) = read_sets(tmp_path, drawn=8, prompts=2)
+    assert {episode.id for episode in drawn.episodes} == {1, 2}
+    for episode in drawn.episodes:
+        assert {int(stem) % 2 for stem in (episode.query, *episode.prompts)} == {episode.id % 2}
+    report = evaluate([BASELINES[0]], [drawn])
+    assert report.columns[0].mean_iou == 1.0
+
+
 def test_a_folder_of_sets(data: Path) -> None:
     many(data)
     fixed = read_sets(data)

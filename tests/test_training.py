@@ -86,9 +86,47 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         read_set(write_set(tmp_path / "size", other_size))
 
 
+def test_a_color_is_the_same_id_in_every_mask(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", discs(3))
+    colors = ((0, 255, 0), (255, 0, 0), (0, 255, 0))
+    for number, color in enumerate(colors):
+        mask = np.zeros((48, 48, 3), np.uint8)
+        mask[8:24, 8:24] = color
+        Image.fromarray(mask).save(folder / "masks" / f"{number:02}.png")
+    assert read_set(folder).ids == ((1,), (2,), (1,))
+
+
+def test_what_a_set_says_of_itself_is_checked(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", discs(2))
+    for content, sentence in (("[]", "expected a JSON object, got list"), ("{", "expected JSON")):
+        (folder / "dataset.json").write_text(content)
+        with pytest.raises(ValueError, match=rf"dataset\.json: {sentence}"):
+            read_set(folder)
+
+
+def test_annotations_without_their_pictures_are_told(tmp_path: Path) -> None:
+    source, annotations = discs(2), tmp_path / "instances.json"
+    square = {"category_id": 1, "iscrowd": 0, "segmentation": [[8, 8, 40, 8, 40, 40, 8, 40]], "area": 1024}
+    annotations.write_text(
+        json.dumps(
+            {
+                "images": [{"id": i, "file_name": f"{i}.png", "width": 48, "height": 48} for i in (1, 2)],
+                "annotations": [{"id": i, "image_id": i, "bbox": [8, 8, 32, 32], **square} for i in (1, 2)],
+                "categories": [{"id": 1, "name": "square"}],
+            }
+        )
+    )
+    with pytest.raises(ValueError, match="found none of 2"):
+        read_set(annotations)
+    Image.fromarray(source.images[0]).save(tmp_path / "1.png")
+    with pytest.warns(UserWarning, match="1 of 2 pictures are not there"):
+        assert len(read_set(annotations).images) == 1
+
+
 def test_held_out_pictures_are_not_trained_on() -> None:
     source = discs(40)
-    kept, held = hold_out(source, every=10)
+    (kept, small), (held,) = hold_out([source, discs(9)], every=10)
+    assert len(small.images) == 9, "too few to hold one out"
     assert len(kept.images) == 36
     assert len(held.images) == 4
     assert not {id(image) for image in kept.images} & {id(image) for image in held.images}
@@ -288,11 +326,45 @@ def test_the_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
         train(RECIPE, [discs()], tmp_path, workers=0)
 
 
+def test_the_state_of_a_recipe_that_knew_less_goes_on(tmp_path: Path) -> None:
+    train(RECIPE, [discs()], tmp_path, workers=0)
+    path = tmp_path / "state.pt"
+    state = torch.load(path)
+    stored = json.loads(state["recipe"])
+    del stored["presence_pull"], stored["sampling"]["factors"]
+    torch.save({**state, "recipe": json.dumps(stored)}, path)
+    train(RECIPE, [discs()], tmp_path, workers=0)
+    with pytest.raises(ValueError, match="another recipe"):
+        train(replace(RECIPE, presence_pull=0.1), [discs()], tmp_path, workers=0)
+
+
+@pytest.mark.parametrize("content", [b"", b"no state", "half"])
+def test_a_damaged_state_is_told(tmp_path: Path, content: bytes | str) -> None:
+    train(RECIPE, [discs()], tmp_path, workers=0)
+    path = tmp_path / "state.pt"
+    path.write_bytes(path.read_bytes()[:5000] if isinstance(content, str) else content)
+    with pytest.raises(ValueError, match=r"state\.pt is damaged; remove it"):
+        train(RECIPE, [discs()], tmp_path, workers=0)
+
+
+def test_no_state_is_ahead_of_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that cannot write its last weights is not taken for a finished one."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "save_model", full)
+        with pytest.raises(OSError, match="no space"):
+            train(RECIPE, [discs()], tmp_path, workers=0)
+    assert train(RECIPE, [discs()], tmp_path, workers=0).is_file()
+
+
 def test_a_run_learns_and_draws_its_validation(tmp_path: Path) -> None:
     recipe = replace(RECIPE, stages=(Stage(16, 120, 16),), warmup_steps=10, matrix_lr=3e-3, other_lr=3e-3)
     losses: list[Progress] = []
-    kept, held = hold_out(discs(60), every=6)
-    path = train(recipe, [kept], tmp_path, held_out=[held], workers=0, save_every=120, on_report=losses.append)
+    kept, held = hold_out([discs(60)], every=6)
+    path = train(recipe, kept, tmp_path, held_out=held, workers=0, save_every=120, on_report=losses.append)
     assert losses[-1].loss < 0.8 * losses[0].loss
     assert losses[-1].validation is not None
     assert 0 <= losses[-1].validation <= 1

@@ -190,6 +190,18 @@ def test_folders_of_clips(tmp_path: Path) -> None:
     assert two.digest() != before
 
 
+def test_a_color_is_the_same_object_in_every_frame(tmp_path: Path) -> None:
+    write_clip(tmp_path / "frames", tmp_path / "masks", moving(2))
+    for number, colors in enumerate((((0, 255, 0), (255, 0, 0)), ((255, 0, 0),))):
+        mask = np.zeros((24, 40, 3), np.uint8)
+        for place, color in enumerate(colors):
+            mask[2:8, 10 * place : 10 * place + 6] = color
+        write_image(tmp_path / "masks" / f"{number:05}.png", mask)
+    (clip,) = read_clips(tmp_path)
+    shown = [np.unique(mask).tolist() for mask in (clip.read(0)[1], clip.read(1)[1]) if mask is not None]
+    assert shown == [[0, 1, 2], [0, 2]]
+
+
 def test_a_mask_may_miss_a_pixel_by_rounding(tmp_path: Path) -> None:
     write_clip(tmp_path / "frames", tmp_path / "masks", moving(2))
     write_mask(tmp_path / "masks" / "00001.png", moving(2)[1][:, :-1], COLORS)

@@ -24,7 +24,6 @@ from incontext.annotations.core import (
     MOST_IDS,
     Add,
     Categories,
-    Color,
     Format,
     Labelled,
     Labels,
@@ -38,7 +37,7 @@ from incontext.annotations.core import (
     relative_name,
     things_of,
 )
-from incontext.formats import whole_file
+from incontext.formats import Color, whole_file
 from incontext.polygons import filled_as_coco
 
 FILE_NAME: Final = "instances.json"

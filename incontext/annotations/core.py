@@ -22,12 +22,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from incontext.formats import IGNORED, natural_order
+from incontext.formats import IGNORED, Color, natural_order
 from incontext.pictures import IMAGE_SUFFIXES, MAX_PIXELS, Pixels, read_image
 from incontext.types import Palette, box
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
-Color: TypeAlias = tuple[int, int, int]
 Meaning = Literal["semantic", "instances"]
 """What the ids of a mask stand for: one for each category, or one for each thing, counted from 1 in painting order."""
 

@@ -28,7 +28,6 @@ from incontext import rle
 from incontext.annotations.core import (
     Add,
     Categories,
-    Color,
     Format,
     Labelled,
     Labels,
@@ -51,7 +50,7 @@ from incontext.annotations.shapes import (
     polygon,
     rectangle,
 )
-from incontext.formats import whole_file
+from incontext.formats import Color, whole_file
 
 Attributes: TypeAlias = Mapping[str, str]
 

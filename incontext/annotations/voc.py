@@ -26,7 +26,6 @@ from incontext.annotations.core import (
     MOST_IDS,
     Add,
     Categories,
-    Color,
     Format,
     Labelled,
     Labels,
@@ -41,7 +40,17 @@ from incontext.annotations.core import (
 )
 from incontext.annotations.links import link_picture
 from incontext.annotations.mask_files import checked, used_ids
-from incontext.formats import IGNORED, Pixels, is_painted, natural_order, read_colors, read_mask, whole_file, write_mask
+from incontext.formats import (
+    IGNORED,
+    Color,
+    Pixels,
+    is_painted,
+    natural_order,
+    read_colors,
+    read_mask,
+    whole_file,
+    write_mask,
+)
 from incontext.smoothing import indexed
 from incontext.types import IGNORED_COLOR
 

@@ -1,7 +1,7 @@
 """`incontext evaluate`: scores on data with masks."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from incontext.context import Ensemble
     from incontext.engine import Segmenter
     from incontext.evaluation import Method
+    from incontext.evaluation.episodes import EpisodeSet
 
 _USUAL_SHOTS = (1, 2, 4, 8)
 _MOST_WORKERS = 8
@@ -84,7 +85,7 @@ def evaluate_few_shot(
 
     Shows the network a query and prompts, and compares its answer with the true mask.
     """
-    wanted = None if shots is None else numbers("--shots", shots)
+    wanted = None if shots is None else sorted(numbers("--shots", shots))
     chosen = _ensembles(ensembles)
 
     from incontext.engine import load
@@ -109,7 +110,7 @@ def evaluate_few_shot(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     models = [_method(segmenter, each, task, side, alone=len(chosen) == 1) for each in chosen]
-    settings = {**settings_of(segmenter, about), "data": _state(data)}
+    settings = {} if out is None else {**settings_of(segmenter, about), "data": _state(data, found)}
     with (
         _shared_processors(segmenter) as workers,
         nullcontext() if out is None else Journal(out / "answers.jsonl", settings) as journal,
@@ -179,11 +180,13 @@ def _method(segmenter: "Segmenter", ensemble: "Ensemble", task: TaskName, side: 
     )
 
 
-def _state(data: Path) -> str:
-    """A digest that changes when a picture or a mask does: of their names, sizes and times."""
-    files = sorted(path for kind in ("images", "masks") for path in data.glob(f"**/{kind}/*"))
+def _state(data: Path, sets: "Iterable[EpisodeSet]") -> str:
+    """A digest that changes when a picture or a mask does, or what is said of them: of names, sizes and times."""
+    folders = {data, *(each.folder for each in sets)}  # a set may be a link, which ** does not follow
+    patterns = ("**/images/*", "**/masks/*", "**/dataset.json", "episodes.json")
+    files = sorted({path for folder in folders for pattern in patterns for path in folder.glob(pattern)})
     lines = (f"{path.relative_to(data)} {path.stat().st_size} {path.stat().st_mtime_ns}\n" for path in files)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 @contextmanager

@@ -97,6 +97,12 @@ def numbers(option: str, text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def name_below(path: Path, source: Path) -> str:
+    """A file's name as seen from the folder that ``source`` is or lies in; the whole path where it lies elsewhere."""
+    root = source if source.is_dir() else source.parent
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
 def decimals(option: str, text: str) -> list[float]:
     """ "7,3" or "0.7, 0.3" -> floats. ValueError for anything else."""
     try:

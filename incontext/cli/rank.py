@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from incontext.cli.options import Device, Dtype, Side, SnapColors, Task, Weights, app
+from incontext.cli.options import Device, Dtype, Side, SnapColors, Task, Weights, app, name_below
 from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def rank(
             ranking = ranks.rank(
                 segmenter,
                 opened.prompts,
-                names=[_name(image, folder) for image, _ in opened.pairs],
+                names=[name_below(image, folder) for image, _ in opened.pairs],
                 empty=empty,
                 limit=limit,
                 task=task,
@@ -129,11 +129,6 @@ def _target(out: Path | None, top: int | None, examples: int) -> Path | None:
     except ValueError:
         raise ValueError(f"{target}: expected a new file, or a context file to replace; name another with -o") from None
     return target
-
-
-def _name(image: Path, folder: Path) -> str:
-    root = folder if folder.is_dir() else folder.parent
-    return image.relative_to(root).as_posix() if image.is_relative_to(root) else str(image)
 
 
 def _write(

@@ -31,7 +31,12 @@ def train(
         ),
     ] = None,
     recipe: Annotated[
-        str, typer.Option("--recipe", help='"default", "smoke" to see in a minute that it works, or "large".')
+        str,
+        typer.Option(
+            "--recipe",
+            help='"default"; "smoke", to see in a minute that it works; "presence", for the presence head alone of '
+            'weights that are there (--init); "large".',
+        ),
     ] = "default",
     init: Annotated[
         str | None,
@@ -85,9 +90,8 @@ def train(
     keep_freed_memory()
     used = str(choose_device(team_device(device)))
     chosen, first, told = _start(init, chosen, out)
-    sets = [read_set(folder) for folder in data or []]
-    small = [each for each in sets if len(each.images) < 20]
-    split = [hold_out(each) for each in sets if len(each.images) >= 20]
+    largest = max(stage.side for stage in chosen.stages)
+    kept, held = hold_out(read_set(folder, shorter_side=max(256, largest)) for folder in data or [])
     with joined(used) as team, ExitStack() as stack:
         # Only process 0 tells anything.
         progress = stack.enter_context(ProgressLine("steps", chosen.steps)) if team.rank == 0 else None
@@ -103,9 +107,9 @@ def train(
 
         written = loop.train(
             chosen,
-            [*small, *(kept for kept, _ in split)],
+            kept,
             out,
-            held_out=[held for _, held in split if held.by_id],
+            held_out=held,
             device=used,
             workers=workers,
             dtype=dtype,

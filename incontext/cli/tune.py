@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from incontext.cli.options import Device, Dtype, SnapColors, Task, Weights, app, named_ids
+from incontext.cli.options import Device, Dtype, SnapColors, Task, Weights, app, name_below, named_ids
 from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from incontext.folder import OpenedPrompts
     from incontext.tuning import TuningStep
 
 StartName = Literal["best", "mean", "noise"]
@@ -61,6 +60,7 @@ def tune(
     # What a user can get wrong is found before the weights are loaded.
     _check_target(out)
     opened = open_prompts(gather(source=labelled), snap=snap_colors, longest=_LONGEST)
+    pictures = [name_below(image, labelled) for image, _ in opened.pairs]
     called = {**opened.names, **named_ids(names, {i for prompt in opened.prompts for i in prompt.ids})}
     empty = [read_empty(pair, longest=_LONGEST) for pair in opened.empty]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def tune(
                 task=task,
                 empty=empty,
                 names=called,
-                pictures=_pictures(opened),
+                pictures=pictures,
                 checkpointing=checkpointing,
                 seed=seed,
                 on_step=tell,
@@ -105,7 +105,7 @@ def tune(
             progress.say(f"Stopped after {len(told)} steps; nothing was written.")
             raise typer.Exit(130) from None
     key.save(out)
-    page = write_page(out.with_suffix(".html"), segmenter, key, told, opened.prompts, _pictures(opened))
+    page = write_page(out.with_suffix(".html"), segmenter, key, told, opened.prompts, pictures)
     made = key.origin
     judges = f"{len(made.held_out)} held-out pictures" if made.held_out else "the pictures it was tuned on"
     print(f"{out}: mean IoU {made.before:.3f} before, {made.after:.3f} after tuning, on {judges}; {page} shows them")
@@ -118,7 +118,3 @@ def _check_target(out: Path) -> None:
         raise ValueError(f"{out}: expected a name that ends in .safetensors; give another with -o")
     if out.exists() and not is_prompt_tensor(out):
         raise ValueError(f"{out}: expected a new file, or a prompt tensor to replace; name another with -o")
-
-
-def _pictures(opened: "OpenedPrompts") -> list[str]:
-    return [image.name for image, _ in opened.pairs]

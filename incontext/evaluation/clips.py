@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
 from incontext.evaluation.episodes import files
-from incontext.formats import Pixels, natural_order, read_image, read_mask
+from incontext.formats import Color, Pixels, natural_order, number_colors, read_ids, read_image
 
 ONE_OBJECT_YEAR = 2016  # of DAVIS: every later one tells objects apart
 _USUAL_RESOLUTION = "480p"
@@ -40,6 +41,11 @@ class Clip:
         """The frames whose masks are compared unless they introduce objects: all but the first and the last of them."""
         return frozenset(sorted(self.masks)[1:-1])
 
+    @cached_property
+    def _numbers(self) -> Mapping[Color, int]:
+        """Of the colours of RGB masks: an object's is the same in every frame."""
+        return number_colors(self.masks.values())
+
     def read(self, number: int) -> tuple[Pixels, Pixels | None]:
         """A frame (H, W, 3) uint8 and its mask (H, W) uint8, None where it has none.
 
@@ -48,7 +54,7 @@ class Clip:
         image = read_image(self.frames[number])
         if number not in self.masks:
             return image, None
-        ids = read_mask(self.masks[number]).ids
+        ids = read_ids(self.masks[number], self._numbers)
         height, width = image.shape[:2]
         if max(abs(ids.shape[0] - height), abs(ids.shape[1] - width)) > _ROUNDING:
             raise ValueError(

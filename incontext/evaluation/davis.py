@@ -15,7 +15,7 @@ import numpy as np
 
 from incontext.evaluation.metrics import Flags, mean, overlap
 
-TOLERANCE = 0.008  # of the diagonal: how far apart outlines may be and still match
+_TOLERANCE = 0.008  # of the diagonal: how far apart outlines may be and still match
 _GOOD = 0.5  # a frame above it counts as recalled
 _PARTS = 4  # of a sequence: decay compares the first with the last
 
@@ -25,15 +25,16 @@ def region(found: Flags, truth: Flags, ignored: Flags) -> float:
     return overlap(found, truth, ignored).iou
 
 
-def boundary(found: Flags, truth: Flags, ignored: Flags) -> float:
+def boundary(found: Flags, truth: Flags, ignored: Flags, radius: int | None = None) -> float:
     """F of one frame, 0..1: the harmonic mean of the outlines' precision and recall, 1 where neither has an outline.
 
-    A pixel of one outline matches where one of the other lies within ceil(0.008 * diagonal) pixels of it. What is
-    ignored is background in both masks. ValueError for masks of different sizes.
+    A pixel of one outline matches where one of the other lies within ``radius`` pixels of it; None, as DAVIS has it:
+    ceil(0.008 * diagonal). What is ignored is background in both masks. ValueError for masks of different sizes.
     """
     if not found.shape == truth.shape == ignored.shape or found.ndim != 2:
         raise ValueError(f"expected (H, W) masks of one size, got {found.shape}, {truth.shape} and {ignored.shape}")
-    radius = ceil(TOLERANCE * hypot(*found.shape))
+    if radius is None:
+        radius = ceil(_TOLERANCE * hypot(*found.shape))
     painted, real = outline(found & ~ignored), outline(truth & ~ignored)
     if not (painted.any() and real.any()):
         return 1.0 if painted.any() == real.any() else 0.0

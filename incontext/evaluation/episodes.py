@@ -13,11 +13,11 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from incontext.formats import IGNORED, IMAGE_SUFFIXES, read_mask
+from incontext.dataset import described, has_instances, has_regions
+from incontext.formats import IGNORED, IMAGE_SUFFIXES, number_colors, read_ids
 
 DRAWN_EPISODES = 100  # of a set without fixed ones
 USUAL_PROMPTS = 8
@@ -94,7 +94,7 @@ def read_sets(
     else:
         found = _chosen(fixed or _folders(data), names)
         if names is None:  # ids of regions mean nothing in another picture
-            found = [each for each in found if not _is_regions(each.folder)] or found
+            found = [each for each in found if not has_regions(each.folder)] or found
         shown = {each.name: what_is_shown(each) for each in found}
         count = DRAWN_EPISODES if drawn is None else drawn
         found = [replace(each, episodes=draw(each, shown[each.name], count, prompts, seed)) for each in found]
@@ -140,7 +140,7 @@ def draw(
     number i of a seed is the same however many are drawn. Classes with fewer pictures than one episode takes are left
     out with a warning; ValueError where none is left.
     """
-    if _is_regions(each.folder):
+    if has_regions(each.folder):
         raise ValueError(f"{each.folder}: expected ids that mean the same in every picture; its masks are regions")
     if count < 1:
         raise ValueError(f"expected at least 1 episode to draw, got {count}")
@@ -172,10 +172,11 @@ def draw(
 
 def what_is_shown(each: EpisodeSet) -> dict[str, frozenset[int]]:
     """The ids in each picture of a set, by its stem; instances count as id 1. Reads every mask of the set."""
-    pictures, shown = files(each.folder / "images"), {}
-    for stem, path in files(each.folder / "masks").items():
+    pictures, masks, shown = files(each.folder / "images"), files(each.folder / "masks"), {}
+    numbers = number_colors(masks.values())
+    for stem, path in masks.items():
         if stem in pictures:
-            counts = np.bincount(read_mask(path).ids.ravel(), minlength=IGNORED + 1)
+            counts = np.bincount(read_ids(path, numbers).ravel(), minlength=IGNORED + 1)
             ids = {int(i) for i in np.flatnonzero(counts)} - {0, IGNORED}
             shown[stem] = frozenset({1} if each.instances_as_one and ids else ids)
     return shown
@@ -247,33 +248,11 @@ def _folders(data: Path) -> tuple[EpisodeSet, ...]:
         raise FileNotFoundError(
             f"expected episodes.json in {data}, or the folders images and masks, or folders that hold these; got none"
         )
-    return tuple(
-        _described(EpisodeSet(folder.resolve().name, _kind(folder).startswith("instances"), (), folder))
-        for folder in folders
-    )
-
-
-def _about(folder: Path) -> dict[str, Any]:
-    path = folder / "dataset.json"
-    try:
-        about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON, got something else ({error})") from None
-    if not isinstance(about, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(about).__name__}")
-    return about
-
-
-def _kind(folder: Path) -> str:
-    return str(_about(folder).get("masks", ""))
-
-
-def _is_regions(folder: Path) -> bool:
-    return _kind(folder).startswith("regions")
+    return tuple(_described(EpisodeSet(folder.resolve().name, has_instances(folder), (), folder)) for folder in folders)
 
 
 def _described(each: EpisodeSet) -> EpisodeSet:
-    about = _about(each.folder)
+    about = described(each.folder)
     named = about.get("classes", {})
     classes = {int(i): str(name) for i, name in named.items() if i.isdecimal()} if isinstance(named, dict) else {}
     return replace(each, what=str(about.get("what", "")), classes=classes)

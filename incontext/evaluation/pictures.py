@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from incontext.evaluation.episodes import EpisodeSet, files
-from incontext.formats import IGNORED, Pixels, read_image, read_mask
+from incontext.formats import IGNORED, Pixels, number_colors, read_ids, read_image
 from incontext.types import Prompt
 
 SCORING_SIDE = 224  # pixels
@@ -28,6 +28,7 @@ class Pictures:
 
     def __init__(self, sets: Sequence[EpisodeSet]) -> None:
         self._files = {(each.name, kind): files(each.folder / kind) for each in sets for kind in ("images", "masks")}
+        self._numbers = {each.name: number_colors(self._files[each.name, "masks"].values()) for each in sets}
         self._kept: OrderedDict[Path, Pixels] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -37,8 +38,9 @@ class Pictures:
         return self._read(self.path(set_name, "images", stem), read_image)
 
     def ids(self, set_name: str, stem: str) -> Pixels:
-        """(H, W) uint8: the mask as its file has it. FileNotFoundError where there is none."""
-        return self._read(self.path(set_name, "masks", stem), lambda path: read_mask(path).ids)
+        """(H, W) uint8: the mask's ids, a colour of RGB masks the same in all of a set. FileNotFoundError if none."""
+        numbers = self._numbers[set_name]
+        return self._read(self.path(set_name, "masks", stem), lambda path: read_ids(path, numbers))
 
     def prompt(self, each: EpisodeSet, i: int, stem: str) -> Prompt:
         """A picture with the mask of one class: 1 where it is, 255 where the file ignores."""

@@ -34,7 +34,7 @@ def reveal(mask: np.ndarray, count: int, patch: int, rng: Rng) -> tuple[np.ndarr
     way = rng.random()
     chosen = np.zeros((grid, grid), dtype=bool)
     if way < 0.25:
-        chosen = _box(mask, patch, rng)
+        chosen = _box(mask, patch, rng) & ~(cells == IGNORED).any(axis=-1)
         flat = np.where(chosen, 0, flat)
     if way < 0.5 and not chosen.any():
         chosen = _scribble(sure if sure.any() and rng.random() < 0.7 else empty, rng)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -275,13 +276,17 @@ class Run:
         """
         path = out / "state.pt"
         if path.exists():
-            state = torch.load(path, map_location="cpu" if self.sharded else self.device, weights_only=True)
+            with path.open("rb") as file:
+                try:
+                    state = torch.load(file, map_location="cpu", weights_only=True)
+                except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+                    raise ValueError(f"{path} is damaged; remove it to begin anew, or choose another folder") from error
         elif (out / "state" / "index.json").exists():
             path = out / "state"
             state = unpack(read_slices(path))
         else:
             return
-        if state["recipe"] != json.dumps(self.recipe.to_dict()):
+        if not self.recipe.is_stored_as(json.loads(state["recipe"])):
             raise ValueError(f"{path} is the state of a run of another recipe; choose another folder, or remove it")
         self.step = state["step"]
         own = self.model.state_dict()
@@ -338,7 +343,7 @@ def train(
     team.check_equal(run.step, f"expected a folder that all processes see, got different states in {out}")
     validations: dict[int, Validation] = {}
     running: float | None = None
-    clock, waited, since = time.perf_counter(), 0.0, run.step
+    clock, waited, drawn = time.perf_counter(), 0.0, 0
     saved = clock
     # Where there is an accelerator it lights whole batches; else the workers do.
     batches = _batches(recipe, sets, run.step, workers, team, unlit=run.device.type != "cpu")
@@ -348,29 +353,28 @@ def train(
         waited += time.perf_counter() - before
         loss, parts = run.advance(batch)
         running = loss if running is None else 0.98 * running + 0.02 * loss
+        drawn += stage.batch
         milestone = run.step % save_every == 0 or run.step == recipe.steps
+        average = run.averaged() if milestone else None
+        if average is not None and team.rank == 0:  # before the state: a run that goes on from that has these weights
+            metadata = {"recipe": json.dumps(recipe.to_dict()), "step": str(run.step)}
+            save_model(out / "model.safetensors", average, metadata=metadata)
         if team.agree(milestone or time.perf_counter() - saved >= 60 * save_minutes):
             run.save(out, slices)
             saved = time.perf_counter()
-        average = run.averaged() if milestone else None
         if team.rank != 0:
             continue
         score = None
-        if average is not None:
-            metadata = {"recipe": json.dumps(recipe.to_dict()), "step": str(run.step)}
-            save_model(out / "model.safetensors", average, metadata=metadata)
-            if held_out:
-                if stage.side not in validations:
-                    validations[stage.side] = Validation.draw(held_out, side=stage.side, patch=recipe.model.patch)
-                picture = out / "validation" / f"step_{run.step:07d}.png"
-                score = validations[stage.side].score(average, run.device, picture)
+        if average is not None and held_out:
+            if stage.side not in validations:
+                validations[stage.side] = Validation.draw(held_out, side=stage.side, patch=recipe.model.patch)
+            picture = out / "validation" / f"step_{run.step:07d}.png"
+            score = validations[stage.side].score(average, run.device, picture)
         if run.step % 20 == 0 or milestone:
             now = time.perf_counter()
-            speed = (run.step - since) * stage.batch / (now - clock)
-            progress = Progress(
-                run.step, recipe.steps, stage.side, running, parts, speed, waited / (now - clock), score
-            )
-            clock, waited, since = now, 0.0, run.step
+            speed, waiting = drawn / (now - clock), waited / (now - clock)
+            progress = Progress(run.step, recipe.steps, stage.side, running, parts, speed, waiting, score)
+            clock, waited, drawn = now, 0.0, 0
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(dataclasses.asdict(progress)) + "\n")
             if on_report is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,6 +13,16 @@ import numpy as np
 from incontext.model import ModelConfig
 from incontext.training.coloring import Coloring
 from incontext.training.episodes import Sampling
+
+
+def _over(stored: Mapping[str, object], defaults: Mapping[str, object]) -> dict[str, object]:
+    """Stored values, and defaults where there are none, within nested mappings too."""
+    known = {**defaults, **stored}
+    for name, value in stored.items():
+        below = defaults.get(name)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            known[name] = _over(value, below)
+    return known
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,11 @@ class Recipe:
     def to_dict(self) -> dict[str, object]:
         """Plain numbers and strings, for JSON."""
         return dataclasses.asdict(self)
+
+    def is_stored_as(self, stored: Mapping[str, object]) -> bool:
+        """Whether this is what came out of JSON; what an older version did not know yet has its default there."""
+        known = _over(stored, Recipe(ModelConfig(), ()).to_dict())
+        return json.dumps(known, sort_keys=True) == json.dumps(self.to_dict(), sort_keys=True)
 
 
 _DEFAULT_MODEL = ModelConfig(

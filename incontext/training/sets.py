@@ -5,8 +5,8 @@ Refuses to know episodes, augmentation, tensors and the network.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from incontext.annotations import Labels
 from incontext.annotations.known import open_one, recognised
-from incontext.formats import IMAGE_SUFFIXES, Pixels, read_image, read_mask
+from incontext.dataset import has_instances, has_regions
+from incontext.formats import IMAGE_SUFFIXES, Pixels, number_colors, read_ids, read_image
 
 IGNORED = 255
 MIN_PIXELS = 12  # an id with fewer pixels in a picture does not count as shown
@@ -64,8 +66,7 @@ def read_set(folder: Path, *, shorter_side: int = 256) -> ImageSet:
         ValueError: there are no pairs, or a mask's size differs from its picture's.
         FileNotFoundError: there is nothing at ``folder``.
     """
-    about = folder / "dataset.json"
-    kind = str(json.loads(about.read_text()).get("masks", "")) if about.is_file() else ""
+    by_picture = has_regions(folder) or has_instances(folder)
     images, masks = [], []
     for name, image, mask in _pairs(folder):
         if image.shape[:2] != mask.shape:
@@ -75,7 +76,7 @@ def read_set(folder: Path, *, shorter_side: int = 256) -> ImageSet:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         images.append(_shrunk(image, size, Image.Resampling.BICUBIC))
         masks.append(_shrunk(mask, size, Image.Resampling.NEAREST))
-    made = ImageSet(folder.name, kind.startswith(("regions", "instances")), tuple(images), tuple(masks))
+    made = ImageSet(folder.name, by_picture, tuple(images), tuple(masks))
     if not made.by_id:
         raise ValueError(f"expected masks with ids in {folder}; every mask is empty")
     return made
@@ -85,16 +86,30 @@ def _pairs(folder: Path) -> Iterator[tuple[str, Pixels, Pixels]]:
     """The mask's name, the image (H, W, 3) and the mask (H, W) of each labelled picture."""
     pictures = {p.stem: p for p in sorted(folder.glob("images/*")) if p.suffix.lower() in IMAGE_SUFFIXES}
     pairs = [(pictures[p.stem], p) for p in sorted(folder.glob("masks/*")) if p.stem in pictures]
+    numbers = number_colors(mask for _, mask in pairs)
     for image, mask in pairs:
-        yield str(mask), read_image(image), read_mask(mask).ids
+        yield str(mask), read_image(image), read_ids(mask, numbers)
     hits = () if pairs else recognised(folder)
     if not pairs and not hits:
         raise ValueError(
             f"expected {folder} to hold images/ and masks/ with files of the same names, or annotations; found neither"
         )
-    for labelled in open_one(folder, hits) if hits else ():
-        if labelled.image is not None or labelled.embedded is not None:
-            yield f"{labelled.file}: {labelled.name}", labelled.read_image(), labelled.mask()
+    if hits:
+        yield from _annotated(folder, open_one(folder, hits))
+
+
+def _annotated(folder: Path, labels: Labels) -> Iterator[tuple[str, Pixels, Pixels]]:
+    """The same of annotations, as far as their pictures are there."""
+    found = [each for each in labels.pictures if each.image is not None or each.embedded is not None]
+    count = len(labels.pictures)
+    if not found:
+        raise ValueError(f"expected the pictures of {folder} beside it, under the names in it; found none of {count}")
+    if len(found) < count:
+        warnings.warn(f"{folder}: {count - len(found)} of {count} pictures are not there", stacklevel=2)
+    for problem in labels.problems:
+        warnings.warn(f"{folder}: {problem}", stacklevel=2)
+    for labelled in found:
+        yield f"{labelled.file}: {labelled.name}", labelled.read_image(), labelled.mask()
 
 
 def _shrunk(pixels: Pixels, size: tuple[int, int], filter: Image.Resampling) -> Pixels:
@@ -102,13 +117,21 @@ def _shrunk(pixels: Pixels, size: tuple[int, int], filter: Image.Resampling) -> 
     return pixels if size == pixels.shape[1::-1] else np.asarray(Image.fromarray(pixels).resize(size, filter))
 
 
-def hold_out(source: ImageSet, *, every: int = 20) -> tuple[ImageSet, ImageSet]:
-    """Split a set for training and validation: every ``every``-th picture is held out."""
+def hold_out(sets: Iterable[ImageSet], *, every: int = 20) -> tuple[list[ImageSet], list[ImageSet]]:
+    """Sets to learn from and sets to validate by: of each one every ``every``-th picture is held out.
 
-    def part(held: bool) -> ImageSet:
-        chosen = [i for i in range(len(source.images)) if (i % every == every // 2) == held]
-        return replace(
-            source, images=tuple(source.images[i] for i in chosen), masks=tuple(source.masks[i] for i in chosen)
-        )
+    A set of fewer pictures is learned from whole. What is held out and shows nothing is left out.
+    """
+    kept, held = [], []
+    for each in sets:
+        chosen = set(range(every // 2, len(each.images), every)) if len(each.images) >= every else set()
+        kept.append(_part(each, [i for i in range(len(each.images)) if i not in chosen]))
+        if chosen and (validating := _part(each, sorted(chosen))).by_id:
+            held.append(validating)
+    return kept, held
 
-    return part(False), part(True)
+
+def _part(source: ImageSet, numbers: Sequence[int]) -> ImageSet:
+    return replace(
+        source, images=tuple(source.images[i] for i in numbers), masks=tuple(source.masks[i] for i in numbers)
+    )

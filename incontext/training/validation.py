@@ -39,12 +39,12 @@ class Validation:
     batches: tuple[Stacked, ...]
 
     @classmethod
-    def draw(cls, sets: Sequence[ImageSet], *, side: int, patch: int, count: int = 128, shots: int = 1) -> Validation:
+    def draw(cls, sets: Sequence[ImageSet], *, side: int, patch: int, count: int = 128) -> Validation:
         """Draw ``count`` episodes; the same sets and numbers always give the same ones, whatever the recipe."""
         source = EpisodeSource(sets, AS_USED, side=side, seed=20_230_406)
         coloring = Coloring(corner_colors=1.0, hide_query=1.0)
         painted = [
-            paint_episode(source.draw(i, shots), np.random.default_rng([7, i]), patch=patch, coloring=coloring)
+            paint_episode(source[i], np.random.default_rng([7, i]), patch=patch, coloring=coloring)
             for i in range(count)
         ]
         return cls(tuple(collate(painted[i : i + 16]) for i in range(0, count, 16)))
