@@ -7,9 +7,12 @@ import json
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +27,7 @@ from incontext.model import ModelConfig, SegGPT
 from incontext.prompt_tensor import PromptTensor
 from incontext.tuning import TuningStep
 from incontext.ui import follow, learn, paint, results
-from incontext.ui.guard import MOST_UPLOADED, Guard
+from incontext.ui.guard import LEAST_FREE, MOST_UPLOADED, Guard
 from incontext.ui.model import Model
 from incontext.ui.places import Places
 from incontext.ui.sessions import MOST_SESSIONS, Picture, Session, Sessions
@@ -116,23 +119,35 @@ def test_only_opened_folders_are_read(tmp_path: Path) -> None:
 
 
 class Inner:
-    """An application that notes what reaches it."""
+    """An application that reads all that is sent, and notes what reaches it."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         del scope
-        self.bodies.append((await receive()).get("body", b""))
+        more = True
+        while more:
+            message = await receive()
+            self.bodies.append(message.get("body", b""))
+            more = message.get("more_body", False)
         headers = [(b"access-control-allow-origin", b"*"), (b"x-inner", b"1")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"inside"})
 
 
 def ask(
-    guard: Guard, path: str = "/", *, method: str = "GET", query: str = "", body: bytes = b"", **headers: str
+    guard: Any,
+    path: str = "/",
+    *,
+    method: str = "GET",
+    query: str = "",
+    body: bytes = b"",
+    parts: Sequence[bytes | None] = (),
+    **headers: str,
 ) -> tuple[int, dict[str, str], str]:
-    """Status, headers and text of an answer. headers: with _ for -."""
+    """Status, headers and text of an answer. headers: with _ for -. parts: in place of a body that comes at once; None
+    for the end of the connection."""
     sent: list[Any] = []
     named = {"host": "127.0.0.1:7860", **{name.replace("_", "-"): value for name, value in headers.items()}}
     scope = {
@@ -142,9 +157,13 @@ def ask(
         "query_string": query.encode(),
         "headers": [(name.encode(), value.encode()) for name, value in named.items()],
     }
+    coming = list(parts or [body])
 
     async def receive() -> Any:
-        return {"type": "http.request", "body": body, "more_body": False}
+        part = coming.pop(0) if coming else None
+        if part is None:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": part, "more_body": bool(coming)}
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -163,7 +182,8 @@ def test_a_token_is_asked_for_once(tmp_path: Path) -> None:
     assert ask(guard, cookie="incontext_token=\N{SNOWMAN}; ;=")[0] == 401
     status, headers, _ = ask(guard, query="token=s3cret")
     assert (status, headers["location"]) == (303, "/")
-    assert headers["set-cookie"] == "incontext_token=s3cret; Path=/; HttpOnly; SameSite=Strict"
+    # Strict cookies do not come with the redirect of a link that was followed on another page.
+    assert headers["set-cookie"] == "incontext_token=s3cret; Path=/; HttpOnly; SameSite=Lax"
     assert ask(guard, "/config", cookie="incontext_token=s3cret")[2] == "inside"
     assert ask(guard, "/gradio_api/file=x", query="token=nothing")[0] == 401
 
@@ -180,6 +200,7 @@ def test_a_token_is_asked_for_once(tmp_path: Path) -> None:
         ("/", {"origin": "http://127.0.0.1:7860"}, 200),
         ("/", {"origin": "http://127.0.0.1:9"}, 403),
         ("/", {"origin": "null"}, 403),
+        ("/", {"origin": "http://["}, 403),
         ("/", {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}, 200),  # a link to the page
         ("/config", {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}, 403),
         ("/gradio_api/file=/tmp/x.png", {"sec_fetch_site": "same-origin"}, 200),
@@ -231,6 +252,58 @@ def test_what_is_sent_is_bounded(tmp_path: Path) -> None:
     assert (status, text) == (413, "expected at most 4 GiB at once, got 4; send less, or name a folder")
 
 
+def test_what_comes_is_counted_and_not_what_was_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("incontext.ui.guard.MOST_UPLOADED", 30)
+    inner = Inner()
+    upload = {"path": "/gradio_api/upload", "method": "POST", "content_length": "10", "transfer_encoding": "chunked"}
+    guarded = Guard(inner, token=None, uploads=tmp_path)
+    assert ask(guarded, parts=[b"x" * 10] * 3, **upload)[0] == 200
+    assert inner.bodies == [b"x" * 10] * 3
+    assert ask(guarded, parts=[b"x" * 10] * 9, **upload)[0] == 413
+    assert inner.bodies == [b"x" * 10] * 6
+
+
+def test_other_uploads_fill_the_disk_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [LEAST_FREE + more for more in (30, 30, 20, 9)]  # each time that it is looked at
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free.pop(0)))
+    inner = Inner()
+    guarded = Guard(inner, token=None, uploads=tmp_path)
+    status, _, text = ask(guarded, "/gradio_api/upload", method="POST", parts=[b"x" * 10] * 3, content_length="30")
+    assert (status, text) == (507, "the disk of this machine is nearly full; free some of it first")
+    assert inner.bodies == [b"x" * 10] * 2
+
+
+@pytest.mark.parametrize(("parts", "status"), [([30], 200), ([30, 60], 413), ([30, None], 400)])
+def test_nothing_stays_of_an_upload_that_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[int | None], status: int
+) -> None:
+    gradio = with_gradio()
+    from fastapi import FastAPI
+
+    begin = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\nContent-Type: text/plain\r\n\r\n'
+    monkeypatch.setattr("incontext.ui.guard.MOST_UPLOADED", len(begin) + 50)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+
+    def empty() -> Any:
+        with gradio.Blocks(analytics_enabled=False) as blocks:
+            pass
+        return gradio.mount_gradio_app(FastAPI(), blocks, path="/")
+
+    sent = [begin, *(None if part is None else b"x" * part for part in parts)]
+    end = [] if None in parts else [b"\r\n--x--\r\n"]
+    got, _, text = ask(
+        Guard(built(empty), token=None, uploads=tmp_path),
+        "/gradio_api/upload",
+        method="POST",
+        parts=[*sent, *end],
+        content_length="10",
+        content_type="multipart/form-data; boundary=x",
+    )
+    assert got == status, text
+    left = [path for path in (tmp_path / "uploads").rglob("*") if path.is_file()]
+    assert [path.name for path in left] == (["a.txt"] if status == 200 else [])
+
+
 # ------------------------------------------------------------------------------------------ sessions
 
 
@@ -246,7 +319,7 @@ def test_visitors_are_kept_apart_and_forgotten(tmp_path: Path) -> None:
     assert kept.is_relative_to(one.folder)
     sessions.leave("one")
     sessions.leave("nobody")
-    assert one.stop.is_set()
+    assert all(stop.is_set() for stop in one.stops.values())
     assert sessions.of("one") is one  # the connection came back
     time.sleep(0.4)
     assert one.folder.exists()
@@ -276,10 +349,15 @@ def test_there_are_not_too_many_visitors(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Iterator[Session]:
+def sessions(tmp_path: Path) -> Iterator[Sessions]:
     sessions = Sessions(tmp_path / "sessions")
-    yield sessions.of("visitor")
+    yield sessions
     sessions.close()
+
+
+@pytest.fixture
+def session(sessions: Sessions) -> Session:
+    return sessions.of("visitor")
 
 
 @pytest.fixture
@@ -323,9 +401,47 @@ def test_a_job_stops_where_it_is_told_to(session: Session, segmenter: Segmenter,
     results.take_files(session, list(map(str, files)))
     coming = results.segment_pictures(session, segmenter, Model(segmenter, Places(())).prepared(session, []))
     next(coming)
-    session.stop.set()
+    session.stops["track"].set()
+    session.stops["tune"].set()
+    next(coming)
+    session.stops["segment"].set()
     assert list(coming) == []
-    assert len(session.results) == 1
+    assert len(session.results) == 2
+
+
+def test_uploads_go_with_the_round_that_showed_them(session: Session, segmenter: Segmenter, tmp_path: Path) -> None:
+    results.add_example(session, "first", scene(0), scene_mask(0, ids=(1, 2)))
+    prepared = Model(segmenter, Places(())).prepared(session, [])
+    opened = write_frames(tmp_path / "frames", [scene(number) for number in range(4)])
+    first, second, third, fourth = (str(opened / f"{number}.png") for number in range(4))
+
+    def given(path: str) -> Path:
+        results.take_files(session, [path])
+        return session.pictures[0].path
+
+    shown = given(first)
+    done = list(results.segment_pictures(session, segmenter, prepared))
+    unused, waiting = given(second), given(third)
+    assert not unused.parent.exists()
+    assert done[0].picture.path == shown
+    assert shown.exists()  # it is opened when its result is accepted or corrected
+    list(results.segment_pictures(session, segmenter, prepared))
+    assert not shown.parent.exists()
+    assert waiting.exists()
+    results.take_folder(session, Places.open([opened]), str(opened))
+    list(results.segment_pictures(session, segmenter, prepared))
+    assert not waiting.parent.exists()
+    assert given(fourth).exists()
+    assert len(list(opened.iterdir())) == 4
+
+
+def test_an_example_is_not_shrunk_where_an_id_would_be_lost(session: Session) -> None:
+    image, mask = np.zeros((30, 3000, 3), np.uint8), np.ones((30, 3000), np.uint8)
+    assert results.add_example(session, "plain", image, mask).prompt.image.shape == (10, 1024, 3)
+    mask[0, 0] = 2
+    example = results.add_example(session, "small", image, mask)
+    assert example.prompt.ids == (1, 2)
+    assert example.prompt.image.shape == image.shape
 
 
 def test_folders_and_names_in_archives(session: Session, tmp_path: Path) -> None:
@@ -368,7 +484,7 @@ def test_a_video_is_followed_stopped_corrected(
     """Whatever happens on the way, the masks are those of a tracker that was given the same masks from the start."""
     monkeypatch.setattr(follow, "MOST_STATES", states)
     frames = [scene(number) for number in range(20)]
-    clip = write_video(tmp_path / "clip.mkv", frames, codec="ffv1", pixels="bgr0")
+    clip = session.kept(write_video(tmp_path / "clip.mkv", frames, codec="ffv1", pixels="bgr0"))
     video = follow.open_video(session, clip)
     assert (video.size, video.rate) == ((48, 64), 10)
     with pytest.raises(ValueError, match="expected something to follow, got nothing"):
@@ -379,8 +495,10 @@ def test_a_video_is_followed_stopped_corrected(
 
     coming = follow.follow(session, video, segmenter, memory=3)
     assert [next(coming).number for _ in range(13)] == list(range(2, 15))
-    session.stop.set()
+    session.stops["track"].set()
     assert list(coming) == []
+    assert followed(session, video, segmenter, memory=3) == []
+    session.begin("track")
     assert followed(session, video, segmenter, memory=3) == list(range(15, 20))  # on from there
     assert masks(video) == pytest.approx(tracked(segmenter, frames, {2: scene_mask(2, ids=(1, 2))}))
 
@@ -401,6 +519,8 @@ def test_a_video_is_followed_stopped_corrected(
 
     film = follow.movie_of(video, session.new_folder() / "overlay.mp4")
     assert follow.open_video(session, film).count == 19
+    assert not clip.exists()
+    assert film.exists()
     with pytest.raises(ValueError, match="expected a tracked video to download, got none"):
         follow.zip_of(session.following or video, session.new_folder() / "masks.zip")
 
@@ -461,8 +581,9 @@ def test_tuning_stops_and_passes_errors_on(session: Session, segmenter: Segmente
     given = labelled(session, 3)
     coming = learn.tuning(session, segmenter, given, steps=500, shots=1)
     assert next(coming) == learn.Tried(1, 3)  # so that it can be stopped before the first step
-    session.stop.set()
+    session.stops["tune"].set()
     assert not any(isinstance(step, PromptTensor) for step in coming)
+    session.begin("tune")
     with pytest.raises(ValueError, match="one for each shot"):
         list(learn.tuning(session, segmenter, given, steps=5, shots=4))
 
@@ -483,7 +604,9 @@ def test_labelled_files_find_their_masks(session: Session, tmp_path: Path) -> No
         learn.in_folder(Places(()), str(tmp_path))
 
 
-def test_other_weights_come_from_this_machine_alone(segmenter: Segmenter, tmp_path: Path) -> None:
+def test_other_weights_come_from_this_machine_alone(
+    sessions: Sessions, session: Session, segmenter: Segmenter, tmp_path: Path
+) -> None:
     from incontext.checkpoint import save_model
 
     inside, outside = tmp_path / "in", tmp_path / "out"
@@ -494,13 +617,136 @@ def test_other_weights_come_from_this_machine_alone(segmenter: Segmenter, tmp_pa
     assert str(inside / "w.safetensors") in model.choices()
     assert "default" in model.choices()
     assert model.seconds_per_picture() > 0
-    model.switch(str(inside / "w.safetensors"))
+    example = results.add_example(session, "first", scene(0), scene_mask(0, ids=(1, 2)))
+    model.prepared(session, [])
+    video = follow.open_video(session, write_frames(tmp_path / "frames", [scene(0)]))
+    assert followed(session, video, segmenter, prompts=[example.prompt]) == [0]
+    model.switch(str(inside / "w.safetensors"), sessions)
     assert model.segmenter is not segmenter
+    assert (session.prepared, video.settings) == (None, ())  # which hold the network before
     assert model.describe()["weights"] == "w.safetensors"
     with pytest.raises(ValueError, match="expected something in the folders"):
-        model.switch(str(outside / "w.safetensors"))
+        model.switch(str(outside / "w.safetensors"), sessions)
     with pytest.raises(ValueError, match="is not on this machine; fetch it with: incontext weights download"):
-        model.switch("seggpt-vit-large")
+        model.switch("seggpt-vit-large", sessions)
+
+
+# ---------------------------------------------------------------------------------------------- page
+
+
+def with_gradio() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Gradio's own are about its own code
+        return pytest.importorskip("gradio", reason="needs gradio, of the extra ui", exc_type=ImportError)
+
+
+def built(make: Callable[[], Any]) -> Any:
+    """What is made of Gradio: where no event loop runs, it makes some and leaves them open."""
+
+    async def inside() -> Any:
+        return make()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return asyncio.run(inside())
+
+
+@dataclass
+class Page:
+    """The page without a browser: what its events do."""
+
+    blocks: Any
+
+    def steps(self, where: str, event: str = "click") -> list[Any]:
+        """The functions that an event of the component with this elem_id runs, one after the other."""
+        (target,) = (block._id for block in self.blocks.blocks.values() if block.elem_id == where)
+        steps = [each for each in self.blocks.fns.values() if (target, event) in each.targets]
+        for step in steps:
+            steps += [each for each in self.blocks.fns.values() if each.trigger_after == step._id]
+        return steps
+
+    def run(self, step: Any, *data: Any, **values: Any) -> list[Any]:
+        """All that a function answers. values: of the components, by their elem_id with _ for -."""
+        given = [values.get((each.elem_id or "").replace("-", "_")) for each in step.inputs]
+        answer = step.fn(SimpleNamespace(session_hash="visitor"), *data, *given)
+        return list(answer) if isinstance(answer, Iterator) else [answer]
+
+    def does(self, where: str, event: str = "click", *data: Any, **values: Any) -> Any:
+        """What the only function of an event answers at last."""
+        (step,) = self.steps(where, event)
+        return self.run(step, *data, **values)[-1]
+
+
+@pytest.fixture
+def page(sessions: Sessions, segmenter: Segmenter, tmp_path: Path) -> Page:
+    with_gradio()
+    from incontext.ui import app
+
+    return Page(built(lambda: app.page(Model(segmenter, Places(())), sessions, tmp_path)))
+
+
+def test_a_stop_is_for_one_kind_of_job_which_may_be_waiting(page: Page, session: Session, tmp_path: Path) -> None:
+    results.add_example(session, "first", scene(0), scene_mask(0, ids=(1, 2)))
+    files = sorted(write_frames(tmp_path / "frames", [scene(number) for number in range(3)]).iterdir())
+    results.take_files(session, list(map(str, files)))
+    *asked, job = page.steps("segment")
+    for step in asked:
+        page.run(step)
+    assert "Stopping" in page.does("stop")
+    (told,) = page.run(job, keys=[])
+    assert ["Stopped before it began" in each for each in told.values()] == [True]
+    assert session.results == []
+    assert [kind for kind, stop in session.stops.items() if stop.is_set()] == ["segment"]
+    for step in asked:
+        page.run(step)
+    page.does("stop-tune")
+    assert "3 of 3 pictures segmented" in page.run(job, keys=[])[-1][1]
+
+
+def test_a_click_does_not_take_back_the_stop_of_a_job_that_is_ending(session: Session) -> None:
+    stop = session.stops["segment"]
+    session.begin("segment")
+    assert session.stops["segment"] is stop  # that of a job which runs, and can still be stopped
+    stop.set()
+    session.begin("segment")
+    assert stop.is_set()
+    assert not session.stops["segment"].is_set()
+
+
+def test_no_event_leaves_the_queue(page: Page) -> None:
+    """Those that do are sent to an entrance which the guard keeps shut."""
+    assert [each.api_name for each in page.blocks.fns.values() if each.fn is not None and not each.queue] == []
+
+
+def test_a_mask_is_of_the_frame_in_the_editor(page: Page, session: Session, tmp_path: Path) -> None:
+    """The number beside it may be another by now: the editor shows a frame once its slider is released."""
+    clip = write_frames(tmp_path / "clip", [scene(number) for number in range(6)])
+    video = follow.open_video(session, clip)
+    painted = {"layers": [paint.strokes_of_ids(paint.ids_on_canvas(scene_mask(0, ids=(1, 2))))]}
+    page.does("use-mask", frame_editor=painted, frame=4)
+    assert sorted(video.masks) == [0]
+    page.does("frame", "release", frame=3)
+    page.does("use-mask", frame_editor=painted, frame=5)
+    assert sorted(video.masks) == [0, 3]
+    page.does("correct", scrub=2)
+    assert "Masks of frames 0, 2, 3." in page.does("use-mask", frame_editor=painted, frame=2)
+
+
+def test_ids_without_a_brush_are_not_corrected(page: Page, session: Session, tmp_path: Path) -> None:
+    error = with_gradio().Error
+    files = sorted(write_frames(tmp_path / "clip", [scene(number) for number in range(2)]).iterdir())
+    mask = session.new_file(".png")
+    Image.fromarray(scene_mask(0, ids=(1, 9))).save(mask)
+    session.results.append(results.Result(Picture("0.png", files[0]), mask, (48, 64), {1: 256, 9: 256}))
+    told = "expected ids in 0..7, for which there are brushes, got 9; number what examples show from 1 to 7"
+    with pytest.raises(error, match=told):
+        page.does("results", "edit", SimpleNamespace(number=0))
+    assert session.picture is None
+    video = follow.open_video(session, tmp_path / "clip")
+    video.done += [follow.Followed(number, f"{number}", mask, mask, (1, 9)) for number in range(2)]
+    with pytest.raises(error, match=told):
+        page.does("correct", scrub=1)
+    assert video.painted == 0  # what the editor still shows
 
 
 # -------------------------------------------------------------------------------------- command line

@@ -449,6 +449,35 @@ def test_tune_and_use_the_key(visits: Any, files: list[Path], tmp_path: Path) ->
     visit.complains("expected weights to load, got none")
 
 
+def test_each_job_has_its_own_stop(visits: Any, files: list[Path]) -> None:
+    visit = visits()
+    page = visit.page
+    load_example(visit, files[0])
+    visit.choose("pictures", *files[1:])
+    page.get_by_text("3 pictures to segment").wait_for()
+    visit.tab("Tune")
+    page.get_by_label("Files", exact=True).check()
+    visit.choose("labelled", *[each for path in files[:3] for each in (path, mask_of(path))])
+    page.locator("#steps input[type=number]").fill("1000")
+    page.locator("#steps input[type=number]").press("Tab")
+    page.click("#tune")
+    visit.says("tune-status", "Choosing where to start")
+    visit.tab("Segment")
+    page.click("#segment")
+    page.wait_for_timeout(1000)  # until it waits behind the tuning
+    page.click("#stop")
+    visit.says("status", "Stopping")
+    visit.tab("Tune")
+    visit.says("tune-status", re.compile(r"Step \d+ of 1000"))
+    page.click("#stop-tune")
+    visit.says("tune-status", re.compile(r"Stopped after \d+ steps; there is no key"))
+    visit.tab("Segment")
+    visit.says("status", "Stopped before it began.")
+    visit.count("#results .ic-card", 0)
+    page.click("#segment")
+    visit.says("status", "3 of 3 pictures segmented.")
+
+
 def test_two_visitors_at_once(visits: Any, files: list[Path], server: Server) -> None:
     one, other = visits(color_scheme="light"), visits()
     assert brightness(one) > 200

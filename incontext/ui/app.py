@@ -42,7 +42,7 @@ def page(model: Model, sessions: Sessions, root: Path) -> gr.Blocks:
             with gr.Tab("Tune", id="tune"):
                 tune = TuneTab(answers, model)
             with gr.Tab("Model", id="model") as tab:
-                about = ModelTab(answers, model)
+                about = ModelTab(answers, model, sessions)
         segment.connect()
         track.connect()
         tune.connect([segment.keys, track.keys])

@@ -7,6 +7,7 @@ gives what would have come had its mask been there from the beginning. Refuses t
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,7 +51,8 @@ class Followed:
 class Following:
     """A video and what is known of it. count: its frames, as far as the file says. masks: (H, W) ids, by frame.
 
-    done: the frames that were tracked, in order. changed: the first frame whose mask is not yet in `done`.
+    painted: the frame that is being painted on. done: the frames that were tracked, in order. changed: the first frame
+    whose mask is not yet in `done`.
     """
 
     source: Path
@@ -60,6 +62,7 @@ class Following:
     rate: float
     count: int | None
     masks: dict[int, Pixels] = field(default_factory=dict)
+    painted: int = 0
     done: list[Followed] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     settings: tuple[Any, ...] = ()
@@ -103,6 +106,7 @@ def open_video(session: Session, source: Path) -> Following:
         )
     if session.following is not None:
         shutil.rmtree(session.following.folder, ignore_errors=True)
+        session.drop(session.following.source)
     session.following = Following(source, source.name, session.new_folder(), size, rate, count)
     return session.following
 
@@ -140,7 +144,7 @@ def follow(
     Raises:
         ValueError: there is nothing to follow, or an option cannot be used.
     """
-    session.stop.clear()
+    stop = session.stops["track"]
     context: tuple[Prompt | PromptTensor, ...] = (*keys, *prompts)
     if not following.masks and not context:
         raise ValueError("expected something to follow, got nothing; paint it on a frame and press 'Use this mask'")
@@ -151,16 +155,16 @@ def follow(
     following.changed = None
     following.problems.clear()
     try:
-        yield from _steps(session, following, tracker, begin)
+        yield from _steps(stop, following, tracker, begin)
     except FramesError as error:
         following.problems += error.problems
 
 
-def _steps(session: Session, following: Following, tracker: Tracker, begin: int) -> Iterator[Followed]:
+def _steps(stop: threading.Event, following: Following, tracker: Tracker, begin: int) -> Iterator[Followed]:
     known = {frame.number for frame in following.done}
     with open_frames(following.source, start=begin, stop=MOST_FRAMES) as frames:
         for frame in frames:
-            if session.stop.is_set():
+            if stop.is_set():
                 return
             _save(following, frame.number, tracker.state())
             found = tracker.step(frame.image, following.masks.get(frame.number))

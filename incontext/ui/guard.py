@@ -87,7 +87,47 @@ class Guard:
                 await _answer(send, 403, "expected uploaded files, got something else")
                 return
             receive = _again(body, receive)
-        await self._app(scope, receive, send_guarded)
+        if scope["method"] == "POST":
+            await self._bounded(scope, receive, send_guarded)
+        else:
+            await self._app(scope, receive, send_guarded)
+
+    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count what comes, whatever length was told, and look at the disk, which other requests fill as well.
+
+        Gradio removes what it has written of an upload for Starlette's error alone, so that one which ends early must
+        look like it as well.
+        """
+        from starlette.formparsers import MultiPartException
+
+        came, whole, cut = 0, False, False
+        refusal: tuple[int, str] | None = None
+
+        async def receive_counted() -> Message:
+            nonlocal came, whole, cut, refusal
+            message = await receive()
+            if whole:
+                return message
+            size = len(message.get("body", b""))
+            came += size
+            refusal = refusal or self._too_much(came, size)
+            cut = refusal is not None or message["type"] == "http.disconnect"
+            if cut:
+                raise MultiPartException("cut off")
+            whole = not message.get("more_body", False)
+            return message
+
+        async def send_unless_refused(message: Message) -> None:
+            if refusal is None:
+                await send(message)
+
+        try:
+            await self._app(scope, receive_counted, send_unless_refused)
+        except MultiPartException:
+            if not cut:
+                raise
+        if refusal is not None:
+            await _answer(send, *refusal)
 
     def _names_uploads_only(self, body: bytes) -> bool:
         """Whether each file that is named was uploaded. Gradio, mounted in an application, would read any other file,
@@ -119,28 +159,29 @@ class Guard:
         if self._token is None and _name(host) not in LOOPBACK:  # a page elsewhere whose name leads here
             return 403, f"expected this machine to be asked by the name 127.0.0.1 or localhost, got {host[:100]!r}"
         origin = headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc != host
+        foreign = origin is not None and not _leads_to(origin, host)
         if foreign or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             navigates = headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET" and not foreign
             if not (navigates and scope["path"] == "/"):
                 return 403, "expected a request of this page itself, got one of another page"
         if not _OPEN.fullmatch(scope["path"]) or "://" in unquote(scope["path"]):
             return 404, "there is nothing here"
-        return self._too_much(scope, headers)
-
-    def _too_much(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         if scope["method"] != "POST":
             return None
         try:
             length = int(headers["content-length"])
         except (KeyError, ValueError):
             return 411, "expected the length of what is sent"
+        return self._too_much(length, length)
+
+    def _too_much(self, length: int, unwritten: int) -> tuple[int, str] | None:
+        """Status and sentence for too long a request. length: its bytes; unwritten: those that are not on the disk."""
         if length > MOST_UPLOADED:
             return (
                 413,
                 f"expected at most {MOST_UPLOADED >> 30} GiB at once, got {length >> 30}; send less, or name a folder",
             )
-        if shutil.disk_usage(self._uploads).free - length < LEAST_FREE:
+        if shutil.disk_usage(self._uploads).free - unwritten < LEAST_FREE:
             return 507, "the disk of this machine is nearly full; free some of it first"
         return None
 
@@ -161,7 +202,8 @@ class Guard:
         if not self._is_token(given):
             await _answer(send, 401, "expected the token of this page: open the address that `incontext ui` printed")
             return
-        cookie = f"{COOKIE}={given}; Path=/; HttpOnly; SameSite=Strict"
+        # Not Strict: a link on another page begins a navigation whose redirect would come without the cookie.
+        cookie = f"{COOKIE}={given}; Path=/; HttpOnly; SameSite=Lax"
         more = [(b"location", scope["path"].encode()), (b"set-cookie", cookie.encode())]
         await _answer(send, 303, "", more)
 
@@ -194,6 +236,14 @@ async def _answer(send: Send, status: int, sentence: str, more: list[tuple[bytes
     headers = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADERS, *(more or [])]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": sentence.encode()})
+
+
+def _leads_to(origin: str, host: str) -> bool:
+    """Whether an Origin header is that of a page of this Host."""
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:
+        return False
 
 
 def _name(host: str) -> str:

@@ -95,13 +95,13 @@ def tuning(
     """
     from incontext.tuning import tune
 
-    session.stop.clear()
+    stop = session.stops["tune"]
     told: queue.SimpleQueue[Tried | TuningStep | PromptTensor | Exception] = queue.SimpleQueue()
     left = threading.Event()
 
     def tell(came: Tried | TuningStep) -> None:
         told.put(came)
-        if session.stop.is_set() or left.is_set():
+        if stop.is_set() or left.is_set():
             raise _StoppedError
 
     def work() -> None:

@@ -18,7 +18,7 @@ from incontext.ui.places import Places
 
 if TYPE_CHECKING:
     from incontext.engine import DtypeName, PreparedContext, Segmenter
-    from incontext.ui.sessions import Session
+    from incontext.ui.sessions import Session, Sessions
 
 _SUFFIXES: Final = frozenset({".safetensors", ".pth", ".pt"})
 _TIMED: Final = 5  # calls
@@ -43,8 +43,11 @@ class Model:
             lambda path: path.suffix in _SUFFIXES and path.is_file() and not is_prompt_tensor(path)
         )
 
-    def switch(self, name: str) -> None:
-        """Use other weights from now on. ValueError where they are neither registered nor in an opened folder."""
+    def switch(self, name: str, sessions: Sessions) -> None:
+        """Use other weights from now on; what sessions keep of those before goes.
+
+        ValueError where they are neither registered nor in an opened folder.
+        """
         from incontext.checkpoint import cached_path, registry
         from incontext.engine import load
 
@@ -54,6 +57,7 @@ class Model:
         elif cached_path(entry) is None:
             raise ValueError(f"{name} is not on this machine; fetch it with: incontext weights download {name}")
         self.segmenter = load(name, device=self.device, dtype=self.dtype)
+        sessions.forget_network()
 
     def prepared(self, session: Session, keys: list[str]) -> PreparedContext:
         """The session's examples and these keys of it, as a context; that of last time where nothing changed.

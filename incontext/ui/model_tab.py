@@ -11,14 +11,14 @@ import gradio as gr
 
 from incontext.ui.model import Model
 from incontext.ui.page import QUEUE, Answers, note, table
-from incontext.ui.sessions import Session
+from incontext.ui.sessions import Session, Sessions
 
 
 class ModelTab:
     """The tab, built in the present Blocks."""
 
-    def __init__(self, answers: Answers, model: Model) -> None:
-        self._answers, self._model = answers, model
+    def __init__(self, answers: Answers, model: Model, sessions: Sessions) -> None:
+        self._answers, self._model, self._sessions = answers, model, sessions
         gr.Markdown("### What runs")
         self.about = gr.HTML(table(model.describe()), elem_id="about-model")
         self.measure = gr.Button("Measure the speed", elem_id="measure")
@@ -52,7 +52,7 @@ class ModelTab:
     def _load(self, session: Session, name: str | None) -> tuple[str, str]:
         if not name:
             raise ValueError("expected weights to load, got none; choose some")
-        self._model.switch(name)
+        self._model.switch(name, self._sessions)
         return self.refresh(session), note(
             "Loaded. Examples stay; keys belong to the weights that they were tuned for."
         )

@@ -18,7 +18,6 @@ from incontext.ui.paint import BRUSHES, brush_names
 from incontext.ui.sessions import Example, Result, Session, Sessions
 
 QUEUE: Final = "network"  # all jobs that use the network wait in one row
-ANSWERS: Final = "incontext"  # what does not waits beside it
 
 CSS: Final = """
 .ic-note { opacity: .8; font-size: .95em }

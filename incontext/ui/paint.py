@@ -77,7 +77,10 @@ def is_paintable(ids: Pixels) -> bool:
 def strokes_of_ids(ids: Pixels) -> Pixels:
     """Ids 0..7 (H, W) -> a layer (H, W, 4) that a brush can go on with."""
     if not is_paintable(ids):
-        raise ValueError(f"expected ids in 0..{len(BRUSHES)}, for which there are brushes, got {ids.max()}")
+        raise ValueError(
+            f"expected ids in 0..{len(BRUSHES)}, for which there are brushes, got {ids.max()}; number what examples "
+            f"show from 1 to {len(BRUSHES)} to correct what is found"
+        )
     table = np.zeros((len(BRUSHES) + 1, 4), np.uint8)
     table[1:, :3], table[1:, 3] = _COLORS, 255
     return table[ids]

@@ -38,18 +38,21 @@ _SMALL: Final = 160  # of an example
 
 
 def add_example(session: Session, name: str, image: Pixels, ids: Pixels) -> Example:
-    """Make a prompt of a picture (H, W, 3) and its mask (H, W), at most 1024 pixels along a side, and keep it.
+    """Make a prompt of a picture (H, W, 3) and its mask (H, W), and keep it: at most 1024 pixels along a side, but for
+    a mask with ids that would be lost.
 
     ValueError where the mask marks nothing, or there are too many examples.
     """
     if len(session.examples) >= MOST_EXAMPLES:
         raise ValueError(f"expected at most {MOST_EXAMPLES} examples, got one more; tune a key of them instead")
-    small = shrunk(image, LONGEST)
+    palette = palette_for(np.unique(ids).tolist())
+    prompt, small = Prompt(image, ids, palette=palette), shrunk(image, LONGEST)
     mask = resized_ids(ids, small.shape[:2])
-    prompt = Prompt(small, mask, palette=palette_for(np.unique(mask).tolist()))
-    shown = Segmentation(prompt.mask, np.ones(mask.shape, np.float32), prompt.palette or palette_for(prompt.ids))
+    if set(prompt.ids) <= set(np.unique(mask).tolist()):
+        prompt = Prompt(small, mask, palette=palette)
+    shown = Segmentation(prompt.mask, np.ones(prompt.mask.shape, np.float32), palette)
     path = session.new_file(".jpg")
-    write_image(path, shrunk(shown.overlay(small), _SMALL))
+    write_image(path, shrunk(shown.overlay(prompt.image), _SMALL))
     example = Example(name, prompt, path)
     session.examples.append(example)
     return example
@@ -77,7 +80,7 @@ def take_files(session: Session, uploaded: Sequence[str]) -> None:
     """What was dropped are the pictures to segment, in its order. ValueError where there are too many."""
     _refuse_many(len(uploaded))
     kept = [session.kept(path) for path in uploaded]
-    session.pictures = [Picture(path.name, path) for path in kept]
+    _give(session, [Picture(path.name, path) for path in kept])
 
 
 def take_folder(session: Session, places: Places, folder: str) -> None:
@@ -88,7 +91,20 @@ def take_folder(session: Session, places: Places, folder: str) -> None:
     if not found:
         raise ValueError(f"{folder}: expected pictures in this folder, found none; choose another")
     _refuse_many(len(found))
-    session.pictures = [Picture(path.relative_to(root).as_posix(), path) for path in found]
+    _give(session, [Picture(path.relative_to(root).as_posix(), path) for path in found])
+
+
+def _give(session: Session, pictures: list[Picture]) -> None:
+    before, session.pictures = session.pictures, pictures
+    _drop_unused(session, before)
+
+
+def _drop_unused(session: Session, before: Sequence[Picture]) -> None:
+    """Remove uploads that are neither to segment nor of the last round, whose results are accepted and corrected."""
+    used = {*session.pictures, *session.segmented}
+    for picture in before:
+        if picture not in used:
+            session.drop(picture.path)
 
 
 def _refuse_many(count: int) -> None:
@@ -106,10 +122,12 @@ def segment_pictures(session: Session, segmenter: Segmenter, prepared: PreparedC
 
     Each result is added to the session before it is yielded. Ends early when the session is told to stop.
     """
+    stop = session.stops["segment"]
     _forget_results(session)
-    session.stop.clear()
-    for picture in tuple(session.pictures):
-        if session.stop.is_set():
+    before, session.segmented = session.segmented, session.pictures
+    _drop_unused(session, before)
+    for picture in session.segmented:
+        if stop.is_set():
             return
         try:
             result = _segmented(session, segmenter, prepared, picture)

@@ -37,7 +37,7 @@ from incontext.ui.paint import (
     is_paintable,
     strokes_of_ids,
 )
-from incontext.ui.sessions import Session
+from incontext.ui.sessions import Job, Session
 
 if TYPE_CHECKING:
     from gradio.components.image_editor import EditorValue
@@ -67,9 +67,8 @@ def editor(name: str) -> gr.ImageEditor:
 
 
 def editor_value(image: Pixels, ids: Pixels | None = None) -> dict[str, Any]:
-    """What an editor shows: a picture (H, W, 3), and ids (H, W) over it where brushes can go on with them."""
-    with_ids = ids is not None and ids.any() and is_paintable(ids)
-    layers = [strokes_of_ids(ids_on_canvas(ids))] if with_ids and ids is not None else []
+    """What an editor shows: a picture (H, W, 3), and ids (H, W) over it. ValueError for ids without a brush."""
+    layers = [strokes_of_ids(ids_on_canvas(ids))] if ids is not None and ids.any() else []
     return {"background": image_on_canvas(image), "layers": layers, "composite": None}
 
 
@@ -127,17 +126,14 @@ class SegmentTab:
         """What happens on clicks."""
         once, event = self._answers.once, self._answers.event
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        slow: dict[str, Any] = {"concurrency_id": QUEUE, "concurrency_limit": 1, **quick}
         self.picture.upload(once(self._choose), [self.picture], [self.editor], **quick)
         self.mask.upload(once(self._load_mask), [self.mask], [self.editor, self.examples], **quick)
         self.add.click(once(self._add), [self.editor], [self.examples], **quick)
         self.examples.remove(event(self._remove), None, [self.examples], **quick)
         self.pictures.change(once(self._take_files), [self.pictures], [self.given], **quick)
         self.folder.input(once(self._take_folder), [self.folder], [self.given], **quick)
-        self.run.click(
-            self._answers.stream(self._segment), [self.keys], [self.results, self.status], trigger_mode="once", **slow
-        )
-        self.stop.click(once(stop), None, [self.status], queue=False, **quick)
+        buttons, shown = (self.run, self.stop), [self.results, self.status]
+        job(self._answers, "segment", buttons, self._segment, [self.keys], shown, self.status, quick)
         self.opacity.change(None, [self.opacity], None, js=SET_OPACITY, queue=False)
         self.view.change(None, [self.view], None, js=SET_VIEW, queue=False)
         self.results.accept(event(self._accept), None, [self.examples, self.status], **quick)
@@ -208,18 +204,44 @@ class SegmentTab:
         if result.mask is None:
             raise ValueError(f"{result.picture.name}: expected a result to correct, got a picture without one")
         image, ids = read_image(result.picture.path), read_mask(result.mask).ids
+        value = editor_value(image, ids)
         session.picture = result.picture.name, image
         sentence = f"{result.picture.name} is in the editor above. Correct its mask and press '{OPEN_EXAMPLE}'."
-        return editor_value(image, ids), note(sentence)
+        return value, note(sentence)
 
     def _zip(self, session: Session, kind: str, apart: bool) -> str:
         return str(results.zip_masks(session, str(kind), apart=apart, on_problem=self._answers.warn))
 
 
-def stop(session: Session) -> str:
-    """The job that runs for the session ends soon."""
-    session.stop.set()
-    return note("Stopping ...")
+def job(
+    answers: Answers,
+    kind: Job,
+    buttons: tuple[gr.Button, gr.Button],
+    call: Callable[..., Iterator[Any]],
+    inputs: list[Any],
+    outputs: list[Any],
+    status: gr.HTML,
+    how: dict[str, Any],
+) -> Any:
+    """One button asks for a job, which waits until the network is free; the other ends it, whether it runs or waits."""
+
+    def ask(session: Session) -> None:
+        session.begin(kind)
+
+    def run(session: Session, *values: Any) -> Iterator[Any]:
+        if session.stops[kind].is_set():
+            yield {status: note("Stopped before it began.")}
+        else:
+            yield from call(session, *values)
+
+    def stop(session: Session) -> str:
+        session.stops[kind].set()
+        return note("Stopping ...")
+
+    buttons[1].click(answers.once(stop), None, [status], **how)
+    slow: dict[str, Any] = {"concurrency_id": QUEUE, "concurrency_limit": 1, **how}
+    asked = buttons[0].click(answers.once(ask), None, None, **how)
+    return asked.success(answers.stream(run), inputs, outputs, trigger_mode="once", **slow)
 
 
 def download(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from incontext.formats import Pixels
 from incontext.prompt_tensor import PromptTensor
@@ -27,6 +27,8 @@ GRACE: Final = 600.0  # seconds that a session outlives its page, for connection
 MOST_SESSIONS: Final = 32
 MOST_EXAMPLES: Final = 64
 MOST_PICTURES: Final = 2000
+
+Job = Literal["segment", "track", "tune"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,20 +63,31 @@ class Result:
 
 @dataclass(eq=False)
 class Session:
-    """One visitor. `stop` asks the job that runs for it to end soon."""
+    """One visitor. stops: for each kind of job, what asks the one that runs or waits to end soon."""
 
     folder: Path
     picture: tuple[str, Pixels] | None = None  # that is being painted on: its name and (H, W, 3) uint8
     examples: list[Example] = field(default_factory=list)
     keys: dict[str, PromptTensor] = field(default_factory=dict)
     pictures: list[Picture] = field(default_factory=list)
+    segmented: list[Picture] = field(default_factory=list)  # those of the last round, of which the results are
     results: list[Result] = field(default_factory=list)
-    labelled: list[Path] = field(default_factory=list)
     following: Following | None = None
     prepared: tuple[tuple[object, ...], Any] | None = None  # the last context, and what it was made of
-    stop: threading.Event = field(default_factory=threading.Event)
+    stops: dict[Job, threading.Event] = field(default_factory=lambda: {job: threading.Event() for job in get_args(Job)})
+    uploads: set[Path] = field(default_factory=set)  # what `kept` has kept
     seen: float = field(default_factory=time.monotonic)
     left: bool = False
+
+    def begin(self, job: Job) -> None:
+        """A job is asked for: what stopped the one before it, which may still be ending, does not stop this one."""
+        if self.stops[job].is_set():
+            self.stops[job] = threading.Event()
+
+    def end(self) -> None:
+        """All jobs end soon."""
+        for stop in self.stops.values():
+            stop.set()
 
     def new_file(self, suffix: str) -> Path:
         """A path of its own in the session's folder, for a file to write."""
@@ -94,7 +107,14 @@ class Session:
             path.hardlink_to(source)
         except OSError:
             shutil.copyfile(source, path)
+        self.uploads.add(path)
         return path
+
+    def drop(self, path: Path) -> None:
+        """Remove an upload that was kept; any other file stays."""
+        if path in self.uploads:
+            self.uploads.remove(path)
+            shutil.rmtree(path.parent, ignore_errors=True)
 
 
 class Sessions:
@@ -122,14 +142,22 @@ class Sessions:
             return session
 
     def leave(self, visitor: str | None) -> None:
-        """The visitor's page was closed: its job ends, and after a while the session goes."""
+        """The visitor's page was closed: its jobs end, and after a while the session goes."""
         with self._lock:
             session = self._all.get(visitor or "")
             if session is None:
                 return
-            session.stop.set()
+            session.end()
             session.seen, session.left = time.monotonic(), True
         after(self._grace + 0.05, self.sweep)
+
+    def forget_network(self) -> None:
+        """Drop what was made by a network that is no longer in use."""
+        with self._lock:
+            for session in self._all.values():
+                session.prepared = None
+                if session.following is not None:
+                    session.following.settings = ()
 
     def sweep(self) -> None:
         """Remove what was left long enough ago."""
@@ -146,7 +174,7 @@ class Sessions:
             ended = list(self._all.values())
             self._all.clear()
         for session in ended:
-            session.stop.set()
+            session.end()
             shutil.rmtree(session.folder, ignore_errors=True)
 
 

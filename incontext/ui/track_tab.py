@@ -14,8 +14,8 @@ import gradio as gr
 from incontext.formats import read_mask
 from incontext.ui import follow
 from incontext.ui.model import Model
-from incontext.ui.page import QUEUE, Answers, address, legend, note
-from incontext.ui.segment_tab import download, editor, editor_value, painted, stop
+from incontext.ui.page import Answers, address, legend, note
+from incontext.ui.segment_tab import download, editor, editor_value, job, painted
 from incontext.ui.sessions import Session
 
 if TYPE_CHECKING:
@@ -69,17 +69,15 @@ class TrackTab:
 
     def connect(self) -> None:
         """What happens on clicks."""
-        once, stream = self._answers.once, self._answers.stream
+        once = self._answers.once
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        slow: dict[str, Any] = {"concurrency_id": QUEUE, "concurrency_limit": 1, **quick}
         loaded = [self.editor, self.about, self.frame, self.given, self.shown, self.view]
         self.video.upload(once(self._upload), [self.video], loaded, **quick)
         self.path.input(once(self._open), [self.path], loaded, **quick)
         self.frame.release(once(self._show_to_paint), [self.frame], [self.editor], **quick)
-        self.use.click(once(self._use), [self.editor, self.frame], [self.given], **quick)
-        context = [self.memory, self.examples, self.keys]
-        self.run.click(stream(self._track), context, [self.view, self.status, self.shown], trigger_mode="once", **slow)
-        self.stop.click(once(stop), None, [self.status], queue=False, **quick)
+        self.use.click(once(self._use), [self.editor], [self.given], **quick)
+        context, shown = [self.memory, self.examples, self.keys], [self.view, self.status, self.shown]
+        job(self._answers, "track", (self.run, self.stop), self._track, context, shown, self.status, quick)
         self.shown.input(once(self._look), [self.shown], [self.view], trigger_mode="always_last", **quick)
         self.correct.click(once(self._correct), [self.shown], [self.editor, self.frame, self.status], **quick)
         download(self.film, once(self._film), [], self.film_file, quick)
@@ -109,21 +107,21 @@ class TrackTab:
     def _show_to_paint(self, session: Session, number: float) -> dict[str, Any]:
         return _to_paint(_video(session), int(number))
 
-    def _use(self, session: Session, value: EditorValue | None, number: float) -> str:
+    def _use(self, session: Session, value: EditorValue | None) -> str:
         video = _video(session)
-        follow.give_mask(video, int(number), painted(value, video.size))
+        follow.give_mask(video, video.painted, painted(value, video.size))
         frames = ", ".join(map(str, sorted(video.masks)))
         return note(f"Masks of frames {frames}. Tracking goes on from frame {video.changed}.")
 
     def _track(self, session: Session, memory: float, examples: bool, keys: list[str]) -> Iterator[tuple[Any, ...]]:
-        video = _video(session)
+        video, stop = _video(session), session.stops["track"]
         prompts = [each.prompt for each in session.examples] if examples else []
         chosen = [session.keys[name] for name in keys if name in session.keys]
         come = follow.follow(session, video, self._model.segmenter, prompts=prompts, keys=chosen, memory=int(memory))
         for frame in come:
             told = note(f"Frame {frame.number} of {video.last}: {_ids(frame)}")
             yield _picture(frame), told, gr.Slider(maximum=max(1, video.last), value=frame.number)
-        end = "stopped" if session.stop.is_set() else "done"
+        end = "stopped" if stop.is_set() else "done"
         problems = "".join(f" {self._answers.plain(problem)}." for problem in video.problems)
         yield gr.skip(), note(f"{len(video.done)} frames tracked, {end}.{problems}"), gr.skip()
 
@@ -153,7 +151,9 @@ def _to_paint(video: follow.Following, number: int) -> dict[str, Any]:
     """A frame in the editor, with the mask that was given of it, or else what was found in it."""
     found, given = video.at(number), video.masks.get(number)
     ids = given if given is not None else None if found is None else read_mask(found.mask).ids
-    return editor_value(follow.frame_of(video, number), ids)
+    value = editor_value(follow.frame_of(video, number), ids)
+    video.painted = number
+    return value
 
 
 def _picture(frame: follow.Followed) -> str:

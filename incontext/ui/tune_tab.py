@@ -20,9 +20,9 @@ from incontext.prompt_tensor import PromptTensor
 from incontext.types import Segmentation
 from incontext.ui import learn
 from incontext.ui.model import Model
-from incontext.ui.page import QUEUE, Answers, address, note, table
+from incontext.ui.page import Answers, address, note, table
 from incontext.ui.paint import palette_for, resized_ids, shrunk
-from incontext.ui.segment_tab import download, stop
+from incontext.ui.segment_tab import download, job
 from incontext.ui.sessions import Session
 
 if TYPE_CHECKING:
@@ -75,15 +75,13 @@ class TuneTab:
 
     def connect(self, keys: Sequence[gr.CheckboxGroup]) -> None:
         """What happens on clicks. keys: where other tabs choose among the keys."""
-        once, stream = self._answers.once, self._answers.stream
+        once = self._answers.once
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        slow: dict[str, Any] = {"concurrency_id": QUEUE, "concurrency_limit": 1, **quick}
         known = [self.listed, self.chosen, *keys]
         given = [self.kind, self.files, self.folder, self.steps, self.shots, self.name]
-        self.run.click(
-            stream(self._tune), given, [self.status, self.curve, self.pictures], trigger_mode="once", **slow
-        ).success(once(self._known), None, known, **quick)
-        self.stop.click(once(stop), None, [self.status], queue=False, **quick)
+        buttons, shown = (self.run, self.stop), [self.status, self.curve, self.pictures]
+        tuned = job(self._answers, "tune", buttons, self._tune, given, shown, self.status, quick)
+        tuned.success(once(self._known), None, known, **quick)
         self.load.upload(once(self._load), [self.load], [self.status], **quick).success(
             once(self._known), None, known, **quick
         )
