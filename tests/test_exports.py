@@ -150,6 +150,42 @@ def test_context_files_are_converted(tmp_path: Path) -> None:
         open_any(context)
 
 
+@pytest.mark.parametrize("kind", ["masks alone", "pairs", "job"])
+def test_pictures_that_lie_elsewhere_are_found_by_their_names(
+    tmp_path: Path, run: Callable[..., Done], kind: str
+) -> None:
+    source, elsewhere = tmp_path / "SOURCE", tmp_path / "PHOTOS"
+    shown = {"s/a.jpg": 2, "t/b.jpg": 3, "c.jpg": 4}
+    for name, bright in shown.items():
+        picture(tmp_path / "in" / name, bright=bright)
+    if kind == "job":
+        run_job(Bright(), [tmp_path / "in"], source)
+    for name, bright in shown.items():
+        if kind == "pairs":
+            picture(source / "images" / name, bright=bright)
+        if kind != "job":
+            mask = np.zeros((8, 12), np.uint8)
+            mask[:, :bright] = 3
+            path = source / "masks" / Path(name).with_suffix(".png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_mask(path, mask, PALETTE.table)
+    if kind == "masks alone":
+        source /= "masks"
+    (tmp_path / "in").rename(elsewhere)
+    (elsewhere / "c.jpg").rename(elsewhere / "other.jpg")
+    labels = open_any(source, images=elsewhere)
+    assert {str(each.name): each.image for each in labels} == {
+        "s/a.jpg": elsewhere / "s/a.jpg",
+        "t/b.jpg": elsewhere / "t/b.jpg",
+        **({"c.png": None} if kind == "masks alone" else {}),
+        **({"c.jpg": source / "images/c.jpg"} if kind == "pairs" else {}),
+        **({"c.jpg": None} if kind == "job" else {}),
+    }
+    assert run("convert", source, "--to", "yolo", "-o", tmp_path / "o", "--images", elsewhere).status == 0
+    link = next(path for path in (tmp_path / "o").rglob("a.jpg"))
+    assert link.resolve() == elsewhere / "s/a.jpg"
+
+
 def test_what_cannot_be_read_is_left_out_and_told(tmp_path: Path, run: Callable[..., Done]) -> None:
     rows = [{"image_id": 7, "category_id": 3, "segmentation": {"size": [6, 8], "counts": "zzz"}}]
     bad = {"image_id": 7, "category_id": 9, "segmentation": [[0, 0, 1, 1]]}

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from incontext.folder import (
     watch,
     work,
 )
+from incontext.folder.identity import context_hash
 from incontext.formats import read_mask, write_image
 from incontext.types import Prompt, Segmentation
 
@@ -156,6 +158,7 @@ def test_a_picture_that_is_gone_is_not_in_the_report(tmp_path: Path) -> None:
             "the examples were others",
         ),
         ({}, {"context": Prompt(PROMPT.image + 1, PROMPT.mask, palette=PALETTE)}, "the examples were others"),
+        ({}, {"context": replace(PROMPT, weight=2.0)}, "the examples were others"),
     ],
 )
 @pytest.mark.parametrize("is_killed", [False, True])
@@ -191,6 +194,11 @@ def test_another_network_is_refused(tmp_path: Path, name: str, value: str, told:
     setattr(other, name, value)
     with pytest.raises(ValueError, match=told):
         run_job(other, [root], out)
+
+
+def test_a_prompt_of_the_usual_weight_is_known_without_it() -> None:
+    """Folders from before prompts had weights stay theirs."""
+    assert context_hash(PROMPT) == "80f3d63f037a407dd04c4d2bb8c7b85d97a924a2b84661755023a53732e72cfd"
 
 
 def test_neither_the_batch_nor_the_names_of_examples_make_another_job(tmp_path: Path) -> None:
@@ -535,6 +543,44 @@ def test_a_picture_that_arrives_under_a_taken_name_is_reported(tmp_path: Path) -
     assert f"its result would overwrite that of {root / 'a.png'}" in (failure.error or "")
     assert read_mask(out / "a.png").ids[0].tolist() == [3] * 2 + [0] * 10
     assert (report.totals.queries, report.done) == (2, 1)
+
+
+@pytest.mark.parametrize(("pattern", "names"), [("*.png", ["a.png"]), ("*", ["a.jpg", "a.png"])])
+def test_a_picture_that_arrives_is_not_overwritten(tmp_path: Path, pattern: str, names: list[str]) -> None:
+    root = tmp_path / "in"
+    root.mkdir()
+    (tmp_path / "link").symlink_to(root)
+
+    def copy() -> None:
+        for number, name in enumerate(names):
+            picture(root / name, bright=number)
+
+    job = plan([tmp_path / "link" / pattern], root, watch=True)
+    steps = [copy, *[lambda: None] * 3]
+    report = segment_folder(Bright(), job, PROMPT, arrivals=ticking(steps, job))  # type: ignore[arg-type]
+    whole = [picture(tmp_path / name, bright=number).read_bytes() for number, name in enumerate(names)]
+    assert [(root / name).read_bytes() for name in names] == whole
+    assert [(Path(file.query).name, file.error) for file in report.failures] == [
+        (name, f"{root / 'a.png'}: this result would overwrite a picture") for name in names
+    ]
+    assert report.done == 0
+
+
+def test_a_result_that_arrives_is_no_picture(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    root.mkdir()
+    job = plan([root / "*"], root, watch=True)
+    steps = [
+        lambda: picture(root / "a.jpg", bright=2),
+        *[lambda: None] * 3,
+        lambda: picture(root / "a.jpg", bright=5),  # changed
+        *[lambda: None] * 3,
+    ]
+    report = segment_folder(Bright(), job, PROMPT, arrivals=ticking(steps, job))  # type: ignore[arg-type]
+    (failure,) = report.failures
+    assert failure.query == str(root / "a.png")
+    assert f"its result would overwrite that of {root / 'a.jpg'}" in (failure.error or "")
+    assert read_mask(root / "a.png").ids[0].tolist() == [3] * 5 + [0] * 7
 
 
 def test_ctrl_c_while_a_picture_is_segmented_ends_a_watch_too(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ import pytest
 from bright import PROMPT
 from PIL import Image
 
+from incontext import cli
 from incontext.checkpoint import save_model
 from incontext.engine import load
 from incontext.folder import (
@@ -252,6 +253,36 @@ def test_a_full_disk_stops_the_job_and_keeps_what_was_done(
     with pytest.raises(UnwritableError, match="make room there"):
         engine.run(list(enumerate(job.queries[:4])), lambda *each: finished.append(each))
     assert tuple(finished) == made.files
+
+
+@pytest.mark.usefixtures("ours")
+def test_what_stops_ray_is_one_sentence(
+    tmp_path: Path,
+    pictures: Path,
+    weights: Path,
+    prompt: Prompt,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import ray.exceptions
+
+    def lost(*_: object) -> Iterator[Made]:
+        raise ray.exceptions.RaySystemError("the head node is gone")
+        yield
+
+    Image.fromarray(prompt.image).save(tmp_path / "image.png")
+    write_mask(tmp_path / "mask.png", prompt.mask, Palette.spread([2]).table)
+    given = ["--prompt", tmp_path / "image.png", tmp_path / "mask.png", "--weights", weights, "--device", "cpu"]
+    command = ["segment", pictures, *given, "-o", tmp_path / "out", "--engine", "ray", "--workers", "1"]
+    for results, sentence in (
+        (lost, "Ray gave up: System error: the head node is gone"),
+        (lambda *_: (each for each in ()), f"expected a report for every picture from Ray, {COUNT + 1} are missing"),
+    ):
+        monkeypatch.setattr(RayEngine, "_results", results)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(each) for each in command])
+        assert stopped.value.code == 2
+        assert capsys.readouterr().err.splitlines()[-1] == f"Error: {sentence}"
 
 
 # --------------------------------------------------------------------------------------------- without Ray

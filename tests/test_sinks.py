@@ -27,6 +27,7 @@ from incontext.folder import (
     REPORT_NAME,
     FileReport,
     FolderReport,
+    arrivals,
     plan,
     rehearse,
     run_job,
@@ -276,6 +277,35 @@ def test_doing_everything_anew_trusts_nothing(tmp_path: Path) -> None:
     assert all_members(out) == all_members(tmp_path / "whole")
 
 
+def test_doing_everything_anew_leaves_no_tars_of_before(tmp_path: Path) -> None:
+    root, out = photos(tmp_path / "in"), tmp_path / "out"
+    run([root], out, per_tar=2)
+    (out / "mine.tar").write_bytes(b"not a result")
+    run([root], out, per_tar=100, resume=False)
+    assert files(out) == ["000000.tar", "mine.tar", REPORT_NAME]
+    with pytest.raises(StoppedError):
+        run([root], out, segmenter=stopping(3), per_tar=2, resume=False)
+    run([root], out, per_tar=100, resume=False)
+    assert files(out) == ["000000.tar", "mine.tar", REPORT_NAME]
+
+
+def test_tars_that_no_run_wrote_are_kept(tmp_path: Path) -> None:
+    root, out = photos(tmp_path / "in"), tmp_path / "out"
+    out.mkdir()
+    (out / "000009.tar").write_bytes(b"not a result")
+    run([root], out, resume=False)
+    run([root], out, per_tar=100, resume=False)
+    assert {"000000.tar", "000009.tar"} < set(files(out))
+
+
+def test_remote_tars_of_before_go_when_everything_is_done_anew(tmp_path: Path, memory: Any) -> None:
+    root, out = photos(tmp_path / "in"), "memory://bucket/out"
+    run([root], out, per_tar=2)
+    shutil.rmtree(tmp_path / "cache")  # another machine
+    run([root], out, per_tar=100, resume=False)
+    assert sorted(stored(memory, "/bucket/out")) == ["000000.tar", REPORT_NAME]
+
+
 def test_another_number_of_pictures_is_another_job(tmp_path: Path) -> None:
     root, out = photos(tmp_path / "in"), tmp_path / "out"
     run([root], out, per_tar=4)
@@ -292,6 +322,11 @@ def test_a_tar_is_not_written_over_what_is_read(tmp_path: Path) -> None:
     tar = packed(tmp_path / "x" / "000000.tar", photos(tmp_path / "in"))
     with pytest.raises(ValueError, match=r"x/000000\.tar: this result would overwrite a picture"):
         plan([tar], tmp_path / "x", per_tar=100)
+    tar = tar.rename(tmp_path / "x" / "000007.tar")  # which a later run would take for its own
+    with pytest.raises(ValueError, match=r"x/000007\.tar: this result would overwrite a picture"):
+        plan([tar], tmp_path / "x", per_tar=100)
+    tar = tar.rename(tmp_path / "x" / "seven.tar")
+    assert len(plan([tar], tmp_path / "x", per_tar=100).queries) == 11
     assert len(plan([tar], tmp_path / "x").queries) == 11
 
 
@@ -404,7 +439,10 @@ def test_file_addresses_are_local_folders(tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_line_costs_that_line(tmp_path: Path, memory: Any) -> None:
     picture(tmp_path / "a.png")
     memory.pipe_file("/bucket/x.png", (tmp_path / "a.png").read_bytes())
+    (tmp_path / "out").mkdir()
     lines = [
+        str(tmp_path / "gone.tar"),
+        str(tmp_path / "out"),
         str(tmp_path / "a.png"),
         "nothing://x/y",
         "memory://bucket/none/",
@@ -413,8 +451,15 @@ def test_what_is_wrong_with_a_line_costs_that_line(tmp_path: Path, memory: Any) 
     ]
     job = plan(["-"], tmp_path / "out", listed=lines)
     assert [query.name.name for query in job.queries] == ["a.png", "x.png"]
-    assert [file.query for file in job.skipped] == ["nothing://x/y", "memory://bucket/none/", "http://h/..%2fx.png"]
+    assert [file.query for file in job.skipped] == [
+        *lines[:2],
+        "nothing://x/y",
+        "memory://bucket/none/",
+        "http://h/..%2fx.png",
+    ]
     assert [str(file.error).removeprefix(file.query)[:20] for file in job.skipped] == [
+        ": there is no such f",
+        ": expected another f",
         ": cannot be read (Pr",
         ": there is no such f",
         ": expected a name th",
@@ -467,6 +512,13 @@ def test_a_remote_job_goes_on_here_and_elsewhere(tmp_path: Path, memory: Any) ->
         run([root], out, overlay=True)
     memory.rm("/bucket/out", recursive=True)
     assert run([root], out, overlay=True).masks == 10  # nothing is left there of the other job
+
+
+@pytest.mark.usefixtures("memory")
+def test_a_slash_at_the_end_of_an_address_makes_no_other_job(tmp_path: Path) -> None:
+    root = photos(tmp_path / "in", 2)
+    one, other = (plan([root], f"memory://bucket/out{end}").outputs for end in ("", "/"))
+    assert one == other
 
 
 @pytest.mark.usefixtures("memory")
@@ -524,6 +576,15 @@ def test_a_bucket_that_is_not_there_is_not_made(tmp_path: Path, memory: Any, mon
     with pytest.raises(FileNotFoundError, match=r"^memory://typo/out/report\.json: there is no such file or folder$"):
         run([photos(tmp_path / "in")], "memory://typo/out")
     assert made == []
+
+
+def test_a_remote_picture_that_arrives_is_not_overwritten(memory: Any, tmp_path: Path) -> None:
+    content = picture(tmp_path / "a.png").read_bytes()
+    job = plan(["memory://bucket/in/*"], "memory://bucket/in", watch=True)
+    memory.pipe_file("/bucket/in/a.png", content)
+    (arrived,) = next(arrivals(job, poll_seconds=0.0))
+    assert isinstance(arrived, FileReport)
+    assert arrived.error == "memory://bucket/in/a.png: this result would overwrite a picture"
 
 
 def test_tars_go_to_remote_folders(tmp_path: Path, memory: Any) -> None:

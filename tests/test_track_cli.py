@@ -155,6 +155,23 @@ def test_smoothed_masks_are_snapped_when_asked(run: Callable[..., Done]) -> None
 
 
 @pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("name", ["smooth.png", "flat.jpg"])
+def test_smoothed_grey_masks_are_snapped_when_asked(run: Callable[..., Done], name: str) -> None:
+    mask = scene_mask(0)
+    grey = Image.fromarray(np.where(mask == 3, 128, np.where(mask == 7, 255, 0)).astype(np.uint8))
+    if name == "smooth.png":
+        grey = grey.resize((128, 96)).resize((64, 48), Image.Resampling.BICUBIC)
+    grey.save(name)
+    refused = run("FRAMES", "--mask", name, "-o", "OUT")
+    assert (refused.status, "--snap-colors" in refused.err) == (2, True)
+    done = run("FRAMES", "--mask", name, "-o", "OUT", "--snap-colors", "--no-overlay", "--mask-at", 5, name)
+    assert (done.status, done.err) == (0, "")
+    assert [each["id"] for each in tracks()["objects"]] == [1, 2]
+    found = read_mask("OUT/masks/0.png")
+    assert [(found.ids[mask == i] == own).mean() > 0.9 for i, own in ((3, 1), (7, 2))] == [True, True]
+
+
+@pytest.mark.usefixtures("place")
 def test_progress_and_going_on(run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
     track_job = jobs.track_job
 

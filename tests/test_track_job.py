@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -337,6 +338,15 @@ def test_results_of_another_job_are_not_mixed_with(
         run(folder, tmp_path / "out", overlay=False, **options)
     assert difference in str(caught.value)
     assert contents(tmp_path / "out") == before
+
+
+def test_prompts_of_another_weight_are_another_job(folder: Path, tmp_path: Path) -> None:
+    prompt = Prompt(scene(0), scene_mask(0))
+    known, again, other = (
+        plan_track(folder, tmp_path / "out", prompts=[each]).settings["given_sha256"]
+        for each in (prompt, replace(prompt, weight=1.0), replace(prompt, weight=2.0))
+    )
+    assert known == again != other
 
 
 def test_masks_that_no_run_wrote_are_not_overwritten(folder: Path, tmp_path: Path) -> None:

@@ -282,6 +282,28 @@ def test_frames_from_before_an_object_was_given_have_no_say_in_it() -> None:
     assert [[p.ids for p in context] for context in again.contexts] == [[(1,)] * 6, [(2,)] * 5]
 
 
+def test_prompts_keep_their_weights_and_count_as_much_as_what_was_predicted(tmp_path: Path) -> None:
+    bank = MemoryBank(size=6, policy="recent", side=SIDE)
+    bank.give(*shown(1, 0), weight=0.5)
+    bank.give(*shown(1, 1), weight=1.5)
+    assert [prompt.weight for prompt in prompts_of(bank)] == [0.5, 1.5]
+    fill(bank, dict.fromkeys(range(10, 16), 0.9))
+    np.savez(tmp_path / "bank.npz", **bank.state())
+    with np.load(tmp_path / "bank.npz") as state:
+        restored = MemoryBank.restore(state)
+        before = MemoryBank.restore({name: array for name, array in state.items() if name != "weights"})
+    for each in (bank, restored):
+        assert [prompt.weight for prompt in prompts_of(each)] == [1.5, 4.5, *[1.0] * 6]
+    assert [prompt.weight for prompt in prompts_of(before)] == [3.0, 3.0, *[1.0] * 6]  # a state without weights
+
+
+def test_a_tracker_gives_prompts_the_weights_that_they_have(segmenter: Segmenter) -> None:
+    first, other = scene({3: (RED, 2, 2)}), scene({3: (RED, 8, 8)})
+    tracker = Tracker(segmenter, context=[Prompt(*first, weight=3.0), Prompt(*other, weight=0.5)])
+    tracker.step(first[0])
+    assert [prompt.weight for prompt in prompts_of(tracker._bank)] == [0.5, 3.0]
+
+
 def test_objects_that_the_same_frames_know_go_together() -> None:
     bank = MemoryBank(size=2, policy="recent", side=SIDE)
     image, both = scene({1: (RED, 2, 2), 2: (BLUE, 10, 10)})

@@ -48,7 +48,7 @@ def identify(segmenter: Segmenter, prepared: PreparedContext, context: Context, 
 
 
 def context_hash(context: Context) -> str:
-    """SHA-256 of what prompts and prompt tensors show, in hexadecimal digits."""
+    """SHA-256 of what prompts and prompt tensors show, and of weights other than 1, in hexadecimal digits."""
     digest = hashlib.sha256()
     shown = (context,) if isinstance(context, Prompt | PromptTensor) else context
     for each in shown:
@@ -56,6 +56,8 @@ def context_hash(context: Context) -> str:
             for array in (each.image, each.mask, each.colors):
                 _add(digest, array)
             _add_palette(digest, each.palette)
+            if each.weight != 1:
+                digest.update(f"weight {each.weight}".encode())
         else:
             for group in each.groups:
                 _add(digest, group.images)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from incontext.folder.identity import identify
-from incontext.folder.journal import JOURNAL_NAME, Journal, find_earlier
+from incontext.folder.journal import JOURNAL_NAME, Journal, find_earlier, wrote_tars
 from incontext.folder.places import shown
 from incontext.folder.plan import FolderJob, Query
 from incontext.folder.report import REPORT_NAME, FileReport, FolderReport
@@ -157,14 +157,15 @@ def run_job(
     out = job.outputs.out
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     sink = sink_for(job.outputs)
-    if resume and not (out / JOURNAL_NAME).exists():
+    if (resume or job.outputs.per_tar is not None) and not (out / JOURNAL_NAME).exists():
         sink.fetch(REPORT_NAME)
     earlier = find_earlier(out, identity, where=job.outputs.where) if resume else None
+    had_tars = wrote_tars(out)
     try:
         with Journal(out, identity, earlier) as journal:
             heading = _Heading(dict(settings), dict(segmenter), dict(identity), started)
             run = _Run(engine, job, journal, sink, heading, on_file)
-            before = run.begin(resume=earlier is not None)
+            before = run.begin(resume=earlier is not None, had_tars=had_tars)
             if before and on_resume is not None:
                 on_resume(before)
             if job.outputs.remote is not None:
@@ -214,12 +215,12 @@ class _Run:
         self._handed_out = False  # the engine has been given all that there is
         self._in_hand: set[int] = set()  # what it was given and has not finished
 
-    def begin(self, *, resume: bool) -> int:
-        """Take over what is done, if anything. Returns how many pictures that are."""
+    def begin(self, *, resume: bool, had_tars: bool) -> int:
+        """Take over what is done, if anything. Returns how many pictures that are. had_tars: of the last run."""
         if resume:
             self._sink.look()
         else:
-            self._sink.forget()
+            self._sink.forget(wrote_tars=had_tars)
         self._job.outputs.sweep(query.name for query in self._job.queries)
         for file in self._job.skipped:
             self._number(file)

@@ -49,15 +49,26 @@ def find_earlier(out: Path, job: Mapping[str, object], *, where: str | None = No
     Raises:
         ValueError: the folder holds the masks of another job, or a report that is none of this program.
     """
+    found = _find_any(out)
+    if found is not None:
+        refuse_another(where or str(out), found.job, job)
+    return found
+
+
+def wrote_tars(out: Path) -> bool:
+    """Whether the last run that wrote to this folder, of whatever job, wrote tars."""
+    try:
+        found = _find_any(out)
+    except ValueError:
+        return False
+    return found is not None and found.job.get("per_tar") is not None
+
+
+def _find_any(out: Path) -> Earlier | None:
     journal, report = out / JOURNAL_NAME, out / REPORT_NAME
     if (known := _journal_job(journal)) is not None:
-        found = Earlier(known, True, journal)
-    elif report.exists():
-        found = Earlier(open_report(report).job, False, report)
-    else:
-        return None
-    refuse_another(where or str(out), found.job, job)
-    return found
+        return Earlier(known, True, journal)
+    return Earlier(open_report(report).job, False, report) if report.exists() else None
 
 
 def parse(line: bytes) -> FileReport | None:

@@ -14,14 +14,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from incontext.annotations import Categories, Labelled, Labels, Result, Thing
-from incontext.annotations.core import is_file, paint, picture_size, things_of
+from incontext.annotations.core import Pictures, is_file, paint, picture_size, things_of
 from incontext.annotations.instances import split
 from incontext.annotations.known import open_one, recognised
 from incontext.folder.outputs import HALF_WRITTEN
 from incontext.folder.pairs import IMAGE_FOLDERS, MASK_FOLDERS, gather
 from incontext.folder.plan import is_picture
 from incontext.folder.report import REPORT_NAME, FileReport, FolderReport, open_report
-from incontext.formats import IGNORED, MaskFile, is_painted, natural_order, read_mask
+from incontext.formats import IGNORED, Color, MaskFile, is_painted, natural_order, number_colors, read_ids, read_mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +42,36 @@ def open_any(path: Path, *, images: Path | None = None, snap: bool = False) -> L
     """The masks or labels at a path: the folder of a job, with its report; annotations in any format; a folder of
     pictures and masks, or of masks alone; a context file.
 
-    images: the folder of the pictures, for annotations that lie elsewhere. snap: see `formats.read_mask`.
+    images: the folder of the pictures, where they lie elsewhere than the masks or labels say; they are looked for by
+    their names. snap: see `formats.read_mask`.
     Raises FileNotFoundError, or ValueError where it is none of these, or not clear which.
     """
-    if path.is_dir() and (path / REPORT_NAME).is_file():
-        return open_job(path)
-    hits = recognised(path, images=images) if path.exists() else ()
+    is_job = path.is_dir() and (path / REPORT_NAME).is_file()
+    hits = recognised(path, images=images) if path.exists() and not is_job else ()
     if hits:
         return open_one(path, hits)
+    labels = open_job(path) if is_job else _open_gathered(path, snap)
+    return labels if images is None else _with_pictures(labels, images)
+
+
+def _with_pictures(labels: Labels, images: Path) -> Labels:
+    """The same labels, with what is called like their pictures in a folder, whatever its suffix, as the pictures."""
+    pictures = Pictures(images)
+
+    def make() -> Iterator[Labelled]:
+        for each in labels:
+            found = pictures.find(each.name) or pictures.find_stem(each.name.with_suffix(""))
+            if found is None:
+                yield each
+            else:
+                name = PurePosixPath(found.relative_to(images).as_posix())
+                yield replace(each, name=name, image=found, embedded=None)
+
+    return replace(labels, pictures=_Pictures(len(labels), make))
+
+
+def _open_gathered(path: Path, snap: bool) -> Labels:
+    """A folder of pictures and masks, or of masks alone; a context file."""
     try:
         files = gather(source=path)
     except ValueError:
@@ -131,24 +153,18 @@ def sweep(folders: Iterable[Path]) -> None:
 def _of_masks(path: Path, pairs: list[tuple[Path | None, Path]], snap: bool) -> Labels:
     """Masks, with their pictures where these are known. A colour of RGB masks is the same id in each."""
     ids: set[int] = set()
-    colors: set[tuple[int, ...]] = set()
     shown: MaskFile | None = None
-    for _, mask in pairs:
+    numbers = number_colors((mask for _, mask in pairs), snap=snap)
+    for mask in (mask for _, mask in pairs if not is_painted(mask)):
         file = read_mask(mask, snap=snap)
         present = set(np.unique(file.ids).tolist()) - {0, IGNORED}
-        if is_painted(mask) and file.colors is not None:
-            colors |= {tuple(file.colors[i].tolist()) for i in present}
-        else:
-            ids |= present
-            shown = shown or (file if present else None)
-    if len(colors) >= IGNORED:
-        raise ValueError(f"{path}: expected at most 254 colours beside black in the masks together, got {len(colors)}")
-    numbers = {color: number for number, color in enumerate(sorted(colors), start=1)}
+        ids |= present
+        shown = shown or (file if present else None)
     categories = Categories.plain(ids | set(numbers.values()))
     if shown is not None and not numbers:
         categories = _colored(categories, shown)
     elif not ids:
-        categories = replace(categories, colors={i: (c[0], c[1], c[2]) for c, i in numbers.items()})
+        categories = replace(categories, colors={i: color for color, i in numbers.items()})
     found = [_of_pair(path, image, mask, partial(_draw_mask, mask, numbers, snap)) for image, mask in pairs]
     return Labels(path, "masks", found, categories)
 
@@ -161,14 +177,8 @@ def _of_pair(root: Path, image: Path | None, mask: Path, draw: Callable[[], list
     return Labelled(PurePosixPath(inside.as_posix()), picture_size(mask), mask, draw, image)
 
 
-def _draw_mask(mask: Path, numbers: Mapping[tuple[int, ...], int], snap: bool) -> list[Thing]:
-    file = read_mask(mask, snap=snap)
-    if file.colors is None or not is_painted(mask):
-        return things_of(file.ids)
-    table = np.arange(256, dtype=np.uint8)
-    for i in set(np.unique(file.ids).tolist()) - {0, IGNORED}:
-        table[i] = numbers[tuple(file.colors[i].tolist())]
-    return things_of(table[file.ids])
+def _draw_mask(mask: Path, numbers: Mapping[Color, int], snap: bool) -> list[Thing]:
+    return things_of(read_ids(mask, numbers, snap=snap))
 
 
 # ------------------------------------------------------------------------------------------------- results

@@ -144,6 +144,7 @@ class RayEngine:
         ValueError: ray is missing, the cluster does not answer or has too little room, or the workers cannot use the
             weights, the context or an option.
         FileNotFoundError: the workers do not find the weights.
+        OSError: Ray gave up.
     """
 
     def __init__(self, recipe: Recipe, *, workers: int | None = None, address: str | None = None) -> None:
@@ -170,10 +171,11 @@ class RayEngine:
             self._is_ours = True
             _begin(self._address, self._asked)
         try:
-            self.workers, self._share = share_out(ray.cluster_resources(), self._asked, self._recipe.device)
-            self._recipe_ref = ray.put(self._recipe)
-            self._ledger = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
-            self._introduce()
+            with _in_a_sentence():
+                self.workers, self._share = share_out(ray.cluster_resources(), self._asked, self._recipe.device)
+                self._recipe_ref = ray.put(self._recipe)
+                self._ledger = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+                self._introduce()
         except BaseException:
             self._end()
             raise
@@ -192,13 +194,14 @@ class RayEngine:
         Raises:
             UnwritableError: nothing more can be written.
             ValueError: the workers of some machine cannot use the recipe.
-            RuntimeError: Ray gave up.
+            OSError: Ray gave up.
         """
         most = PICTURES_ON_GPU if self._share.gpus else PICTURES_FOR_THREAD * self._share.threads
         rest = iter(queries)
-        while part := list(islice(rest, most * BLOCKS_AT_ONCE)):
-            size = min(most, max(1, len(part) // (2 * self.workers)))  # few pictures are for all workers, too
-            self._run([part[first : first + size] for first in range(0, len(part), size)], finish)
+        with _in_a_sentence():
+            while part := list(islice(rest, most * BLOCKS_AT_ONCE)):
+                size = min(most, max(1, len(part) // (2 * self.workers)))  # few pictures are for all workers, too
+                self._run([part[first : first + size] for first in range(0, len(part), size)], finish)
 
     def _run(self, parts: list[list[tuple[int, Query]]], finish: Finish) -> None:
         missing = {number for part in parts for number, _ in part}
@@ -213,7 +216,7 @@ class RayEngine:
                 if made.trouble is not None:
                     raise made.trouble
         if missing:
-            raise RuntimeError(f"expected a report for every picture from Ray, {len(missing)} are missing")
+            raise OSError(f"expected a report for every picture from Ray, {len(missing)} are missing")
         if not self._tell_of_deaths():
             self._unswept.clear()
 
@@ -230,9 +233,8 @@ class RayEngine:
             batch_size=None,
             batch_format="numpy",
         )
-        with _in_a_sentence():
-            for batch in results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-                yield from map(pickle.loads, batch["made"])
+        for batch in results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+            yield from map(pickle.loads, batch["made"])
 
     def _introduce(self) -> None:
         """Have one worker try the recipe, before anything is written."""
@@ -244,8 +246,7 @@ class RayEngine:
         if not ray.wait([answer], timeout=_SECONDS_TO_BEGIN)[0]:
             needs = "a free GPU" if share.gpus else f"free CPU cores: {share.threads}"
             warnings.warn(f"still waiting for the first worker, which needs {needs}", RayWarning, stacklevel=3)
-        with _in_a_sentence():
-            said: Introduction = ray.get(answer)
+        said: Introduction = ray.get(answer)
         if said.version != __version__:
             raise ValueError(
                 f"expected incontext {__version__} on every machine of the cluster, as here, got {said.version}; "
@@ -388,7 +389,7 @@ def _hushed() -> Iterator[None]:
 
 @contextmanager
 def _in_a_sentence() -> Iterator[None]:
-    """What a worker raised, without the traceback of Ray."""
+    """What a worker raised, or Ray itself, without the traceback of Ray."""
     import ray.exceptions
 
     try:
@@ -401,4 +402,4 @@ def _in_a_sentence() -> Iterator[None]:
             ) from error
         if isinstance(cause, ValueError | OSError):
             raise cause from None
-        raise RuntimeError(f"Ray gave up: {str(cause or error).strip().splitlines()[-1]}") from error
+        raise OSError(f"Ray gave up: {str(cause or error).strip().splitlines()[-1]}") from error

@@ -18,6 +18,7 @@ from incontext.folder.remote import join, upload
 from incontext.formats import whole_file
 
 HALF_WRITTEN: Final = re.compile(r"\.[0-9a-f]{32}\.part")  # as `formats.whole_file` names them
+TAR_NAME: Final = re.compile(r"(?:[0-9]{6}|[1-9][0-9]{6,})\.tar")  # as `tar_name` names them
 UNPACKED: Final = ".unpacked"  # below the output folder: results that are not in their tar yet
 
 _JPEG_MOST_PIXELS = 65_500  # along a side

@@ -10,10 +10,11 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from itertools import chain
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Final, TypeAlias
 
-from incontext.folder.outputs import Outputs, folder_for
+from incontext.folder.outputs import TAR_NAME, Outputs, folder_for
 from incontext.folder.pages import paged
 from incontext.folder.places import WEB, Place, RemoteFile, TarMember, is_picture_name, is_tar_name, protocol, shown
 from incontext.folder.remote import is_address, path_or_address, refuse_unwritable_address
@@ -127,7 +128,8 @@ def _outputs(out: StrPath, *, overlay: bool, confidence: bool, per_tar: int | No
         refuse_unwritable(where)
         return Outputs(where, overlay, confidence, per_tar=per_tar)
     refuse_unwritable_address(where)
-    return Outputs(folder_for(where), overlay, confidence, where.rstrip("/"), per_tar)
+    address = where.rstrip("/")
+    return Outputs(folder_for(address), overlay, confidence, address, per_tar)
 
 
 def _refuse_unwatchable(given: Iterable[str]) -> None:
@@ -167,7 +169,10 @@ def _refuse_overwriting(job: FolderJob, search: Search) -> None:
     prompts = (path for pair in job.prompt_files for path in pair)
     originals = [*map(_file_of, (query.place for query in job.queries)), *prompts, *job.left_out]
     kept = {_alike(search, each) for each in originals}
-    for name in job.outputs.files(query.name for query in job.queries):
+    names = job.outputs.files(query.name for query in job.queries)
+    if job.outputs.per_tar is not None:  # a run takes any tar of such a name in its folder for one of an earlier run
+        names = chain(names, sorted(name for each in kept if TAR_NAME.fullmatch(name := PurePath(each).name)))
+    for name in names:
         path = job.outputs.place(name)
         if _alike(search, path) in kept:
             raise ValueError(f"{path}: this result would overwrite a picture; choose another output folder")

@@ -84,15 +84,15 @@ class Search:
     def _line(self, line: str) -> list[Found] | Path | RemoteFile:
         """What a line stands for, or one file, which will be named later."""
         source = path_or_address(line)
-        if isinstance(source, Path):
-            return list(self._find_local(source)) if source.is_dir() or is_tar_name(source.name) else source
-        name = file_name(source)
-        if not is_tar_name(name) and (is_picture_name(name) or protocol(source) in WEB) and not is_pattern(source):
-            return RemoteFile(source)
         try:
+            if isinstance(source, Path):
+                return list(self._find_local(source)) if source.is_dir() or is_tar_name(source.name) else source
+            name = file_name(source)
+            if not is_tar_name(name) and (is_picture_name(name) or protocol(source) in WEB) and not is_pattern(source):
+                return RemoteFile(source)
             return list(self.find(line))
         except (OSError, ValueError) as error:
-            self._add(str(RemoteFile(source)), str(error))
+            self._add(shown(str(source)), str(error))
             return []
 
     def _find_local(self, given: Path) -> Iterator[Found]:

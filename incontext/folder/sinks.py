@@ -6,7 +6,6 @@ know what is inside of results, and how the journal is kept.
 
 from __future__ import annotations
 
-import re
 import shutil
 import tarfile
 from collections import Counter
@@ -15,14 +14,13 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from incontext.folder.outputs import Outputs, tar_name
+from incontext.folder.outputs import TAR_NAME, Outputs, tar_name
 from incontext.folder.places import RemoteFile, TarMember
 from incontext.folder.remote import fetch_to, join, listing, remove, upload
 from incontext.folder.sources import read_member
 from incontext.folder.tars import members_of
 from incontext.formats import whole_file
 
-_TAR = re.compile(r"[0-9]{6,}\.tar")
 _UNDONE, _DONE, _FAILED = 0, 1, 2  # what became of a picture
 
 
@@ -47,8 +45,8 @@ class FolderSink:
     def look(self) -> None:
         """Find out which results are there; before `holds`."""
 
-    def forget(self) -> None:
-        """In place of `look`: whatever is there, everything is done anew."""
+    def forget(self, *, wrote_tars: bool) -> None:
+        """In place of `look`: whatever is there, everything is done anew. wrote_tars: so did the last run there."""
 
     def holds(self, mask: str) -> bool:
         """Whether a mask, as reports call it, is there: what belongs to it was written before it. An empty file, which
@@ -121,8 +119,10 @@ class TarSink(FolderSink):
             self._left[number] = members if is_whole else None
         self._held = frozenset(member.name for members in self._left.values() for member in members or ())
 
-    def forget(self) -> None:
+    def forget(self, *, wrote_tars: bool) -> None:
         shutil.rmtree(self._unpacked, ignore_errors=True)
+        for number, _ in self._tars() if wrote_tars else ():
+            self._remove(number)
 
     def holds(self, mask: str) -> bool:
         return self.name(mask) in self._held or _is_written(self._unpacked / self.name(mask))
@@ -171,10 +171,10 @@ class TarSink(FolderSink):
         """Those that earlier runs left, with their numbers."""
         if self.outputs.remote is None:
             there = ((path.name, path) for path in sorted(self.outputs.out.glob("*.tar")))
-            yield from ((int(name[:-4]), path) for name, path in there if _TAR.fullmatch(name))
+            yield from ((int(name[:-4]), path) for name, path in there if TAR_NAME.fullmatch(name))
         else:
             listed = _listed(self.outputs.remote)
-            yield from ((int(below[:-4]), file) for file, below in listed if _TAR.fullmatch(below))
+            yield from ((int(below[:-4]), file) for file, below in listed if TAR_NAME.fullmatch(below))
 
     def _queries(self, number: int) -> Iterator[PurePosixPath]:
         """The names of a tar's pictures that are done."""
@@ -195,6 +195,9 @@ class TarSink(FolderSink):
         for member in members:
             if not (self._unpacked / member.name).exists():
                 self.outputs.put(member.name, read_member(member))
+        self._remove(number)
+
+    def _remove(self, number: int) -> None:
         tar = self.outputs.place(tar_name(number))
         if isinstance(tar, Path):
             tar.unlink()

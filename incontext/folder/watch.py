@@ -5,12 +5,14 @@ Refuses to know what becomes of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from time import monotonic, sleep
 from typing import Final, TypeAlias
 
+from incontext.folder.places import Place
 from incontext.folder.plan import FolderJob, Query, alike, look_again
 from incontext.folder.report import FileReport
+from incontext.folder.search import Search
 from incontext.folder.work import version_of
 
 POLL_SECONDS: Final = 1.0
@@ -33,7 +35,9 @@ def arrivals(job: FolderJob, *, poll_seconds: float = POLL_SECONDS) -> Iterator[
     before: dict[str, str] = {}  # the versions of the others at the last look
     while True:
         start, now, fresh = monotonic(), {}, []
-        for query in look_again(job):
+        seen = tuple(look_again(job))
+        names.keep(seen)
+        for query in seen:
             path, version = str(query.place), version_of(query)
             if version is None or arrived.get(path) == version:
                 continue
@@ -50,22 +54,32 @@ def arrivals(job: FolderJob, *, poll_seconds: float = POLL_SECONDS) -> Iterator[
 
 
 class _Names:
-    """Which names of results are taken, by which pictures."""
+    """Which names of results are taken, by which pictures, and where pictures are that no result may overwrite."""
 
     def __init__(self, job: FolderJob) -> None:
         self._outputs = job.outputs
-        kept = (*(path for pair in job.prompt_files for path in pair), *job.left_out)
-        self._kept = {alike(path.absolute()) for path in kept}
+        self._search = Search(job.outputs, needs_inputs=False, needs_matches=False)
+        self._kept = {
+            self._alike(path) for path in (*(path for pair in job.prompt_files for path in pair), *job.left_out)
+        }
         self._taken: dict[str, str] = {}
+
+    def keep(self, queries: Iterable[Query]) -> None:
+        """These pictures are there. What is called like the result of one that arrived is taken for that result."""
+        self._kept.update({self._alike(query.place) for query in queries}.difference(self._taken))
 
     def check(self, query: Query, version: str) -> Query | FileReport:
         """The query itself, or why it cannot be segmented."""
         path = str(query.place)
-        for result in self._outputs.all_paths(query.name):
-            if alike(result.absolute()) in self._kept:
+        for result in map(self._outputs.place, self._outputs.names(query.name)):
+            same = self._alike(result)
+            if same in self._kept and self._outputs.per_tar is None:
                 return FileReport(path, version=version, error=f"{result}: this result would overwrite a picture")
-            other = self._taken.setdefault(alike(result), path)
+            other = self._taken.setdefault(same, path)
             if other != path:
                 error = f"{path}: its result would overwrite that of {other}, {result}; rename one of them"
                 return FileReport(path, version=version, error=error)
         return query
+
+    def _alike(self, place: Place) -> str:
+        return alike(self._search.place(place))

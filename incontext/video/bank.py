@@ -29,7 +29,7 @@ class _Frame:
     """image: (side, side, 3) uint8. given, predicted: (side, side) uint8 ids, 255 where nothing is known.
 
     What was given holds; predicted is what is seen beside it. They are kept apart so that one can be taken back.
-    unaware: objects that may be in sight here without being marked.
+    unaware: objects that may be in sight here without being marked. weight: see `Prompt`.
     """
 
     number: int
@@ -38,12 +38,13 @@ class _Frame:
     predicted: Pixels
     confidence: float  # mean over the pixels of the objects predicted; 1 where all is given
     unaware: frozenset[int] = frozenset()
+    weight: float = 1.0
 
     def showing(self, ids: Collection[int]) -> Prompt | None:
         """What the network is shown of some objects: all else is black, like background. None where none is seen."""
         says = (self.given != 0) & (self.given != IGNORED)
         mask = only(np.where(says, self.given, self.predicted), ids)
-        return Prompt(self.image, _frozen(mask)) if mask.any() else None
+        return Prompt(self.image, _frozen(mask), weight=self.weight) if mask.any() else None
 
 
 class MemoryBank:
@@ -94,9 +95,9 @@ class MemoryBank:
     def _context(self, frames: Iterable[_Frame], ids: Collection[int]) -> tuple[Prompt, ...]:
         """What these frames show of some objects. What was given counts at least as much as all that was predicted."""
         shown = [(frame in self._permanent, prompt) for frame in frames if (prompt := frame.showing(ids)) is not None]
-        given = sum(is_given for is_given, _ in shown)
-        weight = max(1.0, (len(shown) - given) / max(1, given))
-        return tuple(replace(prompt, weight=weight) if is_given else prompt for is_given, prompt in shown)
+        given = [prompt.weight for is_given, prompt in shown if is_given]
+        times = max(1.0, (len(shown) - len(given)) / sum(given)) if given else 1.0
+        return tuple(replace(p, weight=p.weight * times) if is_given else p for is_given, p in shown)
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -108,12 +109,13 @@ class MemoryBank:
         """The numbers of the predicted frames that are kept, ascending."""
         return tuple(frame.number for frame in self._recent)
 
-    def give(self, image: Pixels, mask: Pixels, *, predicted: Pixels | None = None) -> None:
+    def give(self, image: Pixels, mask: Pixels, *, predicted: Pixels | None = None, weight: float = 1.0) -> None:
         """Keep a permanent prompt; what was predicted of its objects leaves the bank.
 
         image: (H, W, 3) uint8 RGB. mask: (H, W) uint8 ids, 0 none of them, 255 unknown; an object too small for a pixel
         at (side, side) keeps one. predicted: (H, W) uint8, what was predicted of other objects there, 255 where unsure:
-        without it the network would be shown them as background in a frame that stays for good.
+        without it the network would be shown them as background in a frame that stays for good. weight: how much it
+        counts beside the other permanent prompts.
         """
         ids, known = ids_in(mask), self.ids
         self._drop(ids)
@@ -121,7 +123,7 @@ class MemoryBank:
         self._recent = [_surprised(frame, ids) for frame in self._recent]
         beside = np.full((self.side, self.side), IGNORED, np.uint8) if predicted is None else self._fitted(predicted)
         unaware = frozenset(known).difference(ids) if predicted is None else frozenset[int]()
-        self._permanent.append(_Frame(0, self._image(image), self._fitted(mask), _frozen(beside), 1.0, unaware))
+        self._permanent.append(_Frame(0, self._image(image), self._fitted(mask), _frozen(beside), 1.0, unaware, weight))
         self._contexts = None
 
     def add(self, number: int, image: Pixels, mask: Pixels, confidence: npt.NDArray[np.float32]) -> bool:
@@ -161,6 +163,7 @@ class MemoryBank:
             "images": np.array([frame.image for frame in frames], np.uint8).reshape(*square, 3),
             "given": np.array([frame.given for frame in frames], np.uint8).reshape(square),
             "predicted": np.array([frame.predicted for frame in frames], np.uint8).reshape(square),
+            "weights": np.array([frame.weight for frame in frames], np.float64),
             "unaware": np.array([np.isin(range(256), [*f.unaware]) for f in frames], np.bool_).reshape(-1, 256),
         }
 
@@ -170,10 +173,19 @@ class MemoryBank:
         bank = cls(size=int(state["size"]), policy=cast("Policy", str(state["policy"])), side=int(state["side"]))
         names = ("images", "given", "predicted")
         pictures = zip(*([_frozen(each) for each in state[name].copy()] for name in names), strict=True)
-        known = zip(state["numbers"], state["confidence"], state["unaware"], strict=True)
+        weights = state.get("weights", np.ones(len(state["numbers"])))  # which older states do not have
+        known = zip(state["numbers"], state["confidence"], state["unaware"], weights, strict=True)
         frames = [
-            _Frame(int(number), image, given, predicted, float(confidence), frozenset(np.flatnonzero(unaware).tolist()))
-            for (image, given, predicted), (number, confidence, unaware) in zip(pictures, known, strict=True)
+            _Frame(
+                int(number),
+                image,
+                given,
+                predicted,
+                float(confidence),
+                frozenset(np.flatnonzero(unaware).tolist()),
+                float(weight),
+            )
+            for (image, given, predicted), (number, confidence, unaware, weight) in zip(pictures, known, strict=True)
         ]
         permanent = int(state["permanent"])
         bank._permanent, bank._recent, bank._contexts = frames[:permanent], frames[permanent:], None

@@ -101,7 +101,13 @@ def track_job(
     clock = time.perf_counter()
     context: tuple[Prompt | PromptTensor, ...] = (*job.prompt_tensors, *job.prompts)
     tracker = Tracker(
-        segmenter, context=context or None, memory=job.memory, policy=job.policy, task=job.task, side=job.side
+        segmenter,
+        context=context or None,
+        memory=job.memory,
+        policy=job.policy,
+        task=job.task,
+        side=job.side,
+        snap=job.snap,
     )
     described = {name: value for name, value in segmenter.describe().items() if name not in _UNSTEADY}
     settings = {**job.settings, "segmenter": {**described, **(about or {})}}

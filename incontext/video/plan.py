@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from incontext.formats import ImageLike, is_painted, read_mask, refuse_unwritable
+from incontext.formats import ImageLike, read_mask, refuse_unwritable
 from incontext.model import Task
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Prompt
@@ -31,7 +31,8 @@ StrPath = str | os.PathLike[str]
 class TrackJob:
     """A video to track, and where the results go; made by :func:`plan_track`.
 
-    mask: of the first frame that is tracked, if given. masks: of frames by their numbers. prompts: from other pictures.
+    mask: of the first frame that is tracked, if given. masks: of frames by their numbers. snap: see
+    `formats.read_mask`; it is for these masks. prompts: from other pictures.
     settings: in plain values all that the results depend on, but for the network.
     """
 
@@ -39,6 +40,7 @@ class TrackJob:
     out: Path
     mask: ImageLike | None
     masks: Mapping[int, ImageLike]
+    snap: bool
     prompts: tuple[Prompt, ...]
     prompt_tensors: tuple[PromptTensor, ...]
     memory: int
@@ -136,6 +138,7 @@ def plan_track(
         out=folder,
         mask=first,
         masks=checked,
+        snap=snap,
         prompts=context,
         prompt_tensors=keys,
         memory=memory,
@@ -172,12 +175,9 @@ def _refuse_numbers(masks: Mapping[int, ImageLike], start: Mark, stop: Mark | No
 
 
 def _checked(mask: ImageLike, size: tuple[int, int], *, snap: bool) -> ImageLike:
-    """The mask, which fits the frames, marks something, and has flat colours once it is snapped."""
+    """The mask, which fits the frames and marks something."""
     Prompt.open(np.zeros((*size, 3), np.uint8), mask, snap=snap)
-    if not (snap and is_painted(mask)):
-        return mask
-    file = read_mask(mask, snap=True)
-    return mask if file.colors is None else file.colors[file.ids]
+    return mask
 
 
 def _digest(
@@ -186,7 +186,7 @@ def _digest(
     prompts: Sequence[Prompt],
     keys: Sequence[PromptTensor],
 ) -> str:
-    """Differs when a pixel of what is given does."""
+    """Differs when a pixel of what is given does, or a weight."""
     digest = hashlib.sha256()
     for number, mask in [(-1, first), *masks.items()]:
         if mask is not None:
@@ -195,6 +195,7 @@ def _digest(
             digest.update(b"" if file.colors is None else file.colors.tobytes())
     for prompt in prompts:
         digest.update(f"{prompt.image.shape}".encode() + prompt.image.tobytes() + prompt.mask.tobytes())
+        digest.update(b"" if prompt.weight == 1 else f"weight {prompt.weight}".encode())
     for group in (group for key in keys for group in key.groups):
         digest.update(group.palette.table.tobytes() + group.images.tobytes() + group.masks.tobytes())
     return digest.hexdigest()

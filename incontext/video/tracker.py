@@ -76,7 +76,7 @@ class Tracker:
 
     context: prompts from other pictures, one of which counts as the mask of the first frame where that is its picture;
     and prompt tensors, which are asked beside the memory of the objects that they find. task, side: see
-    `Segmenter.prepare`.
+    `Segmenter.prepare`. snap: see `formats.read_mask`; it is for the masks of frames.
 
     Raises:
         ValueError: the context or an option cannot be used; the message says why.
@@ -91,8 +91,10 @@ class Tracker:
         policy: Policy = "spaced",
         task: Task = "instance",
         side: int | None = None,
+        snap: bool = False,
     ) -> None:
         self._segmenter = segmenter
+        self._snap = snap
         self._task: Task = task
         self._side = segmenter.fit(np.zeros((1, 1, 3), np.uint8), side=side).pixels.shape[0]  # which checks it
         self._bank = MemoryBank(size=memory, policy=policy, side=self._side)
@@ -194,7 +196,7 @@ class Tracker:
 
     def _opened(self, image: Pixels, mask: ImageLike) -> Prompt:
         try:
-            prompt = Prompt.open(image, mask)
+            prompt = Prompt.open(image, mask, snap=self._snap)
             return by_color(prompt, self._shown) if is_painted(mask) else prompt
         except ValueError as error:
             raise ValueError(f"frame {self._number}: {error}") from None
@@ -208,7 +210,7 @@ class Tracker:
             raise ValueError("frame 0: expected its mask, or prompts as the context, got neither; give one of them")
         for prompt, is_own in zip(self._context, own, strict=True):
             if not is_own:
-                self._bank.give(prompt.image, prompt.mask)
+                self._bank.give(prompt.image, prompt.mask, weight=prompt.weight)
         self._context = ()
         return _joined(masks) if masks else None
 
@@ -230,7 +232,7 @@ class Tracker:
             confidence[free] = seen.confidence[free]
             beside = sure_only(only(seen.small_mask, others), seen.small_confidence)
             presence = {**seen.presence, **presence}
-        self._bank.give(given.image, given.mask, predicted=beside)
+        self._bank.give(given.image, given.mask, predicted=beside, weight=given.weight)
         self._shown = extended(self._shown, [given])
         unknown = given.mask == IGNORED
         if unknown.any():  # by the memory after it, which knows new objects
