@@ -400,7 +400,6 @@ def test_drawn_episodes_are_seeded_and_do_not_depend_on_their_number(tmp_path: P
     assert len(read_sets(folder)[0].episodes[0].prompts) == 8, "as many as there are, up to 8"
 
 
-@pytest.mark.filterwarnings("ignore:.*left out")
 def test_a_color_is_the_same_class_in_every_mask(tmp_path: Path) -> None:
     for number in range(6):
         image, mask = np.full((20, 20, 3), number, np.uint8), np.zeros((20, 20, 3), np.uint8)
@@ -416,6 +415,7 @@ def test_a_color_is_the_same_class_in_every_mask(tmp_path: Path) -> None:
     assert report.columns[0].mean_iou == 1.0
 
 
+@pytest.mark.filterwarnings("ignore:.*left out")
 def test_a_folder_of_sets(data: Path) -> None:
     many(data)
     fixed = read_sets(data)

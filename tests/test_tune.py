@@ -499,7 +499,7 @@ def test_from_labelled_pictures_to_masks(labelled: Path, run: Callable[..., tupl
     assert (status, err.count("Error")) == (0, 0), err
     made = PromptTensor.load("keys/rust.safetensors")
     assert f"mean IoU {made.origin.before:.3f} before, {made.origin.after:.3f} after" in out
-    assert sorted(made.origin.pictures + made.origin.held_out) == [f"{n}.png" for n in range(4)]
+    assert sorted(made.origin.pictures + made.origin.held_out) == [f"images/{n}.png" for n in range(4)]
     page = (labelled / "keys/rust.html").read_text()
     assert page.count("<img") == 2 * len(made.origin.held_out)
     assert "<polyline" in page
@@ -595,7 +595,7 @@ def test_the_benchmark_cuts_measures_and_goes_on_where_it_was(labelled: Path, mo
     (labelled / "SETS").mkdir()
     (labelled / "LABELLED").rename(labelled / "SETS/discs")
     recorded: list[dict[str, Any]] = []
-    monkeypatch.setattr(benchmark, "record", lambda name, measured: recorded.append({"name": name, **measured}))
+    monkeypatch.setattr(benchmark, "record", lambda name, measured, _: recorded.append({"name": name, **measured}))
     arguments = "SETS --out OUT --labelled 3 --ensembles 1,3 --tuned 2,3 --steps 2 --device cpu --dtype float32"
     monkeypatch.setattr(
         sys, "argv", ["tune.py", *arguments.split(), "--weights", "tiny.safetensors", "--plot", "p.png"]
