@@ -623,6 +623,15 @@ def test_an_input_must_be_there_and_a_pattern_may_match_later(tmp_path: Path) ->
     waiting.close()
 
 
+def test_every_page_of_a_file_arrives(tmp_path: Path) -> None:
+    first, second = (Image.new("L", (8, 8), bright) for bright in (50, 90))
+    first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
+    job = plan([tmp_path / "*.tif"], tmp_path / "out", watch=True, pages=True)
+    waiting = ticking([lambda: None] * 3, job)
+    assert [query.page for query in next(waiting)] == [0, 1]
+    waiting.close()
+
+
 # -------------------------------------------------------------------------------------------- rehearsals
 
 

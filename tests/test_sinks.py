@@ -475,6 +475,10 @@ def test_what_cannot_be_watched_is_refused(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------- remote
 
 
+def test_a_remote_pattern_can_be_watched(tmp_path: Path, memory: Any) -> None:
+    assert plan(["memory://arriving/*.png"], tmp_path / "out", watch=True).queries == ()
+
+
 def test_remote_folders_are_read_and_written(tmp_path: Path, memory: Any) -> None:
     root = photos(tmp_path / "in")
     run([root], tmp_path / "whole", overlay=True)

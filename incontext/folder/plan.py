@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 from incontext.folder.outputs import TAR_NAME, Outputs, folder_for
 from incontext.folder.pages import paged
 from incontext.folder.places import WEB, Place, RemoteFile, TarMember, is_picture_name, is_tar_name, protocol, shown
-from incontext.folder.remote import is_address, path_or_address, refuse_unwritable_address
+from incontext.folder.remote import is_address, is_pattern, path_or_address, refuse_unwritable_address
 from incontext.folder.report import FileReport
 from incontext.folder.search import Search, is_picture
 from incontext.folder.sources import file_name
@@ -136,7 +136,8 @@ def _refuse_unwatchable(given: Iterable[str]) -> None:
     for each in given:
         name = file_name(each)
         if each == STDIN or (
-            is_address(each) and (protocol(each) in WEB or is_picture_name(name) or is_tar_name(name))
+            is_address(each)
+            and (protocol(each) in WEB or ((is_picture_name(name) or is_tar_name(name)) and not is_pattern(each)))
         ):
             raise ValueError(f"{shown(each)}: expected folders or patterns to watch, got something else; leave it out")
 

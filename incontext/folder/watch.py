@@ -38,14 +38,14 @@ def arrivals(job: FolderJob, *, poll_seconds: float = POLL_SECONDS) -> Iterator[
         seen = tuple(look_again(job))
         names.keep(seen)
         for query in seen:
-            path, version = str(query.place), version_of(query)
-            if version is None or arrived.get(path) == version:
+            which, version = str(query), version_of(query)  # of a file each page by itself
+            if version is None or arrived.get(which) == version:
                 continue
-            if before.get(path) == version:
-                arrived[path] = version
+            if before.get(which) == version:
+                arrived[which] = version
                 fresh.append(names.check(query, version))
             else:
-                now[path] = version
+                now[which] = version
         before = now
         if fresh:
             yield fresh
