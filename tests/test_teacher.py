@@ -52,7 +52,7 @@ def colors(scale: float = 1.0) -> Backbone:
 
 
 def places(count: int = 3, size: int = 64) -> ImageSet:
-    """Images whose red and green say where each pixel is, and whose blue says in which of them; one square is marked."""
+    """Images whose red and green say where each pixel is, and blue in which image; one square is marked."""
     ramp = np.linspace(0, 255, size).astype(np.uint8)
     images = [
         np.stack([*np.meshgrid(ramp, ramp), np.full((size, size), 80 * n, np.uint8)], axis=-1) for n in range(count)
