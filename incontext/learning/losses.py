@@ -44,6 +44,7 @@ class Batch:
     ids: Tensor  # (B, (N + 1) * side, side) int64, 255 ignored
     colors: Tensor  # (B, K, 3) normalised, row 0 black
     used: Tensor  # (B, K) bool
+    targets: Tensor | None = None  # (B, (N + 1) * rows, columns, D) what a teacher sees in each patch, zeros where none
 
 
 class Stacked(NamedTuple):
@@ -55,12 +56,13 @@ class Stacked(NamedTuple):
     used: Tensor  # (B, K) bool, a palette's real rows
     masked: Tensor  # (B, rows, columns) bool
     lights: Tensor | None = None  # (B, N + 1, 16) float32, in which the images are still to be seen (light.py)
+    targets: Tensor | None = None  # (B, (N + 1) * rows, columns, D) float16, what a teacher sees in each patch
 
 
 def paint_batch(stacked: Stacked, device: torch.device) -> Batch:
     """Move a collated batch to a device, and light, paint and normalise it there."""
     on_device = (None if t is None else t.to(device, non_blocking=True) for t in stacked)
-    images, ids, palettes, used, masked, lights = Stacked(*on_device)  # type: ignore[arg-type]
+    images, ids, palettes, used, masked, lights, targets = Stacked(*on_device)  # type: ignore[arg-type]
     if lights is not None:
         halves = rearrange(images, "b (n h) w c -> (b n) h w c", n=lights.shape[1])
         images = rearrange(shine(halves, lights.flatten(0, 1)), "(b n) h w c -> b (n h) w c", n=lights.shape[1])
@@ -74,6 +76,7 @@ def paint_batch(stacked: Stacked, device: torch.device) -> Batch:
         ids.long(),
         colors,
         used,
+        None if targets is None else targets.float(),
     )
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -35,14 +35,19 @@ from incontext.learning.losses import (
 )
 from incontext.network.checkpoint import save_model
 from incontext.network.model import SegGPT, Task
-from incontext.training.coloring import Painted, collate, paint_episode, see
+from incontext.training.coloring import Painted, collate, paint, paint_episode, see
+from incontext.training.corrections import corrected
 from incontext.training.episodes import EpisodeSource
+from incontext.training.features import Targets
 from incontext.training.parallel.processes import ALONE, Team
 from incontext.training.parallel.sharding import ShardedMuon, gathered, part_like, restore_optimizer, shard
 from incontext.training.parallel.slices import MIB, Slices, pack, read_slices, unpack, write_slices
 from incontext.training.recipes import Recipe
 from incontext.training.sets import ImageSet
+from incontext.training.teacher import Heads, listening
 from incontext.training.validation import Validation
+
+_RIDGE_EPISODES, _RIDGE_FIRST = 192, 2**40  # by which a teacher's heads are started: none that the run sees
 
 TrainingDtype = Literal["bfloat16", "float32"]  # of the network's products; weights, loss and optimizers are float32
 
@@ -59,23 +64,36 @@ class Progress:
     episodes_per_second: float
     waiting: float  # share of the time that the network waited for episodes
     validation: float | None = None  # mean IoU of the averaged weights on held-out pictures, in steps that measure it
+    unseen: float | None = None  # the same on pictures of sets of which none is learned from
 
 
 class _Painter(Dataset[Painted]):
     """Episode number and number of prompts -> painted episode; what the loader's workers run."""
 
-    def __init__(self, recipe: Recipe, sets: Sequence[ImageSet], side: int, *, unlit: bool = False) -> None:
+    def __init__(
+        self, recipe: Recipe, sets: Sequence[ImageSet], side: int, targets: Targets | None, *, unlit: bool = False
+    ) -> None:
         self.recipe = recipe
-        self.source = EpisodeSource(sets, recipe.sampling, side=side, seed=recipe.seed, unlit=unlit)
+        self.targets = targets
+        traced = targets is not None
+        self.source = EpisodeSource(sets, recipe.sampling, side=side, seed=recipe.seed, unlit=unlit, traced=traced)
 
     def __getitem__(self, which: tuple[int, int]) -> Painted:
         episode = self.source.draw(*which)
         rng = np.random.default_rng([self.recipe.seed, which[0], 1])
-        return paint_episode(episode, rng, patch=self.recipe.model.patch, coloring=self.recipe.coloring)
+        recipe = self.recipe
+        return paint_episode(episode, rng, patch=recipe.model.patch, coloring=recipe.coloring, targets=self.targets)
 
 
 def _batches(
-    recipe: Recipe, sets: Sequence[ImageSet], first_step: int, workers: int, team: Team, *, unlit: bool
+    recipe: Recipe,
+    sets: Sequence[ImageSet],
+    targets: Targets | None,
+    first_step: int,
+    workers: int,
+    team: Team,
+    *,
+    unlit: bool,
 ) -> Iterator[Stacked]:
     """This process's collated share of each batch, from ``first_step`` to the end of the run."""
     step = first_step
@@ -87,7 +105,7 @@ def _batches(
             for at in range(step, start + stage.steps)
         )
         loader = DataLoader(
-            _Painter(recipe, sets, stage.side, unlit=unlit),
+            _Painter(recipe, sets, stage.side, targets, unlit=unlit),
             batch_sampler=numbers,
             num_workers=workers,
             collate_fn=collate,
@@ -99,9 +117,13 @@ def _batches(
             step += 1
 
 
-def make_optimizers(model: nn.Module, recipe: Recipe, *, sharded: bool = False) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    model: nn.Module, recipe: Recipe, heads: nn.Module | None = None, *, sharded: bool = False
+) -> list[torch.optim.Optimizer]:
     """Muon on the matrices of the blocks, AdamW on the rest; weight decay on matrices only. Of what learns."""
     learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if heads is not None:
+        learning.update({f"teacher.{name}": p for name, p in heads.named_parameters()})
     matrices = [
         p for name, p in learning.items() if name.startswith("blocks.") and name.endswith("weight") and p.ndim == 2
     ]
@@ -119,27 +141,40 @@ def make_optimizers(model: nn.Module, recipe: Recipe, *, sharded: bool = False) 
     return [muon, adamw]
 
 
-class _Painting(nn.Module):
-    """The network as DistributedDataParallel calls it: answers, and logits of presence where there is such a head.
+class _Answer(NamedTuple):
+    """What a step judges."""
 
-    ``pull`` is the share of the head's gradient that goes on into the network. At 0 the head looks on, and masks are
-    learned as without it.
+    painted: Tensor  # (B, 3, (N + 1) * side, side)
+    presence: Tensor | None  # (B, K) logits, where there is such a head
+    taught: tuple[Tensor, Tensor] | None  # sum and number of the cosines to the teacher's features
+
+
+class _Painting(nn.Module):
+    """The network as DistributedDataParallel calls it, with the heads that stand on it while it learns.
+
+    ``pull`` is the share of the presence head's gradient that goes on into the network. At 0 the head looks on, and
+    masks are learned as without it.
     """
 
-    def __init__(self, model: SegGPT, pull: float) -> None:
+    def __init__(self, model: SegGPT, pull: float, heads: Heads | None) -> None:
         super().__init__()
         self.model = model
         self.pull = pull
+        self.heads = heads
 
-    def forward(self, batch: Batch, task: Task) -> tuple[Tensor, Tensor | None]:
-        seen = see(self.model, batch.image_canvas, batch.mask_canvas, batch.masked, task)
+    def forward(self, batch: Batch, task: Task) -> _Answer:
+        with listening(self.model, () if self.heads is None else self.heads.blocks) as heard:
+            seen = see(self.model, batch.image_canvas, batch.mask_canvas, batch.masked, task)
+        taught = None
+        if self.heads is not None and batch.targets is not None:
+            taught = self.heads(heard, batch.targets)
         if self.model.presence is None:
-            return seen.painted, None
+            return _Answer(seen.painted, None, taught)
         side = batch.image_canvas.shape[-1]
         query = seen.painted[:, :, -side:].detach()
         shares = color_shares(query, batch.colors, batch.used, side // batch.masked.shape[-1])
         tokens = torch.lerp(seen.tokens.detach(), seen.tokens, self.pull)  # the same tokens
-        return seen.painted, self.model.presence(tokens, shares)
+        return _Answer(seen.painted, self.model.presence(tokens, shares), taught)
 
 
 class Run:
@@ -155,6 +190,7 @@ class Run:
         device: torch.device,
         init: SegGPT | None = None,
         *,
+        heads: Heads | None = None,
         team: Team = ALONE,
         dtype: TrainingDtype = "bfloat16",
         sharded: bool = False,
@@ -175,13 +211,14 @@ class Run:
                 raise ValueError("expected a network with a presence head, of which alone this recipe is")
             self.model.requires_grad_(False)
             self.model.presence.requires_grad_(True)
-        self._paint: nn.Module = _Painting(self.model, recipe.presence_pull)
+        self.heads = None if heads is None else heads.to(device)
+        self._paint: nn.Module = _Painting(self.model, recipe.presence_pull, self.heads)
         if sharded:
             shard(self._paint, device, team.size)
         elif team.size > 1:  # one of the type tokens is unused in every step
             self._paint = DistributedDataParallel(self._paint, find_unused_parameters=True)
         self._average = {name: value.detach().clone() for name, value in self.model.named_parameters()}
-        self.optimizers = make_optimizers(self.model, recipe, sharded=sharded)
+        self.optimizers = make_optimizers(self.model, recipe, self.heads, sharded=sharded)
         self._plateau = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     def advance(self, batch: Batch) -> tuple[float, dict[str, float]]:
@@ -214,9 +251,12 @@ class Run:
             batch = unjudged_where_absent(batch)
         # Both type tokens see all kinds of episodes in turn, so that either serves whatever is asked of it.
         task: Task = "instance" if self.step % 2 else "semantic"
+        precision = torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16")
+        if recipe.is_corrected(self.step):
+            batch = self._corrected(batch, task, precision)
         total = team.add(counts(batch)) if team.size > 1 else None
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
-            painted, presence = self._paint(batch, task)
+        with precision:
+            painted, presence, taught = self._paint(batch, task)
         loss, parts = training_loss(
             painted, batch, recipe.coloring.loss_weights, beta=recipe.beta_at(self.step), total=total
         )
@@ -224,9 +264,25 @@ class Run:
             judged = presence_loss(presence, batch, total=total)
             loss = judged if recipe.only_presence else loss + judged
             parts["presence"] = judged.item()
+        if taught is not None and recipe.teaching is not None:
+            cosines, number = taught
+            away = 1 - cosines / (number if team.size == 1 else team.add(number)).clamp_min(1)
+            away = away if team.size == 1 else away - 1 + 1 / team.size  # the shares of one
+            loss = loss + recipe.teaching.weight * away
+            parts["teacher"] = away.item()
         summed = loss * team.size  # DistributedDataParallel takes the mean of the gradients
         summed.backward()  # type: ignore[no-untyped-call]
         return loss, parts
+
+    @torch.no_grad()
+    def _corrected(self, batch: Batch, task: Task, precision: torch.autocast) -> Batch:
+        """The batch with hints where the network errs, as it is now."""
+        with precision:
+            painted = paint(self.model, batch.image_canvas, batch.mask_canvas, batch.masked, task)
+        generator = torch.Generator().manual_seed(
+            1_000_003 * self.recipe.seed + self.team.size * self.step + self.team.rank
+        )
+        return corrected(batch, painted, most=self.recipe.most_corrections, generator=generator)
 
     def averaged(self) -> SegGPT | None:
         """The network of the averaged weights, in eval mode; it shares them with a run that is not sharded.
@@ -248,6 +304,7 @@ class Run:
             "step": self.step,
             "model": dict(self.model.state_dict()),
             "average": self._average,
+            "heads": None if self.heads is None else dict(self.heads.state_dict()),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
         return gathered(state, keep=self.team.rank == 0)  # type: ignore[no-any-return]
@@ -301,6 +358,9 @@ class Run:
         self.model.load_state_dict({name: part_like(value, own[name]) for name, value in state["model"].items()})
         for name, value in self._average.items():
             value.copy_(part_like(state["average"][name], value))
+        if self.heads is not None:
+            own = self.heads.state_dict()
+            self.heads.load_state_dict({name: part_like(value, own[name]) for name, value in state["heads"].items()})
         if state["optimizers"] is not None:
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 restore_optimizer(optimizer, saved)
@@ -312,6 +372,8 @@ def train(
     out: Path,
     *,
     held_out: Sequence[ImageSet] = (),
+    unseen: Sequence[ImageSet] = (),
+    targets: Targets | None = None,
     device: str = "cpu",
     workers: int = 1,
     dtype: TrainingDtype = "bfloat16",
@@ -346,15 +408,16 @@ def train(
     _check(recipe, team, slices, sharded)
     if team.rank == 0:
         (out / "validation").mkdir(parents=True, exist_ok=True)
-    run = Run(recipe, torch.device(device), init, team=team, dtype=dtype, sharded=sharded)
+    heads = _make_heads(recipe, sets, targets, init, fresh=not has_state(out))
+    run = Run(recipe, torch.device(device), init, heads=heads, team=team, dtype=dtype, sharded=sharded)
     run.restore(out)
     team.check_equal(run.step, f"expected a folder that all processes see, got different states in {out}")
-    validations: dict[int, Validation] = {}
+    validations: dict[tuple[int, str], Validation] = {}
     running: float | None = None
     clock, waited, drawn = time.perf_counter(), 0.0, 0
     saved = clock
     # Where there is an accelerator it lights whole batches; else the workers do.
-    batches = _batches(recipe, sets, run.step, workers, team, unlit=run.device.type != "cpu")
+    batches = _batches(recipe, sets, targets, run.step, workers, team, unlit=run.device.type != "cpu")
     while run.step < recipe.steps:
         stage, before = recipe.stage_at(run.step)[0], time.perf_counter()
         batch = paint_batch(next(batches), run.device)
@@ -372,22 +435,65 @@ def train(
             saved = time.perf_counter()
         if team.rank != 0:
             continue
-        score = None
-        if average is not None and held_out:
-            if stage.side not in validations:
-                validations[stage.side] = Validation.draw(held_out, side=stage.side, patch=recipe.model.patch)
-            picture = out / "validation" / f"step_{run.step:07d}.png"
-            score = validations[stage.side].score(average, run.device, picture)
+        scores: dict[str, float] = {}
+        for kind, judging in (("step", held_out), ("unseen", unseen)):
+            if average is None or not judging:
+                continue
+            if (stage.side, kind) not in validations:
+                validations[stage.side, kind] = Validation.draw(judging, side=stage.side, patch=recipe.model.patch)
+            picture = out / "validation" / f"{kind}_{run.step:07d}.png"
+            scores[kind] = validations[stage.side, kind].score(average, run.device, picture)
         if run.step % 20 == 0 or milestone:
             now = time.perf_counter()
             speed, waiting = drawn / (now - clock), waited / (now - clock)
-            progress = Progress(run.step, recipe.steps, stage.side, running, parts, speed, waiting, score)
+            progress = Progress(
+                run.step,
+                recipe.steps,
+                stage.side,
+                running,
+                parts,
+                speed,
+                waiting,
+                scores.get("step"),
+                scores.get("unseen"),
+            )
             clock, waited, drawn = now, 0.0, 0
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(dataclasses.asdict(progress)) + "\n")
             if on_report is not None:
                 on_report(progress)
     return out / "model.safetensors"
+
+
+def has_state(out: Path) -> bool:
+    """Whether a folder holds the state of a run."""
+    return (out / "state.pt").exists() or (out / "state" / "index.json").exists()
+
+
+def _make_heads(
+    recipe: Recipe, sets: Sequence[ImageSet], targets: Targets | None, init: SegGPT | None, *, fresh: bool
+) -> Heads | None:
+    """The heads that a recipe needs for its teacher; a new run begins with the best that the tokens allow."""
+    if recipe.teaching is None:
+        return None
+    if targets is None:
+        raise ValueError(f"the recipe learns from {recipe.teaching.name}, but there are no features of it")
+    heads = Heads(recipe.teaching.blocks_of(recipe.model), recipe.model.width, targets.dims)
+    if not fresh or init is None:
+        return heads
+    stage, painter = recipe.stages[0], _Painter(recipe, sets, recipe.stages[0].side, targets)
+
+    def pairs() -> Iterator[tuple[list[Tensor], Tensor]]:
+        for first in range(0, _RIDGE_EPISODES, stage.batch):
+            numbers = range(_RIDGE_FIRST + first, _RIDGE_FIRST + first + stage.batch)
+            batch = paint_batch(collate([painter[number, 1] for number in numbers]), torch.device("cpu"))
+            with torch.no_grad(), listening(init, heads.blocks) as heard:
+                see(init, batch.image_canvas, batch.mask_canvas, batch.masked)
+            assert batch.targets is not None
+            yield heard, batch.targets
+
+    heads.start(pairs())
+    return heads
 
 
 def _check(recipe: Recipe, team: Team, slices: Slices | None, sharded: bool) -> None:

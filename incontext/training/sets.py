@@ -72,15 +72,36 @@ def read_set(folder: Path, *, shorter_side: int = 256) -> ImageSet:
     for name, image, mask in _pairs(folder):
         if image.shape[:2] != mask.shape:
             raise ValueError(f"expected {name} to have its picture's size {image.shape[:2]}, got {mask.shape}")
-        height, width = mask.shape
-        scale = min(1.0, shorter_side / min(height, width))
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        size = _small(mask.shape, shorter_side)
         images.append(_shrunk(image, size, Image.Resampling.BICUBIC))
         masks.append(_shrunk(mask, size, Image.Resampling.NEAREST))
     made = ImageSet(folder.name, by_picture, tuple(images), tuple(masks))
     if not made.by_id:
         raise ValueError(f"expected masks with ids in {folder}; every mask is empty")
     return made
+
+
+def read_photographs(folder: Path, *, shorter_side: int = 256) -> ImageSet:
+    """Read the images of a folder and its subfolders into memory, shrunk to ``shorter_side``, with empty masks.
+
+    Raises:
+        ValueError: there are no images.
+    """
+    images = []
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+            image = read_image(path)
+            images.append(_shrunk(image, _small(image.shape, shorter_side), Image.Resampling.BICUBIC))
+    if not images:
+        raise ValueError(f"expected images in {folder}, found none")
+    nothing = tuple(np.broadcast_to(np.uint8(0), image.shape[:2]) for image in images)
+    return ImageSet(folder.name, False, tuple(images), nothing)
+
+
+def _small(shape: tuple[int, ...], shorter_side: int) -> tuple[int, int]:
+    """Width and height of pixels (H, W, ...) whose shorter side is to be no longer than that."""
+    scale = min(1.0, shorter_side / min(shape[:2]))
+    return max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
 
 
 def _pairs(folder: Path) -> Iterator[tuple[str, Pixels, Pixels]]:
