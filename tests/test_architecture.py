@@ -39,7 +39,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"known"},
         {"exports", "__init__"},
     ],
-    "canvas": [{"edges", "windows"}, {"votes"}, {"paint"}, {"context", "query"}, {"__init__"}],
+    "canvas": [{"edges", "paint", "windows"}, {"context", "votes"}, {"read"}, {"query"}, {"__init__"}],
     "cli": [
         {"options"},
         {"bench", "convert", "demo", "evaluate", "rank", "train", "tune", "ui", "weights"},
@@ -76,7 +76,12 @@ LEVELS: dict[str, list[set[str]]] = {
         {"ray", "__init__"},
     ],
     "folder.ray": [{"workers"}, {"job"}, {"__init__"}],
-    "images": [{"dataset", "dicom", "outlines", "rle", "smoothing"}, {"read"}, {"masks"}, {"__init__"}],
+    "images": [
+        {"dataset", "dicom", "ids", "names", "outlines", "rle"},
+        {"read", "resize", "smoothing"},
+        {"masks", "write"},
+        {"__init__"},
+    ],
     "learning": [{"augmentation"}, {"light"}, {"losses"}, {"__init__"}],
     "matching": [{"backbone"}, {"__init__"}],
     "network": [{"attention", "devices", "presence"}, {"model"}, {"layouts", "memory"}, {"checkpoint"}, {"__init__"}],
