@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from incontext import formats, polygons, rle
-from incontext.formats import IGNORED, ImageLike, Pixels
+from incontext.images import masks as formats
+from incontext.images import outlines, rle
+from incontext.images.masks import IGNORED
+from incontext.images.read import ImageLike, Pixels
 
 if TYPE_CHECKING:
     import supervision  # type: ignore[import-not-found, unused-ignore]
@@ -311,7 +313,7 @@ class Segmentation:
 
     def to_polygons(self) -> dict[int, list[npt.NDArray[np.int32]]]:
         """For each id its outlines, exact rings (n, 2) of (x, y); holes run the other way, see `polygons.rings`."""
-        return {i: polygons.rings(self.mask == i) for i in self.ids}
+        return {i: outlines.rings(self.mask == i) for i in self.ids}
 
     def to_supervision(self) -> "supervision.Detections":
         """One detection for each id: box, mask, id as class, mean confidence. Needs `pip install supervision`."""

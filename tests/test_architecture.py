@@ -159,7 +159,11 @@ def test_the_vocabulary_is_kept() -> None:
         ("model.py", "from incontext.engine import load", "model.py:1 imports engine"),
         ("model.py", "def f():\n    from incontext.cli import main", "model.py:2 imports cli"),
         ("canvas.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import incontext.cli", "canvas.py:3"),
-        ("canvas.py", "import incontext.checkpoint", "canvas.py:1 imports checkpoint, which is not below canvas"),
+        (
+            "canvas.py",
+            "import incontext.network.checkpoint",
+            "canvas.py:1 imports checkpoint, which is not below canvas",
+        ),
         ("engine.py", "from incontext import load", "engine.py:1 imports __init__"),
         ("engine.py", "import incontext", "engine.py:1 imports __init__"),
         ("engine.py", "from . import cli", "engine.py:1 imports relatively"),
@@ -188,7 +192,7 @@ def test_what_is_allowed_is_not_reported(tmp_path: Path) -> None:
     package = plant(
         tmp_path,
         {
-            "engine.py": "import torch\nfrom incontext import canvas\nfrom incontext.model import SegGPT",
+            "engine.py": "import torch\nfrom incontext import canvas\nfrom incontext.network.model import SegGPT",
             "training/loop.py": "from incontext.training.episodes import sample\nfrom incontext.engine import load",
             "cli.py": "from incontext import __version__\nimport incontext.ui",
             "canvas.py": "resolution = absolute = 'lut'",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from incontext.folder import (
+from incontext.examples import (
     PromptFiles,
     PromptWarning,
     gather,
@@ -22,7 +22,8 @@ from incontext.folder import (
     read_empty,
     write_context,
 )
-from incontext.formats import Pixels, write_image, write_mask
+from incontext.images.masks import write_image, write_mask
+from incontext.images.read import Pixels
 
 RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 255, 0)
 

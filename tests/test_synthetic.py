@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from incontext.training import shapes, synthetic
-from incontext.training.layers import Ground, Things
-from incontext.training.looks import Look, View, Wardrobe
-from incontext.training.moving import move_cutouts, render_clip
+from incontext.training.scenes import scene as synthetic
+from incontext.training.scenes import shapes
+from incontext.training.scenes.layers import Ground, Things
+from incontext.training.scenes.looks import Look, View, Wardrobe
+from incontext.training.scenes.moving import move_cutouts, render_clip
 
 
 @pytest.mark.parametrize("side", [16, 64, 100])

@@ -12,9 +12,10 @@ from einops import rearrange
 from test_training import MODEL, RECIPE, discs, write_set
 from torch import Tensor, nn
 
-from incontext.checkpoint import load_model, read_config
-from incontext.losses import paint_batch
+from incontext.learning.augmentation import NO_AUGMENTATION, Augmentation
+from incontext.learning.losses import paint_batch
 from incontext.matching.backbone import Backbone, of_network, open_backbone
+from incontext.network.checkpoint import load_model, read_config
 from incontext.training.coloring import Coloring, collate, paint_episode
 from incontext.training.corrections import corrected
 from incontext.training.episodes import EpisodeSource, Sampling
@@ -22,9 +23,8 @@ from incontext.training.features import FeatureFiles, Targets
 from incontext.training.loop import Run, train
 from incontext.training.recipes import Recipe, Stage
 from incontext.training.sets import ImageSet, read_photographs
+from incontext.training.start.warm import fresh
 from incontext.training.teacher import Heads, Teaching
-from incontext.training.warm import fresh
-from incontext.views import NO_AUGMENTATION, Augmentation
 
 DEEP = replace(MODEL, depth=4, taps=(1, 3))
 

@@ -22,8 +22,9 @@ from PIL import Image
 
 from incontext.cli import main
 from incontext.engine import Segmenter
-from incontext.formats import Pixels, read_mask
-from incontext.model import ModelConfig, SegGPT
+from incontext.images.masks import read_mask
+from incontext.images.read import Pixels
+from incontext.network.model import ModelConfig, SegGPT
 from incontext.prompt_tensor import PromptTensor
 from incontext.tuning import TuningStep
 from incontext.ui import follow, learn, paint, results
@@ -607,7 +608,7 @@ def test_labelled_files_find_their_masks(session: Session, tmp_path: Path) -> No
 def test_other_weights_come_from_this_machine_alone(
     sessions: Sessions, session: Session, segmenter: Segmenter, tmp_path: Path
 ) -> None:
-    from incontext.checkpoint import save_model
+    from incontext.network.checkpoint import save_model
 
     inside, outside = tmp_path / "in", tmp_path / "out"
     for folder in (inside, outside):

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from incontext.matching.backbone import Backbone
-    from incontext.model import SegGPT
+    from incontext.network.model import SegGPT
     from incontext.training.features import Targets
-    from incontext.training.processes import Team
+    from incontext.training.parallel.processes import Team
     from incontext.training.recipes import Recipe
     from incontext.training.sets import ImageSet
 
@@ -106,13 +106,13 @@ def train(
     Of every set of 20 pictures or more, one in 20 is held out for validation. Under `torchrun -m incontext train ...`
     the processes share every batch, and the weights come out as from one.
     """
-    from incontext.devices import choose_device, keep_freed_memory
     from incontext.matching.backbone import open_backbone
+    from incontext.network.devices import choose_device, keep_freed_memory
     from incontext.training import loop
-    from incontext.training.processes import joined, team_device
+    from incontext.training.parallel.processes import joined, team_device
+    from incontext.training.parallel.slices import Slices
     from incontext.training.recipes import Recipe
     from incontext.training.sets import hold_out, read_photographs, read_set
-    from incontext.training.slices import Slices
 
     chosen = Recipe.open(recipe)
     if seed is not None:
@@ -203,9 +203,9 @@ def _start(init: str | None, recipe: "Recipe", out: Path) -> "tuple[Recipe, SegG
         raise ValueError("expected --init with weights whose network is to get a presence head; --init default")
     if init is None:
         return recipe, None, ""
-    from incontext.checkpoint import load_model, resolve
-    from incontext.training.vit import from_timm
-    from incontext.training.warm import start_from
+    from incontext.network.checkpoint import load_model, resolve
+    from incontext.training.start.vit import from_timm
+    from incontext.training.start.warm import start_from
 
     if init.startswith("timm:"):
         from incontext.training.loop import has_state

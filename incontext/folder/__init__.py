@@ -4,17 +4,17 @@ The public names, nothing else: `gather` and `open_prompts` make a context of fi
 refuses what cannot end well, `segment_folder` runs it.
 """
 
+from incontext.examples.pairs import PromptFiles, PromptWarning, gather, read_context, write_context
+from incontext.examples.prompts import OpenedPrompts, open_prompts, read_empty
 from incontext.folder.job import run_job, segment_folder
 from incontext.folder.journal import JOURNAL_NAME
 from incontext.folder.outputs import Outputs
-from incontext.folder.pairs import PromptFiles, PromptWarning, gather, read_context, write_context
 from incontext.folder.plan import STDIN, FolderJob, Query, plan
-from incontext.folder.prompts import OpenedPrompts, open_prompts, read_empty
 from incontext.folder.rehearsal import Rehearsal, rehearse
 from incontext.folder.report import REPORT_NAME, FileReport, FolderReport, open_report
-from incontext.folder.sources import read_list
 from incontext.folder.watch import arrivals
 from incontext.folder.work import UnwritableError
+from incontext.sources.find import read_list
 
 __all__ = [
     "JOURNAL_NAME",

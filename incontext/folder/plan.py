@@ -15,13 +15,24 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Final, TypeAlias
 
 from incontext.folder.outputs import TAR_NAME, Outputs, folder_for
-from incontext.folder.pages import paged
-from incontext.folder.places import WEB, Place, RemoteFile, TarMember, is_picture_name, is_tar_name, protocol, shown
-from incontext.folder.remote import is_address, is_pattern, path_or_address, refuse_unwritable_address
 from incontext.folder.report import FileReport
-from incontext.folder.search import Search, is_picture
-from incontext.folder.sources import file_name
-from incontext.formats import IMAGE_SUFFIXES, refuse_unwritable
+from incontext.folder.search import Search
+from incontext.images.masks import refuse_unwritable
+from incontext.images.read import IMAGE_SUFFIXES
+from incontext.sources.find import file_name
+from incontext.sources.pages import paged
+from incontext.sources.places import (
+    WEB,
+    Place,
+    RemoteFile,
+    TarMember,
+    is_picture,
+    is_picture_name,
+    is_tar_name,
+    protocol,
+    shown,
+)
+from incontext.sources.remote import is_address, is_pattern, path_or_address, refuse_unwritable_address
 
 __all__ = ["STDIN", "FolderJob", "Query", "StrPath", "alike", "is_picture", "look_again", "plan"]
 

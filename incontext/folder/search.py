@@ -11,7 +11,9 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from incontext.folder.outputs import Outputs
-from incontext.folder.places import (
+from incontext.folder.report import FileReport
+from incontext.sources.find import below_common_folder, file_name, find_remote
+from incontext.sources.places import (
     WEB,
     Found,
     Place,
@@ -25,10 +27,8 @@ from incontext.folder.places import (
     shown,
     within,
 )
-from incontext.folder.remote import is_pattern, path_or_address
-from incontext.folder.report import FileReport
-from incontext.folder.sources import below_common_folder, file_name, find_remote
-from incontext.folder.tars import find_in_tar
+from incontext.sources.remote import is_pattern, path_or_address
+from incontext.sources.tars import find_in_tar
 
 
 class Search:

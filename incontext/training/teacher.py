@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from incontext.model import ModelConfig, SegGPT
+from incontext.network.model import ModelConfig, SegGPT
 
 
 @dataclass(frozen=True)

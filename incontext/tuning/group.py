@@ -22,11 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from incontext import canvas
+from incontext.canvas import paint as canvas
 from incontext.engine import Segmenter, to_read
-from incontext.formats import IGNORED, Pixels
-from incontext.losses import Batch, LossWeights, Stacked, paint_batch, training_loss
-from incontext.model import ContextTokens, SegGPT, Tables, Task
+from incontext.images.masks import IGNORED
+from incontext.images.read import Pixels
+from incontext.learning.losses import Batch, LossWeights, Stacked, paint_batch, training_loss
+from incontext.network.model import ContextTokens, SegGPT, Tables, Task
 from incontext.prompt_tensor import LearnedGroup
 from incontext.tuning.pictures import Picture, Split, changed, covering, tiled
 from incontext.types import Palette

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import Image
 
-from incontext.formats import IMAGE_SUFFIXES, Pixels, read_mask
+from incontext.images.masks import read_mask
+from incontext.images.read import IMAGE_SUFFIXES, Pixels
 from incontext.types import Prompt, Segmentation
 from incontext.ui.paint import palette_for, shrunk
 from incontext.ui.results import MINIATURE, zip_folder

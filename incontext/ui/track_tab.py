@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from incontext.formats import read_mask
+from incontext.images.masks import read_mask
 from incontext.ui import follow
 from incontext.ui.model import Model
 from incontext.ui.page import Answers, address, legend, note
