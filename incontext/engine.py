@@ -1,8 +1,8 @@
 """The Segmenter: a network on a device, from pictures and a context to masks.
 
-Owns the device, the dtype, compilation, batching and memory. It refuses to know files of weights (network/checkpoint.py),
-colours and mosaics (canvas/context.py), pixels (canvas/paint.py) and the inside of the network (network/model.py): dtype and compilation are
-applied from outside.
+Owns the device, the dtype, compilation, batching and memory. It refuses to know files of weights
+(network/checkpoint.py), colours and mosaics (canvas/context.py), pixels (canvas/paint.py) and the inside of the network
+(network/model.py): dtype and compilation are applied from outside.
 """
 
 from __future__ import annotations
@@ -176,10 +176,10 @@ class Segmenter:
         what measured best. task: "instance" or "semantic", the type token that is added. side: pixels along one side
         of the squares that the network sees, a multiple of its patch; None is what the weights were made for. tiles:
         pixels along a side of overlapping windows, to which larger queries are cut, and prompts around what they mark,
-        so that small things are seen; "auto" chooses by what the prompts mark (canvas/windows.py), None sees queries whole.
-        refine: edges that follow the photograph (canvas/edges.py). known: the `tokens` of contexts that were prepared before,
-        by the same weights, so that canvases that are seen again need not be embedded again; then this one's tokens are
-        kept, too, and each canvas is embedded alone, so that answers do not depend on what was known.
+        so that small things are seen; "auto" chooses by what the prompts mark (canvas/windows.py), None sees queries
+        whole. refine: edges that follow the photograph (canvas/edges.py). known: the `tokens` of contexts that were
+        prepared before, by the same weights, so that canvases that are seen again need not be embedded again; then this
+        one's tokens are kept, too, and each canvas is embedded alone, so that answers do not depend on what was known.
 
         Prompts may show different ids. More ids than colours can keep apart go through the network in groups. Prompt
         tensors may stand beside prompts: where they share ids they are averaged like them.

@@ -279,7 +279,7 @@ def examples(photos: Path) -> Path:
     return folder
 
 
-@pytest.mark.filterwarnings("always::incontext.examples.PromptWarning")
+@pytest.mark.filterwarnings("always::incontext.examples.pairs.PromptWarning")
 @pytest.mark.usefixtures("examples")
 def test_several_prompts(run: Callable[..., Done], photos: Path, everything: Everything) -> None:
     more = ("--prompts", "EXAMPLES", "--prompt=EXAMPLES/images/10.jpg", "EXAMPLES/masks/10.png")
@@ -320,7 +320,7 @@ def test_ways_to_write_a_prompt(run: Callable[..., Done], photos: Path, argument
     assert (photos / "MASKS" / "c.png").exists() == ("--" in arguments)
 
 
-@pytest.mark.filterwarnings("always::incontext.examples.PromptWarning")
+@pytest.mark.filterwarnings("always::incontext.examples.pairs.PromptWarning")
 @pytest.mark.usefixtures("everything")
 def test_many_prompts_are_not_without_a_word(run: Callable[..., Done], photos: Path) -> None:
     for number in range(17):
@@ -335,7 +335,7 @@ def test_many_prompts_are_not_without_a_word(run: Callable[..., Done], photos: P
     assert done.err == f"Warning: MANY: left out 1 picture without a mask: {Path('MANY/16_mask.png')}\n"
 
 
-@pytest.mark.filterwarnings("always::incontext.examples.PromptWarning")
+@pytest.mark.filterwarnings("always::incontext.examples.pairs.PromptWarning")
 def test_several_prompts_with_a_real_network(run: Callable[..., Done], examples: Path, weights: Path) -> None:
     segment = (
         "segment",
@@ -460,7 +460,7 @@ def test_a_warning_is_one_line(run: Callable[..., Done], monkeypatch: pytest.Mon
         warnings.warn("cat.png: 3 stray colours", masks.MaskWarning, stacklevel=1)
         return read(*arguments, **options)
 
-    monkeypatch.setattr(masks, "read_mask", warn)
+    monkeypatch.setattr("incontext.types.read_mask", warn)
     shown = warnings.showwarning
     done = run("segment", "PHOTOS", *EXAMPLE)
     assert done.status == 0

@@ -13,15 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from incontext.examples import (
-    PromptFiles,
-    PromptWarning,
-    gather,
-    open_prompts,
-    read_context,
-    read_empty,
-    write_context,
-)
+from incontext.examples import PromptFiles, PromptWarning, gather, open_prompts, read_context, read_empty, write_context
 from incontext.images.masks import write_image, write_mask
 from incontext.images.read import Pixels
 

@@ -475,7 +475,8 @@ def test_what_cannot_be_watched_is_refused(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------- remote
 
 
-def test_a_remote_pattern_can_be_watched(tmp_path: Path, memory: Any) -> None:
+@pytest.mark.usefixtures("memory")
+def test_a_remote_pattern_can_be_watched(tmp_path: Path) -> None:
     assert plan(["memory://arriving/*.png"], tmp_path / "out", watch=True).queries == ()
 
 

@@ -372,8 +372,7 @@ def _tell_about(opened: "OpenedPrompts", ensemble: str) -> None:
 
 def tell_about_empty(opened: "OpenedPrompts") -> None:
     """Which of the prompts are left out."""
-    from incontext.examples import PromptWarning
-    from incontext.examples.pairs import some_of
+    from incontext.examples.pairs import PromptWarning, some_of
 
     if opened.empty:
         masks = some_of([mask for _, mask in opened.empty])

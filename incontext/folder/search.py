@@ -21,8 +21,10 @@ from incontext.sources.places import (
     RemoteFile,
     TarMember,
     is_hidden,
+    is_picture,
     is_picture_name,
     is_tar_name,
+    may_be_read,
     protocol,
     shown,
     within,
@@ -167,18 +169,9 @@ class Search:
             self.unreadable.append(report)
 
 
-def is_picture(path: Path) -> bool:
-    """By its name; also a link that leads nowhere, which is then reported, but no pipe or device, which would block."""
-    return is_picture_name(path.name) and _is_file(path)
-
-
 def is_source(path: Path) -> bool:
     """Whether it is a picture, or may hold some."""
-    return (is_picture_name(path.name) or is_tar_name(path.name)) and _is_file(path)
-
-
-def _is_file(path: Path) -> bool:
-    return path.is_file() or not path.exists()
+    return is_picture(path) or (is_tar_name(path.name) and may_be_read(path))
 
 
 def _same(given: str, other: str) -> str:

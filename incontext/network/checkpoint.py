@@ -1,7 +1,7 @@
 """Weights on disk <-> the network, and the registry of weights that have a name.
 
-:mod:`incontext.network.layouts` knows the files; here their tensors are checked against the network, name by name. It refuses
-to know devices, precision at run time and pictures: a model comes out in float32, on the CPU, in eval mode.
+:mod:`incontext.network.layouts` knows the files; here their tensors are checked against the network, name by name.
+It refuses to know devices, precision at run time and pictures: a model comes out in float32, on the CPU, in eval mode.
 """
 
 from __future__ import annotations
@@ -277,7 +277,7 @@ class Entry:
 
 def weights_folder() -> Path:
     """The folder of the manifest and the embedded weights: inside an installed package, beside it in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     installed = package / "weights"
     return installed if installed.is_dir() else package.parent / "weights"
 

@@ -5,7 +5,9 @@ Refuses to know how any of them is found (remote.py, tars.py) or fetched (find.p
 
 from __future__ import annotations
 
+import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,6 +17,8 @@ from incontext.images.read import IMAGE_SUFFIXES
 
 TAR_SUFFIX: Final = ".tar"
 WEB: Final = frozenset({"http", "https"})
+
+StrPath: TypeAlias = str | os.PathLike[str]
 
 _LOGIN = re.compile(r"^([a-zA-Z0-9+.-]+://)[^/]*@")
 
@@ -76,6 +80,21 @@ def shown(url: str) -> str:
 def is_picture_name(name: str) -> bool:
     """By its suffix."""
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_picture(path: Path) -> bool:
+    """By its name; also a link that leads nowhere, which is then reported, but no pipe or device, which would block."""
+    return is_picture_name(path.name) and may_be_read(path)
+
+
+def may_be_read(path: Path) -> bool:
+    """Whether it is a file, or nothing at all, which is then reported: no folder, pipe or device."""
+    return path.is_file() or not path.exists()
+
+
+def alike(path: Place) -> str:
+    """Equal for paths that some file systems take for one: case and the way accents are written do not count."""
+    return unicodedata.normalize("NFC", str(path)).casefold()
 
 
 def is_tar_name(name: str) -> bool:
