@@ -244,7 +244,7 @@ def main() -> None:
             measured["memory"] = memory(folder, given.small_files)
         if "rate" in parts:
             measured["rate"] = rate(folder, given.files)
-    record("folder", measured, choose_device("auto"))
+    record("folder", measured, choose_device("auto"), weights="default")
 
 
 if __name__ == "__main__":

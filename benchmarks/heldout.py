@@ -124,7 +124,7 @@ def main() -> None:
             figures["unseen"] = score(model, unseen, recipe, given.queries)
         scores.append({**about, **figures})
         print(scores[-1], flush=True)
-    record("heldout", {"queries": given.queries, "scores": scores}, "cpu")
+    record("heldout", {"queries": given.queries, "scores": scores}, "cpu", weights=given.weights.split(",")[0])
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def main() -> None:
         "mean_iou": together,
         "sets": found,
     }
-    record(f"hints_{Path(given.weights).stem}_side{model.config.side}", measured, "cpu")
+    record(f"hints_{Path(given.weights).stem}_side{model.config.side}", measured, "cpu", weights=given.weights)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def main() -> None:
         "resident_mb_at_the_end": round(late / 1e6, 1),
         "growth": round(late / early - 1, 4),
     }
-    record("long_video", measured, segmenter.device)
+    record("long_video", measured, segmenter.device, weights="default")
 
 
 if __name__ == "__main__":

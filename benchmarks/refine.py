@@ -163,7 +163,7 @@ def main() -> None:
         print(measured["edges"], flush=True)
     if options.mosaics:
         measured["mosaics"] = measure_mosaics(segmenter, Mosaics(sets, pictures), options.mosaics)
-    record(f"refine_{Path(options.weights).stem}", measured, segmenter.device)
+    record(f"refine_{Path(options.weights).stem}", measured, segmenter.device, weights=options.weights)
 
 
 if __name__ == "__main__":

@@ -253,7 +253,7 @@ def main() -> None:
         draw(sets, given.plot)
     name = f"tune_{Path(given.weights).stem}_side{segmenter.config.side}" + (f"_{given.ids}ids" if given.ids else "")
     measured = {"model": Path(given.weights).stem, "settings": settings, "summary": summary(sets), "sets": sets}
-    record(name, measured, segmenter.device)
+    record(name, measured, segmenter.device, weights=given.weights)
 
 
 if __name__ == "__main__":

@@ -282,7 +282,8 @@ def test_every_row_names_something() -> None:
     for inside, rows in LEVELS.items():
         folder = PACKAGE.joinpath(*filter(None, inside.split(".")))
         named = [name for row in rows for name in row]
-        assert sorted(named) == sorted({path.stem for path in folder.iterdir() if is_unit(path)})
+        assert len(named) == len(set(named)), inside
+        assert set(named) == {path.stem for path in folder.iterdir() if is_unit(path)}, inside
 
 
 def is_unit(path: Path) -> bool:

@@ -129,7 +129,9 @@ def train(
     with joined(used) as team, ExitStack() as stack:
         targets = None
         if backbone is not None and chosen.teaching is not None:
-            targets = _targets(backbone, chosen.teaching.dims, kept, features or out / "features", team)
+            targets = _targets(
+                backbone, chosen.teaching.dims_of(backbone.channels), kept, features or out / "features", team
+            )
         # Only process 0 tells anything.
         progress = stack.enter_context(ProgressLine("steps", chosen.steps)) if team.rank == 0 else None
         if progress is not None and told:
