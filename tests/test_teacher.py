@@ -457,4 +457,4 @@ def test_train_takes_a_teacher_photographs_and_sets_to_judge_by(
     assert "teacher" in lines[-1]["parts"]
     done = run(*train, "--unlabelled", photographs, "-o", tmp_path / "none")
     assert done.status == 2
-    assert "expected a --teacher" in done.err
+    assert "name a --teacher" in done.err
