@@ -23,8 +23,9 @@ from incontext.learning.losses import (
     unjudged_where_absent,
 )
 from incontext.network import checkpoint
-from incontext.network.model import ModelConfig, SegGPT
-from incontext.network.presence import Presence
+from incontext.network.config import ModelConfig
+from incontext.network.layers import Presence
+from incontext.network.model import SegGPT
 from incontext.training.loop import Run
 from incontext.training.recipes import RECIPES, Recipe, Stage
 from incontext.training.start.warm import start_from

@@ -16,7 +16,8 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from incontext.canvas.paint import IMAGE_MEAN, IMAGE_STD
 from incontext.learning.losses import Batch, LossWeights, counts, paint_batch, reading_logits, training_loss
 from incontext.network.checkpoint import load_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.training import loop
 from incontext.training.coloring import Coloring, collate, paint, paint_episode, random_palette
 from incontext.training.episodes import Episode, EpisodeSource, Sampling, relabel

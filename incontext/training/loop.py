@@ -35,7 +35,8 @@ from incontext.learning.losses import (
 )
 from incontext.network.checkpoint import save_model
 from incontext.network.devices import products_in
-from incontext.network.model import SegGPT, Task
+from incontext.network.model import SegGPT
+from incontext.options import Task
 from incontext.training.coloring import Painted, collate, paint, paint_episode, see
 from incontext.training.corrections import corrected
 from incontext.training.episodes import EpisodeSource
