@@ -86,6 +86,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"episodes", "hints"},
         {"coloring"},
         {"recipes", "validation"},
+        {"optimizers", "precision"},
         {"loop"},
         {"__init__"},
     ],

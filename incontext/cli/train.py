@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from incontext.training.recipes import Recipe
     from incontext.training.sets import ImageSet
 
-TrainingDtype = Literal["bfloat16", "float32"]
+TrainingDtype = Literal["auto", "bfloat16", "float32"]
 _WITHOUT_MASKS = 0.2  # share of the episodes for images without masks, where the recipe has none
 
 
@@ -77,7 +77,10 @@ def train(
         typer.Option("--unseen", help="Data like DATA of which nothing is learned, to judge by. May be given again."),
     ] = None,
     device: Device = "auto",
-    dtype: Annotated[TrainingDtype, typer.Option("--dtype", help="Of the network's products.")] = "bfloat16",
+    dtype: Annotated[
+        TrainingDtype,
+        typer.Option("--dtype", help="Of the products. auto: bfloat16 where the hardware multiplies it, else float32."),
+    ] = "auto",
     workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that make episodes.")] = 1,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Default: the recipe's.")] = None,
     save_minutes: Annotated[
@@ -137,6 +140,10 @@ def train(
         if progress is not None and told:
             progress.say(told)
 
+        def say(precision: str) -> None:
+            if progress is not None:
+                progress.say(precision[0].upper() + precision[1:])
+
         def tell(state: loop.Progress) -> None:
             if progress is None:
                 return
@@ -161,6 +168,7 @@ def train(
             init=first,
             team=team,
             sharded=shard,
+            on_start=say,
             on_report=tell,
         )
     if team.rank == 0:

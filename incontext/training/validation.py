@@ -15,6 +15,7 @@ from incontext.canvas.paint import reading_logits, unpaint
 from incontext.images.masks import write_image
 from incontext.learning.augmentation import NO_AUGMENTATION, Cut
 from incontext.learning.losses import Batch, Stacked, paint_batch
+from incontext.network.devices import choose_dtype, products_in
 from incontext.network.model import SegGPT
 from incontext.training.coloring import Coloring, collate, paint, paint_episode
 from incontext.training.episodes import EpisodeSource, Sampling
@@ -57,7 +58,7 @@ class Validation:
         ious: list[Tensor] = []
         for number, stacked in enumerate(self.batches):
             batch = paint_batch(stacked, device)
-            with torch.autocast(device.type, torch.bfloat16):
+            with products_in(choose_dtype("auto", device), device):
                 answer = paint(model, batch.image_canvas, batch.mask_canvas, batch.masked)
             answer = answer.float()
             ious.append(_iou(answer, batch))
