@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from record import record
 
-from incontext.canvas.paint import reading_logits
-from incontext.images.masks import whole_file
+from incontext.canvas.read import reading_logits
+from incontext.images.write import whole_file
 from incontext.learning.losses import paint_batch
 from incontext.network.checkpoint import load_model
 from incontext.network.devices import choose_dtype, products_in

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from record import record
 
-from incontext.canvas.paint import color_shares, read_colors, unpaint
-from incontext.images.masks import IGNORED
+from incontext.canvas.paint import unpaint
+from incontext.canvas.read import color_shares, read_colors
+from incontext.images.ids import IGNORED
 from incontext.learning.losses import paint_batch
 from incontext.network.checkpoint import info, load_model, resolve
 from incontext.network.devices import choose_dtype, products_in

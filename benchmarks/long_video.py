@@ -19,7 +19,7 @@ import psutil
 from record import record
 
 from incontext.engine import load
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
 from incontext.training.scenes.moving import render_clip
 from incontext.video.job import Progress, track_job
 from incontext.video.plan import plan_track

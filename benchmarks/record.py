@@ -15,7 +15,7 @@ from typing import cast
 import torch
 
 from incontext.bench import circumstances
-from incontext.images.masks import whole_file
+from incontext.images.write import whole_file
 from incontext.network.checkpoint import info, resolve
 
 RESULTS = Path(__file__).parent / "results"

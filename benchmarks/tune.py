@@ -27,7 +27,8 @@ from incontext.engine import Context, Segmenter, load
 from incontext.evaluation.ranking import Ranking, rank
 from incontext.examples import gather, open_prompts
 from incontext.images.dataset import has_instances
-from incontext.images.masks import IGNORED, whole_file
+from incontext.images.ids import IGNORED
+from incontext.images.write import whole_file
 from incontext.network.devices import keep_freed_memory
 from incontext.tuning import HELD_OUT, RATE, STEPS, TuningStep, tune
 from incontext.tuning.group import mean_iou

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from incontext.canvas import paint as canvas
-from incontext.canvas.paint import Paint
 from incontext.canvas.query import Answer
+from incontext.canvas.read import Paint
 from incontext.engine import MIN_PRESENCE, Segmenter, load
 from incontext.learning.losses import (
     Batch,

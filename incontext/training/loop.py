@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from incontext.canvas.paint import color_shares
+from incontext.canvas.read import color_shares
 from incontext.learning.losses import (
     Batch,
     Stacked,
