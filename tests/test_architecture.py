@@ -92,6 +92,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"coloring"},
         {"recipes", "validation"},
         {"optimizers", "precision"},
+        {"run"},
         {"loop"},
         {"__init__"},
     ],

@@ -25,8 +25,8 @@ from incontext.learning.losses import (
 from incontext.network import checkpoint
 from incontext.network.model import ModelConfig, SegGPT
 from incontext.network.presence import Presence
-from incontext.training.loop import Run
 from incontext.training.recipes import RECIPES, Recipe, Stage
+from incontext.training.run import Run
 from incontext.training.start.warm import start_from
 from incontext.types import Palette, Prompt
 from incontext.video import track
