@@ -100,6 +100,8 @@ LEVELS: dict[str, list[set[str]]] = {
         {"episodes", "hints"},
         {"coloring"},
         {"recipes", "validation"},
+        {"optimizers", "precision"},
+        {"run"},
         {"loop"},
         {"__init__"},
     ],

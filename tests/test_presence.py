@@ -28,6 +28,7 @@ from incontext.network.layers import Presence
 from incontext.network.model import SegGPT
 from incontext.training.loop import Run
 from incontext.training.recipes import RECIPES, Recipe, Stage
+from incontext.training.run import Run
 from incontext.training.start.warm import start_from
 from incontext.types import Palette, Prompt
 from incontext.video import track

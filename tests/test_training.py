@@ -21,12 +21,13 @@ from incontext.network.model import SegGPT
 from incontext.training import loop
 from incontext.training.coloring import Coloring, collate, paint, paint_episode, random_palette
 from incontext.training.episodes import Episode, EpisodeSource, Sampling, relabel
-from incontext.training.loop import Progress, Run, _Painter, train
+from incontext.training.loop import Progress, _Painter, train
 from incontext.training.optimizers import Muon, make_optimizers
 from incontext.training.parallel.processes import Team, joined, team_device
 from incontext.training.parallel.slices import MIB, Slices, pack, read_slices, write_slices
 from incontext.training.precision import Precision
 from incontext.training.recipes import RECIPES, Recipe, Stage
+from incontext.training.run import Run
 from incontext.training.sets import ImageSet, hold_out, read_set
 
 MODEL = ModelConfig(
@@ -410,7 +411,7 @@ TEAM_RECIPE = replace(RECIPE, stages=(Stage(16, 3, 5),), matrix_lr=5e-5, other_l
 
 
 def batch_of(recipe: Recipe, numbers: range, shots: int = 1) -> Batch:
-    painter = _Painter(recipe, [discs()], 16)
+    painter = _Painter(recipe, [discs()], 16, None)
     return paint_batch(collate([painter[i, shots] for i in numbers]), torch.device("cpu"))
 
 
@@ -436,14 +437,16 @@ def test_several_prompts_train_what_several_prompts_ask() -> None:
 @pytest.mark.parametrize("shots", [1, 3])
 def test_a_batch_lit_at_once_is_the_one_that_workers_light(shots: int) -> None:
     lit, unlit = (
-        collate([_Painter(RECIPE, [discs()], 16, unlit=unlit)[i, shots] for i in range(12)]) for unlit in (False, True)
+        collate([_Painter(RECIPE, [discs()], 16, None, unlit=unlit)[i, shots] for i in range(12)])
+        for unlit in (False, True)
     )
     assert lit.lights is None
     assert unlit.lights is not None
     assert unlit.lights.shape == (12, shots + 1, 16)
     assert not torch.equal(lit.images, unlit.images)
     one, other = (paint_batch(each, torch.device("cpu")) for each in (lit, unlit))
-    for name in Batch.__dataclass_fields__:
+    assert one.targets is other.targets is None
+    for name in Batch.__dataclass_fields__.keys() - {"targets"}:
         assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
@@ -648,7 +651,7 @@ def test_optimizers_are_left_out_where_the_slices_are_full(tmp_path: Path) -> No
     wide = replace(RECIPE, model=replace(MODEL, decoder_width=32, patch=16, width=64))
     assert 1 < 4 * sum(p.numel() for p in SegGPT(wide.model).parameters()) / MIB < 5
     run = Run(wide, torch.device("cpu"))
-    run.advance(paint_batch(collate([_Painter(wide, [discs()], 16)[0, 1]]), torch.device("cpu")))
+    run.advance(paint_batch(collate([_Painter(wide, [discs()], 16, None)[0, 1]]), torch.device("cpu")))
     full, weights_only = len(pack(run.state())), len(pack({**run.state(), "optimizers": None}))
     total = -(-weights_only // MIB)
     assert full > total * MIB
