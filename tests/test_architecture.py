@@ -19,12 +19,13 @@ PACKAGE = Path(incontext.__file__).parent
 LEVELS: dict[str, list[set[str]]] = {
     "": [
         {"images", "options", "progress", "version"},
-        {"types"},
+        {"digest", "jsonlines", "types"},
         {"annotations", "network"},
         {"prompt_tensor"},
         {"canvas", "matching", "sources"},
         {"examples"},
         {"engine", "learning"},
+        {"identity"},
         {"folder", "training", "tuning", "video"},
         {"__init__"},
         {"bench", "demo", "evaluation"},
@@ -42,9 +43,10 @@ LEVELS: dict[str, list[set[str]]] = {
     "canvas": [{"edges", "paint", "windows"}, {"context", "votes"}, {"read"}, {"query"}, {"__init__"}],
     "cli": [
         {"options"},
-        {"bench", "convert", "demo", "evaluate", "rank", "train", "tune", "ui", "weights"},
-        {"evaluate_video", "segment"},
-        {"track"},
+        {"exporting"},
+        # The commands: none of them imports another.
+        {"bench", "convert", "demo", "evaluate", "evaluate_video", "rank", "segment", "track", "train", "tune", "ui"}
+        | {"weights"},
         {"__init__"},
     ],
     "evaluation": [{"lines", "metrics"}, {"few_shot", "ranking"}, {"video"}, {"pages"}, {"__init__"}],
@@ -65,7 +67,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"__init__"},
     ],
     "evaluation.video": [{"clips", "davis"}, {"scoring"}, {"__init__"}],
-    "examples": [{"annotated"}, {"pairs"}, {"prompts"}, {"__init__"}],
+    "examples": [{"annotated"}, {"pairs"}, {"prompts"}, {"given"}, {"__init__"}],
     "folder": [
         {"outputs", "report"},
         {"identity", "labelled", "search", "sinks"},
@@ -102,7 +104,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"recipes", "validation"},
         {"optimizers", "precision"},
         {"run"},
-        {"loop"},
+        {"loop", "request"},
         {"__init__"},
     ],
     "training.parallel": [{"processes", "sharding", "slices"}, {"__init__"}],

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from incontext import engine as module
 from incontext.canvas.read import Paint
-from incontext.engine import BatchSize, PreparedContext, Segmenter, choose_device, choose_dtype, load
+from incontext.engine import PreparedContext, Segmenter, load
 from incontext.images.read import read_image
 from incontext.network import memory
 from incontext.network.attention import has_matrix_unit
 from incontext.network.checkpoint import CheckpointError, save_model
 from incontext.network.config import ModelConfig
-from incontext.network.devices import keep_freed_memory
+from incontext.network.devices import choose_device, choose_dtype, keep_freed_memory
 from incontext.network.model import ContextTokens, PromptTokens, Seen, SegGPT
-from incontext.options import Task
+from incontext.options import BatchSize, Task
 from incontext.types import Prompt
 
 CONFIG = ModelConfig(
