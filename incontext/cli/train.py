@@ -120,7 +120,6 @@ def train(
     chosen = Recipe.open(recipe)
     if seed is not None:
         chosen = replace(chosen, seed=seed)
-    keep_freed_memory()
     used = str(choose_device(team_device(device)))
     chosen, first, told = _start(init, chosen, out)
     chosen = _taught(chosen, teacher, unlabelled or [])
@@ -135,6 +134,7 @@ def train(
             targets = _targets(
                 backbone, chosen.teaching.dims_of(backbone.channels), kept, features or out / "features", team
             )
+        keep_freed_memory()  # from here on, as what reading took is not needed again
         # Only process 0 tells anything.
         progress = stack.enter_context(ProgressLine("steps", chosen.steps)) if team.rank == 0 else None
         if progress is not None and told:
