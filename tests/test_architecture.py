@@ -18,13 +18,14 @@ PACKAGE = Path(incontext.__file__).parent
 # not know each other. `__init__` is what the outside sees, so that inside of a package only what stands above uses it.
 LEVELS: dict[str, list[set[str]]] = {
     "": [
-        {"images", "progress", "version"},
-        {"types"},
+        {"images", "options", "progress", "version"},
+        {"digest", "jsonlines", "types"},
         {"annotations", "network"},
         {"prompt_tensor"},
         {"canvas", "matching", "sources"},
         {"examples"},
         {"engine", "learning"},
+        {"identity"},
         {"folder", "training", "tuning", "video"},
         {"__init__"},
         {"bench", "demo", "evaluation"},
@@ -42,9 +43,10 @@ LEVELS: dict[str, list[set[str]]] = {
     "canvas": [{"edges", "paint", "windows"}, {"context", "votes"}, {"read"}, {"query"}, {"__init__"}],
     "cli": [
         {"options"},
-        {"bench", "convert", "demo", "evaluate", "rank", "train", "tune", "ui", "weights"},
-        {"evaluate_video", "segment"},
-        {"track"},
+        {"exporting"},
+        # The commands: none of them imports another.
+        {"bench", "convert", "demo", "evaluate", "evaluate_video", "rank", "segment", "track", "train", "tune", "ui"}
+        | {"weights"},
         {"__init__"},
     ],
     "evaluation": [{"lines", "metrics"}, {"few_shot", "ranking"}, {"video"}, {"pages"}, {"__init__"}],
@@ -65,7 +67,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"__init__"},
     ],
     "evaluation.video": [{"clips", "davis"}, {"scoring"}, {"__init__"}],
-    "examples": [{"annotated"}, {"pairs"}, {"prompts"}, {"__init__"}],
+    "examples": [{"annotated"}, {"pairs"}, {"prompts"}, {"given"}, {"__init__"}],
     "folder": [
         {"outputs", "report"},
         {"identity", "labelled", "search", "sinks"},
@@ -84,7 +86,16 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "learning": [{"augmentation"}, {"light"}, {"losses"}, {"__init__"}],
     "matching": [{"backbone"}, {"__init__"}],
-    "network": [{"attention", "devices", "presence"}, {"model"}, {"layouts", "memory"}, {"checkpoint"}, {"__init__"}],
+    "network": [
+        {"config", "devices", "relative"},
+        {"kernels", "layers"},
+        {"attention"},
+        {"block"},
+        {"model"},
+        {"layouts", "memory", "reference"},
+        {"checkpoint"},
+        {"__init__"},
+    ],
     "sources": [{"places"}, {"remote"}, {"tars"}, {"find"}, {"pages"}, {"__init__"}],
     "training": [
         {"corrections", "features", "parallel", "scenes", "sets", "start", "teacher"},
@@ -93,7 +104,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"recipes", "validation"},
         {"optimizers", "precision"},
         {"run"},
-        {"loop"},
+        {"loop", "request"},
         {"__init__"},
     ],
     "training.parallel": [{"processes", "sharding", "slices"}, {"__init__"}],
@@ -131,9 +142,12 @@ REFUSES: dict[str, set[str]] = {
     "types": TENSORS,
     "prompt_tensor": {"PIL"} | TENSORS,
     "network": {"PIL", "numpy"},
-    "network.attention": FILES,
-    "network.model": FILES,
-    "network.presence": FILES,
+    **{
+        f"network.{name}": FILES
+        for name in ("attention", "block", "config", "kernels", "layers", "model", "reference", "relative")
+    },
+    "network.config": {"torch"} | FILES,
+    "options": TENSORS | {"PIL", "numpy", "typer"} | FILES,
     "network.devices": FILES,
     "network.memory": {"psutil", "os"},
     "canvas.edges": {"PIL", "numpy"} | FILES,

@@ -25,7 +25,7 @@ SCORING_SIDE = 224  # pixels
 _CACHED_BYTES = 512 << 20
 
 
-class Pictures:
+class EpisodeImages:
     """The pictures and masks of sets, decoded once as long as half a gigabyte holds them. Threads may share it."""
 
     def __init__(self, sets: Sequence[EpisodeSet]) -> None:

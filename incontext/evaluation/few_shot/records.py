@@ -82,7 +82,7 @@ class Record:
         )
 
 
-class Journal:
+class AnswerJournal:
     """Records by their question, in a file of JSON lines that grows with each answer; `Lines` says what is refused."""
 
     def __init__(self, path: Path, settings: Mapping[str, object]) -> None:

@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from incontext.evaluation.few_shot.episodes import Episode, EpisodeSet
-from incontext.evaluation.few_shot.pictures import Pictures, at_scoring_side, wanted
-from incontext.evaluation.few_shot.records import Journal, Question, Record
+from incontext.evaluation.few_shot.pictures import EpisodeImages, at_scoring_side, wanted
+from incontext.evaluation.few_shot.records import AnswerJournal, Question, Record
 from incontext.evaluation.few_shot.scores import FewShotReport, score
 from incontext.evaluation.metrics import ConfidenceTally, overlap
 from incontext.images.ids import IGNORED, Pixels
@@ -71,7 +71,7 @@ def evaluate(
     shots: Sequence[int] = (1,),
     seed: int = 0,
     workers: int = 1,
-    journal: Journal | None = None,
+    journal: AnswerJournal | None = None,
     on_episode: Callable[[int, int], None] | None = None,
 ) -> FewShotReport:
     """Ask the methods all episodes of the sets with each number of shots, in one pass, and score the answers.
@@ -82,7 +82,7 @@ def evaluate(
     Raises ValueError for more shots than an episode has, and for an answer that has not the query's size.
     """
     _check(methods, sets, shots)
-    asker = _Asker(Pictures(sets), tuple(methods), tuple(shots), journal)
+    asker = _Asker(EpisodeImages(sets), tuple(methods), tuple(shots), journal)
     tasks = [(each, episode) for each in sets for episode in each.episodes]
     answered: dict[Question, Record] = {}
     for done, new in enumerate(_in_order(asker.ask, tasks, workers), start=1):
@@ -134,10 +134,10 @@ class _Truth:
 class _Asker:
     """Asks the methods one episode. Threads may share it."""
 
-    pictures: Pictures
+    pictures: EpisodeImages
     methods: tuple[Method, ...]
     shots: tuple[int, ...]
-    journal: Journal | None
+    journal: AnswerJournal | None
 
     def question(self, method: Method, shots: int, each: EpisodeSet, episode: Episode) -> Question:
         return Question.of(method.name, each.name, episode, shots, ask_absent=shots == min(self.shots))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from incontext.evaluation.few_shot.episodes import Episode, EpisodeSet
-from incontext.evaluation.few_shot.pictures import Pictures, wanted
+from incontext.evaluation.few_shot.pictures import EpisodeImages, wanted
 from incontext.evaluation.few_shot.scores import FewShotReport
 from incontext.evaluation.few_shot.scoring import Method, read_answer
 from incontext.images.ids import IGNORED, Pixels
@@ -68,7 +68,7 @@ def gallery(
         if each.name not in hidden
         for number, rank in best_median_worst(scores[each.name])
     ]
-    pictures, made = Pictures(sets), []
+    pictures, made = EpisodeImages(sets), []
     for done, (each, number, rank) in enumerate(chosen, start=1):
         made.append(_show(pictures, method, each, each.episodes[number], shots, rank, scores[each.name][number]))
         if on_picture is not None:
@@ -85,7 +85,7 @@ def best_median_worst(scores: Sequence[float]) -> Iterator[tuple[int, str]]:
 
 
 def _show(
-    pictures: Pictures, method: Method, each: EpisodeSet, episode: Episode, shots: int, rank: str, iou: float
+    pictures: EpisodeImages, method: Method, each: EpisodeSet, episode: Episode, shots: int, rank: str, iou: float
 ) -> Shown:
     query, ids = pictures.image(each.name, episode.query), pictures.ids(each.name, episode.query)
     prompts = [pictures.prompt(each, episode.id, stem) for stem in episode.prompts[:shots]]
