@@ -43,11 +43,11 @@ LEVELS: dict[str, list[set[str]]] = {
     "cli": [
         {"options"},
         {"bench", "convert", "demo", "evaluate", "rank", "train", "tune", "ui", "weights"},
-        {"evaluate_video", "segment"},
+        {"evaluate_protocol", "evaluate_video", "segment"},
         {"track"},
         {"__init__"},
     ],
-    "evaluation": [{"lines", "metrics"}, {"few_shot", "ranking"}, {"video"}, {"pages"}, {"__init__"}],
+    "evaluation": [{"lines", "metrics"}, {"few_shot", "ranking"}, {"video"}, {"pages"}, {"protocols"}, {"__init__"}],
     "evaluation.few_shot": [
         {"episodes"},
         {"pictures", "records"},
@@ -62,6 +62,14 @@ LEVELS: dict[str, list[set[str]]] = {
         {"page"},
         {"report", "tuning_report"},
         {"video_report"},
+        {"__init__"},
+    ],
+    "evaluation.protocols": [
+        {"benchmarks", "finding", "labels", "published", "quality"},
+        {"few_shot_data", "outcome", "request", "scene_data", "video_data"},
+        {"drawing", "few_shot", "lists", "report", "scenes", "video"},
+        {"few_shot_run", "scene_run", "video_run"},
+        {"runs"},
         {"__init__"},
     ],
     "evaluation.video": [{"clips", "davis"}, {"scoring"}, {"__init__"}],

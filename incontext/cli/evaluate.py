@@ -1,6 +1,7 @@
 """`incontext evaluate`: scores on data with masks."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -86,7 +87,7 @@ def evaluate_few_shot(
     Shows the network a query and prompts, and compares its answer with the true mask.
     """
     wanted = None if shots is None else sorted(numbers("--shots", shots))
-    chosen = _ensembles(ensembles)
+    chosen = ensembles_of(ensembles)
 
     from incontext.engine import load
     from incontext.evaluation import Journal, evaluate, read_sets
@@ -112,7 +113,7 @@ def evaluate_few_shot(
     models = [_method(segmenter, each, task, side, alone=len(chosen) == 1) for each in chosen]
     settings = {} if out is None else {**settings_of(segmenter, about), "data": _state(data, found)}
     with (
-        _shared_processors(segmenter) as workers,
+        shared_processors(segmenter) as workers,
         nullcontext() if out is None else Journal(out / "answers.jsonl", settings) as journal,
         ProgressLine("episodes", sum(len(each.episodes) for each in found)) as progress,
     ):
@@ -154,7 +155,8 @@ def settings_of(segmenter: "Segmenter", about: Mapping[str, object]) -> dict[str
     return {**{name: about[name] for name in kept}, "device": segmenter.device.type}
 
 
-def _ensembles(text: str) -> "list[Ensemble]":
+def ensembles_of(text: str) -> "list[Ensemble]":
+    """ "feature,spatial" -> both, in that order. ValueError for anything else."""
     known: tuple[Ensemble, ...] = ("feature", "spatial")
     asked = names(text)
     if not set(asked) <= set(known) or len(set(asked)) < len(asked):
@@ -190,14 +192,14 @@ def _state(data: Path, sets: "Iterable[EpisodeSet]") -> str:
 
 
 @contextmanager
-def _shared_processors(segmenter: "Segmenter") -> Iterator[int]:
+def shared_processors(segmenter: "Segmenter") -> Iterator[int]:
     """How many episodes to work on at a time. On a CPU each has a thread of PyTorch's to itself, on many cores some:
     threads that wait for each other lose far more to whatever else the machine does."""
     import torch
 
     threads = torch.get_num_threads()
     if segmenter.device.type != "cpu":
-        yield 2  # one reads pictures while the other computes
+        yield min(_MOST_WORKERS, max(2, (os.cpu_count() or 2) // 2))  # some read pictures while others compute
         return
     workers = min(threads, _MOST_WORKERS)
     torch.set_num_threads(max(1, threads // workers))
