@@ -7,7 +7,6 @@ Refuses to know files.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Final, TypeVar
 
 import numpy as np
@@ -50,7 +49,7 @@ def draw(
         else:
             drawn = _uniform(generator, fold, shots)
         each = EpisodeSet(name, False, tuple(drawn), data.root, benchmark.title, dict(data.classes))
-        sets.append(replace(limited(each, limit)))
+        sets.append(limited(each, limit))
     return tuple(sets)
 
 

@@ -33,7 +33,8 @@ def find(data: Path, title: str, parts: Sequence[Part], *, prefer: str | None = 
     prefer: the name of the folder to take where several have them.
 
     Raises:
-        FileNotFoundError: none has them all; the message names the part that is missing where most are there.
+        FileNotFoundError: none has them all; the message names the part that is missing where most are there. Or there
+            are several, and none of the preferred name.
         ValueError: several have them, and it cannot be told which is meant.
     """
     if not data.is_dir():
@@ -43,6 +44,8 @@ def find(data: Path, title: str, parts: Sequence[Part], *, prefer: str | None = 
     named = [folder for folder in whole if folder.resolve().name == prefer]
     if len(named or whole) > 1:
         several = ", ".join(map(str, named or whole))
+        if prefer is not None and not named:
+            raise FileNotFoundError(f"{data}: expected a folder {prefer} with {title}, got {several}")
         raise ValueError(f"{data}: expected one folder with {title}, got {several}; name the one that is meant")
     if whole:
         return (named or whole)[0]
@@ -82,5 +85,6 @@ def lines_of(path: Path) -> list[str]:
 def check_files(paths: Sequence[Path], what: str) -> None:
     """FileNotFoundError where files are missing: the first of them, and how many there are."""
     if missing := [path for path in paths if not path.is_file()]:
-        more = f", nor are {len(missing) - 1} others" if len(missing) > 1 else ""
+        others = len(missing) - 1
+        more = f", nor {'is' if others == 1 else 'are'} {others} more" if others else ""
         raise FileNotFoundError(f"{missing[0]}: expected this file ({what}), it is not there{more}")
