@@ -62,7 +62,14 @@ LEVELS: dict[str, list[set[str]]] = {
         | {"weights"},
         {"__init__"},
     ],
-    "evaluation": [{"lines", "metrics"}, {"few_shot", "ranking"}, {"video"}, {"pages"}, {"protocols"}, {"__init__"}],
+    "evaluation": [
+        {"lines", "metrics", "workers"},
+        {"few_shot", "ranking"},
+        {"video"},
+        {"pages"},
+        {"protocols"},
+        {"__init__"},
+    ],
     "evaluation.few_shot": [
         {"episodes"},
         {"pictures", "records"},

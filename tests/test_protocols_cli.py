@@ -133,7 +133,7 @@ def test_options_change_what_is_reported(tmp_path: Path, evaluate: Callable[...,
     assert content["about"]["scored at"] == "32 x 32"
     refused = evaluate("pascal-5i", data, "-o", tmp_path / "out", *options[:-4], "--limit", 2)
     assert refused.status == 2
-    assert "made with other settings (scored at)" in refused.err
+    assert "made with other settings (scored at was 32, now null)" in refused.err
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_options_change_what_is_reported(tmp_path: Path, evaluate: Callable[...,
         ("coco-20i", ["--memory", "4"], "expected no --memory with coco-20i"),
         ("ade20k", ["--smallest", "9"], "expected --smallest with coco-panoptic, which alone has objects"),
         ("ade20k", ["--shots", "1,2"], "expected one number of shots and one ensemble with ade20k"),
-        ("mose", ["--split", "none"], "MOSE: expected a folder none"),
+        ("mose", ["--split", "none"], "expected a folder none with MOSE"),
         ("coco-panoptic", [], "val2017"),
     ],
 )
@@ -164,7 +164,7 @@ def test_a_key_stands_in_place_of_training_images(
 ) -> None:
     data = coco_panoptic(tmp_path / "data")
     key = tmp_path / "key.safetensors"
-    tune = runner(capsys, "tune", data / "annotations/panoptic_train2017.json", "-o", key)
+    tune = runner(capsys, "tune", str(data / "annotations/panoptic_train2017.json"), "-o", str(key))
     assert tune("--weights", weights, "--steps", 2, "--task", "semantic", "--device", "cpu").status == 0
     shutil.rmtree(data / "train2017")
     done = evaluate("coco-panoptic", data, "-o", tmp_path / "out", "--prompt-tensor", key)

@@ -383,7 +383,7 @@ def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
         assert len(journal) == 20
         again = run_few_shot([Method("m", upper)], lists, data, side=None, journal=journal)
     assert again.columns == first.columns
-    with pytest.raises(ValueError, match=r"other settings \(data\)"):
+    with pytest.raises(ValueError, match=r"other settings \(data was "):
         AnswerJournal(path, {"data": "others"})
 
 
