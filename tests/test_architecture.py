@@ -46,11 +46,31 @@ LEVELS: dict[str, list[set[str]]] = {
         {"options"},
         {"exporting"},
         # The commands: none of them imports another.
-        {"bench", "convert", "demo", "evaluate", "evaluate_video", "rank", "segment", "track", "train", "tune", "ui"}
+        {
+            "bench",
+            "convert",
+            "demo",
+            "evaluate",
+            "evaluate_protocol",
+            "evaluate_video",
+            "rank",
+            "segment",
+            "track",
+            "train",
+            "tune",
+            "ui",
+        }
         | {"weights"},
         {"__init__"},
     ],
-    "evaluation": [{"lines", "metrics"}, {"few_shot", "ranking"}, {"video"}, {"pages"}, {"__init__"}],
+    "evaluation": [
+        {"lines", "metrics", "workers"},
+        {"few_shot", "ranking"},
+        {"video"},
+        {"pages"},
+        {"protocols"},
+        {"__init__"},
+    ],
     "evaluation.few_shot": [
         {"episodes"},
         {"pictures", "records"},
@@ -65,6 +85,14 @@ LEVELS: dict[str, list[set[str]]] = {
         {"page"},
         {"report", "tuning_report"},
         {"video_report"},
+        {"__init__"},
+    ],
+    "evaluation.protocols": [
+        {"benchmarks", "finding", "labels", "published", "quality"},
+        {"few_shot_data", "outcome", "request", "scene_data", "video_data"},
+        {"drawing", "few_shot", "lists", "report", "scenes", "video"},
+        {"few_shot_run", "scene_run", "video_run"},
+        {"runs"},
         {"__init__"},
     ],
     "evaluation.video": [{"clips", "davis"}, {"scoring"}, {"__init__"}],

@@ -1,17 +1,17 @@
 """`incontext evaluate few-shot`: scores on episodes."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from incontext.cli.options import evaluate_app, names, numbers, with_options
+from incontext.cli.options import ensembles_of, evaluate_app, names, numbers, with_options
 from incontext.identity import about, settings_of
-from incontext.options import DEFAULTS, LOADING, Ensemble, LoadOptions, SegmentOptions
+from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from incontext.evaluation.few_shot.episodes import EpisodeSet
 
 _USUAL_SHOTS = (1, 2, 4, 8)
-_MOST_WORKERS = 8
 
 
 @evaluate_app.command("few-shot")
@@ -121,12 +120,13 @@ def evaluated(
     """Ask the methods and the baselines, and tell how it goes. out: the folder that keeps every answer's counts."""
     from incontext.evaluation import AnswerJournal, evaluate
     from incontext.evaluation.few_shot.baselines import BASELINES
+    from incontext.evaluation.workers import shared_processors
 
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     settings = {} if out is None else {**settings_of(segmenter, options), "data": _state(data, sets)}
     with (
-        _shared_processors(segmenter) as workers,
+        shared_processors(segmenter) as workers,
         nullcontext() if out is None else AnswerJournal(out / "answers.jsonl", settings) as journal,
         ProgressLine("episodes", sum(len(each.episodes) for each in sets)) as progress,
     ):
@@ -139,15 +139,6 @@ def evaluated(
             journal=journal,
             on_episode=lambda done, _: progress.update(done),
         )
-
-
-def ensembles_of(text: str) -> list[Ensemble]:
-    """Read names of ensembles with commas between."""
-    known: tuple[Ensemble, ...] = ("feature", "spatial")
-    asked = names(text)
-    if not set(asked) <= set(known) or len(set(asked)) < len(asked):
-        raise ValueError(f"expected --ensembles as feature, spatial, or both with a comma; got {text!r}")
-    return [each for each in known if each in asked]
 
 
 def _hidden(text: str, known: list[str]) -> list[str]:
@@ -175,21 +166,3 @@ def _state(data: Path, sets: "Iterable[EpisodeSet]") -> str:
     files = sorted({path for folder in folders for pattern in patterns for path in folder.glob(pattern)})
     lines = (f"{path.relative_to(data)} {path.stat().st_size} {path.stat().st_mtime_ns}\n" for path in files)
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-@contextmanager
-def _shared_processors(segmenter: "Segmenter") -> Iterator[int]:
-    """How many episodes to work on at a time. On a CPU each has a thread of PyTorch's to itself, on many cores some:
-    threads that wait for each other lose far more to whatever else the machine does."""
-    import torch
-
-    threads = torch.get_num_threads()
-    if segmenter.device.type != "cpu":
-        yield 2  # one reads pictures while the other computes
-        return
-    workers = min(threads, _MOST_WORKERS)
-    torch.set_num_threads(max(1, threads // workers))
-    try:
-        yield workers
-    finally:
-        torch.set_num_threads(threads)

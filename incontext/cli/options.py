@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from incontext import __version__
-from incontext.options import LoadOptions, SegmentOptions, declared
+from incontext.options import Ensemble, LoadOptions, SegmentOptions, declared
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
@@ -200,3 +200,12 @@ def _one_by_one(arguments: Sequence[str], paired: Mapping[str, str]) -> list[str
             pair.append(rest.pop(0))
         done += [f"{name}={each}" for each in pair]
     return done
+
+
+def ensembles_of(text: str) -> list[Ensemble]:
+    """Read names of ensembles with commas between."""
+    known: tuple[Ensemble, ...] = ("feature", "spatial")
+    asked = names(text)
+    if not set(asked) <= set(known) or len(set(asked)) < len(asked):
+        raise ValueError(f"expected --ensembles as feature, spatial, or both with a comma; got {text!r}")
+    return [each for each in known if each in asked]

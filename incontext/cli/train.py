@@ -136,10 +136,10 @@ def run(
     from incontext.training.parallel.processes import joined, team_device
     from incontext.training.parallel.slices import Slices
 
-    keep_freed_memory()
     used = str(choose_device(team_device(device)))
     with joined(used) as team, ExitStack() as stack:
         targets = targets_of(plan, features, team)
+        keep_freed_memory()  # from here on, as what reading took is not needed again
         # Only process 0 tells anything.
         progress = stack.enter_context(ProgressLine("steps", plan.recipe.steps)) if team.rank == 0 else None
         listener = _Listener(progress)
