@@ -55,7 +55,7 @@ __all__ = [  # what callers find here, wherever it is defined
 Context = Prompt | PromptTensor | Sequence[Prompt | PromptTensor]
 BatchSize = int | Literal["auto"]
 
-MIN_PRESENCE = 0.5  # docs/log.md says how it was chosen
+MIN_PRESENCE = 0.5  # docs/log/presence-bar.md says how it was chosen
 
 _MOST_AT_ONCE = {"cuda": 32, "mps": 8, "cpu": 1}  # queries in a batch where memory allows; a CPU gains nothing by more
 _SHARE_OF_FREE = 0.8  # of the memory that is free, for what the estimate does not see

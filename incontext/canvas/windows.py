@@ -23,7 +23,7 @@ Tiles: TypeAlias = int | Literal["auto"] | None
 OVERLAP: Final = 0.25  # of a window's side: how far neighbours reach into each other, at least
 MOST_CUTS: Final = 4  # windows that a prompt is cut to
 LEAST_TILES: Final = 16  # pixels along a side of a window
-_EXTENTS: Final = 6.0  # along a side of an automatic window; see docs/log.md
+_EXTENTS: Final = 6.0  # along a side of an automatic window; see docs/log/windows.md
 _STEPS = 8  # places tried for a prompt's window along its side
 
 
