@@ -1,5 +1,6 @@
 """Warm starts: what a network knows survives another side and depth, and a ViT of timm becomes an encoder."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from incontext import cli
 from incontext.canvas.paint import IMAGE_MEAN, IMAGE_STD
+from incontext.matching.backbone import open_backbone
 from incontext.network.checkpoint import load_model, save_model
 from incontext.network.model import ModelConfig, SegGPT
 from incontext.training.episodes import Sampling
@@ -240,6 +242,14 @@ def test_a_deeper_model_is_trained_from_weights(train: Callable[..., str], tmp_p
 
 
 @pytest.mark.parametrize(("asked", "network"), [("auto", "float32"), ("bfloat16", "bfloat16")])
+def test_without_timm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(FileNotFoundError, match=r"expected timm .* run: pip install 'incontext\[timm\]'"):
+        from_timm("vit_tiny_patch16_224", ModelConfig())
+    with pytest.raises(FileNotFoundError, match="expected timm"):
+        open_backbone("timm:resnet18")
+
+
 def test_a_run_says_how_precisely_it_computes(
     train: Callable[..., str], asked: str, network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

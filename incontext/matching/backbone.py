@@ -187,9 +187,10 @@ def _any_size(network: nn.Module, model: str, **how: Any) -> nn.Module:
     if getattr(network, "pos_embed", None) is None and not hasattr(network, "patch_embed"):
         return network
     try:
-        return timm.create_model(model, pretrained=True, dynamic_img_size=True, **how)
+        flexible: nn.Module = timm.create_model(model, pretrained=True, dynamic_img_size=True, **how)
     except TypeError:  # its positions are of a kind that serves any size, or it has none
         return network
+    return flexible
 
 
 def _lite2() -> nn.Module:
