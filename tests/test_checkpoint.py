@@ -22,9 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from incontext.network import checkpoint
-from incontext.network.checkpoint import LAYOUTS, STORED_DTYPES, CheckpointError, Layout, StoredDtype
+from incontext.network.checkpoint import LAYOUTS, STORED_DTYPES, CheckpointError
+from incontext.network.config import ModelConfig
 from incontext.network.layouts import published_name, transformers_name
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.model import SegGPT
+from incontext.options import Layout, StoredDtype
 
 NOTES = {"recipe": "none: random", "steps": "0"}
 

@@ -23,7 +23,7 @@ from incontext.network.model import ModelConfig, SegGPT
 from incontext.training.recipes import RECIPES
 
 PAGES = [page for page in pages() if any(blocks(page))]
-RAY = "--engine ray"  # what starts Ray, which takes its time
+RAY = "--runner ray"  # what starts Ray, which takes its time
 QUICKLY = {"tune": ["--steps", "2"], "bench": ["--seconds", "0"], "train": ["--workers", "0"]}  # beside what is shown
 
 

@@ -23,10 +23,11 @@ from PIL import Image
 from incontext.engine import Segmenter
 from incontext.images.masks import read_mask
 from incontext.images.read import read_image
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.types import Prompt
 from incontext.video import job as jobs
-from incontext.video.job import Progress, TrackReport, track_job
+from incontext.video.job import TrackProgress, TrackReport, track_job
 from incontext.video.plan import plan_track
 
 COUNT = 12
@@ -63,12 +64,12 @@ def tracks(out: Path) -> dict[str, Any]:
 
 def test_everything_is_written(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
-    told: list[Progress] = []
+    told: list[TrackProgress] = []
     report = run(folder, out, on_frame=told.append)
     names = [f"masks/{i}.png" for i in range(COUNT)]
     assert files(out) == sorted([*names, "overlay.mp4", "sheet.jpg", "tracks.json"])
     assert (report.frames, report.before, report.problems) == (COUNT, 0, ())
-    assert told == [Progress(i + 1, COUNT, again=False) for i in range(COUNT)]
+    assert told == [TrackProgress(i + 1, COUNT, again=False) for i in range(COUNT)]
     first = read_mask(out / "masks" / "0.png")
     assert np.array_equal(first.ids, scene_mask(0))
     for number in range(COUNT):
@@ -249,8 +250,8 @@ def test_exports_are_what_other_tools_read(folder: Path, tmp_path: Path) -> None
 # ------------------------------------------------------------------------------------------- going on
 
 
-def stop_after(count: int, error: BaseException) -> Callable[[Progress], None]:
-    def tell(now: Progress) -> None:
+def stop_after(count: int, error: BaseException) -> Callable[[TrackProgress], None]:
+    def tell(now: TrackProgress) -> None:
         if now.done == count:
             raise error
 
@@ -280,7 +281,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
         assert save_seconds or len(list((out / "masks").glob("*.png"))) >= count - 1
         assert not {"overlay.mp4", "sheet.jpg", "tracks.json", "mot.txt"} & set(files(out))
         assert not list(out.glob("*.part"))
-    told: list[Progress] = []
+    told: list[TrackProgress] = []
     report = run(source, out, on_frame=told.append, **options)
     before = 0 if save_seconds else 7  # the state of the last frame was not saved, as the run stopped first
     assert report.before == before

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from incontext.canvas.paint import normalise, normalise_colors
 from incontext.engine import Segmenter, load
-from incontext.network.model import ContextTokens, ModelConfig, PromptTokens, Seen, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import ContextTokens, PromptTokens, Seen, SegGPT
+from incontext.options import Policy
 from incontext.prompt_tensor import LearnedGroup, Origin, PromptTensor
 from incontext.types import Palette, Prompt, Segmentation
-from incontext.video import MemoryBank, Policy, Tracker, track
+from incontext.video import MemoryBank, Tracker, track
 from incontext.video import bank as bank_module
 from incontext.video.bank import SURE
 

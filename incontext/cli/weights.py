@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from incontext.cli.options import LayoutName, StoredDtypeName, decimals, weights_app
+from incontext.cli.options import decimals, weights_app
+from incontext.options import Layout, StoredDtype
 
 
 @weights_app.command("list")
@@ -65,10 +66,8 @@ def weights_verify(weights: Annotated[str, typer.Argument(metavar="NAME|PATH")] 
 def weights_convert(
     source: Annotated[str, typer.Argument(metavar="NAME|PATH")],
     target: Annotated[Path, typer.Argument(help="The file to write; for the layout of transformers, a folder.")],
-    layout: Annotated[
-        LayoutName, typer.Option("--layout", help="published: what the authors' code reads.")
-    ] = "incontext",
-    dtype: Annotated[StoredDtypeName | None, typer.Option("--dtype", help="Default: the source's.")] = None,
+    layout: Annotated[Layout, typer.Option("--layout", help="published: what the authors' code reads.")] = "incontext",
+    dtype: Annotated[StoredDtype | None, typer.Option("--dtype", help="Default: the source's.")] = None,
 ) -> None:
     """Rewrite weights in another layout or precision."""
     from incontext.network.checkpoint import convert, resolve
@@ -84,7 +83,7 @@ def weights_average(
     shares: Annotated[
         str | None, typer.Option("--shares", metavar="A,B,...", help="How much each counts. Default: all alike.")
     ] = None,
-    dtype: Annotated[StoredDtypeName, typer.Option("--dtype")] = "float32",
+    dtype: Annotated[StoredDtype, typer.Option("--dtype")] = "float32",
 ) -> None:
     """The mean of weights: of a run and what it started from, say, which is often better than both."""
     from incontext.network.checkpoint import average, resolve

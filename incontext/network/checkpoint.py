@@ -20,8 +20,10 @@ from torch import Tensor
 
 from incontext.images.write import whole_file
 from incontext.network import layouts
-from incontext.network.layouts import LAYOUTS, CheckpointError, Layout, Stored, first_line, some
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.layouts import LAYOUTS, CheckpointError, Stored, first_line, some
+from incontext.network.model import SegGPT
+from incontext.options import Layout, StoredDtype
 
 __all__ = [
     "LAYOUTS",
@@ -29,8 +31,6 @@ __all__ = [
     "CheckpointError",
     "Entry",
     "Hub",
-    "Layout",
-    "StoredDtype",
     "WeightsInfo",
     "average",
     "cached_path",
@@ -49,7 +49,6 @@ __all__ = [
 ]
 
 Location = str | os.PathLike[str]
-StoredDtype = Literal["float32", "float16", "bfloat16"]
 STORED_DTYPES: dict[StoredDtype, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,

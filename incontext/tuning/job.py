@@ -19,10 +19,10 @@ import torch
 from incontext.canvas.context import grouped, shown_palette
 from incontext.engine import FittedQuery, Segmenter
 from incontext.images.ids import Pixels
-from incontext.network.model import Task
+from incontext.options import Start, Task
 from incontext.prompt_tensor import Origin, PromptTensor
-from incontext.tuning.group import Group, Network, Start, TuningStep, frozen, mean_iou
-from incontext.tuning.pictures import Picture, fitted, relabelled, split
+from incontext.tuning.group import FrozenNetwork, Group, TuningStep, frozen, mean_iou
+from incontext.tuning.pictures import LabelledImage, fitted, relabelled, split
 from incontext.types import Prompt
 from incontext.version import __version__
 
@@ -76,12 +76,12 @@ def tune(
     parts = split(prompts, held_out, seed)
     side = segmenter.config.side
     cell = 1 if start == "noise" else segmenter.config.patch
-    kept = [fitted(Picture(prompt.image, prompt.mask), side) for prompt in prompts]
-    nothing = [fitted(Picture(image, np.zeros(image.shape[:2], np.uint8)), side) for image in empty]
+    kept = [fitted(LabelledImage(prompt.image, prompt.mask), side) for prompt in prompts]
+    nothing = [fitted(LabelledImage(image, np.zeros(image.shape[:2], np.uint8)), side) for image in empty]
     palettes = grouped({i for prompt in prompts for i in prompt.ids})
     generators = [np.random.default_rng([seed, number]) for number in range(len(palettes))]
     with frozen(segmenter.model, checkpointing), torch.enable_grad():
-        network, groups = Network(segmenter, task), []
+        network, groups = FrozenNetwork(segmenter, task), []
         for palette in palettes:
             known = [relabelled(picture, palette) for picture in kept]
             groups.append(Group(network, palette, known, nothing))
@@ -118,7 +118,7 @@ def tune(
     return PromptTensor(tuple(learned), replace(origin, before=before, after=after), shown, names or {})
 
 
-def _score(segmenter: Segmenter, key: PromptTensor, pictures: Sequence[Picture]) -> float:
+def _score(segmenter: Segmenter, key: PromptTensor, pictures: Sequence[LabelledImage]) -> float:
     """Mean IoU of a prompt tensor in use, all groups together, on pictures as the network sees them."""
     queries = [FittedQuery(picture.image, (key.side, key.side)) for picture in pictures]
     answers = segmenter.segment_many(queries, key, task=key.origin.task)
