@@ -17,7 +17,7 @@ PACKAGE = Path(incontext.__file__).parent
 # Lowest first. A module imports from lower rows only; modules of one row do not know each other. `__init__` is what
 # the outside sees, so only the programs above it may use it.
 LEVELS: list[set[str]] = [
-    {"dataset", "dicom", "polygons", "refine", "rle", "smoothing", "version", "views"},
+    {"dataset", "dicom", "gate", "polygons", "refine", "rle", "smoothing", "version", "views"},
     {"light", "pictures"},
     {"formats"},
     {"types"},
@@ -37,6 +37,7 @@ LEVELS: list[set[str]] = [
 
 # What a module refuses to know.
 REFUSES: dict[str, set[str]] = {
+    "gate": {"PIL", "numpy", "torch", "torchvision", "timm"},
     "smoothing": {"PIL", "torch", "torchvision", "timm", "os", "pathlib"},
     "rle": {"PIL", "torch", "torchvision", "timm", "os", "pathlib"},
     "polygons": {"PIL", "torch", "torchvision", "timm", "os", "pathlib"},

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from incontext import gate
 from incontext.formats import IGNORED, Color, natural_order
 from incontext.pictures import IMAGE_SUFFIXES, MAX_PIXELS, Pixels, read_image
 from incontext.types import Palette, box
@@ -320,16 +321,16 @@ def read_json(path: Path) -> Any:
 
 
 def relative_name(text: object) -> PurePosixPath:
-    """A picture's name as a file says it -> a path that stays inside of the folder it is taken from.
+    """A picture's name as a file says it -> a path that stays inside of the folder it is taken from, by the gate."""
+    return gate.checked_name(text.replace("\\", "/") if isinstance(text, str) else text)
 
-    ValueError for what is no text, empty, absolute, or leads out of the folder ("..").
+
+def place_of(out: Path, name: PurePosixPath) -> Path:
+    """Where a result of this name is written below the folder of results; its own folder is there when this returns.
+
+    Every writer makes its paths here. ValueError for a name that the gate refuses, and for a link that leads out.
     """
-    if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise ValueError(f"expected the name of a picture, got {brief(text)}")
-    path = PurePosixPath(text.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", text) or not path.name:
-        raise ValueError(f"expected the name of a picture inside of its folder, got {brief(text)}")
-    return path
+    return gate.below(out, gate.checked_name(name.as_posix()))
 
 
 class Pictures:

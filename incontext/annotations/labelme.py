@@ -40,6 +40,7 @@ from incontext.annotations.core import (
     checked_size,
     is_file,
     picture_size,
+    place_of,
     read_json,
 )
 from incontext.annotations.shapes import (
@@ -261,8 +262,7 @@ def _small_mask(text: object, size: tuple[int, int]) -> Flags:
 @contextmanager
 def _write(out: Path, categories: Categories) -> Iterator[Add]:
     def add(result: Result) -> None:
-        path = out / result.name.with_suffix(".json")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = place_of(out, result.name.with_suffix(".json"))
         image = result.name.name if result.image is None else _from(path.parent, result.image)
         document: dict[str, object] = {
             "version": _VERSION,

@@ -36,10 +36,12 @@ from incontext.annotations.core import (
     is_file,
     is_number,
     picture_size,
+    place_of,
 )
 from incontext.annotations.links import link_picture
 from incontext.annotations.shapes import Points, Region, polygon, rectangle
 from incontext.formats import IMAGE_SUFFIXES, natural_order, whole_file
+from incontext.gate import folder_below
 
 _NAMES_FILES: Final = ("classes.txt", "obj.names", "_darknet.labels")
 _YAML_SUFFIXES: Final = frozenset({".yaml", ".yml"})
@@ -232,15 +234,13 @@ def _write(out: Path, categories: Categories) -> Iterator[Add]:
     index = {i: k for k, i in enumerate(categories.ids)}
 
     def add(result: Result) -> None:
-        path = out / "labels" / result.name.with_suffix(".txt")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as stream:
+        with whole_file(place_of(out, "labels" / result.name.with_suffix(".txt"))) as stream:
             for thing in result.things:
                 if not thing.is_ignored:
                     stream.write(f"{index[thing.category]} {_shares(thing, result.size)}\n".encode())
-        link_picture(out / "images" / result.name, result.image)
+        link_picture(out, "images" / result.name, result.image)
 
-    (out / "labels").mkdir(exist_ok=True)
+    folder_below(out, "labels")
     yield add
     with whole_file(out / "data.yaml") as stream:
         stream.write(_data_yaml(categories).encode())

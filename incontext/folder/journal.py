@@ -17,7 +17,7 @@ from typing import BinaryIO, Final, Self
 
 from incontext.folder.identity import refuse_another
 from incontext.folder.report import REPORT_NAME, FileReport, Totals, count, open_report
-from incontext.formats import whole_file
+from incontext.formats import refuse_special, whole_file
 
 JOURNAL_NAME: Final = "report.partial.jsonl"
 JOURNAL_FORMAT: Final = "incontext journal 1"
@@ -75,7 +75,7 @@ def parse(line: bytes) -> FileReport | None:
     """The picture of a line, None where the line is damaged: that picture is done again."""
     try:
         return FileReport.from_line(line)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except ValueError:
         return None
 
 
@@ -199,6 +199,7 @@ def _journal_job(path: Path) -> Mapping[str, object] | None:
     """What the masks of a journal depend on. None: there is no journal, or it was killed before its first line."""
     if not path.exists():
         return None
+    refuse_special(path)
     with path.open("rb") as stream:
         first = stream.readline()
     if not first.endswith(b"\n"):
@@ -207,7 +208,7 @@ def _journal_job(path: Path) -> Mapping[str, object] | None:
         head = json.loads(first)
         if head["format"] == JOURNAL_FORMAT:
             return dict(head["job"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise ValueError(
         f"{path}: expected the journal of a job ({JOURNAL_FORMAT}), got something else; remove it, choose another "

@@ -16,6 +16,7 @@ from typing import Final
 from incontext.folder.places import RemoteFile, shown
 from incontext.folder.remote import join, upload
 from incontext.formats import whole_file
+from incontext.gate import below
 
 HALF_WRITTEN: Final = re.compile(r"\.[0-9a-f]{32}\.part")  # as `formats.whole_file` names them
 TAR_NAME: Final = re.compile(r"(?:[0-9]{6}|[1-9][0-9]{6,})\.tar")  # as `tar_name` names them
@@ -103,9 +104,8 @@ class Outputs:
         if self.folder is None:
             upload(join(self.remote or "", name), content)
             return
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as stream:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(below(self.folder, PurePosixPath(name))) as stream:
             stream.write(content)
 
     def sweep(self, names: Iterable[PurePosixPath]) -> None:
