@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from record import record
 
-from incontext.canvas import reading_logits
-from incontext.checkpoint import load_model
-from incontext.formats import whole_file
-from incontext.losses import paint_batch
-from incontext.model import ModelConfig, SegGPT
+from incontext.canvas.paint import reading_logits
+from incontext.images.masks import whole_file
+from incontext.learning.losses import paint_batch
+from incontext.network.checkpoint import load_model
+from incontext.network.model import ModelConfig, SegGPT
 from incontext.training import loop
 from incontext.training.coloring import Coloring, collate, paint, paint_episode
 from incontext.training.episodes import EpisodeSource, Sampling

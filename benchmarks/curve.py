@@ -14,7 +14,7 @@ from typing import NamedTuple
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-from incontext.checkpoint import info
+from incontext.network.checkpoint import info
 
 
 class Curve(NamedTuple):

@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from incontext import canvas
+from incontext.canvas import paint
 from incontext.demo import JOBS, MASKS, find_photographs
 from incontext.engine import Segmenter, load
-from incontext.formats import Pixels, read_image, write_image
-from incontext.training.synthetic import render_pair
+from incontext.images.masks import write_image
+from incontext.images.read import Pixels, read_image
+from incontext.training.scenes.scene import render_pair
 from incontext.types import Palette, Prompt, Segmentation
 
 SIDE = 160  # pixels of a picture of the sheet
@@ -77,7 +78,7 @@ def panel(failure: Failure) -> Pixels:
 
     def marked(image: Pixels, mask: Pixels) -> Pixels:
         sure = np.ones(mask.shape, np.float32)
-        return canvas.fit(Segmentation((mask > 0).astype(np.uint8), sure, palette).overlay(image), (SIDE, SIDE))
+        return paint.fit(Segmentation((mask > 0).astype(np.uint8), sure, palette).overlay(image), (SIDE, SIDE))
 
     prompt, query = failure.prompt, failure.query
     rows = [marked(prompt.image, prompt.mask), marked(query, failure.truth), marked(query, failure.found.mask)]

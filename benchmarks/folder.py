@@ -30,12 +30,12 @@ from machine import photographs
 from PIL import Image
 from record import record
 
-from incontext.devices import choose_device
 from incontext.engine import Segmenter, load
 from incontext.folder import FileReport, plan, segment_folder
 from incontext.folder.run import count_lanes
-from incontext.formats import Pixels, read_image
-from incontext.model import ModelConfig, SegGPT
+from incontext.images.read import Pixels, read_image
+from incontext.network.devices import choose_device
+from incontext.network.model import ModelConfig, SegGPT
 from incontext.types import Prompt
 
 PARTS = ("rate", "memory", "kills")

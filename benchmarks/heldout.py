@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from record import record
 
-from incontext.canvas import color_shares, read_colors, unpaint
-from incontext.checkpoint import info, load_model, resolve
-from incontext.formats import IGNORED
-from incontext.losses import paint_batch
-from incontext.model import SegGPT
+from incontext.canvas.paint import color_shares, read_colors, unpaint
+from incontext.images.masks import IGNORED
+from incontext.learning.losses import paint_batch
+from incontext.network.checkpoint import info, load_model, resolve
+from incontext.network.model import SegGPT
 from incontext.training.coloring import Coloring, collate, paint_episode, see
 from incontext.training.episodes import EpisodeSource
 from incontext.training.recipes import RECIPES

@@ -18,13 +18,14 @@ from einops import rearrange, repeat
 from record import record
 from torch import Tensor
 
-from incontext import canvas
-from incontext.checkpoint import load_model, resolve
-from incontext.evaluation.episodes import Episode, EpisodeSet, read_sets
+from incontext.canvas import paint
+from incontext.evaluation.few_shot.episodes import Episode, EpisodeSet, read_sets
+from incontext.evaluation.few_shot.pictures import Pictures
 from incontext.evaluation.metrics import Overlap, mean, overlap
-from incontext.evaluation.pictures import Pictures
-from incontext.formats import IGNORED, Pixels
-from incontext.model import SegGPT
+from incontext.images.masks import IGNORED
+from incontext.images.read import Pixels
+from incontext.network.checkpoint import load_model, resolve
+from incontext.network.model import SegGPT
 from incontext.types import Palette
 
 COUNTS = (0, 1, 3, 5)
@@ -39,10 +40,10 @@ class Hinted:
         size = side, side
         self.model, self.patch = model, patch
         prompt = pictures.prompt(each, episode.id, episode.prompts[0])
-        self.truth = canvas.fit_mask(pictures.prompt(each, episode.id, episode.query).mask, size)
-        query = canvas.fit(pictures.image(each.name, episode.query), size)
-        self.images = np.concatenate([canvas.fit(prompt.image, size), query])
-        self.shown = canvas.paint(prompt, PALETTE, size)
+        self.truth = paint.fit_mask(pictures.prompt(each, episode.id, episode.query).mask, size)
+        query = paint.fit(pictures.image(each.name, episode.query), size)
+        self.images = np.concatenate([paint.fit(prompt.image, size), query])
+        self.shown = paint.paint(prompt, PALETTE, size)
         self.hints = np.full((side // patch, side // patch), IGNORED, np.uint8)  # ids, where revealed
 
     @torch.inference_mode()
@@ -53,7 +54,7 @@ class Hinted:
         painted = np.concatenate([self.shown, PALETTE.paint(flat.astype(np.uint8))])
         masked = torch.from_numpy(np.concatenate([np.zeros_like(known), ~known]))
         answer: Tensor = self.model.paint_canvas(_normal(self.images), _normal(painted), masked[None])
-        ids, _ = canvas.read_colors(canvas.unpaint(answer)[0, len(flat) :], PALETTE)
+        ids, _ = paint.read_colors(paint.unpaint(answer)[0, len(flat) :], PALETTE)
         return np.where(repeat(known, "r c -> (r p) (c q)", p=self.patch, q=self.patch), flat, ids.numpy())
 
     def click(self, found: Pixels) -> None:
@@ -71,7 +72,7 @@ class Hinted:
 
 
 def _normal(pixels: Pixels) -> Tensor:
-    return canvas.normalise(torch.from_numpy(pixels))[None]
+    return paint.normalise(torch.from_numpy(pixels))[None]
 
 
 def _cells(flags: np.ndarray, patch: int) -> np.ndarray:

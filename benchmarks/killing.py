@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from incontext.folder import JOURNAL_NAME, REPORT_NAME, FileReport
-from incontext.formats import read_image
+from incontext.images.read import read_image
 
 TIMES = ("time",)  # in report.json: what is not the same in each run
 FILE_TIMES = ("seconds",)

@@ -32,9 +32,9 @@ from table import to_markdown
 from torch import Tensor
 
 from incontext.bench import MEGABYTE, PeakMemory, Timing, timed
-from incontext.checkpoint import load_model, resolve
 from incontext.engine import choose_device
-from incontext.model import SegGPT
+from incontext.network.checkpoint import load_model, resolve
+from incontext.network.model import SegGPT
 
 COMPILE_SECONDS = 60.0  # what is expected of a row that compiles
 

@@ -19,8 +19,8 @@ import psutil
 from record import record
 
 from incontext.engine import load
-from incontext.formats import Pixels
-from incontext.training.moving import render_clip
+from incontext.images.read import Pixels
+from incontext.training.scenes.moving import render_clip
 from incontext.video.job import Progress, track_job
 from incontext.video.plan import plan_track
 from incontext.video.streams import movie

@@ -13,8 +13,8 @@ from rows import Inputs
 from incontext.bench import timed
 from incontext.engine import Segmenter
 from incontext.folder import plan, segment_folder
-from incontext.formats import write_image
-from incontext.model import SegGPT
+from incontext.images.masks import write_image
+from incontext.network.model import SegGPT
 from incontext.types import Prompt
 
 HEIGHT, WIDTH = 480, 640  # of a photograph

@@ -3,7 +3,8 @@
 With no saving it does what the published code does: N whole canvases, both streams through the early blocks for every
 query, every attention matrix in memory, every canvas decoded, every table interpolated in every forward. Each saving
 changes the work and not the answer; the tests compare them in float64. It reads parameters by name from a
-:class:`incontext.model.SegGPT` and shares no code with it, so that it can also stand beside the network as a check.
+:class:`incontext.network.model.SegGPT` and shares no code with it, so that it can also stand beside the network as a
+check.
 
 Axis letters: B queries, N shots, S streams, R patch rows of a half, W patch columns, C channels, d head width.
 """
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from incontext.model import ModelConfig, SegGPT, Task
+from incontext.network.model import ModelConfig, SegGPT, Task
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import cast
 import torch
 
 from incontext.bench import circumstances
-from incontext.formats import whole_file
+from incontext.images.masks import whole_file
 
 RESULTS = Path(__file__).parent / "results"
 

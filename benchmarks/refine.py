@@ -18,14 +18,15 @@ from pathlib import Path
 import numpy as np
 from record import record
 
-from incontext import canvas, votes
-from incontext.checkpoint import info, resolve
+from incontext.canvas import paint, votes
 from incontext.engine import Segmenter, load
-from incontext.evaluation.davis import boundary
-from incontext.evaluation.episodes import EpisodeSet, read_sets
+from incontext.evaluation.few_shot.episodes import EpisodeSet, read_sets
+from incontext.evaluation.few_shot.pictures import Pictures, wanted
 from incontext.evaluation.metrics import mean, overlap
-from incontext.evaluation.pictures import Pictures, wanted
-from incontext.formats import IGNORED, Pixels
+from incontext.evaluation.video.davis import boundary
+from incontext.images.masks import IGNORED
+from incontext.images.read import Pixels
+from incontext.network.checkpoint import info, resolve
 from incontext.types import Prompt
 
 CELL, CELLS, SHOWING = 256, 3, 4  # pixels, cells along a side, cells with the thing
@@ -49,7 +50,7 @@ def measure_edges(segmenter: Segmenter, sets: Sequence[EpisodeSet], pictures: Pi
             truth = pictures.prompt(each, episode.id, episode.query).mask
             prompt = pictures.prompt(each, episode.id, episode.prompts[0])
             (answer,) = segmenter.answer_many([query], prompt)
-            ids, confidence = (one[0] for one in canvas.read_small(answer.painted))
+            ids, confidence = (one[0] for one in paint.read_small(answer.painted))
             for name, guide in (("plain", None), ("refined", query)):
                 start = time.perf_counter()
                 found = votes.elect(ids, confidence, truth.shape, guide=guide)[0] > 0

@@ -15,9 +15,9 @@ from naive import NAIVE, Network, Savings
 from naive import ladder as savings_one_by_one
 from torch import Tensor
 
-from incontext.attention import KERNELS
-from incontext.layouts import transformers_name
-from incontext.model import ModelConfig, SegGPT
+from incontext.network.attention import KERNELS
+from incontext.network.layouts import transformers_name
+from incontext.network.model import ModelConfig, SegGPT
 
 Kind = Literal["transformers", "naive", "incontext"]
 COMPILED_BATCHES = (1, 8)  # each has to be compiled for itself

@@ -29,12 +29,12 @@ from machine import photographs
 from PIL import Image
 from record import record
 
-from incontext.checkpoint import save_model
 from incontext.engine import Segmenter, load
 from incontext.folder import FileReport, FolderReport, Outputs, plan, segment_folder, work
-from incontext.folder.on_ray import PICTURES_FOR_THREAD, RayEngine, segment_on_ray
-from incontext.folder.workers import Recipe
-from incontext.formats import read_image
+from incontext.folder.ray.job import PICTURES_FOR_THREAD, RayEngine, segment_on_ray
+from incontext.folder.ray.workers import Recipe
+from incontext.images.read import read_image
+from incontext.network.checkpoint import save_model
 
 PARTS = ("engines", "steps", "overhead")
 SIZES = ((640, 480), (1920, 1280), (4000, 3000))

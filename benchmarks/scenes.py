@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from incontext.formats import Pixels, write_image
-from incontext.training.synthetic import render_pair
+from incontext.images.masks import write_image
+from incontext.images.read import Pixels
+from incontext.training.scenes.scene import render_pair
 from incontext.types import Palette, Segmentation
 
 

@@ -23,12 +23,12 @@ import numpy as np
 from record import record
 
 from incontext.cli.options import numbers
-from incontext.dataset import has_instances
-from incontext.devices import keep_freed_memory
 from incontext.engine import Context, Segmenter, load
 from incontext.evaluation.ranking import Ranking, rank
-from incontext.folder import gather, open_prompts
-from incontext.formats import IGNORED, whole_file
+from incontext.examples import gather, open_prompts
+from incontext.images.dataset import has_instances
+from incontext.images.masks import IGNORED, whole_file
+from incontext.network.devices import keep_freed_memory
 from incontext.tuning import HELD_OUT, RATE, STEPS, TuningStep, tune
 from incontext.tuning.group import mean_iou
 from incontext.types import Prompt

@@ -22,7 +22,7 @@ import numpy as np
 import record
 from PIL import Image
 
-from incontext.devices import choose_device
+from incontext.network.devices import choose_device
 
 ROUNDS: Final = 5
 SIZE: Final = (480, 640)  # rows and columns of the pictures

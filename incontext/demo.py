@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from incontext.folder import FolderReport, plan, segment_folder
-from incontext.formats import Pixels, read_image, whole_file, write_image
+from incontext.images.masks import whole_file, write_image
+from incontext.images.read import Pixels, read_image
 from incontext.types import Palette, Prompt, Segmentation
 
 if TYPE_CHECKING:  # what the demo needs can be checked without torch

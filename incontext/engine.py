@@ -1,8 +1,8 @@
 """The Segmenter: a network on a device, from pictures and a context to masks.
 
-Owns the device, the dtype, compilation, batching and memory. It refuses to know files of weights (checkpoint.py),
-colours and mosaics (context.py), pixels (canvas.py) and the inside of the network (model.py): dtype and compilation are
-applied from outside.
+Owns the device, the dtype, compilation, batching and memory. It refuses to know files of weights
+(network/checkpoint.py), colours and mosaics (canvas/context.py), pixels (canvas/paint.py) and the inside of the network
+(network/model.py): dtype and compilation are applied from outside.
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ import psutil
 import torch
 from torch import Tensor
 
-from incontext import answers, canvas, memory
-from incontext.answers import Answer, FittedQuery
-from incontext.attention import choose_kernel
-from incontext.canvas import Paint
-from incontext.checkpoint import fingerprint, info, load_model, resolve
-from incontext.context import Ensemble, Stitched, content_of, cut_to_windows, shown_palette, stitch
-from incontext.devices import DeviceName, DtypeName, choose_device, choose_dtype
-from incontext.memory import Room
-from incontext.model import ContextTokens, PromptTokens, Seen, SegGPT, Tables, Task
-from incontext.pictures import ImageLike, read_image
+from incontext.canvas import paint as canvas
+from incontext.canvas import query as answers
+from incontext.canvas.context import Ensemble, Stitched, content_of, cut_to_windows, shown_palette, stitch
+from incontext.canvas.paint import Paint
+from incontext.canvas.query import Answer, FittedQuery
+from incontext.canvas.windows import Tiles
+from incontext.images.read import ImageLike, read_image
+from incontext.network import memory
+from incontext.network.attention import choose_kernel
+from incontext.network.checkpoint import fingerprint, info, load_model, resolve
+from incontext.network.devices import DeviceName, DtypeName, choose_device, choose_dtype
+from incontext.network.memory import Room
+from incontext.network.model import ContextTokens, PromptTokens, Seen, SegGPT, Tables, Task
 from incontext.prompt_tensor import PromptTensor
-from incontext.tiles import Tiles
 from incontext.types import Palette, Prompt, Segmentation
 
 __all__ = [  # what callers find here, wherever it is defined
@@ -174,10 +176,10 @@ class Segmenter:
         what measured best. task: "instance" or "semantic", the type token that is added. side: pixels along one side
         of the squares that the network sees, a multiple of its patch; None is what the weights were made for. tiles:
         pixels along a side of overlapping windows, to which larger queries are cut, and prompts around what they mark,
-        so that small things are seen; "auto" chooses by what the prompts mark (tiles.py), None sees queries whole.
-        refine: edges that follow the photograph (refine.py). known: the `tokens` of contexts that were prepared before,
-        by the same weights, so that canvases that are seen again need not be embedded again; then this one's tokens are
-        kept, too, and each canvas is embedded alone, so that answers do not depend on what was known.
+        so that small things are seen; "auto" chooses by what the prompts mark (canvas/windows.py), None sees queries
+        whole. refine: edges that follow the photograph (canvas/edges.py). known: the `tokens` of contexts that were
+        prepared before, by the same weights, so that canvases that are seen again need not be embedded again; then this
+        one's tokens are kept, too, and each canvas is embedded alone, so that answers do not depend on what was known.
 
         Prompts may show different ids. More ids than colours can keep apart go through the network in groups. Prompt
         tensors may stand beside prompts: where they share ids they are averaged like them.

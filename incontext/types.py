@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from incontext import formats, polygons, rle
-from incontext.formats import IGNORED, ImageLike, Pixels
+from incontext.images import outlines, rle
+from incontext.images.masks import IGNORED, check_ids, read_mask, write_mask
+from incontext.images.read import ImageLike, Pixels, read_colors, read_image
 
 if TYPE_CHECKING:
     import supervision  # type: ignore[import-not-found, unused-ignore]
@@ -94,7 +95,7 @@ class Palette:
         """(H, W) ids -> (H, W, 3) uint8 colours, ignored (255) in black. An id without a colour is a ValueError."""
         table = self.table
         table[IGNORED] = 0
-        ids = formats.check_ids(mask, "the mask")
+        ids = check_ids(mask, "the mask")
         if missing := set(_ids_in(ids)) - set(self.ids.tolist()):
             raise ValueError(f"expected ids of the palette {self.ids.tolist()}, got {sorted(missing)}")
         return table[ids]
@@ -143,7 +144,7 @@ class Prompt:
     """One example: an image and the mask that shows what to segment in it.
 
     image: (H, W, 3) uint8 RGB. mask: (H, W) uint8 ids, 0 background, 255 ignored, of the image's size and with at least
-    one id. Both are read by `formats.read_image` and `formats.read_mask`, an array of ids as it is.
+    one id. Both are read by `read_image` and `read_mask`, an array of ids as it is.
     colors: (H, W, 3) uint8 to be painted as they are in place of the mask (`from_colors`), else None.
     palette: the colours that the mask came in, to show answers in, or None where it had none. `from_colors` always has
     one, and its answers are read with it. weight: how much it counts beside the other prompts of a context, above 0.
@@ -158,7 +159,7 @@ class Prompt:
     def __post_init__(self) -> None:
         if not 0 < self.weight < inf:
             raise ValueError(f"expected a weight above 0, got {self.weight}")
-        image, file = formats.read_image(self.image), formats.read_mask(self.mask)
+        image, file = read_image(self.image), read_mask(self.mask)
         mask = file.ids
         if mask.shape != image.shape[:2]:
             raise ValueError(
@@ -171,7 +172,7 @@ class Prompt:
         if palette is not None and (missing := set(present) - set(palette.ids.tolist())):
             raise ValueError(f"expected a palette with colours for all ids of the mask, got none for {sorted(missing)}")
         if self.colors is not None:
-            colors = formats.read_colors(self.colors)
+            colors = read_colors(self.colors)
             if colors.shape != image.shape:
                 raise ValueError(
                     f"expected colours of the image's size {_size(image)}, got {_size(colors)}; resize one of them"
@@ -185,11 +186,11 @@ class Prompt:
 
     @classmethod
     def open(cls, image_path: ImageLike, mask_path: ImageLike, *, snap: bool = False) -> Self:
-        """A prompt from two files (or PIL images, or arrays). snap: see `formats.read_mask`.
+        """A prompt from two files (or PIL images, or arrays). snap: see `read_mask`.
 
         Raises FileNotFoundError, or ValueError with the file's name.
         """
-        image, file = formats.read_image(image_path), formats.read_mask(mask_path, snap=snap)
+        image, file = read_image(image_path), read_mask(mask_path, snap=snap)
         try:
             return cls(image, file.ids, palette=_palette_of(_ids_in(file.ids), file.colors))
         except ValueError as error:
@@ -201,11 +202,11 @@ class Prompt:
     def from_colors(cls, image: ImageLike, colors: ImageLike) -> Self:
         """A raw colour prompt: the colours are painted as they are, anti-aliasing kept, as the published code does.
 
-        `.mask` holds ids 1.. of the main colours (`formats.read_mask` says which those are), `.palette` their colours.
+        `.mask` holds ids 1.. of the main colours (`read_mask` says which those are), `.palette` their colours.
         """
-        rgb = formats.read_colors(colors)
-        file = formats.read_mask(rgb, snap=True)
-        return cls(formats.read_image(image), file.ids, rgb, _palette_of(_ids_in(file.ids), file.colors))
+        rgb = read_colors(colors)
+        file = read_mask(rgb, snap=True)
+        return cls(read_image(image), file.ids, rgb, _palette_of(_ids_in(file.ids), file.colors))
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -251,7 +252,7 @@ class Segmentation:
     presence: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        mask, confidence = formats.check_ids(self.mask, "the mask"), np.asarray(self.confidence)
+        mask, confidence = check_ids(self.mask, "the mask"), np.asarray(self.confidence)
         if confidence.shape != mask.shape or confidence.dtype.kind != "f":
             raise ValueError(
                 f"expected a confidence of floats for the mask {mask.shape}, got {confidence.dtype} {confidence.shape}"
@@ -280,7 +281,7 @@ class Segmentation:
 
     def overlay(self, image: ImageLike, alpha: float = 0.5) -> Pixels:
         """(H, W, 3) uint8: the query, its ids laid over it with opacity alpha (0..1), outlined in colour and black."""
-        rgb = formats.read_image(image)
+        rgb = read_image(image)
         if rgb.shape[:2] != self.shape:
             raise ValueError(f"expected the query itself, {_size(self.mask)}, got an image of {_size(rgb)}")
         if not 0 <= alpha <= 1:
@@ -303,7 +304,7 @@ class Segmentation:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """The mask as an indexed PNG in the palette's colours; the file appears whole or not at all."""
-        formats.write_mask(path, self.mask, self.palette.table)
+        write_mask(path, self.mask, self.palette.table)
 
     def to_coco_rle(self) -> dict[int, dict[str, Any]]:
         """For each id its COCO run-length encoding {"size": [H, W], "counts": str}, as pycocotools reads it."""
@@ -311,7 +312,7 @@ class Segmentation:
 
     def to_polygons(self) -> dict[int, list[npt.NDArray[np.int32]]]:
         """For each id its outlines, exact rings (n, 2) of (x, y); holes run the other way, see `polygons.rings`."""
-        return {i: polygons.rings(self.mask == i) for i in self.ids}
+        return {i: outlines.rings(self.mask == i) for i in self.ids}
 
     def to_supervision(self) -> "supervision.Detections":
         """One detection for each id: box, mask, id as class, mean confidence. Needs `pip install supervision`."""

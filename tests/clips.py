@@ -14,9 +14,9 @@ import av
 import numpy as np
 from PIL import Image
 
-from incontext import canvas
+from incontext.canvas import paint
 from incontext.engine import FittedQuery
-from incontext.formats import ImageLike, Pixels, read_image
+from incontext.images.read import ImageLike, Pixels, read_image
 from incontext.types import Palette, Prompt, Segmentation
 
 RED, BLUE = (200, 40, 40), (40, 40, 200)
@@ -155,7 +155,7 @@ class _Found:
     size: tuple[int, int]
 
     def read(self) -> Segmentation:
-        ids = canvas.fit_mask(self.ids, self.size)
+        ids = paint.fit_mask(self.ids, self.size)
         confidence = np.where(ids > 0, 0.75, 1.0).astype(np.float32)
         return Segmentation(ids, confidence, Palette.spread([int(i) for i in np.unique(ids) if i]))
 
@@ -176,7 +176,7 @@ class ByColor:
 
     def fit(self, query: ImageLike, *, side: int | None = None) -> FittedQuery:
         image, chosen = read_image(query), side or 32
-        return FittedQuery(canvas.fit(image, (chosen, chosen)), (image.shape[0], image.shape[1]))
+        return FittedQuery(paint.fit(image, (chosen, chosen)), (image.shape[0], image.shape[1]))
 
     def prepare(self, context: Sequence[Prompt], *, task: str, side: int, known: object) -> _Prepared:  # noqa: ARG002
         assert task in ("instance", "semantic")

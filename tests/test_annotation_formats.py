@@ -25,8 +25,9 @@ from incontext.annotations import FORMATS, Categories, Labelled, Labels, Result,
 from incontext.annotations.bridges import bridged, one_ring
 from incontext.annotations.brush import pack, unpack
 from incontext.annotations.core import paint, things_of
-from incontext.formats import Pixels, read_image, read_mask, write_image, write_mask
-from incontext.polygons import fill, parts
+from incontext.images.masks import read_mask, write_image, write_mask
+from incontext.images.outlines import fill, parts
+from incontext.images.read import Pixels, read_image
 
 CATEGORIES = Categories({3: "cat", 7: 'über & "dog" <1>', 254: "rust"})
 SINGLE_FILES = {"cvat": "annotations.xml", "label-studio": "label_studio.json"}

@@ -22,8 +22,8 @@ from incontext.annotations.core import (
 )
 from incontext.annotations.exports import folders_for, writable, write_all
 from incontext.annotations.instances import split
-from incontext.folder import PromptWarning, gather, open_prompts, read_empty
-from incontext.formats import read_mask
+from incontext.examples import PromptWarning, gather, open_prompts, read_empty
+from incontext.images.masks import read_mask
 from incontext.training.sets import read_set
 
 # ------------------------------------------------------------------------------------------------- ids and names

@@ -14,55 +14,131 @@ import incontext
 
 PACKAGE = Path(incontext.__file__).parent
 
-# Lowest first. A module imports from lower rows only; modules of one row do not know each other. `__init__` is what
-# the outside sees, so only the programs above it may use it.
-LEVELS: list[set[str]] = [
-    {"dataset", "dicom", "gate", "polygons", "refine", "rle", "smoothing", "version", "views"},
-    {"light", "pictures"},
-    {"formats"},
-    {"types"},
-    {"annotations", "attention", "devices", "presence", "tiles"},
-    {"model", "votes"},
-    {"layouts", "prompt_tensor"},
-    {"canvas", "checkpoint", "memory"},
-    {"answers", "context", "losses"},
-    {"engine"},
-    {"tuning", "video"},
-    {"folder", "training", "evaluation"},
-    {"__init__"},
-    {"bench", "demo", "progress", "ui"},
-    {"cli"},
-    {"__main__"},
-]
+# Lowest first, for the package and for each package in it. A module imports from lower rows only; modules of one row do
+# not know each other. `__init__` is what the outside sees, so that inside of a package only what stands above uses it.
+LEVELS: dict[str, list[set[str]]] = {
+    "": [
+        {"images", "progress", "version"},
+        {"types"},
+        {"annotations", "network"},
+        {"prompt_tensor"},
+        {"canvas", "sources"},
+        {"examples"},
+        {"engine", "learning"},
+        {"folder", "training", "tuning", "video"},
+        {"__init__"},
+        {"bench", "demo", "evaluation"},
+        {"ui"},
+        {"cli"},
+        {"__main__"},
+    ],
+    "annotations": [
+        {"bridges", "brush", "core"},
+        {"agree", "coco", "instances", "links", "mask_files", "masks", "shapes"},
+        {"cvat", "davis", "label_studio", "labelme", "panoptic", "voc", "yolo"},
+        {"known"},
+        {"exports", "__init__"},
+    ],
+    "canvas": [{"edges", "windows"}, {"votes"}, {"paint"}, {"context", "query"}, {"__init__"}],
+    "cli": [
+        {"options"},
+        {"bench", "convert", "demo", "evaluate", "rank", "train", "tune", "ui", "weights"},
+        {"evaluate_video", "segment"},
+        {"track"},
+        {"__init__"},
+    ],
+    "evaluation": [{"lines", "metrics"}, {"few_shot", "ranking"}, {"video"}, {"pages"}, {"__init__"}],
+    "evaluation.few_shot": [
+        {"episodes"},
+        {"pictures", "records"},
+        {"scores"},
+        {"scoring"},
+        {"baselines"},
+        {"__init__"},
+    ],
+    "evaluation.pages": [
+        {"gallery", "tables"},
+        {"charts"},
+        {"page"},
+        {"report", "tuning_report"},
+        {"video_report"},
+        {"__init__"},
+    ],
+    "evaluation.video": [{"clips", "davis"}, {"scoring"}, {"__init__"}],
+    "examples": [{"annotated"}, {"pairs"}, {"prompts"}, {"__init__"}],
+    "folder": [
+        {"outputs", "report"},
+        {"identity", "labelled", "search", "sinks"},
+        {"journal", "plan"},
+        {"work"},
+        {"run", "watch"},
+        {"job", "rehearsal"},
+        {"ray", "__init__"},
+    ],
+    "folder.ray": [{"workers"}, {"job"}, {"__init__"}],
+    "images": [{"dataset", "dicom", "gate", "outlines", "rle", "smoothing"}, {"read"}, {"masks"}, {"__init__"}],
+    "learning": [{"augmentation"}, {"light"}, {"losses"}, {"__init__"}],
+    "network": [{"attention", "devices", "presence"}, {"model"}, {"layouts", "memory"}, {"checkpoint"}, {"__init__"}],
+    "sources": [{"places"}, {"remote"}, {"tars"}, {"find"}, {"pages"}, {"__init__"}],
+    "training": [
+        {"parallel", "scenes", "sets", "start"},
+        {"episodes", "hints"},
+        {"coloring"},
+        {"recipes", "validation"},
+        {"loop"},
+        {"__init__"},
+    ],
+    "training.parallel": [{"processes", "sharding", "slices"}, {"__init__"}],
+    "training.scenes": [{"looks", "shapes"}, {"layers"}, {"scene"}, {"moving"}, {"__init__"}],
+    "training.start": [{"warm"}, {"vit"}, {"__init__"}],
+    "tuning": [{"pictures"}, {"group"}, {"job"}, {"__init__"}],
+    "ui": [
+        {"guard", "paint", "places", "sessions"},
+        {"model", "page", "results"},
+        {"follow", "learn", "model_tab", "segment_tab"},
+        {"track_tab", "tune_tab"},
+        {"app"},
+        {"serve"},
+        {"__init__"},
+    ],
+    "video": [
+        {"bank", "colors", "sheet", "streams", "tracks"},
+        {"exports", "frames", "resume", "tracker"},
+        {"plan", "__init__"},
+        {"job"},
+    ],
+}
 
-# What a module refuses to know.
+# What a module, or all of a package, refuses to know.
+TENSORS = {"torch", "torchvision", "timm"}
+FILES = {"os", "pathlib"}
 REFUSES: dict[str, set[str]] = {
-    "gate": {"PIL", "numpy", "torch", "torchvision", "timm"},
-    "smoothing": {"PIL", "torch", "torchvision", "timm", "os", "pathlib"},
-    "rle": {"PIL", "torch", "torchvision", "timm", "os", "pathlib"},
-    "polygons": {"PIL", "torch", "torchvision", "timm", "os", "pathlib"},
-    "annotations": {"torch", "torchvision", "timm"},
-    "dataset": {"PIL", "numpy", "torch", "torchvision", "timm"},
-    "dicom": {"PIL", "torch", "torchvision", "timm", "os", "pathlib"},
-    "refine": {"PIL", "numpy", "os", "pathlib"},
-    "votes": {"os", "pathlib"},
-    "answers": {"PIL", "os", "pathlib"},
-    "devices": {"PIL", "numpy", "os", "pathlib"},
-    "tiles": {"PIL", "torch", "torchvision", "timm", "os", "pathlib"},
-    "pictures": {"torch", "torchvision", "timm"},
-    "formats": {"torch", "torchvision", "timm"},
-    "types": {"torch", "torchvision", "timm"},
-    "attention": {"PIL", "numpy", "os", "pathlib"},
-    "model": {"PIL", "numpy", "os", "pathlib"},
-    "presence": {"PIL", "numpy", "os", "pathlib"},
-    "layouts": {"PIL", "numpy"},
-    "checkpoint": {"PIL", "numpy"},
-    "memory": {"PIL", "numpy", "psutil", "os"},
-    "prompt_tensor": {"PIL", "torch", "torchvision", "timm"},
-    "context": {"PIL", "torch", "os", "pathlib"},
-    "light": {"PIL", "os", "pathlib"},
-    "views": {"torch", "torchvision", "timm", "os", "pathlib"},
-    "losses": {"PIL", "numpy", "os", "pathlib"},
+    "images": TENSORS,
+    "images.smoothing": {"PIL"} | FILES,
+    "images.rle": {"PIL"} | FILES,
+    "images.outlines": {"PIL"} | FILES,
+    "images.dataset": {"PIL", "numpy"},
+    "images.dicom": {"PIL"} | FILES,
+    "annotations": TENSORS,
+    "types": TENSORS,
+    "prompt_tensor": {"PIL"} | TENSORS,
+    "network": {"PIL", "numpy"},
+    "network.attention": FILES,
+    "network.model": FILES,
+    "network.presence": FILES,
+    "network.devices": FILES,
+    "network.memory": {"psutil", "os"},
+    "canvas.edges": {"PIL", "numpy"} | FILES,
+    "canvas.votes": FILES,
+    "canvas.query": {"PIL"} | FILES,
+    "canvas.windows": {"PIL"} | TENSORS | FILES,
+    "canvas.context": {"PIL", "torch"} | FILES,
+    "learning": FILES,
+    "learning.light": {"PIL"},
+    "learning.augmentation": TENSORS,
+    "learning.losses": {"PIL", "numpy"},
+    "sources": TENSORS | {"numpy"},
+    "examples": TENSORS,
 }
 
 # Words that the vocabulary replaces, as they would occur in identifiers.
@@ -80,50 +156,98 @@ REFUSED_PHRASES = (
 )
 
 
-def component(path: Path, package: Path) -> str:
-    """The row of LEVELS that a file belongs to: its own name, or that of its folder."""
-    return path.relative_to(package).with_suffix("").parts[0]
+Module = tuple[str, ...]
 
 
-def imported(tree: ast.AST, package: Path) -> Iterator[tuple[int, str, str]]:
-    """Every import of a file, wherever it stands: (line, "inside" or "outside" the package, component or library)."""
+def module_of(path: Path, package: Path) -> Module:
+    """The parts of a module's name below the package; those of an `__init__` end with that word."""
+    return path.relative_to(package).with_suffix("").parts
+
+
+def found_module(package: Path, parts: Module) -> Module:
+    """The module that an import of these parts reads: a file, or the `__init__` of a folder."""
+    if package.joinpath(*parts).is_dir():
+        return (*parts, "__init__")
+    return parts if package.joinpath(*parts).with_suffix(".py").is_file() else ()
+
+
+def imported(tree: ast.AST, package: Path) -> Iterator[tuple[int, str | Module]]:
+    """Every import of a file, wherever it stands: its line, and a module of the package or the name of a library."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
-            yield node.lineno, "inside", "(relative)"
-        elif isinstance(node, ast.ImportFrom) and node.module == package.name:
+            yield node.lineno, "(relative)"
+        elif isinstance(node, ast.ImportFrom):
+            head, *rest = (node.module or "").split(".")
+            if head != package.name:
+                yield node.lineno, head
+                continue
             for alias in node.names:
-                is_module = (package / f"{alias.name}.py").is_file() or (package / alias.name).is_dir()
-                yield node.lineno, "inside", alias.name if is_module else "__init__"
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-            for head, _, rest in (name.partition(".") for name in names):
-                inside = head == package.name
-                yield (
-                    node.lineno,
-                    "inside" if inside else "outside",
-                    (rest.split(".")[0] or "__init__") if inside else head,
-                )
+                whole = (*rest, alias.name)
+                yield node.lineno, found_module(package, whole) or found_module(package, tuple(rest)) or whole
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                head, *rest = alias.name.split(".")
+                yield node.lineno, (found_module(package, tuple(rest)) or tuple(rest)) if head == package.name else head
+
+
+def is_above(module: Module, other: Module) -> bool:
+    """Whether the levels allow the first to import the second."""
+    shared = next(i for i, (one, two) in enumerate(zip(module, other, strict=False)) if one != two)
+    rows = LEVELS[".".join(module[:shared])]
+    level = {name: number for number, names in enumerate(rows) for name in names}
+    return level.get(other[shared], len(rows)) < level[module[shared]]
+
+
+def unlisted(module: Module) -> bool:
+    """Whether its place, or that of a folder that it lies in, is in no row."""
+    return any(
+        not any(part in row for row in LEVELS.get(".".join(module[:depth]), [])) for depth, part in enumerate(module)
+    )
 
 
 def import_problems(package: Path) -> list[str]:
-    level = {name: number for number, names in enumerate(LEVELS) for name in names}
     problems = []
     for path in sorted(package.rglob("*.py")):
-        name = component(path, package)
-        where = path.relative_to(package.parent)
-        if name not in level:
+        module = module_of(path, package)
+        where, name = path.relative_to(package.parent), ".".join(module).removesuffix(".__init__")
+        if unlisted(module):
             problems.append(f"{where} is not listed in LEVELS")
             continue
-        for line, side, what in imported(ast.parse(path.read_text(encoding="utf-8")), package):
-            if side == "inside" and what == "(relative)":
+        refused = set().union(*(REFUSES.get(".".join(module[: i + 1]), set()) for i in range(len(module))))
+        for line, what in imported(ast.parse(path.read_text(encoding="utf-8")), package):
+            if isinstance(what, tuple):
+                if what != module and not is_above(module, what):
+                    said = ".".join(what).removesuffix(".__init__")
+                    problems.append(f"{where}:{line} imports {said}, which is not below {name}")
+            elif what == "(relative)":
                 problems.append(f"{where}:{line} imports relatively")
-            elif side == "inside" and what != name and level.get(what, len(LEVELS)) >= level[name]:
-                problems.append(f"{where}:{line} imports {what}, which is not below {name}")
-            elif side == "outside" and what in REFUSES.get(name, set()):
+            elif what in refused:
                 problems.append(f"{where}:{line} imports {what}, which {name} refuses to know")
-            elif side == "outside" and what == "importlib" and name != "__init__":
+            elif what == "importlib" and module != ("__init__",):
                 problems.append(f"{where}:{line} imports by a computed name")
     return problems
+
+
+def circle(package: Path) -> list[str]:
+    """Modules that import each other in a circle, also where they hide it behind TYPE_CHECKING or in functions."""
+    imports = {}
+    for path in package.rglob("*.py"):
+        module = module_of(path, package)
+        found = imported(ast.parse(path.read_text(encoding="utf-8")), package)
+        imports[module] = {what for _, what in found if isinstance(what, tuple) and what != module}
+    done: set[Module] = set()
+
+    def follow(way: list[Module]) -> list[Module]:
+        for other in sorted(imports.get(way[-1], ())):
+            if other in way:
+                return [*way[way.index(other) :], other]
+            if other not in done and (found := follow([*way, other])):
+                return found
+        done.add(way[-1])
+        return []
+
+    ways = (follow([module]) for module in sorted(imports) if module not in done)
+    return next((["/".join(module) for module in way] for way in ways if way), [])
 
 
 def identifiers(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -148,6 +272,22 @@ def test_imports_point_downward() -> None:
     assert import_problems(PACKAGE) == []
 
 
+def test_every_row_names_something() -> None:
+    for inside, rows in LEVELS.items():
+        folder = PACKAGE.joinpath(*filter(None, inside.split(".")))
+        named = [name for row in rows for name in row]
+        assert sorted(named) == sorted({path.stem for path in folder.iterdir() if is_unit(path)})
+
+
+def is_unit(path: Path) -> bool:
+    """Whether it is a module, or a package."""
+    return path.suffix == ".py" or (path / "__init__.py").is_file()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circle(PACKAGE) == []
+
+
 def test_the_vocabulary_is_kept() -> None:
     assert vocabulary_problems(PACKAGE) == []
 
@@ -155,19 +295,36 @@ def test_the_vocabulary_is_kept() -> None:
 @pytest.mark.parametrize(
     ("file", "source", "problem"),
     [
-        ("model.py", "import incontext.engine", "model.py:1 imports engine, which is not below model"),
-        ("model.py", "from incontext import engine", "model.py:1 imports engine"),
-        ("model.py", "from incontext.engine import load", "model.py:1 imports engine"),
-        ("model.py", "def f():\n    from incontext.cli import main", "model.py:2 imports cli"),
-        ("canvas.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import incontext.cli", "canvas.py:3"),
-        ("canvas.py", "import incontext.checkpoint", "canvas.py:1 imports checkpoint, which is not below canvas"),
+        (
+            "network/model.py",
+            "import incontext.engine",
+            "model.py:1 imports engine, which is not below network.model",
+        ),
+        ("network/model.py", "from incontext import engine", "model.py:1 imports engine"),
+        ("network/model.py", "from incontext.engine import load", "model.py:1 imports engine"),
+        ("network/model.py", "def f():\n    from incontext.cli import main", "model.py:2 imports cli"),
+        (
+            "canvas/paint.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import incontext.cli",
+            "paint.py:3 imports cli",
+        ),
+        (
+            "network/model.py",
+            "import incontext.network.checkpoint",
+            "model.py:1 imports network.checkpoint, which is not below network.model",
+        ),
+        ("network/model.py", "from incontext.network import checkpoint", "model.py:1 imports network.checkpoint"),
+        ("network/model.py", "from incontext.network import SegGPT", "model.py:1 imports network, which is not below"),
         ("engine.py", "from incontext import load", "engine.py:1 imports __init__"),
         ("engine.py", "import incontext", "engine.py:1 imports __init__"),
         ("engine.py", "from . import cli", "engine.py:1 imports relatively"),
         ("engine.py", "from importlib import import_module", "engine.py:1 imports by a computed name"),
         ("training/loop.py", "import incontext.evaluation", "loop.py:1 imports evaluation"),
         ("types.py", "def f():\n    import torch", "types.py:2 imports torch, which types refuses to know"),
+        ("images/rle.py", "import torch", "rle.py:1 imports torch, which images.rle refuses to know"),
         ("helpers.py", "", "helpers.py is not listed"),
+        ("network/helpers.py", "", "helpers.py is not listed"),
+        ("helpers/__init__.py", "", "__init__.py is not listed"),
     ],
 )
 def test_a_planted_import_is_found(tmp_path: Path, file: str, source: str, problem: str) -> None:
@@ -177,22 +334,36 @@ def test_a_planted_import_is_found(tmp_path: Path, file: str, source: str, probl
     assert problem in found[0]
 
 
+def test_a_planted_circle_is_found(tmp_path: Path) -> None:
+    hidden = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from incontext.ui.follow import Following"
+    package = plant(
+        tmp_path,
+        {
+            "ui/follow.py": "from incontext.ui.results import zip_folder",
+            "ui/results.py": "from incontext.ui.sessions import Session",
+            "ui/sessions.py": hidden,
+        },
+    )
+    assert circle(package) == ["ui/follow", "ui/results", "ui/sessions", "ui/follow"]
+    assert len(import_problems(package)) == 1
+
+
 @pytest.mark.parametrize(
     "source",
     ["lut = 1", "def f(seg_type): ...", "model.bool_masked_pos", "class ColorMapper: ...; x = color_map", "f(lut=1)"],
 )
 def test_a_planted_word_is_found(tmp_path: Path, source: str) -> None:
-    assert len(vocabulary_problems(plant(tmp_path, {"canvas.py": source}))) == 1
+    assert len(vocabulary_problems(plant(tmp_path, {"canvas/paint.py": source}))) == 1
 
 
 def test_what_is_allowed_is_not_reported(tmp_path: Path) -> None:
     package = plant(
         tmp_path,
         {
-            "engine.py": "import torch\nfrom incontext import canvas\nfrom incontext.model import SegGPT",
+            "engine.py": "import torch\nfrom incontext.canvas import paint\nfrom incontext.network.model import SegGPT",
             "training/loop.py": "from incontext.training.episodes import sample\nfrom incontext.engine import load",
-            "cli.py": "from incontext import __version__\nimport incontext.ui",
-            "canvas.py": "resolution = absolute = 'lut'",
+            "cli/options.py": "from incontext import __version__\nimport incontext.ui",
+            "canvas/paint.py": "resolution = absolute = 'lut'",
         },
     )
     assert import_problems(package) + vocabulary_problems(package) == []
@@ -201,7 +372,11 @@ def test_what_is_allowed_is_not_reported(tmp_path: Path) -> None:
 def plant(folder: Path, files: dict[str, str]) -> Path:
     """A small package with the usual modules, and these."""
     package = folder / "incontext"
-    usual = ("model", "canvas", "checkpoint", "engine", "ui", "cli", "training/episodes", "evaluation/__init__")
+    usual = (
+        "__init__",
+        *("engine", "canvas/paint", "network/model", "network/checkpoint", "training/episodes"),
+        *(f"{name}/__init__" for name in ("cli", "evaluation", "network", "ui")),
+    )
     for name, source in {**{f"{name}.py": "" for name in usual}, **files}.items():
         path = package / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from incontext import attention as module
-from incontext.attention import (
+from incontext.network import attention as module
+from incontext.network.attention import (
     KERNELS,
     attention,
     attention_with_lse,
@@ -162,7 +162,7 @@ def test_auto_depends_on_device_precision_and_gradients(monkeypatch: pytest.Monk
     assert choose_kernel(cpu, torch.float32) == "bias_mask"
     assert choose_kernel(cuda, torch.bfloat16) == "folded"
     for unit, name in ((True, "folded"), (False, "pieces")):
-        monkeypatch.setattr("incontext.attention.MATRIX_UNIT", unit)
+        monkeypatch.setattr("incontext.network.attention.MATRIX_UNIT", unit)
         assert choose_kernel(cpu, torch.bfloat16) == name
         assert choose_kernel(cpu, torch.bfloat16, gradients=True) == ("folded" if unit else "plain")
     assert choose_kernel(cpu, torch.float32, gradients=True) == "plain"

@@ -30,8 +30,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from incontext import bench
 from incontext.bench import MEGABYTE, PeakMemory, generation, processor, timed
-from incontext.checkpoint import load_model, save_model
-from incontext.model import ModelConfig, SegGPT
+from incontext.network.checkpoint import load_model, save_model
+from incontext.network.model import ModelConfig, SegGPT
 from incontext.training.recipes import RECIPES, Stage
 
 CPU = torch.device("cpu")
@@ -470,7 +470,7 @@ def test_impossible_numbers_are_refused(
 
 def test_the_command_prints_a_table_and_ends_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from incontext import cli
-    from incontext.checkpoint import save_model
+    from incontext.network.checkpoint import save_model
 
     save_model(tmp_path / "tiny.safetensors", random_model())
     arguments = ["bench", "--weights", str(tmp_path / "tiny.safetensors"), "--device", "cpu", "--dtype", "bfloat16"]

@@ -10,8 +10,10 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.numpy import load_file
 
-from incontext import canvas, formats, votes
-from incontext.canvas import Paint
+from incontext.canvas import paint as canvas
+from incontext.canvas import votes
+from incontext.canvas.paint import Paint
+from incontext.images import masks as formats
 from incontext.types import Palette, Prompt
 
 

@@ -21,10 +21,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from incontext import checkpoint
-from incontext.checkpoint import LAYOUTS, STORED_DTYPES, CheckpointError, Layout, StoredDtype
-from incontext.layouts import published_name, transformers_name
-from incontext.model import ModelConfig, SegGPT
+from incontext.network import checkpoint
+from incontext.network.checkpoint import LAYOUTS, STORED_DTYPES, CheckpointError, Layout, StoredDtype
+from incontext.network.layouts import published_name, transformers_name
+from incontext.network.model import ModelConfig, SegGPT
 
 NOTES = {"recipe": "none: random", "steps": "0"}
 
@@ -441,7 +441,7 @@ def test_a_failed_write_keeps_the_older_file(
             Path(target).write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr("incontext.layouts.save_file", full_disk)
+    monkeypatch.setattr("incontext.network.layouts.save_file", full_disk)
     monkeypatch.setattr("torch.save", full_disk)
     with pytest.raises(OSError, match="no space left"):
         checkpoint.save_model(path, random_model(model.config), layout=layout)
@@ -613,7 +613,7 @@ def in_new_process(program: str, **environment: str) -> str:
 LOOK = """
 import json, sys
 from pathlib import Path
-from incontext import checkpoint
+from incontext.network import checkpoint
 checkpoint.weights_folder = lambda: Path({folder!r})
 for verb, name in {steps!r}:
     try:

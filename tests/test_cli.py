@@ -22,12 +22,15 @@ from commands import Done, runner
 from PIL import Image
 
 import incontext
-from incontext import checkpoint, cli, engine, formats, model, progress
-from incontext.checkpoint import info, load_model, save_model
+from incontext import cli, engine, progress
+from incontext.canvas.context import Ensemble
 from incontext.cli import options
-from incontext.context import Ensemble
-from incontext.formats import Pixels, read_image, read_mask, write_image, write_mask
-from incontext.model import ModelConfig, SegGPT
+from incontext.images import masks
+from incontext.images.masks import read_mask, write_image, write_mask
+from incontext.images.read import Pixels, read_image
+from incontext.network import checkpoint, model
+from incontext.network.checkpoint import info, load_model, save_model
+from incontext.network.model import ModelConfig, SegGPT
 from incontext.training import recipes
 from incontext.types import Palette, Segmentation
 
@@ -276,7 +279,7 @@ def examples(photos: Path) -> Path:
     return folder
 
 
-@pytest.mark.filterwarnings("always::incontext.folder.PromptWarning")
+@pytest.mark.filterwarnings("always::incontext.examples.pairs.PromptWarning")
 @pytest.mark.usefixtures("examples")
 def test_several_prompts(run: Callable[..., Done], photos: Path, everything: Everything) -> None:
     more = ("--prompts", "EXAMPLES", "--prompt=EXAMPLES/images/10.jpg", "EXAMPLES/masks/10.png")
@@ -317,7 +320,7 @@ def test_ways_to_write_a_prompt(run: Callable[..., Done], photos: Path, argument
     assert (photos / "MASKS" / "c.png").exists() == ("--" in arguments)
 
 
-@pytest.mark.filterwarnings("always::incontext.folder.PromptWarning")
+@pytest.mark.filterwarnings("always::incontext.examples.pairs.PromptWarning")
 @pytest.mark.usefixtures("everything")
 def test_many_prompts_are_not_without_a_word(run: Callable[..., Done], photos: Path) -> None:
     for number in range(17):
@@ -332,7 +335,7 @@ def test_many_prompts_are_not_without_a_word(run: Callable[..., Done], photos: P
     assert done.err == f"Warning: MANY: left out 1 picture without a mask: {Path('MANY/16_mask.png')}\n"
 
 
-@pytest.mark.filterwarnings("always::incontext.folder.PromptWarning")
+@pytest.mark.filterwarnings("always::incontext.examples.pairs.PromptWarning")
 def test_several_prompts_with_a_real_network(run: Callable[..., Done], examples: Path, weights: Path) -> None:
     segment = (
         "segment",
@@ -449,15 +452,15 @@ def test_snap_colors_forces_a_smoothed_mask(run: Callable[..., Done]) -> None:
 
 
 @pytest.mark.usefixtures("everything")
-@pytest.mark.filterwarnings("default::incontext.formats.MaskWarning")
+@pytest.mark.filterwarnings("default::incontext.images.masks.MaskWarning")
 def test_a_warning_is_one_line(run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
-    read = formats.read_mask
+    read = masks.read_mask
 
-    def warn(*arguments: Any, **options: Any) -> formats.MaskFile:
-        warnings.warn("cat.png: 3 stray colours", formats.MaskWarning, stacklevel=1)
+    def warn(*arguments: Any, **options: Any) -> masks.MaskFile:
+        warnings.warn("cat.png: 3 stray colours", masks.MaskWarning, stacklevel=1)
         return read(*arguments, **options)
 
-    monkeypatch.setattr(formats, "read_mask", warn)
+    monkeypatch.setattr("incontext.types.read_mask", warn)
     shown = warnings.showwarning
     done = run("segment", "PHOTOS", *EXAMPLE)
     assert done.status == 0

@@ -25,11 +25,11 @@ from labels import (
 )
 from PIL import Image
 
-from incontext import rle
 from incontext.annotations import Categories, Result, open_labels
 from incontext.annotations.core import Format, things_of
 from incontext.annotations.exports import writable
 from incontext.annotations.instances import split
+from incontext.images import rle
 
 NO_COPY = "ignore:__array__ implementation:DeprecationWarning"  # pycocotools' own
 

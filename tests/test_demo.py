@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from incontext import demo
-from incontext.checkpoint import save_model
 from incontext.cli import main
 from incontext.engine import Segmenter, load
-from incontext.formats import Pixels, read_image, read_mask
-from incontext.model import ModelConfig, SegGPT
+from incontext.images.masks import read_mask
+from incontext.images.read import Pixels, read_image
+from incontext.network.checkpoint import save_model
+from incontext.network.model import ModelConfig, SegGPT
 from incontext.types import Prompt
 
 NAMES = [job.name for job in demo.JOBS]

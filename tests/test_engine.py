@@ -15,14 +15,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from incontext import engine as module
-from incontext import memory
-from incontext.attention import MATRIX_UNIT
-from incontext.canvas import Paint
-from incontext.checkpoint import CheckpointError, save_model
-from incontext.devices import keep_freed_memory
+from incontext.canvas.paint import Paint
 from incontext.engine import BatchSize, PreparedContext, Segmenter, choose_device, choose_dtype, load
-from incontext.formats import read_image
-from incontext.model import ContextTokens, ModelConfig, PromptTokens, Seen, SegGPT, Task
+from incontext.images.read import read_image
+from incontext.network import memory
+from incontext.network.attention import MATRIX_UNIT
+from incontext.network.checkpoint import CheckpointError, save_model
+from incontext.network.devices import keep_freed_memory
+from incontext.network.model import ContextTokens, ModelConfig, PromptTokens, Seen, SegGPT, Task
 from incontext.types import Prompt
 
 CONFIG = ModelConfig(

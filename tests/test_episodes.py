@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from incontext.light import AS_IT_IS, draw_light, lit, shine
-from incontext.training.coloring import Coloring, paint_episode
-from incontext.training.episodes import EpisodeSource, Sampling, tile
-from incontext.training.hints import reveal
-from incontext.training.sets import ImageSet
-from incontext.training.synthetic import render_views
-from incontext.views import (
+from incontext.learning.augmentation import (
     NO_AUGMENTATION,
     Augmentation,
     Cut,
@@ -22,6 +16,12 @@ from incontext.views import (
     empty_box,
     view,
 )
+from incontext.learning.light import AS_IT_IS, draw_light, lit, shine
+from incontext.training.coloring import Coloring, paint_episode
+from incontext.training.episodes import EpisodeSource, Sampling, tile
+from incontext.training.hints import reveal
+from incontext.training.scenes.scene import render_views
+from incontext.training.sets import ImageSet
 
 PLAIN = Sampling(
     rendered=0.0, two_views=0.0, absent=0.0, mosaic=0.0, whole_pictures=1.0, augmentation=NO_AUGMENTATION, single_id=1.0

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from incontext.evaluation import FewShotReport, Journal, Method, SetScore, evaluate, read_episodes, read_sets
-from incontext.evaluation.baselines import BASELINES, color_histogram
-from incontext.evaluation.episodes import Absent, EpisodeSet, related
-from incontext.evaluation.few_shot import Found
+from incontext.evaluation.few_shot.baselines import BASELINES, color_histogram
+from incontext.evaluation.few_shot.episodes import Absent, EpisodeSet, related
+from incontext.evaluation.few_shot.scoring import Found
 from incontext.evaluation.metrics import (
     ConfidenceTally,
     Overlap,
@@ -26,7 +26,7 @@ from incontext.evaluation.metrics import (
     resampled_mean_iou,
     resamples,
 )
-from incontext.formats import Pixels
+from incontext.images.read import Pixels
 from incontext.types import Palette, Prompt, Segmentation
 
 PALETTE = Palette.spread([1])
@@ -255,7 +255,7 @@ def timeless(report: FewShotReport) -> FewShotReport:
 
 
 def test_pictures_are_decoded_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from incontext.evaluation import pictures
+    from incontext.evaluation.few_shot import pictures
 
     read: list[Path] = []
     original = pictures.read_image

@@ -21,10 +21,10 @@ import torch
 from PIL import Image
 
 from incontext import cli
-from incontext.checkpoint import save_model
 from incontext.folder import REPORT_NAME, FileReport, open_report
-from incontext.formats import read_mask
-from incontext.model import ModelConfig, SegGPT
+from incontext.images.masks import read_mask
+from incontext.network.checkpoint import save_model
+from incontext.network.model import ModelConfig, SegGPT
 
 MUTANTS = 2200
 SEED = 20

@@ -23,7 +23,8 @@ from bright import PROMPT, Bright, files, picture, run_job
 from PIL import Image
 
 from incontext.folder import JOURNAL_NAME, REPORT_NAME, FileReport, Outputs, plan, run, segment_folder, work
-from incontext.formats import Pixels, read_image, read_mask, write_image
+from incontext.images.masks import read_mask, write_image
+from incontext.images.read import Pixels, read_image
 from incontext.types import Segmentation
 
 

@@ -15,8 +15,8 @@ from labels import hard_masks, results, write_json
 from incontext.annotations import FORMATS, Categories
 from incontext.annotations.core import Result
 from incontext.folder.report import REPORT_NAME
-from incontext.formats import write_mask
-from incontext.gate import below, checked_name, folder_below
+from incontext.images.gate import below, checked_name, folder_below
+from incontext.images.masks import write_mask
 
 HOSTILE = [
     "/victim/a.png",

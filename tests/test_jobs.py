@@ -39,7 +39,7 @@ from incontext.folder import (
     work,
 )
 from incontext.folder.identity import context_hash
-from incontext.formats import read_mask, write_image
+from incontext.images.masks import read_mask, write_image
 from incontext.types import Prompt, Segmentation
 
 
@@ -677,7 +677,7 @@ def tiny() -> Any:
     import torch
 
     from incontext.engine import Segmenter
-    from incontext.model import ModelConfig, SegGPT
+    from incontext.network.model import ModelConfig, SegGPT
 
     torch.manual_seed(0)
     small = {"width": 16, "heads": 2, "depth": 2, "patch": 8, "side": 32, "decoder_width": 4}
@@ -688,7 +688,7 @@ def tiny() -> Any:
 @pytest.fixture
 def command(tmp_path: Path, tiny: Any) -> list[str]:
     """`incontext segment` in a folder with pictures, an example and weights."""
-    from incontext.checkpoint import save_model
+    from incontext.network.checkpoint import save_model
 
     folder(tmp_path)
     picture(tmp_path / "example.png", bright=4)

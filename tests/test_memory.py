@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from incontext import memory
-from incontext.memory import Room, estimate, plan
-from incontext.model import ModelConfig
+from incontext.network import memory
+from incontext.network.memory import Room, estimate, plan
+from incontext.network.model import ModelConfig
 
 CONFIG = ModelConfig(
     width=64, heads=4, depth=4, patch=8, side=64, decoder_width=16, merge_layer=1, taps=(1, 3), pretrain_side=32
@@ -19,7 +19,7 @@ CPU = {"device": "cpu", "dtype": torch.float32}
 # Measures, in a process of its own, how much the resident memory grows while a batch is answered.
 MEASURE = """
 import sys, threading, torch, psutil
-from incontext.model import ModelConfig, SegGPT
+from incontext.network.model import ModelConfig, SegGPT
 batch, shots, chunk = map(int, sys.argv[1:4])
 config = ModelConfig(width=256, heads=4, depth=3, patch=8, side=256, decoder_width=32, merge_layer=0, taps=(1, 2),
                      pretrain_side=64)

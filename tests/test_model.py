@@ -10,9 +10,9 @@ from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor
 
-from incontext.attention import KERNELS, plain
-from incontext.checkpoint import load_model
-from incontext.model import Block, ModelConfig, PromptTokens, SegGPT, painting_loss
+from incontext.network.attention import KERNELS, plain
+from incontext.network.checkpoint import load_model
+from incontext.network.model import Block, ModelConfig, PromptTokens, SegGPT, painting_loss
 
 TINY = ModelConfig(
     width=16, heads=2, depth=3, patch=4, side=16, decoder_width=4, merge_layer=1, taps=(1, 2), pretrain_side=8

@@ -14,7 +14,7 @@ from test_tiles import RED, ByColor, field, shown
 from incontext.engine import Segmenter
 from incontext.folder import plan, segment_folder
 from incontext.folder.plan import look_again
-from incontext.formats import read_mask
+from incontext.images.masks import read_mask
 
 
 def stack(path: Path, *bright: int) -> Path:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from incontext import pictures
-from incontext.formats import is_painted, read_mask
-from incontext.pictures import MAX_PAGES, page_count, read_image
+from incontext.images import read
+from incontext.images.masks import is_painted, read_mask
+from incontext.images.read import MAX_PAGES, page_count, read_image
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -165,7 +165,7 @@ def test_an_animation_is_one_page_and_too_many_pages_are_refused(
     for path in (gif, tiff):
         frames[0].save(path, save_all=True, append_images=frames[1:])
     assert (page_count(gif), page_count(tiff)) == (1, 2)
-    monkeypatch.setattr(pictures, "MAX_PAGES", 1)
+    monkeypatch.setattr(read, "MAX_PAGES", 1)
     with pytest.raises(ValueError, match=r"a\.tif: expected at most 1 pages, got 2; split the file"):
         page_count(tiff)
     assert MAX_PAGES == 10_000
@@ -203,7 +203,7 @@ def test_a_missing_extra_is_named(
 def test_extras_are_imported_only_for_their_files(tmp_path: Path) -> None:
     Image.fromarray(scene()).save(tmp_path / "a.png")
     program = (
-        "import sys; from incontext.pictures import read_image; read_image(sys.argv[1]);"
+        "import sys; from incontext.images.read import read_image; read_image(sys.argv[1]);"
         "print(sorted({'pydicom', 'pillow_heif', 'torch'} & set(sys.modules)))"
     )
     arguments = [sys.executable, "-c", program, str(tmp_path / "a.png")]

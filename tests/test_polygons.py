@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from incontext import polygons
+from incontext.images import outlines
 
 
 def random_masks() -> list[np.ndarray]:
@@ -43,22 +43,22 @@ def filled(rings: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     ],
 )
 def test_rings_by_hand(rows: list[list[int]], areas: list[int]) -> None:
-    assert [area(ring) for ring in polygons.rings(np.array(rows, bool))] == areas
+    assert [area(ring) for ring in outlines.rings(np.array(rows, bool))] == areas
 
 
 def test_a_ring_has_only_corners() -> None:
     selected = np.zeros((20, 30), bool)
     selected[3:9, 5:25] = True
-    (ring,) = polygons.rings(selected)
+    (ring,) = outlines.rings(selected)
     assert ring.tolist() == [[5, 3], [25, 3], [25, 9], [5, 9]]
 
 
 def test_rings_of_random_masks_fill_to_the_mask() -> None:
     for selected in random_masks():
-        rings = polygons.rings(selected)
+        rings = outlines.rings(selected)
         assert sum(area(ring) for ring in rings) == selected.sum()
         np.testing.assert_array_equal(filled(rings, selected.shape), selected)
-        np.testing.assert_array_equal(polygons.fill(rings[::-1], selected.shape), selected)
+        np.testing.assert_array_equal(outlines.fill(rings[::-1], selected.shape), selected)
 
 
 def test_parts_own_their_holes() -> None:
@@ -68,7 +68,7 @@ def test_parts_own_their_holes() -> None:
     selected[4, 4] = True  # an island in a lake
     selected[1:4, 11:19] = True
     selected[2, (12, 14, 16)] = False
-    holes = {tuple(part.outer[0].tolist()): len(part.holes) for part in polygons.parts(selected)}
+    holes = {tuple(part.outer[0].tolist()): len(part.holes) for part in outlines.parts(selected)}
     assert holes == {(0, 0): 1, (4, 4): 0, (11, 1): 3}
 
 
@@ -76,11 +76,11 @@ def test_parts_of_random_masks() -> None:
     """Each part alone fills to a region that is connected by edges, and all of them to the mask."""
     for selected in random_masks():
         together = np.zeros(selected.shape, int)
-        for part in polygons.parts(selected):
+        for part in outlines.parts(selected):
             assert area(part.outer) > 0
             assert all(area(hole) < 0 for hole in part.holes)
-            alone = polygons.fill([part.outer, *part.holes], selected.shape)
-            assert polygons.connected(alone, diagonal=False).max() == 1
+            alone = outlines.fill([part.outer, *part.holes], selected.shape)
+            assert outlines.connected(alone, diagonal=False).max() == 1
             together += alone
         np.testing.assert_array_equal(together, selected)
 
@@ -103,7 +103,7 @@ def test_connected_equals_flooding(diagonal: bool) -> None:
                 if 0 <= y < ids.shape[0] and 0 <= x < ids.shape[1] and ids[y, x] == ids[start] and not expected[y, x]:
                     expected[y, x] = number
                     waiting += [(y + a, x + b) for a, b in steps]
-        np.testing.assert_array_equal(polygons.connected(ids, diagonal=diagonal), expected)
+        np.testing.assert_array_equal(outlines.connected(ids, diagonal=diagonal), expected)
 
 
 def test_a_spiral_is_one_region() -> None:
@@ -114,13 +114,13 @@ def test_a_spiral_is_one_region() -> None:
         spiral[inset : 201 - inset, 200 - inset] = True
         spiral[200 - inset, inset : 201 - inset] = True
         spiral[inset + 2 : 201 - inset, inset] = True
-    assert polygons.connected(spiral, diagonal=False).max() == 1
-    assert len(polygons.parts(spiral)) == 1
+    assert outlines.connected(spiral, diagonal=False).max() == 1
+    assert len(outlines.parts(spiral)) == 1
 
 
 def as_coco(ring: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     selected = np.zeros(size, bool)
-    found, top, left = polygons.filled_as_coco(ring, (size[0], size[1]))
+    found, top, left = outlines.filled_as_coco(ring, (size[0], size[1]))
     selected[top : top + found.shape[0], left : left + found.shape[1]] = found
     return selected
 
@@ -142,13 +142,13 @@ def test_sub_pixel_rings_are_filled_by_centres(reach: float) -> None:
         for (x0, y0), (x1, y1) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
             crosses = (y0 <= y) != (y1 <= y)
             inside ^= crosses & (x0 + (x1 - x0) * (y - y0) / (y1 - y0) <= x)
-        np.testing.assert_array_equal(polygons.fill([ring], size), inside)
+        np.testing.assert_array_equal(outlines.fill([ring], size), inside)
 
 
 def test_a_ring_outside_fills_nothing() -> None:
     far = np.array([[100.5, 100], [1e6, 100], [1e6, 1e7]])
-    assert not polygons.fill([far, -far], (5, 6)).any()
-    assert not polygons.fill([], (5, 6)).any()
+    assert not outlines.fill([far, -far], (5, 6)).any()
+    assert not outlines.fill([], (5, 6)).any()
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
@@ -166,8 +166,8 @@ def test_cocos_rule_equals_pycocotools(reach: float) -> None:
 def test_both_rules_give_exact_rings_back() -> None:
     """What is written as a polygon is read as the same pixels by whoever uses either rule."""
     for selected in random_masks():
-        for part in polygons.parts(selected):
-            alone = polygons.fill([part.outer], selected.shape)
+        for part in outlines.parts(selected):
+            alone = outlines.fill([part.outer], selected.shape)
             np.testing.assert_array_equal(as_coco(part.outer, selected.shape), alone)
 
 
@@ -175,8 +175,8 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many steps are taken some at a time, with the same result."""
     size = (37, 52)
     rings = random_rings(5, size, 0.3)
-    expected = [(polygons.fill([ring], size), as_coco(ring, size)) for ring in rings]
-    monkeypatch.setattr(polygons, "_MOST_STEPS", 7)
+    expected = [(outlines.fill([ring], size), as_coco(ring, size)) for ring in rings]
+    monkeypatch.setattr(outlines, "_MOST_STEPS", 7)
     for ring, (by_centres, by_coco) in zip(rings, expected, strict=True):
-        np.testing.assert_array_equal(polygons.fill([ring], size), by_centres)
+        np.testing.assert_array_equal(outlines.fill([ring], size), by_centres)
         np.testing.assert_array_equal(as_coco(ring, size), by_coco)

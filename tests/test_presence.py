@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from incontext import canvas, checkpoint
-from incontext.answers import Answer
-from incontext.canvas import Paint
+from incontext.canvas import paint as canvas
+from incontext.canvas.paint import Paint
+from incontext.canvas.query import Answer
 from incontext.engine import MIN_PRESENCE, Segmenter, load
-from incontext.losses import (
+from incontext.learning.losses import (
     Batch,
     LossWeights,
     asked,
@@ -22,11 +22,12 @@ from incontext.losses import (
     training_loss,
     unjudged_where_absent,
 )
-from incontext.model import ModelConfig, SegGPT
-from incontext.presence import Presence
+from incontext.network import checkpoint
+from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.presence import Presence
 from incontext.training.loop import Run
 from incontext.training.recipes import RECIPES, Recipe, Stage
-from incontext.training.warm import start_from
+from incontext.training.start.warm import start_from
 from incontext.types import Palette, Prompt
 from incontext.video import track
 

@@ -12,11 +12,11 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from incontext import prompt_tensor as module
-from incontext.canvas import normalise
-from incontext.checkpoint import save_model
-from incontext.context import COLORS_AT_ONCE, grouped, shown_palette, stitch
+from incontext.canvas.context import COLORS_AT_ONCE, grouped, shown_palette, stitch
+from incontext.canvas.paint import normalise
 from incontext.engine import Segmenter, load
-from incontext.model import ModelConfig, SegGPT
+from incontext.network.checkpoint import save_model
+from incontext.network.model import ModelConfig, SegGPT
 from incontext.prompt_tensor import LearnedGroup, Origin, PromptTensor, is_prompt_tensor
 from incontext.types import Palette, Prompt
 

@@ -13,16 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from incontext.folder import (
-    PromptFiles,
-    PromptWarning,
-    gather,
-    open_prompts,
-    read_context,
-    read_empty,
-    write_context,
-)
-from incontext.formats import Pixels, write_image, write_mask
+from incontext.examples import PromptFiles, PromptWarning, gather, open_prompts, read_context, read_empty, write_context
+from incontext.images.masks import write_image, write_mask
+from incontext.images.read import Pixels
 
 RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 255, 0)
 

@@ -25,7 +25,6 @@ from bright import PROMPT
 from PIL import Image
 
 from incontext import cli
-from incontext.checkpoint import save_model
 from incontext.engine import load
 from incontext.folder import (
     FileReport,
@@ -33,15 +32,16 @@ from incontext.folder import (
     FolderReport,
     Outputs,
     UnwritableError,
-    on_ray,
     open_report,
     plan,
     segment_folder,
 )
-from incontext.folder.on_ray import RayEngine, RayWarning, segment_on_ray, share_out
-from incontext.folder.workers import Ledger, Made, PackedQuery, Recipe, Share, Worker
-from incontext.formats import write_mask
-from incontext.model import ModelConfig, SegGPT
+from incontext.folder.ray import job as on_ray
+from incontext.folder.ray.job import RayEngine, RayWarning, segment_on_ray, share_out
+from incontext.folder.ray.workers import Ledger, Made, PackedQuery, Recipe, Share, Worker
+from incontext.images.masks import write_mask
+from incontext.network.checkpoint import save_model
+from incontext.network.model import ModelConfig, SegGPT
 from incontext.types import Palette, Prompt
 
 pytestmark = [

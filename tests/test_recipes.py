@@ -15,9 +15,9 @@ from PIL import Image
 
 from incontext import cli
 from incontext.annotations import open_labels
-from incontext.checkpoint import save_model
-from incontext.formats import read_mask
-from incontext.model import ModelConfig, SegGPT
+from incontext.images.masks import read_mask
+from incontext.network.checkpoint import save_model
+from incontext.network.model import ModelConfig, SegGPT
 from incontext.prompt_tensor import PromptTensor
 
 CONFIG = ModelConfig(

@@ -10,12 +10,12 @@ import torch
 from test_tiles import RED, ByColor, field, shown
 from torch import Tensor
 
-from incontext import votes
+from incontext.canvas import votes
+from incontext.canvas.edges import Guide, meet
+from incontext.canvas.votes import Reading, elect, elect_windows
+from incontext.canvas.windows import windows
 from incontext.engine import Segmenter
-from incontext.model import ContextTokens, Seen
-from incontext.refine import Guide, meet
-from incontext.tiles import windows
-from incontext.votes import Reading, elect, elect_windows
+from incontext.network.model import ContextTokens, Seen
 
 SMALL, LARGE = 32, 256
 

@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 
 from incontext.evaluation import Absent, Episode, EpisodeSet, FewShotReport, Method, evaluate
-from incontext.evaluation.charts import dot_plot, reliability, tone
-from incontext.evaluation.few_shot import Found
-from incontext.evaluation.gallery import Shown, best_median_worst, gallery
-from incontext.evaluation.report import to_text, write_report
-from incontext.evaluation.tables import label, sentences, summary_table, tables
-from incontext.formats import Pixels, write_image, write_mask
+from incontext.evaluation.few_shot.scoring import Found
+from incontext.evaluation.pages.charts import dot_plot, reliability, tone
+from incontext.evaluation.pages.gallery import Shown, best_median_worst, gallery
+from incontext.evaluation.pages.report import to_text, write_report
+from incontext.evaluation.pages.tables import label, sentences, summary_table, tables
+from incontext.images.masks import write_image, write_mask
+from incontext.images.read import Pixels
 from incontext.types import Palette, Prompt, Segmentation
 
 ABOUT = {"weights": "<tiny>", "weights_sha256": "0123456789abcdef"}

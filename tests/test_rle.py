@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from incontext import rle
+from incontext.images import rle
 
 
 @pytest.mark.parametrize(

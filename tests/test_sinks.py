@@ -33,10 +33,10 @@ from incontext.folder import (
     run_job,
     segment_folder,
 )
-from incontext.folder import remote as remote_module
 from incontext.folder.outputs import UNPACKED, Outputs, folder_for
 from incontext.folder.run import LocalEngine
-from incontext.formats import read_mask
+from incontext.images.masks import read_mask
+from incontext.sources import remote as remote_module
 
 
 class StoppedError(Exception):
@@ -334,7 +334,7 @@ def test_a_rehearsal_knows_what_tars_hold(tmp_path: Path) -> None:
     import torch
 
     from incontext.engine import Segmenter
-    from incontext.model import ModelConfig, SegGPT
+    from incontext.network.model import ModelConfig, SegGPT
 
     torch.manual_seed(0)
     small: dict[str, Any] = {"width": 16, "heads": 2, "depth": 2, "patch": 8, "side": 32, "decoder_width": 4}
@@ -475,7 +475,8 @@ def test_what_cannot_be_watched_is_refused(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------- remote
 
 
-def test_a_remote_pattern_can_be_watched(tmp_path: Path, memory: Any) -> None:
+@pytest.mark.usefixtures("memory")
+def test_a_remote_pattern_can_be_watched(tmp_path: Path) -> None:
     assert plan(["memory://arriving/*.png"], tmp_path / "out", watch=True).queries == ()
 
 
@@ -675,8 +676,8 @@ def command(
 ) -> Any:
     """`incontext segment` with an example and weights; what comes on stdin first. -> (status, stdout, stderr)."""
     from incontext import cli
-    from incontext.checkpoint import save_model
-    from incontext.model import SegGPT
+    from incontext.network.checkpoint import save_model
+    from incontext.network.model import SegGPT
 
     monkeypatch.chdir(tmp_path)
     picture(tmp_path / "example.png", bright=4)

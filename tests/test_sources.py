@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from incontext.folder import remote
-from incontext.folder.places import Place, Problem, RemoteFile, TarMember
-from incontext.folder.remote import path_or_address
-from incontext.folder.sources import below_common_folder, contents, find_remote, read_list, version
-from incontext.folder.tars import find_in_tar
-from incontext.formats import read_image
+from incontext.images.read import read_image
+from incontext.sources import remote
+from incontext.sources.find import below_common_folder, contents, find_remote, read_list, version
+from incontext.sources.places import Place, Problem, RemoteFile, TarMember
+from incontext.sources.remote import path_or_address
+from incontext.sources.tars import find_in_tar
 
 pytest.importorskip("fsspec", reason="needs the extra `remote`")
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from incontext.training import shapes, synthetic
-from incontext.training.layers import Ground, Things
-from incontext.training.looks import Look, View, Wardrobe
-from incontext.training.moving import move_cutouts, render_clip
+from incontext.training.scenes import scene, shapes
+from incontext.training.scenes.layers import Ground, Things
+from incontext.training.scenes.looks import Look, View, Wardrobe
+from incontext.training.scenes.moving import move_cutouts, render_clip
 
 
 @pytest.mark.parametrize("side", [16, 64, 100])
 def test_shapes_dtypes_and_ids(side: int) -> None:
-    images, masks = synthetic.render_pair(np.random.default_rng(0), side)
+    images, masks = scene.render_pair(np.random.default_rng(0), side)
     assert images.shape == (2, side, side, 3)
     assert masks.shape == (2, side, side)
     assert images.dtype == masks.dtype == np.uint8
@@ -22,22 +22,22 @@ def test_shapes_dtypes_and_ids(side: int) -> None:
 
 
 def test_the_seed_is_all_that_matters() -> None:
-    first, second = ([synthetic.render_pair(rng, 48) for _ in range(30)] for rng in map(np.random.default_rng, (7, 7)))
+    first, second = ([scene.render_pair(rng, 48) for _ in range(30)] for rng in map(np.random.default_rng, (7, 7)))
     for (images, masks), (other_images, other_masks) in zip(first, second, strict=True):
         np.testing.assert_array_equal(images, other_images)
         np.testing.assert_array_equal(masks, other_masks)
-    assert not np.array_equal(first[0][0], synthetic.render_pair(np.random.default_rng(8), 48)[0])
+    assert not np.array_equal(first[0][0], scene.render_pair(np.random.default_rng(8), 48)[0])
 
 
 def test_too_small_a_side_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 16 pixels"):
-        synthetic.render_pair(np.random.default_rng(0), 8)
+        scene.render_pair(np.random.default_rng(0), 8)
 
 
 def test_pairs_share_kinds_and_differ_in_place() -> None:
     rng, shared_ids, moved, areas = np.random.default_rng(1), 0, 0, []
     for _ in range(100):
-        _, (first, second) = synthetic.render_pair(rng, 48)
+        _, (first, second) = scene.render_pair(rng, 48)
         common = (set(np.unique(first)) & set(np.unique(second))) - {0}
         shared_ids += bool(common)
         moved += not np.array_equal(first, second)
@@ -48,8 +48,8 @@ def test_pairs_share_kinds_and_differ_in_place() -> None:
     assert max(areas) > 0.5
 
 
-@pytest.mark.parametrize("compose", synthetic._SCENES, ids=lambda compose: compose.__name__)
-def test_every_scene_marks_something(compose: synthetic.Compose) -> None:
+@pytest.mark.parametrize("compose", scene._SCENES, ids=lambda compose: compose.__name__)
+def test_every_scene_marks_something(compose: scene.Compose) -> None:
     rng, found = np.random.default_rng(2), 0
     for _ in range(8):
         view = View(rng, 48, 0.5, False, {})

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from incontext import canvas, votes
+from incontext.canvas import paint, votes
+from incontext.canvas.votes import Reading, elect, elect_windows
+from incontext.canvas.windows import OVERLAP, Window, check_tiles, cut, extent, window_side, windows
 from incontext.engine import FittedQuery, Segmenter
-from incontext.model import ContextTokens, ModelConfig, Seen, SegGPT
+from incontext.network.model import ContextTokens, ModelConfig, Seen, SegGPT
 from incontext.prompt_tensor import PromptTensor
-from incontext.tiles import OVERLAP, Window, check_tiles, cut, extent, window_side, windows
 from incontext.types import Prompt
-from incontext.votes import Reading, elect, elect_windows
 
 CONFIG = ModelConfig(
     width=16, heads=2, depth=2, patch=4, side=16, decoder_width=4, merge_layer=0, taps=(0, 1), pretrain_side=16
@@ -36,9 +36,9 @@ class ByColor(SegGPT):
 
     def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:  # noqa: ARG002
         self.batches.append(len(queries))
-        colors = canvas.unpaint(queries)
+        colors = paint.unpaint(queries)
         strong = colors.amax(dim=-1, keepdim=True) > 100
-        return Seen(canvas.normalise_colors(torch.where(strong, colors, 0)).permute(0, 3, 1, 2), tokens=queries)
+        return Seen(paint.normalise_colors(torch.where(strong, colors, 0)).permute(0, 3, 1, 2), tokens=queries)
 
 
 @pytest.fixture
@@ -290,7 +290,7 @@ def test_what_is_decided_cannot_be_asked_for_again(segmenter: Segmenter) -> None
 
 
 def test_prompt_tensors_need_a_size_in_pixels(segmenter: Segmenter) -> None:
-    from incontext.context import cut_to_windows
+    from incontext.canvas.context import cut_to_windows
 
     key = object.__new__(PromptTensor)
     with pytest.raises(ValueError, match="expected tiles in pixels, as prompt tensors do not show how large"):

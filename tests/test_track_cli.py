@@ -15,7 +15,7 @@ from PIL import Image
 
 from incontext import cli, engine
 from incontext.cli import track
-from incontext.formats import read_mask, write_image, write_mask
+from incontext.images.masks import read_mask, write_image, write_mask
 from incontext.progress import ProgressLine
 from incontext.types import Palette
 from incontext.video import job as jobs
@@ -126,7 +126,7 @@ def test_a_prompt_frame_that_is_the_first_frame_is_the_first_frame(run: Callable
     assert np.array_equal(read_mask("OUT/masks/0.png").ids, scene_mask(0))
 
 
-@pytest.mark.filterwarnings("always::incontext.folder.PromptWarning")
+@pytest.mark.filterwarnings("always::incontext.examples.pairs.PromptWarning")
 @pytest.mark.usefixtures("place")
 def test_a_folder_of_prompts(run: Callable[..., Done]) -> None:
     for name, ids in (("1", (3, 7)), ("2", (0, 0))):

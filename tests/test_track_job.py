@@ -21,8 +21,9 @@ from clips import ByColor, cut, decoded, scene, scene_mask, sound_packets, write
 from PIL import Image
 
 from incontext.engine import Segmenter
-from incontext.formats import read_image, read_mask
-from incontext.model import ModelConfig, SegGPT
+from incontext.images.masks import read_mask
+from incontext.images.read import read_image
+from incontext.network.model import ModelConfig, SegGPT
 from incontext.types import Prompt
 from incontext.video import job as jobs
 from incontext.video.job import Progress, TrackReport, track_job

@@ -13,9 +13,9 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from incontext.canvas import normalise, normalise_colors
+from incontext.canvas.paint import normalise, normalise_colors
 from incontext.engine import Segmenter, load
-from incontext.model import ContextTokens, ModelConfig, PromptTokens, Seen, SegGPT
+from incontext.network.model import ContextTokens, ModelConfig, PromptTokens, Seen, SegGPT
 from incontext.prompt_tensor import LearnedGroup, Origin, PromptTensor
 from incontext.types import Palette, Prompt, Segmentation
 from incontext.video import MemoryBank, Policy, Tracker, track

@@ -11,18 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from incontext.canvas import IMAGE_MEAN, IMAGE_STD
-from incontext.checkpoint import load_model
-from incontext.losses import Batch, LossWeights, counts, paint_batch, reading_logits, training_loss
-from incontext.model import ModelConfig, SegGPT
+from incontext.canvas.paint import IMAGE_MEAN, IMAGE_STD
+from incontext.learning.losses import Batch, LossWeights, counts, paint_batch, reading_logits, training_loss
+from incontext.network.checkpoint import load_model
+from incontext.network.model import ModelConfig, SegGPT
 from incontext.training import loop
 from incontext.training.coloring import Coloring, collate, paint, paint_episode, random_palette
 from incontext.training.episodes import Episode, EpisodeSource, Sampling, relabel
 from incontext.training.loop import Progress, Run, _Painter, make_optimizers, train
-from incontext.training.processes import Team, joined, team_device
+from incontext.training.parallel.processes import Team, joined, team_device
+from incontext.training.parallel.slices import MIB, Slices, pack, read_slices, write_slices
 from incontext.training.recipes import RECIPES, Recipe, Stage
 from incontext.training.sets import ImageSet, hold_out, read_set
-from incontext.training.slices import MIB, Slices, pack, read_slices, write_slices
 
 MODEL = ModelConfig(
     width=32, heads=2, depth=2, patch=8, side=16, decoder_width=8, merge_layer=0, taps=(0, 1), pretrain_side=16

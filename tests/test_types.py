@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from incontext import formats, rle
-from incontext.formats import MaskWarning
+from incontext.images import masks, rle
+from incontext.images.masks import MaskWarning
 from incontext.types import IGNORED_COLOR, Palette, Prompt, Segmentation
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
@@ -179,7 +179,7 @@ def test_a_weight_is_above_0(weight: float) -> None:
 def test_an_opened_prompt_shows_its_mask_in_the_file_s_colours(tmp_path: Path) -> None:
     Image.fromarray(IMAGE).save(tmp_path / "image.png")
     table = np.random.default_rng(0).integers(1, 256, (256, 3)).astype(np.uint8)
-    formats.write_mask(tmp_path / "mask.png", MASK, table)
+    masks.write_mask(tmp_path / "mask.png", MASK, table)
     prompt = Prompt.open(tmp_path / "image.png", str(tmp_path / "mask.png"))
     np.testing.assert_array_equal(prompt.image, IMAGE)
     np.testing.assert_array_equal(prompt.mask, MASK)
@@ -187,7 +187,7 @@ def test_an_opened_prompt_shows_its_mask_in_the_file_s_colours(tmp_path: Path) -
     assert prompt.palette.ids.tolist() == [0, 1, 2]
     assert prompt.palette.colors.tolist() == [[0, 0, 0], *table[1:3].tolist()]
     table[2] = table[1]  # colours that cannot be told apart are no palette
-    formats.write_mask(tmp_path / "mask.png", MASK, table)
+    masks.write_mask(tmp_path / "mask.png", MASK, table)
     assert Prompt.open(tmp_path / "image.png", tmp_path / "mask.png").palette is None
 
 

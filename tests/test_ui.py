@@ -22,15 +22,16 @@ from PIL import Image
 
 from incontext.cli import main
 from incontext.engine import Segmenter
-from incontext.formats import Pixels, read_mask
-from incontext.model import ModelConfig, SegGPT
+from incontext.images.masks import read_mask
+from incontext.images.read import Pixels
+from incontext.network.model import ModelConfig, SegGPT
 from incontext.prompt_tensor import PromptTensor
 from incontext.tuning import TuningStep
 from incontext.ui import follow, learn, paint, results
 from incontext.ui.guard import LEAST_FREE, MOST_UPLOADED, Guard
 from incontext.ui.model import Model
 from incontext.ui.places import Places
-from incontext.ui.sessions import MOST_SESSIONS, Picture, Session, Sessions
+from incontext.ui.sessions import MOST_SESSIONS, Followed, Following, Picture, Session, Sessions
 from incontext.video.tracker import Tracker
 
 # --------------------------------------------------------------------------------------------- paint
@@ -473,7 +474,7 @@ def test_folders_and_names_in_archives(session: Session, tmp_path: Path) -> None
         assert zipfile.is_zipfile(results.zip_masks(session, name, apart=True, on_problem=told.append)), name
 
 
-def followed(session: Session, video: follow.Following, segmenter: Segmenter, **how: Any) -> list[int]:
+def followed(session: Session, video: Following, segmenter: Segmenter, **how: Any) -> list[int]:
     return [frame.number for frame in follow.follow(session, video, segmenter, **how)]
 
 
@@ -525,7 +526,7 @@ def test_a_video_is_followed_stopped_corrected(
         follow.zip_of(session.following or video, session.new_folder() / "masks.zip")
 
 
-def masks(video: follow.Following) -> Pixels:
+def masks(video: Following) -> Pixels:
     return np.stack([read_mask(frame.mask).ids for frame in video.done])
 
 
@@ -607,7 +608,7 @@ def test_labelled_files_find_their_masks(session: Session, tmp_path: Path) -> No
 def test_other_weights_come_from_this_machine_alone(
     sessions: Sessions, session: Session, segmenter: Segmenter, tmp_path: Path
 ) -> None:
-    from incontext.checkpoint import save_model
+    from incontext.network.checkpoint import save_model
 
     inside, outside = tmp_path / "in", tmp_path / "out"
     for folder in (inside, outside):
@@ -743,7 +744,7 @@ def test_ids_without_a_brush_are_not_corrected(page: Page, session: Session, tmp
         page.does("results", "edit", SimpleNamespace(number=0))
     assert session.picture is None
     video = follow.open_video(session, tmp_path / "clip")
-    video.done += [follow.Followed(number, f"{number}", mask, mask, (1, 9)) for number in range(2)]
+    video.done += [Followed(number, f"{number}", mask, mask, (1, 9)) for number in range(2)]
     with pytest.raises(error, match=told):
         page.does("correct", scrub=1)
     assert video.painted == 0  # what the editor still shows

@@ -26,7 +26,8 @@ from clips import decoded, write_video
 from PIL import Image
 
 from incontext.demo import JOBS, MASKS
-from incontext.formats import Pixels, read_mask
+from incontext.images.masks import read_mask
+from incontext.images.read import Pixels
 from incontext.prompt_tensor import PromptTensor
 
 CHROMIUM = Path("/usr/bin/chromium")

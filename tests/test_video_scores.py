@@ -13,13 +13,22 @@ import numpy.typing as npt
 import pytest
 
 from incontext import cli
-from incontext.checkpoint import save_model
-from incontext.evaluation.clips import Clip, read_clips
-from incontext.evaluation.davis import Statistics, boundary, outline, region, widened
-from incontext.evaluation.video import COPY, CopiedMask, VideoJournal, VideoMethod, VideoReport, evaluate_video, follow
-from incontext.evaluation.video_report import sentences, tables, to_text, write_report
-from incontext.formats import Pixels, read_mask, write_image, write_mask
-from incontext.model import ModelConfig, SegGPT
+from incontext.evaluation.pages.video_report import sentences, tables, to_text, write_report
+from incontext.evaluation.video.clips import Clip, read_clips
+from incontext.evaluation.video.davis import Statistics, boundary, outline, region, widened
+from incontext.evaluation.video.scoring import (
+    COPY,
+    CopiedMask,
+    VideoJournal,
+    VideoMethod,
+    VideoReport,
+    evaluate_video,
+    follow,
+)
+from incontext.images.masks import read_mask, write_image, write_mask
+from incontext.images.read import Pixels
+from incontext.network.checkpoint import save_model
+from incontext.network.model import ModelConfig, SegGPT
 
 COLORS = np.random.default_rng(0).permutation(256 * 3).reshape(256, 3).astype(np.uint8)
 COLORS[0] = 0

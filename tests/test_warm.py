@@ -11,13 +11,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from incontext import cli
-from incontext.canvas import IMAGE_MEAN, IMAGE_STD
-from incontext.checkpoint import load_model, save_model
-from incontext.model import ModelConfig, SegGPT
+from incontext.canvas.paint import IMAGE_MEAN, IMAGE_STD
+from incontext.network.checkpoint import load_model, save_model
+from incontext.network.model import ModelConfig, SegGPT
 from incontext.training.episodes import Sampling
 from incontext.training.recipes import RECIPES, Recipe, Stage
-from incontext.training.vit import from_timm, from_vit
-from incontext.training.warm import Origin, block_plan, map_weights, start_from
+from incontext.training.start.vit import from_timm, from_vit
+from incontext.training.start.warm import Origin, block_plan, map_weights, start_from
 
 CONFIG = ModelConfig(
     width=32, heads=2, depth=4, patch=8, side=32, decoder_width=8, mlp_ratio=2.0, merge_layer=1, taps=(1, 3),

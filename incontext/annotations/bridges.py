@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from incontext.polygons import Flags, Part, Ring, parts
+from incontext.images.outlines import Flags, Part, Ring, parts
 
 _ROUNDS = 4  # of looking for the nearest corner from the nearest corner
 

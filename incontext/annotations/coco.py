@@ -19,7 +19,6 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 
-from incontext import rle
 from incontext.annotations.core import (
     MOST_IDS,
     Add,
@@ -37,8 +36,9 @@ from incontext.annotations.core import (
     relative_name,
     things_of,
 )
-from incontext.formats import Color, whole_file
-from incontext.polygons import filled_as_coco
+from incontext.images import rle
+from incontext.images.masks import Color, whole_file
+from incontext.images.outlines import filled_as_coco
 
 FILE_NAME: Final = "instances.json"
 SEMANTIC_FILE_NAME: Final = "semantic.json"

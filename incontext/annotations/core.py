@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from incontext import gate
-from incontext.formats import IGNORED, Color, natural_order
-from incontext.pictures import IMAGE_SUFFIXES, MAX_PIXELS, Pixels, read_image
+from incontext.images import gate
+from incontext.images.masks import IGNORED, Color, natural_order
+from incontext.images.read import IMAGE_SUFFIXES, MAX_PIXELS, Pixels, read_image
 from incontext.types import Palette, box
 
 Flags: TypeAlias = npt.NDArray[np.bool_]

@@ -24,7 +24,6 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
-from incontext import rle
 from incontext.annotations.core import (
     Add,
     Categories,
@@ -50,7 +49,8 @@ from incontext.annotations.shapes import (
     polygon,
     rectangle,
 )
-from incontext.formats import Color, whole_file
+from incontext.images import rle
+from incontext.images.masks import Color, whole_file
 
 Attributes: TypeAlias = Mapping[str, str]
 

@@ -5,7 +5,7 @@
 
 The folder of the resolution may be missing, as in YouTube-VOS. Where there are several, 480p is read, else the first.
 Ids are objects of their own video: 1 of one video and 1 of another need not be alike. Frames without a mask are left
-out. Which frames are scored, and how, is evaluation/clips.py's.
+out. Which frames are scored, and how, is evaluation/video/clips.py's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from incontext.annotations.core import (
     things_of,
 )
 from incontext.annotations.mask_files import checked, used_ids
-from incontext.formats import Pixels, natural_order, read_mask
+from incontext.images.masks import natural_order, read_mask
+from incontext.images.read import Pixels
 
 _PICTURES: Final = "JPEGImages"
 _MASKS: Final = "Annotations"

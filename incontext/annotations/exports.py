@@ -11,7 +11,7 @@ from pathlib import Path
 
 from incontext.annotations.core import Add, Categories, Format, Result
 from incontext.annotations.known import FORMATS
-from incontext.gate import folder_below
+from incontext.images.gate import folder_below
 
 
 def writable(names: Iterable[str]) -> tuple[Format, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from incontext.annotations.core import Thing
-from incontext.polygons import connected
+from incontext.images.outlines import connected
 
 
 def split(things: Iterable[Thing], *, smallest: int = 1) -> list[Thing]:

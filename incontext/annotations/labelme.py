@@ -54,8 +54,9 @@ from incontext.annotations.shapes import (
     polygon,
     rectangle,
 )
-from incontext.formats import Pixels, natural_order, read_image, whole_file
-from incontext.polygons import parts
+from incontext.images.masks import natural_order, whole_file
+from incontext.images.outlines import parts
+from incontext.images.read import Pixels, read_image
 
 _BACKGROUND_NAME: Final = "_background_"
 _NAMES_FILE: Final = "labels.txt"

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from incontext.annotations.core import Categories
-from incontext.formats import IGNORED, Pixels
+from incontext.images.masks import IGNORED
+from incontext.images.read import Pixels
 
 
 def used_ids(masks: Iterable[Path], read: Callable[[Path], Pixels], problems: list[str]) -> set[int]:

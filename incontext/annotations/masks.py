@@ -1,7 +1,7 @@
 """Masks as pictures, out: an indexed PNG for each picture, of categories or objects, or a black and white one for each
 class in it.
 
-Reading masks is formats.py's, and finding the picture of each is that of folders of prompts.
+Reading masks is images/masks.py's, and finding the picture of each is that of folders of prompts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from incontext.annotations.core import MOST_IDS, Add, Categories, Format, Result, paint, place_of
-from incontext.formats import IGNORED, write_image, write_mask
+from incontext.images.masks import IGNORED, write_image, write_mask
 from incontext.types import Palette
 
 _UNSAFE: Final = re.compile(r'[\x00-\x1f/\\:*?"<>|]+|^\.+|[. ]+$')

@@ -30,7 +30,8 @@ from incontext.annotations.core import (
     place_of,
     relative_name,
 )
-from incontext.formats import read_colors, write_image
+from incontext.images.masks import write_image
+from incontext.images.read import read_colors
 
 FILE_NAME: Final = "panoptic.json"
 _WEIGHTS: Final = np.array([1, 256, 65536], np.uint32)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from incontext.annotations.core import Categories, Flags, Thing, brief, is_number
-from incontext.polygons import filled
+from incontext.images.outlines import filled
 
 IGNORED_NAME: Final = "__ignore__"  # the category that means "ignored", as LabelMe's own tools have it
 _FARTHEST: Final = 1e6  # pixels from the picture's corner: what lies beyond is a mistake

@@ -41,18 +41,9 @@ from incontext.annotations.core import (
 )
 from incontext.annotations.links import link_picture
 from incontext.annotations.mask_files import checked, used_ids
-from incontext.formats import (
-    IGNORED,
-    Color,
-    Pixels,
-    is_painted,
-    natural_order,
-    read_colors,
-    read_mask,
-    whole_file,
-    write_mask,
-)
-from incontext.smoothing import indexed
+from incontext.images.masks import IGNORED, Color, is_painted, natural_order, read_mask, whole_file, write_mask
+from incontext.images.read import Pixels, read_colors
+from incontext.images.smoothing import indexed
 from incontext.types import IGNORED_COLOR
 
 CLASS_FOLDER: Final = "SegmentationClass"

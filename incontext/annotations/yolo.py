@@ -40,8 +40,9 @@ from incontext.annotations.core import (
 )
 from incontext.annotations.links import link_picture
 from incontext.annotations.shapes import Points, Region, polygon, rectangle
-from incontext.formats import IMAGE_SUFFIXES, natural_order, whole_file
-from incontext.gate import folder_below
+from incontext.images.gate import folder_below
+from incontext.images.masks import natural_order, whole_file
+from incontext.images.read import IMAGE_SUFFIXES
 
 _NAMES_FILES: Final = ("classes.txt", "obj.names", "_darknet.labels")
 _YAML_SUFFIXES: Final = frozenset({".yaml", ".yml"})

@@ -24,10 +24,10 @@ from incontext.cli.options import (
 from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from incontext.context import Ensemble
+    from incontext.canvas.context import Ensemble
     from incontext.engine import Segmenter
     from incontext.evaluation import Method
-    from incontext.evaluation.episodes import EpisodeSet
+    from incontext.evaluation.few_shot.episodes import EpisodeSet
 
 _USUAL_SHOTS = (1, 2, 4, 8)
 _MOST_WORKERS = 8
@@ -90,8 +90,8 @@ def evaluate_few_shot(
 
     from incontext.engine import load
     from incontext.evaluation import Journal, evaluate, read_sets
-    from incontext.evaluation.baselines import BASELINES
-    from incontext.evaluation.report import to_text
+    from incontext.evaluation.few_shot.baselines import BASELINES
+    from incontext.evaluation.pages.report import to_text
 
     found = read_sets(
         data,
@@ -127,8 +127,8 @@ def evaluate_few_shot(
         )
     print(to_text(report))
     if out is not None:
-        from incontext.evaluation.gallery import gallery
-        from incontext.evaluation.report import write_report
+        from incontext.evaluation.pages.gallery import gallery
+        from incontext.evaluation.pages.report import write_report
 
         few = next(each.shots for each in report.columns if each.method == models[0].name)
         shown = gallery(report, models[0], found, shots=few, hidden=hidden)
@@ -137,7 +137,7 @@ def evaluate_few_shot(
 
 def describe(segmenter: "Segmenter", weights: str, task: TaskName, side: int | None) -> dict[str, object]:
     """What ran, for reports."""
-    from incontext.checkpoint import info, resolve
+    from incontext.network.checkpoint import info, resolve
 
     return {
         **segmenter.describe(),

@@ -12,7 +12,7 @@ from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
     from incontext.engine import Segmenter
-    from incontext.evaluation.video import VideoMethod
+    from incontext.evaluation.video.scoring import VideoMethod
     from incontext.video.bank import Policy
 
 
@@ -73,10 +73,10 @@ def evaluate_video(
     memories, policies = _memories(memory), names(policy)
 
     from incontext.engine import load
-    from incontext.evaluation.clips import read_clips
-    from incontext.evaluation.video import COPY, VideoJournal
-    from incontext.evaluation.video import evaluate_video as evaluate
-    from incontext.evaluation.video_report import to_text, write_report
+    from incontext.evaluation.pages.video_report import to_text, write_report
+    from incontext.evaluation.video.clips import read_clips
+    from incontext.evaluation.video.scoring import COPY, VideoJournal
+    from incontext.evaluation.video.scoring import evaluate_video as evaluate
 
     chosen = _policies(policies)
     found = read_clips(
@@ -129,7 +129,7 @@ def _methods(
     segmenter: "Segmenter", memories: list[int], policies: "list[Policy]", task: TaskName, side: int | None
 ) -> "list[VideoMethod]":
     """A tracker for each memory and policy. Without memory there is nothing to choose, so that is asked once."""
-    from incontext.evaluation.video import VideoMethod
+    from incontext.evaluation.video.scoring import VideoMethod
     from incontext.video.tracker import Tracker
 
     def method(memory: int, policy: "Policy", name: str) -> VideoMethod:

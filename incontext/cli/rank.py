@@ -11,7 +11,7 @@ from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
     from incontext.evaluation.ranking import Ranking
-    from incontext.folder import OpenedPrompts
+    from incontext.examples import OpenedPrompts
 
 _LONGEST = 512  # pixels along a picture's longer side: several times what the network sees, and quick to score
 
@@ -51,8 +51,8 @@ def rank(
     A table on stdout, best first: IoU with the true masks, summed over the pictures for each id that an example shows,
     then the mean of these. --top N takes the N best such that each id is shown by about as many.
     """
-    from incontext.folder import gather, open_prompts, read_empty
-    from incontext.formats import whole_file
+    from incontext.examples import gather, open_prompts, read_empty
+    from incontext.images.masks import whole_file
 
     # What a user can get wrong is found before the weights are loaded.
     opened = open_prompts(gather(source=folder), snap=snap_colors, longest=_LONGEST)
@@ -111,7 +111,7 @@ def rank(
 
 def _target(out: Path | None, top: int | None, examples: int) -> Path | None:
     """The context file to write. What lies there already may only be another context file."""
-    from incontext.folder import read_context
+    from incontext.examples import read_context
 
     if top is None:
         if out is not None:
@@ -139,7 +139,7 @@ def _write(
     segmenter: Mapping[str, object],
     task: str,
 ) -> None:
-    from incontext.folder import write_context
+    from incontext.examples import write_context
 
     scores = {ranking.names[c]: round(score, 4) for c in chosen if (score := float(ranking.score[c])) >= 0}
     chosen_by = {

@@ -31,7 +31,8 @@ from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
     from incontext.engine import BatchSize, Tiles
-    from incontext.folder import FileReport, FolderJob, FolderReport, OpenedPrompts, Rehearsal
+    from incontext.examples import OpenedPrompts
+    from incontext.folder import FileReport, FolderJob, FolderReport, Rehearsal
 
 _MANY_PROMPTS = 16
 
@@ -160,19 +161,10 @@ def segment(
     Subfolders are kept. A picture that cannot be read is skipped; report.json lists everything. A run that is stopped,
     or killed, goes on when the same command is given again.
     """
-    from incontext.folder import (
-        STDIN,
-        OpenedPrompts,
-        PromptFiles,
-        arrivals,
-        gather,
-        open_prompts,
-        plan,
-        read_list,
-        rehearse,
-        segment_folder,
-    )
+    from incontext.examples import OpenedPrompts, PromptFiles, gather, open_prompts
+    from incontext.folder import STDIN, arrivals, plan, rehearse, segment_folder
     from incontext.prompt_tensor import PromptTensor
+    from incontext.sources.find import read_list
     from incontext.types import Prompt
 
     # What a user can get wrong is found before the weights are loaded.
@@ -206,7 +198,7 @@ def segment(
     context: list[Prompt | PromptTensor] = [*opened.prompts, *keys]
     run: Callable[..., FolderReport]
     if engine == "ray":
-        from incontext.folder.on_ray import segment_on_ray
+        from incontext.folder.ray.job import segment_on_ray
 
         run = partial(
             segment_on_ray,
@@ -353,7 +345,7 @@ def _batch_size(text: str) -> "BatchSize":
 
 
 def _tiles(text: str | None) -> "Tiles":
-    from incontext.tiles import LEAST_TILES
+    from incontext.canvas.windows import LEAST_TILES
 
     if text is None:
         return None
@@ -366,7 +358,7 @@ def _tiles(text: str | None) -> "Tiles":
 
 def _tell_about(opened: "OpenedPrompts", ensemble: str) -> None:
     """What a user should know of the prompts before the network starts."""
-    from incontext.folder import PromptWarning
+    from incontext.examples import PromptWarning
 
     tell_about_empty(opened)
     if (count := len(opened.prompts)) > _MANY_PROMPTS and ensemble != "spatial":
@@ -380,8 +372,7 @@ def _tell_about(opened: "OpenedPrompts", ensemble: str) -> None:
 
 def tell_about_empty(opened: "OpenedPrompts") -> None:
     """Which of the prompts are left out."""
-    from incontext.folder import PromptWarning
-    from incontext.folder.pairs import some_of
+    from incontext.examples.pairs import PromptWarning, some_of
 
     if opened.empty:
         masks = some_of([mask for _, mask in opened.empty])

@@ -22,7 +22,7 @@ from incontext.cli.options import (
 from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from incontext.folder import OpenedPrompts
+    from incontext.examples import OpenedPrompts
     from incontext.video.exports import Export
     from incontext.video.frames import Mark
     from incontext.video.job import Progress, TrackReport
@@ -183,7 +183,7 @@ def _exports(text: str | None) -> "list[Export]":
 
 def _opened(pairs: list[tuple[Path, Path]], source: Path | None, *, snap: bool) -> "OpenedPrompts | None":
     from incontext.cli.segment import tell_about_empty
-    from incontext.folder import gather, open_prompts
+    from incontext.examples import gather, open_prompts
 
     if not pairs and source is None:
         return None

@@ -11,7 +11,7 @@ from incontext.cli.options import Device, app
 from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from incontext.model import SegGPT
+    from incontext.network.model import SegGPT
     from incontext.training.recipes import Recipe
 
 TrainingDtype = Literal["bfloat16", "float32"]
@@ -77,12 +77,12 @@ def train(
     Of every set of 20 pictures or more, one in 20 is held out for validation. Under `torchrun -m incontext train ...`
     the processes share every batch, and the weights come out as from one.
     """
-    from incontext.devices import choose_device, keep_freed_memory
+    from incontext.network.devices import choose_device, keep_freed_memory
     from incontext.training import loop
-    from incontext.training.processes import joined, team_device
+    from incontext.training.parallel.processes import joined, team_device
+    from incontext.training.parallel.slices import Slices
     from incontext.training.recipes import RECIPES
     from incontext.training.sets import hold_out, read_set
-    from incontext.training.slices import Slices
 
     if recipe not in RECIPES:
         raise ValueError(f"expected a recipe among {', '.join(RECIPES)}, got {recipe!r}")
@@ -130,9 +130,9 @@ def _start(init: str | None, recipe: "Recipe", out: Path) -> "tuple[Recipe, SegG
         raise ValueError("expected --init with weights whose network is to get a presence head; --init default")
     if init is None:
         return recipe, None, ""
-    from incontext.checkpoint import load_model, resolve
-    from incontext.training.vit import from_timm
-    from incontext.training.warm import start_from
+    from incontext.network.checkpoint import load_model, resolve
+    from incontext.training.start.vit import from_timm
+    from incontext.training.start.warm import start_from
 
     if init.startswith("timm:"):
         going_on = (out / "state.pt").exists() or (out / "state" / "index.json").exists()

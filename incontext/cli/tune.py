@@ -55,7 +55,7 @@ def tune(
     The network stays as it is; the file holds what it is shown. Pictures without anything marked teach where to find
     nothing. Beside KEY.safetensors, KEY.html shows how it went and what is found in the held-out pictures.
     """
-    from incontext.folder import gather, open_prompts, read_empty
+    from incontext.examples import gather, open_prompts, read_empty
 
     # What a user can get wrong is found before the weights are loaded.
     _check_target(out)
@@ -65,9 +65,9 @@ def tune(
     empty = [read_empty(pair, longest=_LONGEST) for pair in opened.empty]
     out.parent.mkdir(parents=True, exist_ok=True)
 
-    from incontext.devices import keep_freed_memory
     from incontext.engine import load
-    from incontext.evaluation.tuning_report import write_page
+    from incontext.evaluation.pages.tuning_report import write_page
+    from incontext.network.devices import keep_freed_memory
     from incontext.tuning import tune as learn
 
     keep_freed_memory()

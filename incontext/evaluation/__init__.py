@@ -3,10 +3,10 @@
 Refuses to know networks and devices: what is scored is any function from queries and their prompts to masks.
 """
 
-from incontext.evaluation.episodes import Absent, Episode, EpisodeSet, read_episodes, read_sets
-from incontext.evaluation.few_shot import Method, evaluate
-from incontext.evaluation.records import Journal
-from incontext.evaluation.scores import AbsenceReport, Column, ConfidenceReport, FewShotReport, SetScore
+from incontext.evaluation.few_shot.episodes import Absent, Episode, EpisodeSet, read_episodes, read_sets
+from incontext.evaluation.few_shot.records import Journal
+from incontext.evaluation.few_shot.scores import AbsenceReport, Column, ConfidenceReport, FewShotReport, SetScore
+from incontext.evaluation.few_shot.scoring import Method, evaluate
 
 __all__ = [
     "AbsenceReport",

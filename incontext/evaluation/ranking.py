@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from incontext.evaluation.metrics import Overlap, mean, overlap
-from incontext.formats import IGNORED, Pixels
+from incontext.images.masks import IGNORED
+from incontext.images.read import Pixels
 from incontext.types import Prompt
 
 if TYPE_CHECKING:  # the engine brings torch, and a ranking that is read needs none
     from incontext.engine import Context, FittedQuery, Segmenter
-    from incontext.model import Task
+    from incontext.network.model import Task
 
 _MOST_COLUMNS = 8  # of ids, in a table for people
 _LEAST_SHOWN = 2  # queries of each id in a sample: a candidate among them still leaves one to try it on

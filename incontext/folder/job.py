@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from incontext.folder.identity import identify
 from incontext.folder.journal import JOURNAL_NAME, Journal, find_earlier, wrote_tars
-from incontext.folder.places import shown
 from incontext.folder.plan import FolderJob, Query
 from incontext.folder.report import REPORT_NAME, FileReport, FolderReport
 from incontext.folder.run import Finish, LocalEngine
@@ -22,13 +21,14 @@ from incontext.folder.sinks import FolderSink, sink_for
 from incontext.folder.watch import Arrived
 from incontext.folder.work import UnwritableError, raise_if_unwritable, version_of
 from incontext.prompt_tensor import PromptTensor
+from incontext.sources.places import shown
 from incontext.types import Prompt
 
 if TYPE_CHECKING:  # the engine brings torch, and a plan needs none
-    from incontext.context import Ensemble
+    from incontext.canvas.context import Ensemble
+    from incontext.canvas.windows import Tiles
     from incontext.engine import BatchSize, Context, Segmenter
-    from incontext.model import Task
-    from incontext.tiles import Tiles
+    from incontext.network.model import Task
 
 
 class Engine(Protocol):

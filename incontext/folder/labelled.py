@@ -17,11 +17,20 @@ from incontext.annotations import Categories, Labelled, Labels, Result, Thing
 from incontext.annotations.core import MOST_IDS, Pictures, is_file, paint, picture_size, things_of
 from incontext.annotations.instances import split
 from incontext.annotations.known import open_one, recognised
+from incontext.examples.pairs import IMAGE_FOLDERS, MASK_FOLDERS, gather
 from incontext.folder.outputs import HALF_WRITTEN
-from incontext.folder.pairs import IMAGE_FOLDERS, MASK_FOLDERS, gather
-from incontext.folder.plan import is_picture
 from incontext.folder.report import REPORT_NAME, FileReport, FolderReport, open_report
-from incontext.formats import IGNORED, Color, MaskFile, is_painted, natural_order, number_colors, read_ids, read_mask
+from incontext.images.masks import (
+    IGNORED,
+    Color,
+    MaskFile,
+    is_painted,
+    natural_order,
+    number_colors,
+    read_ids,
+    read_mask,
+)
+from incontext.sources.places import is_picture
 
 
 @dataclass(frozen=True, eq=False)

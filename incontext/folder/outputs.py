@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from incontext.folder.places import RemoteFile, shown
-from incontext.folder.remote import join, upload
-from incontext.formats import whole_file
-from incontext.gate import below
+from incontext.images.gate import below
+from incontext.images.masks import whole_file
+from incontext.sources.places import RemoteFile, shown
+from incontext.sources.remote import join, upload
 
 HALF_WRITTEN: Final = re.compile(r"\.[0-9a-f]{32}\.part")  # as `formats.whole_file` names them
 TAR_NAME: Final = re.compile(r"(?:[0-9]{6}|[1-9][0-9]{6,})\.tar")  # as `tar_name` names them

@@ -7,27 +7,34 @@ network, and what is inside of files.
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Final, TypeAlias
+from typing import Final
 
 from incontext.folder.outputs import TAR_NAME, Outputs, folder_for
-from incontext.folder.pages import paged
-from incontext.folder.places import WEB, Place, RemoteFile, TarMember, is_picture_name, is_tar_name, protocol, shown
-from incontext.folder.remote import is_address, is_pattern, path_or_address, refuse_unwritable_address
 from incontext.folder.report import FileReport
-from incontext.folder.search import Search, is_picture
-from incontext.folder.sources import file_name
-from incontext.formats import IMAGE_SUFFIXES, refuse_unwritable
-
-__all__ = ["STDIN", "FolderJob", "Query", "StrPath", "alike", "is_picture", "look_again", "plan"]
+from incontext.folder.search import Search
+from incontext.images.masks import refuse_unwritable
+from incontext.images.read import IMAGE_SUFFIXES
+from incontext.sources.find import file_name
+from incontext.sources.pages import paged
+from incontext.sources.places import (
+    WEB,
+    Place,
+    RemoteFile,
+    StrPath,
+    TarMember,
+    alike,
+    is_picture_name,
+    is_tar_name,
+    protocol,
+    shown,
+)
+from incontext.sources.remote import is_address, is_pattern, path_or_address, refuse_unwritable_address
 
 STDIN: Final = "-"  # among the inputs: a list
-
-StrPath: TypeAlias = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)  # slots: there may be very many
@@ -185,8 +192,3 @@ def _file_of(place: Place) -> Path | RemoteFile:
 
 def _alike(search: Search, place: Path | RemoteFile) -> str:
     return alike(search.place(place))
-
-
-def alike(path: Place) -> str:
-    """Equal for paths that some file systems take for one: case and the way accents are written do not count."""
-    return unicodedata.normalize("NFC", str(path)).casefold()

@@ -24,10 +24,10 @@ from incontext.folder.sinks import FolderSink, sink_for
 from incontext.folder.work import Picture, read, version_of, write
 
 if TYPE_CHECKING:  # the engine brings torch
-    from incontext.context import Ensemble
+    from incontext.canvas.context import Ensemble
+    from incontext.canvas.windows import Tiles
     from incontext.engine import Answer, Context, PreparedContext, Segmenter
-    from incontext.model import Task
-    from incontext.tiles import Tiles
+    from incontext.network.model import Task
 
 MOST_MEASURED: Final = 3
 

@@ -14,8 +14,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
-from incontext.formats import IGNORED, refuse_special, whole_file
-from incontext.gate import stays_inside
+from incontext.images.gate import stays_inside
+from incontext.images.masks import IGNORED, refuse_special, whole_file
 
 REPORT_NAME: Final = "report.json"
 REPORT_FORMAT: Final = "incontext report 2"

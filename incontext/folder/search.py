@@ -11,7 +11,9 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from incontext.folder.outputs import Outputs
-from incontext.folder.places import (
+from incontext.folder.report import FileReport
+from incontext.sources.find import below_common_folder, file_name, find_remote
+from incontext.sources.places import (
     WEB,
     Found,
     Place,
@@ -19,16 +21,16 @@ from incontext.folder.places import (
     RemoteFile,
     TarMember,
     is_hidden,
+    is_picture,
     is_picture_name,
     is_tar_name,
+    may_be_read,
     protocol,
     shown,
     within,
 )
-from incontext.folder.remote import is_pattern, path_or_address
-from incontext.folder.report import FileReport
-from incontext.folder.sources import below_common_folder, file_name, find_remote
-from incontext.folder.tars import find_in_tar
+from incontext.sources.remote import is_pattern, path_or_address
+from incontext.sources.tars import find_in_tar
 
 
 class Search:
@@ -167,18 +169,9 @@ class Search:
             self.unreadable.append(report)
 
 
-def is_picture(path: Path) -> bool:
-    """By its name; also a link that leads nowhere, which is then reported, but no pipe or device, which would block."""
-    return is_picture_name(path.name) and _is_file(path)
-
-
 def is_source(path: Path) -> bool:
     """Whether it is a picture, or may hold some."""
-    return (is_picture_name(path.name) or is_tar_name(path.name)) and _is_file(path)
-
-
-def _is_file(path: Path) -> bool:
-    return path.is_file() or not path.exists()
+    return is_picture(path) or (is_tar_name(path.name) and may_be_read(path))
 
 
 def _same(given: str, other: str) -> str:

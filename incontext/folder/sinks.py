@@ -15,11 +15,11 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from incontext.folder.outputs import TAR_NAME, Outputs, tar_name
-from incontext.folder.places import RemoteFile, TarMember
-from incontext.folder.remote import fetch_to, join, listing, remove, upload
-from incontext.folder.sources import read_member
-from incontext.folder.tars import members_of
-from incontext.formats import whole_file
+from incontext.images.masks import whole_file
+from incontext.sources.find import read_member
+from incontext.sources.places import RemoteFile, TarMember
+from incontext.sources.remote import fetch_to, join, listing, remove, upload
+from incontext.sources.tars import members_of
 
 _UNDONE, _DONE, _FAILED = 0, 1, 2  # what became of a picture
 

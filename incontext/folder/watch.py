@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from time import monotonic, sleep
 from typing import Final, TypeAlias
 
-from incontext.folder.places import Place
-from incontext.folder.plan import FolderJob, Query, alike, look_again
+from incontext.folder.plan import FolderJob, Query, look_again
 from incontext.folder.report import FileReport
 from incontext.folder.search import Search
 from incontext.folder.work import version_of
+from incontext.sources.places import Place, alike
 
 POLL_SECONDS: Final = 1.0
 

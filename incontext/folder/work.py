@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from incontext.folder.outputs import Outputs
-from incontext.folder.places import Place
 from incontext.folder.plan import Query
 from incontext.folder.report import FileReport
-from incontext.folder.sources import contents
-from incontext.folder.sources import version as version_at
-from incontext.formats import IGNORED, Pixels, encode_gray, encode_image, encode_mask, read_image
-from incontext.pictures import one_large
+from incontext.images.masks import IGNORED, encode_gray, encode_image, encode_mask
+from incontext.images.read import Pixels, one_large, read_image
+from incontext.sources.find import contents
+from incontext.sources.find import version as version_at
+from incontext.sources.places import Place
 from incontext.types import Segmentation
 
 if TYPE_CHECKING:  # the engine brings torch

@@ -1,7 +1,7 @@
 """In-context coloring: from episodes of ids to painted canvases and hidden patches.
 
 Every episode gets a fresh random palette, so that a colour means nothing but what the prompt shows (arXiv 2304.03284,
-section 3.1). The loss by which answers are judged is in :mod:`incontext.losses`.
+section 3.1). The loss by which answers are judged is in :mod:`incontext.learning.losses`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from incontext.losses import LossWeights, Stacked
-from incontext.model import Seen, SegGPT, Task
+from incontext.learning.losses import LossWeights, Stacked
+from incontext.network.model import Seen, SegGPT, Task
 from incontext.training.episodes import Episode
 from incontext.training.hints import reveal
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from PIL import Image
 
-from incontext.light import AS_IT_IS, Light, draw_light, lit
-from incontext.training.moving import render_clip
+from incontext.learning.augmentation import Augmentation, Cut, bend, choose_box, degrade, empty_box, view
+from incontext.learning.light import AS_IT_IS, Light, draw_light, lit
+from incontext.training.scenes.moving import render_clip
+from incontext.training.scenes.scene import render_views
 from incontext.training.sets import IGNORED, ImageSet
-from incontext.training.synthetic import render_views
-from incontext.views import Augmentation, Cut, bend, choose_box, degrade, empty_box, view
 
 MIN_MARKED = 4  # pixels that a prompt's mask marks at least
 MIN_CELL = 16  # pixels along the side of the smallest picture of a mosaic
@@ -58,7 +58,9 @@ class Episode:
     images: np.ndarray  # (N + 1, side, side, 3) uint8
     masks: np.ndarray  # (N + 1, side, side) uint8
     count: int
-    lights: np.ndarray | None = None  # (N + 1, 16) float32, in which the images are still to be seen (light.py)
+    lights: np.ndarray | None = (
+        None  # (N + 1, 16) float32, in which the images are still to be seen (learning/light.py)
+    )
 
 
 class _Chooser:

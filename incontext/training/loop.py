@@ -2,7 +2,7 @@
 
 A step's episodes follow from the recipe's seed and the step's number alone, so a run that was stopped and resumed sees
 what an uninterrupted one sees, and several processes see together what a single one sees. The loop refuses to know
-where episodes come from (episodes.py, synthetic.py) and what colours are (coloring.py).
+where episodes come from (episodes.py, training/scenes/scene.py) and what colours are (coloring.py).
 """
 
 from __future__ import annotations
@@ -23,17 +23,25 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from incontext.canvas import color_shares
-from incontext.checkpoint import save_model
-from incontext.losses import Batch, Stacked, counts, paint_batch, presence_loss, training_loss, unjudged_where_absent
-from incontext.model import SegGPT, Task
+from incontext.canvas.paint import color_shares
+from incontext.learning.losses import (
+    Batch,
+    Stacked,
+    counts,
+    paint_batch,
+    presence_loss,
+    training_loss,
+    unjudged_where_absent,
+)
+from incontext.network.checkpoint import save_model
+from incontext.network.model import SegGPT, Task
 from incontext.training.coloring import Painted, collate, paint_episode, see
 from incontext.training.episodes import EpisodeSource
-from incontext.training.processes import ALONE, Team
+from incontext.training.parallel.processes import ALONE, Team
+from incontext.training.parallel.sharding import ShardedMuon, gathered, part_like, restore_optimizer, shard
+from incontext.training.parallel.slices import MIB, Slices, pack, read_slices, unpack, write_slices
 from incontext.training.recipes import Recipe
 from incontext.training.sets import ImageSet
-from incontext.training.sharding import ShardedMuon, gathered, part_like, restore_optimizer, shard
-from incontext.training.slices import MIB, Slices, pack, read_slices, unpack, write_slices
 from incontext.training.validation import Validation
 
 TrainingDtype = Literal["bfloat16", "float32"]  # of the network's products; weights, loss and optimizers are float32

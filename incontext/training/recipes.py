@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from incontext.model import ModelConfig
+from incontext.network.model import ModelConfig
 from incontext.training.coloring import Coloring
 from incontext.training.episodes import Sampling
 

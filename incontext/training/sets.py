@@ -16,8 +16,9 @@ from PIL import Image
 
 from incontext.annotations import Labels
 from incontext.annotations.known import open_one, recognised
-from incontext.dataset import has_instances, has_regions
-from incontext.formats import IMAGE_SUFFIXES, Pixels, number_colors, read_ids, read_image
+from incontext.images.dataset import has_instances, has_regions
+from incontext.images.masks import number_colors, read_ids
+from incontext.images.read import IMAGE_SUFFIXES, Pixels, read_image
 
 IGNORED = 255
 MIN_PIXELS = 12  # an id with fewer pixels in a picture does not count as shown

@@ -11,14 +11,14 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from incontext.canvas import reading_logits, unpaint
-from incontext.formats import write_image
-from incontext.losses import Batch, Stacked, paint_batch
-from incontext.model import SegGPT
+from incontext.canvas.paint import reading_logits, unpaint
+from incontext.images.masks import write_image
+from incontext.learning.augmentation import NO_AUGMENTATION, Cut
+from incontext.learning.losses import Batch, Stacked, paint_batch
+from incontext.network.model import SegGPT
 from incontext.training.coloring import Coloring, collate, paint, paint_episode
 from incontext.training.episodes import EpisodeSource, Sampling
 from incontext.training.sets import IGNORED, ImageSet
-from incontext.views import NO_AUGMENTATION, Cut
 
 AS_USED = Sampling(  # two whole pictures as they are, one id, the query's whole mask hidden
     rendered=0.0,

@@ -22,11 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from incontext import canvas
+from incontext.canvas.paint import read_small
 from incontext.engine import Segmenter, to_read
-from incontext.formats import IGNORED, Pixels
-from incontext.losses import Batch, LossWeights, Stacked, paint_batch, training_loss
-from incontext.model import ContextTokens, SegGPT, Tables, Task
+from incontext.images.masks import IGNORED
+from incontext.images.read import Pixels
+from incontext.learning.losses import Batch, LossWeights, Stacked, paint_batch, training_loss
+from incontext.network.model import ContextTokens, SegGPT, Tables, Task
 from incontext.prompt_tensor import LearnedGroup
 from incontext.tuning.pictures import Picture, Split, changed, covering, tiled
 from incontext.types import Palette
@@ -82,7 +83,7 @@ class Network:
     def read(self, queries: Tensor, context: ContextTokens, palette: Palette) -> tuple[Tensor, Pixels]:
         """:meth:`answer`, and the ids (B, side, side) that the segmenter reads from it, absent ones left out."""
         paint = to_read(self.model, self.model.see(queries.to(self.dtype), context), palette)
-        return paint.painted, canvas.read_small([paint], min_presence=self.min_presence)[0].cpu().numpy()
+        return paint.painted, read_small([paint], min_presence=self.min_presence)[0].cpu().numpy()
 
 
 class _Tested(NamedTuple):

@@ -16,10 +16,10 @@ from typing import Final, get_args
 import numpy as np
 import torch
 
-from incontext.context import grouped, shown_palette
+from incontext.canvas.context import grouped, shown_palette
 from incontext.engine import FittedQuery, Segmenter
-from incontext.formats import Pixels
-from incontext.model import Task
+from incontext.images.read import Pixels
+from incontext.network.model import Task
 from incontext.prompt_tensor import Origin, PromptTensor
 from incontext.tuning.group import Group, Network, Start, TuningStep, frozen, mean_iou
 from incontext.tuning.pictures import Picture, fitted, relabelled, split

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from incontext import canvas
-from incontext.formats import IGNORED, Pixels
-from incontext.light import draw_light, lit
+from incontext.canvas import paint
+from incontext.images.masks import IGNORED
+from incontext.images.read import Pixels
+from incontext.learning.augmentation import Augmentation, bend, degrade
+from incontext.learning.light import draw_light, lit
 from incontext.types import Palette, Prompt
-from incontext.views import Augmentation, bend, degrade
 
 # Parts of pictures and quarter turns, as in training, are not what is asked later: less is learned (docs/log.md).
 _CHANGES = Augmentation(bend=0.5)
@@ -92,7 +93,7 @@ def relabelled(picture: Picture, palette: Palette) -> Picture:
 def fitted(picture: Picture, side: int) -> Picture:
     """A whole picture as the network is shown it."""
     size = (side, side)
-    return Picture(canvas.fit(picture.image, size), canvas.fit_mask(picture.mask, size))
+    return Picture(paint.fit(picture.image, size), paint.fit_mask(picture.mask, size))
 
 
 def covering(ids: Sequence[Collection[int]], count: int, most: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
@@ -124,7 +125,7 @@ def tiled(pictures: Sequence[Picture], side: int) -> Picture:
         row, column = divmod(number, n)
         at = slice(edges[row], edges[row + 1]), slice(edges[column], edges[column + 1])
         size = at[0].stop - at[0].start, at[1].stop - at[1].start
-        image[at], mask[at] = canvas.fit(picture.image, size), canvas.fit_mask(picture.mask, size)
+        image[at], mask[at] = paint.fit(picture.image, size), paint.fit_mask(picture.mask, size)
     return Picture(image, mask)
 
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from PIL import Image
 
-from incontext.formats import IMAGE_SUFFIXES, Pixels, read_mask
+from incontext.images.masks import read_mask
+from incontext.images.read import IMAGE_SUFFIXES, Pixels
 from incontext.types import Prompt, Segmentation
 from incontext.ui.paint import palette_for, shrunk
 from incontext.ui.results import MINIATURE, zip_folder
-from incontext.ui.sessions import Session
+from incontext.ui.sessions import MOST_FRAMES, Followed, Following, Session
 from incontext.video.frames import FramesError, open_frames
 from incontext.video.streams import movie
 from incontext.video.tracker import Tracker
@@ -29,59 +30,10 @@ if TYPE_CHECKING:
     from incontext.engine import Segmenter
     from incontext.prompt_tensor import PromptTensor
 
-MOST_FRAMES: Final = 3000
 VIDEO_SUFFIXES: Final = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"})
 MOST_STATES: Final = 64  # of the tracker, evenly over the frames; between two of them frames are tracked once more
 
 State = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Followed:
-    """A frame that was tracked: its mask and miniature, and what was found."""
-
-    number: int
-    name: str
-    mask: Path
-    miniature: Path
-    ids: tuple[int, ...]
-
-
-@dataclass(eq=False)
-class Following:
-    """A video and what is known of it. count: its frames, as far as the file says. masks: (H, W) ids, by frame.
-
-    painted: the frame that is being painted on. done: the frames that were tracked, in order. changed: the first frame
-    whose mask is not yet in `done`.
-    """
-
-    source: Path
-    name: str
-    folder: Path
-    size: tuple[int, int]
-    rate: float
-    count: int | None
-    masks: dict[int, Pixels] = field(default_factory=dict)
-    painted: int = 0
-    done: list[Followed] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    settings: tuple[Any, ...] = ()
-    changed: int | None = None
-    between: int = 1  # frames from one state that is kept to the next
-
-    @property
-    def last(self) -> int:
-        """The number of the last frame, as far as that is known."""
-        known = max([0, *self.masks, *(frame.number for frame in self.done)])
-        return max(known, (self.count or MOST_FRAMES) - 1)
-
-    def at(self, number: int) -> Followed | None:
-        """What was found in a frame."""
-        first = self.done[0].number if self.done else 0
-        place = number - first
-        if 0 <= place < len(self.done) and self.done[place].number == number:
-            return self.done[place]
-        return next((frame for frame in self.done if frame.number == number), None)
 
 
 def is_video(path: Path) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from incontext.folder import gather, open_prompts
+from incontext.examples import gather, open_prompts
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Prompt
 from incontext.ui.paint import palette_for

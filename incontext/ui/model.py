@@ -35,7 +35,7 @@ class Model:
 
     def choices(self) -> list[str]:
         """Names of registered weights on this machine, and files of weights in the opened folders."""
-        from incontext.checkpoint import cached_path, registry
+        from incontext.network.checkpoint import cached_path, registry
         from incontext.prompt_tensor import is_prompt_tensor
 
         named = [entry.name for entry in registry().values() if cached_path(entry) is not None]
@@ -48,8 +48,8 @@ class Model:
 
         ValueError where they are neither registered nor in an opened folder.
         """
-        from incontext.checkpoint import cached_path, registry
         from incontext.engine import load
+        from incontext.network.checkpoint import cached_path, registry
 
         entry = registry().get(name)
         if entry is None:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from incontext.formats import IGNORED, Pixels
+from incontext.images.masks import IGNORED
+from incontext.images.read import Pixels
 from incontext.types import Palette
 
 # Ids 1..7, which go through the network at once. Vivid, named, apart for most eyes that are colour-blind.

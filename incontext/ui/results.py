@@ -20,7 +20,8 @@ from incontext.annotations.core import Result as Exported
 from incontext.annotations.exports import writable, write_all
 from incontext.annotations.instances import split
 from incontext.annotations.known import FORMATS
-from incontext.formats import IMAGE_SUFFIXES, Pixels, read_image, read_mask, write_image
+from incontext.images.masks import read_mask, write_image
+from incontext.images.read import IMAGE_SUFFIXES, Pixels, read_image
 from incontext.types import Prompt, Segmentation
 from incontext.ui.paint import palette_for, resized_ids, shrunk
 from incontext.ui.places import Places

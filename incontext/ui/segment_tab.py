@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import gradio as gr
 import numpy as np
 
-from incontext.formats import Pixels, read_image, read_mask
+from incontext.images.masks import read_mask
+from incontext.images.read import Pixels, read_image
 from incontext.ui import results
 from incontext.ui.model import Model
 from incontext.ui.page import (

@@ -14,19 +14,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
-from incontext.formats import Pixels
+from incontext.images.read import Pixels
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Prompt
-
-if TYPE_CHECKING:
-    from incontext.ui.follow import Following
 
 GRACE: Final = 600.0  # seconds that a session outlives its page, for connections that come back
 MOST_SESSIONS: Final = 32
 MOST_EXAMPLES: Final = 64
 MOST_PICTURES: Final = 2000
+MOST_FRAMES: Final = 3000  # of a video
 
 Job = Literal["segment", "track", "tune"]
 
@@ -59,6 +57,54 @@ class Result:
     confidence: float = 0.0  # mean, 0..1
     miniatures: tuple[Path, Path, Path] | None = None  # picture, mask with transparency, confidence
     problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A frame that was tracked: its mask and miniature, and what was found."""
+
+    number: int
+    name: str
+    mask: Path
+    miniature: Path
+    ids: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class Following:
+    """A video and what is known of it. count: its frames, as far as the file says. masks: (H, W) ids, by frame.
+
+    painted: the frame that is being painted on. done: the frames that were tracked, in order. changed: the first frame
+    whose mask is not yet in `done`.
+    """
+
+    source: Path
+    name: str
+    folder: Path
+    size: tuple[int, int]
+    rate: float
+    count: int | None
+    masks: dict[int, Pixels] = field(default_factory=dict)
+    painted: int = 0
+    done: list[Followed] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    settings: tuple[Any, ...] = ()
+    changed: int | None = None
+    between: int = 1  # frames from one state that is kept to the next
+
+    @property
+    def last(self) -> int:
+        """The number of the last frame, as far as that is known."""
+        known = max([0, *self.masks, *(frame.number for frame in self.done)])
+        return max(known, (self.count or MOST_FRAMES) - 1)
+
+    def at(self, number: int) -> Followed | None:
+        """What was found in a frame."""
+        first = self.done[0].number if self.done else 0
+        place = number - first
+        if 0 <= place < len(self.done) and self.done[place].number == number:
+            return self.done[place]
+        return next((frame for frame in self.done if frame.number == number), None)
 
 
 @dataclass(eq=False)

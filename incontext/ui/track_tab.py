@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from incontext.formats import read_mask
+from incontext.images.masks import read_mask
 from incontext.ui import follow
 from incontext.ui.model import Model
 from incontext.ui.page import Answers, address, legend, note
 from incontext.ui.segment_tab import download, editor, editor_value, job, painted
-from incontext.ui.sessions import Session
+from incontext.ui.sessions import Followed, Following, Session
 
 if TYPE_CHECKING:
     from gradio.components.image_editor import EditorValue
@@ -141,13 +141,13 @@ class TrackTab:
         return str(follow.zip_of(_video(session), session.new_folder() / "masks.zip"))
 
 
-def _video(session: Session) -> follow.Following:
+def _video(session: Session) -> Following:
     if session.following is None:
         raise ValueError("expected a video, got none; load one first")
     return session.following
 
 
-def _to_paint(video: follow.Following, number: int) -> dict[str, Any]:
+def _to_paint(video: Following, number: int) -> dict[str, Any]:
     """A frame in the editor, with the mask that was given of it, or else what was found in it."""
     found, given = video.at(number), video.masks.get(number)
     ids = given if given is not None else None if found is None else read_mask(found.mask).ids
@@ -156,10 +156,10 @@ def _to_paint(video: follow.Following, number: int) -> dict[str, Any]:
     return value
 
 
-def _picture(frame: follow.Followed) -> str:
+def _picture(frame: Followed) -> str:
     alt = f"Frame {frame.number}: {_ids(frame)}"
     return f'<div class="ic-frame"><img src="{address(frame.miniature)}" alt="{alt}"></div>'
 
 
-def _ids(frame: follow.Followed) -> str:
+def _ids(frame: Followed) -> str:
     return f"found {', '.join(map(str, frame.ids))}" if frame.ids else "nothing found"

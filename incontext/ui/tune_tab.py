@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
-from incontext.evaluation.charts import timeline
-from incontext.formats import Pixels, write_image
+from incontext.evaluation.pages.charts import timeline
+from incontext.images.masks import write_image
+from incontext.images.read import Pixels
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Segmentation
 from incontext.ui import learn

@@ -14,8 +14,9 @@ from typing import Any, Final, Literal, Self, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
-from incontext import canvas
-from incontext.formats import IGNORED, Pixels
+from incontext.canvas import paint
+from incontext.images.masks import IGNORED
+from incontext.images.read import Pixels
 from incontext.types import Prompt
 
 Policy = Literal["recent", "spaced", "confident"]
@@ -210,11 +211,11 @@ class MemoryBank:
         self._contexts = None
 
     def _image(self, image: Pixels) -> Pixels:
-        return _frozen(canvas.fit(image, (self.side, self.side)))
+        return _frozen(paint.fit(image, (self.side, self.side)))
 
     def _fitted(self, mask: Pixels) -> Pixels:
         """A mask at (side, side). What the nearest pixels miss altogether gets the pixel in its middle."""
-        fitted = canvas.fit_mask(mask, (self.side, self.side)).copy()
+        fitted = paint.fit_mask(mask, (self.side, self.side)).copy()
         for i in set(ids_in(mask)) - set(ids_in(fitted)):
             rows, columns = np.nonzero(mask == i)
             middle = len(rows) // 2

@@ -1,6 +1,6 @@
 """The colours that people see the objects of a video in: an id that has one keeps it, whatever comes later.
 
-Refuses to know frames and the network, which is shown other colours (context.py).
+Refuses to know frames and the network, which is shown other colours (canvas/context.py).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from incontext.formats import IGNORED
+from incontext.images.masks import IGNORED
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Palette, Prompt
 

@@ -19,7 +19,8 @@ from typing import Final, Protocol, Self, TypeAlias
 
 from PIL import Image
 
-from incontext.formats import IMAGE_SUFFIXES, Pixels, natural_order, read_image
+from incontext.images.masks import natural_order
+from incontext.images.read import IMAGE_SUFFIXES, Pixels, read_image
 from incontext.video.streams import Picture, Sound, VideoFile
 
 Mark: TypeAlias = int | timedelta

@@ -21,7 +21,8 @@ from typing import Final, Self
 import numpy as np
 
 from incontext.engine import Segmenter
-from incontext.formats import MaskWarning, Pixels, read_mask
+from incontext.images.masks import MaskWarning, read_mask
+from incontext.images.read import Pixels
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Palette, Prompt, Segmentation
 from incontext.video.exports import NEEDS_RLE, write_export

@@ -14,8 +14,9 @@ from typing import Final
 
 import numpy as np
 
-from incontext.formats import ImageLike, read_mask, refuse_unwritable
-from incontext.model import Task
+from incontext.images.masks import read_mask, refuse_unwritable
+from incontext.images.read import ImageLike
+from incontext.network.model import Task
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Prompt
 from incontext.video.bank import MemoryBank, Policy

@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from incontext.formats import Pixels, write_image
+from incontext.images.masks import write_image
+from incontext.images.read import Pixels
 
 MOST_CELLS: Final = 12
 _COLUMNS = 4

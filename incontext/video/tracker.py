@@ -16,8 +16,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from incontext.engine import Context, FittedQuery, PreparedContext, Segmenter
-from incontext.formats import IGNORED, ImageLike, Pixels, is_painted, read_image
-from incontext.model import PromptTokens, Task
+from incontext.images.masks import IGNORED, is_painted
+from incontext.images.read import ImageLike, Pixels, read_image
+from incontext.network.model import PromptTokens, Task
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Palette, Prompt, Segmentation
 from incontext.video.bank import MemoryBank, Policy, ids_in, only, sure_only

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO, Final, Self
 
 import numpy as np
 
-from incontext import rle
-from incontext.formats import whole_file
+from incontext.images import rle
+from incontext.images.masks import whole_file
 from incontext.types import Segmentation, box
 
 TRACKS_FORMAT: Final = "incontext tracks 1"

@@ -1,0 +1,64 @@
+"""What a model must beat: three ways to answer an episode without having learnt anything.
+
+Refuses to know files and scores. Each is a `Predict`: (H, W, 3) uint8 queries, prompts with id 1 -> (H, W) bool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from incontext.evaluation.few_shot.pictures import SCORING_SIDE
+from incontext.evaluation.few_shot.scoring import Method
+from incontext.images.masks import IGNORED
+from incontext.images.read import Pixels
+from incontext.types import Prompt
+
+_BINS = 16  # per colour channel
+
+
+def everything(queries: Sequence[Pixels], _prompts: Sequence[Prompt]) -> Iterator[npt.NDArray[np.bool_]]:
+    """All of a query is foreground."""
+    for query in queries:
+        yield np.ones(query.shape[:2], np.bool_)
+
+
+def copy_mask(queries: Sequence[Pixels], prompts: Sequence[Prompt]) -> Iterator[npt.NDArray[np.bool_]]:
+    """The prompts' masks, stretched to the query: foreground where at least half of them say so."""
+    for query in queries:
+        size = (query.shape[1], query.shape[0])
+        votes = np.zeros(query.shape[:2], np.int64)
+        for prompt in prompts:
+            votes += np.asarray(Image.fromarray(prompt.mask).resize(size, Image.Resampling.NEAREST)) == 1
+        yield 2 * votes >= len(prompts)
+
+
+def color_histogram(queries: Sequence[Pixels], prompts: Sequence[Prompt]) -> Iterator[npt.NDArray[np.bool_]]:
+    """Foreground are the colours, of 16 x 16 x 16, that more prompt pixels have inside the mask than outside it."""
+    lead = np.zeros(_BINS**3, np.int64)
+    for prompt in prompts:
+        bins, mask = _bins(_at_scoring_side(prompt.image)), _at_scoring_side(prompt.mask, Image.Resampling.NEAREST)
+        lead += np.bincount(bins[mask == 1], minlength=_BINS**3)
+        lead -= np.bincount(bins[(mask != 1) & (mask != IGNORED)], minlength=_BINS**3)
+    for query in queries:
+        yield lead[_bins(query)] > 0
+
+
+def _at_scoring_side(pixels: Pixels, resampling: Image.Resampling = Image.Resampling.BICUBIC) -> Pixels:
+    """Prompts of any size have the same weight."""
+    return np.asarray(Image.fromarray(pixels).resize((SCORING_SIDE, SCORING_SIDE), resampling))
+
+
+def _bins(image: Pixels) -> npt.NDArray[np.int64]:
+    levels = image.astype(np.int64) * _BINS // 256
+    return (levels[..., 0] * _BINS + levels[..., 1]) * _BINS + levels[..., 2]
+
+
+BASELINES = (
+    Method("copy the mask", copy_mask, baseline=True),
+    Method("colour histogram", color_histogram, baseline=True),
+    Method("everything", everything, baseline=True, uses_prompts=False),
+)

@@ -1,0 +1,1 @@
+"""Scores for people: tables, drawings and HTML pages."""

@@ -1,0 +1,1 @@
+"""Video scores: which clips are tracked, and how well their objects are followed."""

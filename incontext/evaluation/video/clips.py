@@ -1,0 +1,170 @@
+"""Which videos are scored: folders of frames with masks, in the layouts of DAVIS and in our own.
+
+Refuses to know trackers and scores. A clip names its files; masks hold ids, 0 background and 255 ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from incontext.evaluation.few_shot.episodes import files
+from incontext.images.masks import Color, natural_order, number_colors, read_ids
+from incontext.images.read import Pixels, read_image
+
+ONE_OBJECT_YEAR = 2016  # of DAVIS: every later one tells objects apart
+_USUAL_RESOLUTION = "480p"
+_ROUNDING = 1  # pixels by which a mask may miss its frame's size, when both were made smaller apart
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A video with masks. frames: its pictures in order. masks: files by the number of their frame.
+
+    as_one: every id but 0 is the one object, 1. late: an id that a later mask shows first is a new object; else only
+    the first mask with an id introduces objects, and ids that it does not show are background.
+    """
+
+    name: str
+    frames: tuple[Path, ...]
+    masks: Mapping[int, Path]
+    as_one: bool = False
+    late: bool = True
+
+    @property
+    def scored(self) -> frozenset[int]:
+        """The frames whose masks are compared unless they introduce objects: all but the first and the last of them."""
+        return frozenset(sorted(self.masks)[1:-1])
+
+    @cached_property
+    def _numbers(self) -> Mapping[Color, int]:
+        """Of the colours of RGB masks: an object's is the same in every frame."""
+        return number_colors(self.masks.values())
+
+    def read(self, number: int) -> tuple[Pixels, Pixels | None]:
+        """A frame (H, W, 3) uint8 and its mask (H, W) uint8, None where it has none.
+
+        A mask that misses the frame's size by one pixel is stretched; ValueError where it misses it by more.
+        """
+        image = read_image(self.frames[number])
+        if number not in self.masks:
+            return image, None
+        ids = read_ids(self.masks[number], self._numbers)
+        height, width = image.shape[:2]
+        if max(abs(ids.shape[0] - height), abs(ids.shape[1] - width)) > _ROUNDING:
+            raise ValueError(
+                f"{self.masks[number]}: expected a mask of its frame's size {width} x {height} (width x height), got "
+                f"{ids.shape[1]} x {ids.shape[0]}"
+            )
+        if ids.shape != (height, width):
+            ids = np.asarray(Image.fromarray(ids).resize((width, height), Image.Resampling.NEAREST))
+        return image, (ids > 0).astype(np.uint8) if self.as_one else ids
+
+    def digest(self) -> str:
+        """Changes when a frame or a mask does, by the files' names, sizes and times, or what the masks mean does."""
+        lines = [f"{self.as_one} {self.late}"]
+        for path in (*self.frames, *self.masks.values()):
+            about = path.stat()
+            lines.append(f"{path.parent.name}/{path.name} {about.st_size} {about.st_mtime_ns}")
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def read_clips(
+    data: Path,
+    *,
+    names: Sequence[str] | None = None,
+    split: str | None = None,
+    year: int | None = None,
+    resolution: str | None = None,
+    limit: int | None = None,
+) -> tuple[Clip, ...]:
+    """The clips of a folder.
+
+    data: DAVIS, a folder with JPEGImages/RESOLUTION/NAME/*.jpg, Annotations likewise and ImageSets/YEAR/SPLIT.txt; or
+    NAME/frames and NAME/masks, files of the same names, masks for all frames or for some; or one such NAME. names:
+    which clips, None: all. split, year, resolution: of DAVIS; None: "val" (every clip where there is no ImageSets),
+    the latest year that lists it, and 480p where there are several. In 2016 all ids are one object. limit: at most so
+    many frames of each, from its start.
+    Raises FileNotFoundError where there are no clips, ValueError where one cannot be used.
+    """
+    if not data.is_dir():
+        raise FileNotFoundError(f"{data}: there is no such folder")
+    if (data / "JPEGImages").is_dir():
+        found = list(_davis(data, split, year, resolution))
+    elif (split, year, resolution) != (None, None, None):
+        raise ValueError(f"expected a split, year or resolution with DAVIS's folder JPEGImages only; {data} has none")
+    else:
+        found = list(_folders(data))
+    if names is not None:
+        by_name = {each.name: each for each in found}
+        if missing := [name for name in names if name not in by_name]:
+            raise ValueError(f"expected clips out of {', '.join(by_name)}, got {', '.join(missing)}")
+        found = [by_name[name] for name in names]
+    return tuple(each if limit is None else _limited(each, limit) for each in found)
+
+
+def _folders(data: Path) -> Iterator[Clip]:
+    def is_clip(folder: Path) -> bool:
+        return (folder / "frames").is_dir() and (folder / "masks").is_dir()
+
+    folders = [data] if is_clip(data) else sorted(filter(is_clip, data.glob("*/")))
+    if not folders:
+        raise FileNotFoundError(
+            f"expected JPEGImages and Annotations in {data}, or frames and masks, or folders that hold these; got none"
+        )
+    for folder in folders:
+        yield _clip(folder.resolve().name, folder / "frames", folder / "masks")
+
+
+def _davis(data: Path, split: str | None, year: int | None, resolution: str | None) -> Iterator[Clip]:
+    known = sorted(path.name for path in (data / "JPEGImages").glob("*/"))
+    if not known or (resolution is not None and resolution not in known):
+        raise ValueError(f"expected a resolution out of {', '.join(known) or 'nothing'}, got {resolution or 'none'}")
+    chosen = resolution or (_USUAL_RESOLUTION if _USUAL_RESOLUTION in known else known[0])
+    names, year = _listed(data, split, year, chosen)
+    images, masks = data / "JPEGImages" / chosen, data / "Annotations" / chosen
+    for name in names:
+        for folder in (images / name, masks / name):
+            if not folder.is_dir():
+                raise FileNotFoundError(f"{folder}: there is no such folder, but clip {name} needs it")
+        clip = _clip(name, images / name, masks / name)
+        yield replace(clip, as_one=year == ONE_OBJECT_YEAR, late=False)
+
+
+def _listed(data: Path, split: str | None, year: int | None, resolution: str) -> tuple[list[str], int | None]:
+    """The clips of a split, and the year whose rules hold. DAVIS 2016 by itself lists files, by resolution."""
+    lists = data / "ImageSets"
+    if split is None and not lists.is_dir():
+        return sorted(path.name for path in (data / "JPEGImages" / resolution).glob("*/")), year
+    split = split or "val"
+    years = {int(path.parent.name): path for path in lists.glob(f"*/{split}.txt") if path.parent.name.isdecimal()}
+    if ONE_OBJECT_YEAR not in years and (alone := lists / resolution / f"{split}.txt").is_file():
+        years[ONE_OBJECT_YEAR] = alone
+    if not years or (year is not None and year not in years):
+        there = ", ".join(str(path.relative_to(data)) for path in sorted(lists.glob("*/*.txt"))) or "none"
+        raise FileNotFoundError(f"expected {lists / str(year or '*') / split}.txt; there is {there}")
+    year = max(years) if year is None else year
+    first = [line.split()[0] for line in years[year].read_text(encoding="utf-8").splitlines() if line.strip()]
+    return list(dict.fromkeys(PurePosixPath(each).parent.name if "/" in each else each for each in first)), year
+
+
+def _clip(name: str, frames: Path, masks: Path) -> Clip:
+    found, labelled = files(frames), files(masks)
+    if not found or not labelled:
+        raise ValueError(f"expected pictures in {frames} and in {masks}, got {len(found)} and {len(labelled)}")
+    if strange := [stem for stem in labelled if stem not in found]:
+        raise ValueError(f"{labelled[strange[0]]}: expected a frame of the same name in {frames}, got none")
+    order = sorted(found, key=lambda stem: natural_order(found[stem]))
+    return Clip(name, tuple(found[s] for s in order), {i: labelled[s] for i, s in enumerate(order) if s in labelled})
+
+
+def _limited(clip: Clip, limit: int) -> Clip:
+    if limit < 1:
+        raise ValueError(f"expected a limit of at least 1 frame, got {limit}")
+    return replace(clip, frames=clip.frames[:limit], masks={i: path for i, path in clip.masks.items() if i < limit})

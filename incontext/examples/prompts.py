@@ -1,0 +1,154 @@
+"""Many prompts opened at once, so that they can be one context.
+
+What one file cannot know of is settled here: a colour means the same id in every RGB mask, and all prompts know the
+colours of all ids. Refuses to know which files belong together (pairs.py) and the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from PIL import Image
+
+from incontext.examples.pairs import Pair, PromptFiles, some_of
+from incontext.images.masks import IGNORED, is_painted, read_mask
+from incontext.images.read import Pixels, read_image
+from incontext.types import Palette, Prompt
+
+_MOST_PROBLEMS = 3  # in a sentence
+
+
+@dataclass(frozen=True)
+class OpenedPrompts:
+    """Prompts and, in the same order, the files that they came from; empty: pairs whose mask is background throughout,
+    in which nothing is to be found. names: what ids mean, as far as annotation files say it."""
+
+    prompts: tuple[Prompt, ...]
+    pairs: tuple[Pair, ...]
+    empty: tuple[Pair, ...]
+    names: Mapping[int, str] = field(default_factory=dict)
+
+
+def open_prompts(files: PromptFiles, *, snap: bool = False, longest: int | None = None) -> OpenedPrompts:
+    """Open all prompts; one that marks nothing is set apart, unless it was named.
+
+    snap: see `formats.read_mask`. longest: shrink pictures whose longer side has more pixels, as long as no id gets
+    lost; None keeps them as they are. Colours of RGB masks are counted over all of them in ascending order of
+    (R, G, B), so that a colour is the same id in each; where the masks agree on the colour of each id, all prompts know
+    all of these colours.
+
+    Raises ValueError (or FileNotFoundError), each problem with the name of its file.
+    """
+    prompts: list[Prompt] = []
+    pairs: list[Pair] = []
+    empty: list[Pair] = []
+    problems: list[Exception] = []
+    for pair in files.pairs:
+        try:
+            prompt = _opened(pair, files, snap)
+        except (ValueError, OSError) as error:
+            if pair not in files.named and _is_empty(pair, files):
+                empty.append(pair)
+            else:
+                problems.append(error)
+            continue
+        prompts.append(prompt if longest is None else _shrunk(prompt, longest))
+        pairs.append(pair)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        more = f"; and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
+        told = "; ".join(str(error) for error in problems[:_MOST_PROBLEMS])
+        raise ValueError(f"{len(problems)} of {len(files.pairs)} prompts cannot be used: {told}{more}")
+    if not prompts:
+        masks = some_of([mask for _, mask in empty])
+        raise ValueError(f"expected masks that mark something, got background (0) everywhere in {masks}")
+    painted = [pair not in files.labels and is_painted(pair[1]) for pair in pairs]
+    shown = {i for prompt in prompts for i in prompt.ids}
+    names = {i: name for i, name in files.categories.names.items() if i in shown}
+    return OpenedPrompts(tuple(_agreed(prompts, painted)), tuple(pairs), tuple(empty), names)
+
+
+def _opened(pair: Pair, files: PromptFiles, snap: bool) -> Prompt:
+    labelled = files.labels.get(pair)
+    if labelled is None:
+        return Prompt.open(*pair, snap=snap)
+    image, mask = labelled.read_image(), labelled.mask()
+    try:
+        return Prompt(image, mask, palette=files.categories.palette)
+    except ValueError as error:
+        raise ValueError(f"{pair[1]}: {labelled.name}: {error}") from None
+
+
+def read_empty(pair: Pair, *, longest: int) -> Pixels:
+    """The picture of an empty pair, (H, W, 3) uint8, shrunk as :func:`open_prompts` does it."""
+    image = read_image(pair[0])
+    return _resized(image, _size(image, longest), Image.Resampling.BICUBIC)
+
+
+def _is_empty(pair: Pair, files: PromptFiles) -> bool:
+    labelled = files.labels.get(pair)
+    try:
+        if labelled is not None:
+            return labelled.embedded is None and not labelled.mask().any()
+        return not read_mask(pair[1]).ids.any()
+    except (ValueError, OSError):
+        return False
+
+
+def _shrunk(prompt: Prompt, longest: int) -> Prompt:
+    size = _size(prompt.image, longest)
+    mask = _resized(prompt.mask, size, Image.Resampling.NEAREST)
+    if set(prompt.ids) - set(np.unique(mask).tolist()):
+        return prompt
+    return Prompt(_resized(prompt.image, size, Image.Resampling.BICUBIC), mask, palette=prompt.palette)
+
+
+def _size(image: Pixels, longest: int) -> tuple[int, int]:
+    height, width = image.shape[:2]
+    scale = min(1.0, longest / max(height, width))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _resized(pixels: Pixels, size: tuple[int, int], filter: Image.Resampling) -> Pixels:
+    return pixels if size == pixels.shape[1::-1] else np.asarray(Image.fromarray(pixels).resize(size, filter))
+
+
+def _agreed(prompts: Sequence[Prompt], painted: Sequence[bool]) -> list[Prompt]:
+    """The prompts, a colour of RGB masks the same id in each, and with one palette where their colours agree."""
+    named = [p.palette for p, is_rgb in zip(prompts, painted, strict=True) if is_rgb and p.palette is not None]
+    colors = sorted({tuple(color) for palette in named for color in palette.colors[1:].tolist()})
+    if len(colors) >= IGNORED:
+        raise ValueError(f"expected at most 254 colours beside black in the masks together, got {len(colors)}")
+    ids = {color: number for number, color in enumerate(colors, start=1)}
+    agreed = [_recounted(p, ids) if is_rgb else p for p, is_rgb in zip(prompts, painted, strict=True)]
+    palette = _common_palette(agreed)
+    return (
+        agreed
+        if palette is None
+        else [replace(p, palette=palette) if set(p.ids) <= set(palette.ids.tolist()) else p for p in agreed]
+    )
+
+
+def _recounted(prompt: Prompt, ids: Mapping[tuple[int, ...], int]) -> Prompt:
+    if prompt.palette is None:
+        return prompt
+    new = [0] + [ids[tuple(color)] for color in prompt.palette.colors[1:].tolist()]
+    numbers = np.arange(256, dtype=np.uint8)
+    numbers[prompt.palette.ids] = new
+    return Prompt(prompt.image, numbers[prompt.mask], palette=Palette(np.array(new), prompt.palette.colors))
+
+
+def _common_palette(prompts: Sequence[Prompt]) -> Palette | None:
+    """The colours of all prompts, or None where two of them disagree."""
+    colors: dict[int, tuple[int, ...]] = {}
+    for palette in (prompt.palette for prompt in prompts if prompt.palette is not None):
+        for i, color in zip(palette.ids.tolist(), map(tuple, palette.colors.tolist()), strict=True):
+            if colors.setdefault(i, color) != color:
+                return None
+    if not colors or len(set(colors.values())) < len(colors):
+        return None
+    rows = sorted(colors)
+    return Palette(np.array(rows), np.array([colors[i] for i in rows]))

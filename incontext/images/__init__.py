@@ -1,0 +1,1 @@
+"""Files of images and masks: read, checked, resized, written. No PyTorch in here."""

@@ -1,0 +1,334 @@
+"""Masks to ids, and everything that is written: masks and images. read.py reads images.
+
+Knows Pillow and numpy. Refuses to know what a prompt, a palette or a tensor is. Whatever a user can get wrong about a
+file is a ValueError (or FileNotFoundError) in one sentence: what was expected, what came, what to do.
+"""
+
+import io
+import os
+import re
+import uuid
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from incontext.images.read import (
+    IMAGE_SUFFIXES,
+    MAX_PIXELS,
+    ImageLike,
+    Pixels,
+    as_rgb,
+    open_picture,
+    quiet,
+    read_colors,
+    read_image,
+    rgb_from_array,
+    rgb_from_picture,
+    too_large,
+)
+from incontext.images.smoothing import indexed, is_smoothed_grey, main_colors, nearest_rows, thin_blends
+
+__all__ = ["IMAGE_SUFFIXES", "ImageLike", "Pixels", "read_colors", "read_image"]  # of read.py, for callers
+
+Color: TypeAlias = tuple[int, int, int]
+IGNORED: Final = 255  # the id of pixels that are neither background nor object: left out of training and scoring
+MAX_STRAY_SHARE: Final = 0.005  # of the pixels, for one stray colour
+MAX_STRAY_TOTAL: Final = 0.03  # of the pixels, for all stray colours together
+
+
+class MaskWarning(UserWarning):
+    """A mask could be read, but not without a guess that the user should know of."""
+
+
+@dataclass(frozen=True, eq=False)
+class MaskFile:
+    """What `read_mask` found: ids (H, W) uint8, 0 background, 1..254 objects, 255 ignored; colors (256, 3) uint8, where
+    row i is the colour that id i had in the file (rows of absent ids say nothing), or None where the file had none."""
+
+    ids: Pixels
+    colors: Pixels | None
+
+
+# ----------------------------------------------------------------------------------------------- masks
+
+
+def read_mask(mask: ImageLike, *, snap: bool = False) -> MaskFile:
+    """A mask as ids. The one entrance for masks; each form has one reading:
+
+    * bool array or 1-bit image: {0, 1}; array of integers (H, W): the ids as they are;
+    * indexed image ("P"): the indices are the ids, the palette is kept, fully transparent entries are background;
+    * grey image: {0, 255} (at 16 bits also {0, 65535}) is {0, 1}; anything else is ids, and 255 is ignored. Where 255
+      stands beside mid-grey only, as in {0, 128, 255}, white may have been meant as an object: a `MaskWarning` says it;
+    * RGB(A) image or uint8 array (H, W, 3 or 4): black and transparent are background, every other colour is an id,
+      counted from 1 in ascending order of (R, G, B); at most 255 colours, the background among them.
+
+    A picture whose colours blend at its edges is *smoothed*. Its main colours are black, those that fill 5 x 5 pixels
+    somewhere, and those of thin strokes that can be no blend of two others; the rest are stray. Few strays (below 0.5 %
+    of the pixels each and 3 % together) snap to the nearest main colour with one `MaskWarning`; more are refused, in a
+    JPEG any are.
+    `snap=True` snaps however many there are, and says nothing.
+    Raises FileNotFoundError, or ValueError with the file's name. A mask without ids can be read; a prompt refuses it.
+    """
+    if isinstance(mask, np.ndarray):
+        return _mask_from_array(mask, snap=snap)
+    picture, name = open_picture(mask, "mask")
+    lossy = picture.format in {"JPEG", "MPO"}
+    if picture.mode == "1":
+        return MaskFile(np.asarray(picture).astype(np.uint8), None)
+    if picture.mode == "P":
+        return _mask_from_indexed(picture, name)
+    if picture.mode == "F":
+        raise ValueError(
+            f"{name}: expected a mask of integer ids or colours, got floating point; save it as an 8-bit PNG"
+        )
+    if picture.mode.startswith("I"):
+        return MaskFile(_ids_from_grey_picture(np.asarray(picture), name), None)
+    if picture.mode in {"L", "LA"}:
+        grey = rgb_from_picture(picture, name, paper=0)[..., 0]
+        if lossy or is_smoothed_grey(grey):
+            return _mask_from_colors(as_rgb(grey), name, snap=snap, lossy=lossy)
+        return MaskFile(_ids_from_grey_picture(grey, name), None)
+    return _mask_from_colors(rgb_from_picture(picture, name, paper=0), name, snap=snap, lossy=lossy)
+
+
+def is_painted(mask: ImageLike) -> bool:
+    """Whether a readable mask's ids stand for colours, counted anew in each file: other masks hold ids themselves."""
+    if isinstance(mask, np.ndarray):
+        return mask.ndim == 3 and mask.shape[2] > 1
+    if isinstance(mask, Image.Image):
+        mode = mask.mode
+    else:
+        try:
+            with quiet(), Image.open(mask) as picture:  # its header will do
+                mode = picture.mode
+        except UnidentifiedImageError:  # a kind that read.py knows
+            mode = open_picture(mask, "mask")[0].mode
+    return mode not in {"1", "P", "L", "LA", "F"} and not mode.startswith("I")
+
+
+def number_colors(masks: Iterable[Path], *, snap: bool = False) -> dict[Color, int]:
+    """A number for each colour in the RGB masks of a set, which `read_mask` counts anew in each file.
+
+    They count from 1, in ascending order of (R, G, B) over all masks; those that hold ids themselves have no say.
+
+    Raises what `read_mask` does, and ValueError for more than 254 colours.
+    """
+    colors: set[Color] = set()
+    for path in masks:
+        if is_painted(path):
+            file = read_mask(path, snap=snap)
+            colors |= _colors_by_id(file).keys()
+    if len(colors) >= IGNORED:
+        raise ValueError(f"expected at most 254 colours beside black in the masks together, got {len(colors)}")
+    return {color: number for number, color in enumerate(sorted(colors), start=1)}
+
+
+def read_ids(mask: Path, numbers: Mapping[Color, int], *, snap: bool = False) -> Pixels:
+    """(H, W) uint8: the ids of a mask of a set whose colours have these numbers."""
+    file = read_mask(mask, snap=snap)
+    if not is_painted(mask):
+        return file.ids
+    table = np.zeros(256, np.uint8)
+    for color, i in _colors_by_id(file).items():
+        table[i] = numbers[color]
+    ids: Pixels = table[file.ids]
+    return ids
+
+
+def _colors_by_id(file: MaskFile) -> dict[Color, int]:
+    """The colours of an RGB mask's ids, the background left out."""
+    assert file.colors is not None
+    return {(r, g, b): i for i in np.unique(file.ids).tolist() if i for r, g, b in [file.colors[i].tolist()]}
+
+
+def _mask_from_array(array: npt.NDArray[Any], *, snap: bool) -> MaskFile:
+    name = "the mask"
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim == 3:
+        return _mask_from_colors(rgb_from_array(array, "mask", paper=0), name, snap=snap, lossy=False)
+    ids = check_ids(array, name)
+    if array.size > MAX_PIXELS:
+        raise ValueError(too_large(name, array.size))
+    # Ids in an array are taken at their word, but grey pixels in one are a common slip: 255 would count as ignored.
+    if array.dtype == np.uint8 and array.max() == IGNORED and is_smoothed_grey(array, least=8):
+        return _mask_from_colors(as_rgb(array), name, snap=snap, lossy=False)
+    return MaskFile(ids, None)
+
+
+def check_ids(values: npt.NDArray[Any], name: str) -> Pixels:
+    """Ids (H, W) of any integer type or bool as uint8; ValueError if they are not in 0..255."""
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"{name}: expected ids (H, W), got shape {values.shape}")
+    if values.dtype.kind not in "bui":
+        raise ValueError(
+            f"{name}: expected integer ids or bool, got {values.dtype}; round, or compare with a threshold first"
+        )
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > IGNORED:
+        raise ValueError(f"{name}: expected ids in 0..254 (255 = ignored), got {low}..{high}; number the objects anew")
+    return values.astype(np.uint8, copy=False)
+
+
+def _ids_from_grey_picture(values: npt.NDArray[Any], name: str) -> Pixels:
+    present = set(np.unique(values).tolist())
+    if present <= {0, 255} or present <= {0, 65535}:
+        return (values > 0).astype(np.uint8)
+    ids = check_ids(values, name)
+    if IGNORED in present and min(present - {0}) >= 32:  # grey levels, as it seems, rather than ids counted from 1
+        share = np.count_nonzero(ids == IGNORED) / ids.size
+        _warn(
+            f"{name}: 255 ({share:.1%} of the pixels) is read as ignored; if white is an object, save the mask as RGB"
+        )
+    return ids
+
+
+def _mask_from_indexed(picture: Image.Image, name: str) -> MaskFile:
+    ids = np.array(picture)
+    colors = np.zeros((256, 3), np.uint8)
+    table = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    colors[: len(table)] = table
+    clear = picture.info.get("transparency")
+    if clear is not None:
+        alpha = np.frombuffer(clear, np.uint8) if isinstance(clear, bytes) else None
+        hidden = np.flatnonzero(alpha == 0) if alpha is not None else np.array([clear])
+        ids[np.isin(ids, hidden)] = 0
+    present = np.unique(ids)
+    black = [int(i) for i in present if 0 < i < IGNORED and not colors[i].any()]
+    if black and 0 in present and colors[0].any():
+        _warn(
+            f"{name}: index 0 is read as background, but index {black[0]} is the black one; if not so, save it as RGB"
+        )
+    return MaskFile(ids, colors)
+
+
+def _mask_from_colors(rgb: Pixels, name: str, *, snap: bool, lossy: bool) -> MaskFile:
+    index, colors, counts = indexed(rgb)
+    if lossy or len(colors) > 255 or thin_blends(index, colors).any():
+        main = main_colors(index, colors, counts, lossy=lossy)
+    else:
+        main = np.ones(len(colors), np.bool_)
+    objects = colors[main & colors.any(axis=1)]
+    if len(objects) > IGNORED - 1:
+        raise ValueError(f"{name}: expected at most 254 colours beside black, got {len(objects)} or more")
+    strays, shares = int(np.count_nonzero(~main)), counts[~main] / index.size
+    few = not lossy and shares.max(initial=0) < MAX_STRAY_SHARE and shares.sum() < MAX_STRAY_TOTAL
+    if strays and not (few or snap):
+        raise ValueError(
+            f"{name}: expected a mask of flat colours, got {strays} stray colours on {shares.sum():.1%} of the pixels"
+            " (is it anti-aliased, JPEG-compressed, a photograph?); save it as PNG without smoothing, or give each the"
+            " nearest main colour with --snap-colors (snap=True in Python)"
+        )
+    table = np.zeros((256, 3), np.uint8)
+    table[1 : len(objects) + 1] = objects
+    ids = nearest_rows(colors, table[: len(objects) + 1])[index]
+    if strays and not snap:
+        kept = f"{len(objects) + 1} main ones, black among them"
+        _warn(f"{name}: {strays} stray colours on {shares.sum():.2%} of the pixels snapped to the nearest of {kept}")
+    return MaskFile(ids, table)
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, MaskWarning, stacklevel=4)
+
+
+# ---------------------------------------------------------------------------------------- names, writing
+
+
+def natural_order(path: Path) -> tuple[list[str | int], str]:
+    """A key to sort by that puts 2 before 10."""
+    parts = re.split(r"(\d+)", path.as_posix().casefold())
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.as_posix()
+
+
+def refuse_unwritable(out: Path) -> None:
+    """ValueError where a folder can be neither made nor written to. Nothing is written."""
+    nearest = next(path for path in (out, *out.parents) if path.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"{nearest}: expected a folder to write to, got a file; name another or move it away")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"{nearest}: expected a folder to write to, got one without the permission; name another")
+
+
+def refuse_special(path: Path) -> None:
+    """ValueError where there is a pipe, a device or the like at a path, which would hang whoever reads it."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path}: expected a file, got a pipe or a device; remove it or name another")
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A stream to write `path` through: the file appears whole when the block ends, and not at all when it raises."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent} to write to; create it first")
+    beside = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        with beside.open("xb") as stream:
+            yield stream
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_mask(path: str | os.PathLike[str], mask: npt.NDArray[Any], colors: Pixels) -> None:
+    """Ids (H, W) in 0..255 as an indexed PNG; colors (256, 3) uint8, row i the colour of id i."""
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"{path}: masks are saved as PNG, which keeps ids as they are; name it .png")
+    content = encode_mask(mask, colors, name=str(path))
+    with whole_file(path) as stream:
+        stream.write(content)
+
+
+def encode_mask(mask: npt.NDArray[Any], colors: Pixels, *, name: str = "the mask") -> bytes:
+    """The bytes that `write_mask` writes. name: what errors call it."""
+    if colors.shape != (256, 3):
+        raise ValueError(f"{name}: expected colours (256, 3), got {colors.shape}")
+    picture = Image.fromarray(check_ids(mask, name))
+    picture.putpalette(colors.astype(np.uint8).tobytes(), "RGB")
+    return _saved(picture, "PNG")
+
+
+def write_image(path: str | os.PathLike[str], image: Pixels) -> None:
+    """(H, W, 3) uint8 RGB, or (H, W) uint8 grey, in the format that the suffix names."""
+    content = encode_image(image, name=str(path))
+    with whole_file(path) as stream:
+        stream.write(content)
+
+
+def encode_image(image: Pixels, *, name: str) -> bytes:
+    """The bytes that `write_image` writes to a file of that name."""
+    suffix = Path(name).suffix.lower()
+    kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}.get(suffix)
+    if kind is None:
+        raise ValueError(f"{name}: expected a name that ends in .png, .jpg or .webp, got {suffix or 'no suffix'}")
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)) or image.size == 0:
+        raise ValueError(f"{name}: expected uint8 (H, W, 3) or (H, W), got {image.dtype} {image.shape}")
+    return _saved(Image.fromarray(np.ascontiguousarray(image)), kind)
+
+
+def _saved(picture: Image.Image, kind: str) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, format=kind, quality=92)  # of which PNG takes no notice
+    return stream.getvalue()
+
+
+def write_gray(path: str | os.PathLike[str], values: npt.NDArray[np.floating[Any]]) -> None:
+    """(H, W) values in 0..1, such as a confidence, as an 8-bit grey picture: 0 is black and 1 is white."""
+    content = encode_gray(values, name=str(path))
+    with whole_file(path) as stream:
+        stream.write(content)
+
+
+def encode_gray(values: npt.NDArray[np.floating[Any]], *, name: str) -> bytes:
+    """The bytes that `write_gray` writes to a file of that name."""
+    if values.dtype.kind != "f":
+        raise ValueError(f"{name}: expected values in 0..1, got {values.dtype}")
+    return encode_image(np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8), name=name)

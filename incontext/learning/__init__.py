@@ -1,0 +1,1 @@
+"""What training and tuning share: augmentation, light, painted batches, the loss."""

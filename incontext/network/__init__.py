@@ -1,0 +1,1 @@
+"""The network, its attention kernels, its weights on disk: tensors in, tensors out."""

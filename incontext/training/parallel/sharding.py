@@ -1,0 +1,97 @@
+"""A network of which each process holds a part: PyTorch's FSDP2 (the idea: arXiv 2304.11277).
+
+Weights, gradients, average and optimizer state lie in parts of equal size on all processes; a matrix is whole only
+while it is used. What is saved is whole, so any number of processes, sharded or not, goes on from it. Refuses to know
+the loop, the loss and files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from incontext.network.model import Block
+
+
+def shard(network: nn.Module, device: torch.device, processes: int) -> None:
+    """Leave each process its part of a network that all of them hold, in place. All must call this.
+
+    The linear layers of a block are gathered one by one, an MLP at once. The rest is gathered together: it is small,
+    and the tables of relative positions are read before their blocks run.
+    """
+    mesh = init_device_mesh(device.type, (processes,))
+    for block in [module for module in network.modules() if isinstance(module, Block)]:
+        for part in (block.attn.qkv, block.attn.proj, block.mlp):
+            fully_shard(part, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+
+
+def gathered(value: Any, *, keep: bool) -> Any:
+    """The same tensors, lists and mappings with every part made whole, on the CPU, one after the other.
+
+    All processes must call this. keep: whether this one wants them; else it gets None in their place.
+    """
+    if isinstance(value, DTensor):
+        complete = value.full_tensor()
+        return complete.cpu() if keep else None
+    if isinstance(value, Mapping):
+        return {key: gathered(each, keep=keep) for key, each in value.items()}
+    if isinstance(value, list):
+        return [gathered(each, keep=keep) for each in value]
+    return value
+
+
+def part_like(value: Tensor, other: Tensor) -> Tensor:
+    """This process's part of a whole tensor, as ``other`` is cut, with its dtype and device; all of it where it is not
+    cut."""
+    value = value.to(other.device, other.dtype)
+    if not isinstance(other, DTensor):
+        return value
+    return distribute_tensor(value, other.device_mesh, other.placements, src_data_rank=None)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """`load_state_dict` of a whole state, of which this process keeps what belongs to its parts."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state = {
+        number: {
+            name: part_like(value, parameters[number])
+            if isinstance(value, Tensor) and value.shape == parameters[number].shape
+            else value
+            for name, value in of_one.items()
+        }
+        for number, of_one in saved["state"].items()
+    }
+    optimizer.load_state_dict({**saved, "state": state})
+
+
+class ShardedMuon(torch.optim.Muon):
+    """Muon for matrices in parts, with the result of Muon: only its Newton-Schulz iteration needs the whole matrix."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step. Momentum and decay happen in parts; each update is gathered, made orthogonal, and cut again."""
+        if closure is not None:
+            raise ValueError("expected no closure")
+        for group in self.param_groups:
+            # Alone, Muon without momentum and decay moves a matrix of zeros by the orthogonal update.
+            bare = {name: group[name] for name in ("lr", "eps", "ns_coefficients", "ns_steps", "adjust_lr_fn")}
+            bare |= {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+                moving = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(moving, group["momentum"]) if group["nesterov"] else moving
+                moved = nn.Parameter(torch.zeros(parameter.shape, dtype=update.dtype, device=update.device))
+                moved.grad = update.full_tensor() if isinstance(update, DTensor) else update
+                torch.optim.Muon([moved], **bare).step()  # type: ignore[no-untyped-call]
+                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(part_like(moved.detach(), parameter))

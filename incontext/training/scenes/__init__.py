@@ -1,0 +1,1 @@
+"""Rendered scenes: images with exact masks, drawn from a seed."""

@@ -1,0 +1,1 @@
+"""Where a network's first weights come from, if not from chance."""
