@@ -76,7 +76,12 @@ LEVELS: dict[str, list[set[str]]] = {
         {"ray", "__init__"},
     ],
     "folder.ray": [{"workers"}, {"job"}, {"__init__"}],
-    "images": [{"dataset", "dicom", "gate", "outlines", "rle", "smoothing"}, {"read"}, {"masks"}, {"__init__"}],
+    "images": [
+        {"dataset", "depth", "dicom", "gate", "opening", "outlines", "rle", "smoothing"},
+        {"read"},
+        {"masks"},
+        {"__init__"},
+    ],
     "learning": [{"augmentation"}, {"light"}, {"losses"}, {"__init__"}],
     "network": [{"attention", "devices", "presence"}, {"model"}, {"layouts", "memory"}, {"checkpoint"}, {"__init__"}],
     "sources": [{"places"}, {"remote"}, {"tars"}, {"find"}, {"pages"}, {"__init__"}],

@@ -24,7 +24,8 @@ from PIL import Image
 
 from incontext.images import gate
 from incontext.images.masks import IGNORED, Color, natural_order
-from incontext.images.read import IMAGE_SUFFIXES, MAX_PIXELS, Pixels, read_image
+from incontext.images.opening import MAX_PIXELS
+from incontext.images.read import IMAGE_SUFFIXES, Pixels, image_size, read_image
 from incontext.types import Palette, box
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
@@ -32,8 +33,6 @@ Meaning = Literal["semantic", "instances"]
 """What the ids of a mask stand for: one for each category, or one for each thing, counted from 1 in painting order."""
 
 MOST_IDS: Final = 254  # 0 is background, 255 is ignored
-_ORIENTATION_TAG: Final = 0x0112
-_LYING: Final = frozenset({5, 6, 7, 8})  # orientations that swap width and height
 _MOST_LETTERS: Final = 80  # of a value in a sentence
 
 
@@ -366,14 +365,12 @@ def is_file(path: Path) -> bool:
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """(H, W) of a picture as `formats.read_image` gives it, from its header. ValueError where it cannot be read."""
+    """(H, W) of a picture as `read_image` gives it, from its header. ValueError where it cannot be read."""
     try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            lies = picture.getexif().get(_ORIENTATION_TAG, 1) in _LYING
-    except Exception as error:  # noqa: BLE001  a broken header makes decoders raise nearly anything
-        raise ValueError(f"{path}: expected a picture, got a file that cannot be read ({error})") from None
-    return (width, height) if lies else (height, width)
+        return image_size(path)
+    except (ValueError, OSError) as error:
+        what = (error.strerror if isinstance(error, OSError) else None) or str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: expected a picture, got a file that cannot be read ({what})") from None
 
 
 def checked_size(height: object, width: object) -> tuple[int, int]:

@@ -11,7 +11,6 @@ to their part's (bridges.py says what other tools make of it). The picture is na
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 from collections import Counter
@@ -22,7 +21,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image
 
 from incontext.annotations.bridges import bridged
 from incontext.annotations.core import (
@@ -56,7 +54,7 @@ from incontext.annotations.shapes import (
 )
 from incontext.images.masks import natural_order, whole_file
 from incontext.images.outlines import parts
-from incontext.images.read import Pixels, read_image
+from incontext.images.read import Pixels, image_size, open_picture, read_image
 
 _BACKGROUND_NAME: Final = "_background_"
 _NAMES_FILE: Final = "labels.txt"
@@ -204,17 +202,17 @@ def _picture(path: Path, said: str, name: PurePosixPath, root: Path, images: Pat
 
 def _embedded(path: Path) -> Pixels:
     """(H, W, 3) uint8: the picture that is part of a file."""
-    return read_image(_decoded(_document(path).get("imageData"), f"{path}: imageData"))
+    return read_image(_bytes(_document(path).get("imageData"), "imageData"), name=f"{path}: imageData")
 
 
-def _decoded(text: object, name: str) -> Image.Image:
+def _bytes(text: object, name: str) -> bytes:
     """An image file as base64."""
     try:
-        if not isinstance(text, str):
-            raise ValueError(f"expected base64, got {brief(text)}")
-        return Image.open(io.BytesIO(base64.b64decode(text, validate=False)))
-    except Exception as error:  # noqa: BLE001  a broken header makes decoders raise nearly anything
-        raise ValueError(f"{name}: expected an image file as base64, got something else ({error})") from None
+        if isinstance(text, str):
+            return base64.b64decode(text, validate=False)
+    except ValueError:
+        pass
+    raise ValueError(f"{name}: expected an image file as base64, got {brief(text)}")
 
 
 def _draw(path: Path, size: tuple[int, int], categories: Categories) -> list[Thing]:
@@ -248,13 +246,15 @@ def _region(shape: Mapping[str, Any], size: tuple[int, int]) -> Region:
 
 def _small_mask(text: object, size: tuple[int, int]) -> Flags:
     """A mask as a PNG in base64 -> (h, w) bool: what is not black."""
-    picture = _decoded(text, "mask")
-    if picture.width > size[1] or picture.height > size[0]:
-        raise ValueError(f"expected a mask inside of the picture, got one of {picture.width} x {picture.height}")
+    content = _bytes(text, "mask")
     try:
-        return np.asarray(picture if picture.mode in {"1", "L", "P"} else picture.convert("L")) > 0
-    except Exception as error:  # noqa: BLE001  as above
-        raise ValueError(f"mask: expected a PNG as base64, got a broken one ({error})") from None
+        height, width = image_size(content, name="its mask")
+        if width > size[1] or height > size[0]:
+            raise ValueError(f"expected a mask inside of the picture, got one of {width} x {height}")
+        picture, _ = open_picture(content, "mask", name="its mask")
+    except ValueError as error:
+        raise ValueError(f"mask: expected an image file as base64, got something else ({error})") from None
+    return np.asarray(picture if picture.mode in {"1", "L", "P"} else picture.convert("L")) > 0
 
 
 # -------------------------------------------------------------------------------------------------- out
