@@ -77,7 +77,7 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "folder.ray": [{"workers"}, {"job"}, {"__init__"}],
     "images": [
-        {"dataset", "depth", "dicom", "gate", "opening", "outlines", "rle", "smoothing"},
+        {"alone", "dataset", "depth", "dicom", "gate", "opening", "outlines", "rle", "smoothing"},
         {"read"},
         {"masks"},
         {"__init__"},
@@ -98,7 +98,7 @@ LEVELS: dict[str, list[set[str]]] = {
     "training.start": [{"warm"}, {"vit"}, {"__init__"}],
     "tuning": [{"pictures"}, {"group"}, {"job"}, {"__init__"}],
     "ui": [
-        {"guard", "paint", "places", "sessions"},
+        {"connections", "guard", "paint", "places", "sessions"},
         {"model", "page", "results"},
         {"follow", "learn", "model_tab", "segment_tab"},
         {"track_tab", "tune_tab"},

@@ -17,6 +17,7 @@ from typing import BinaryIO, Final, Self
 
 from incontext.folder.identity import refuse_another
 from incontext.folder.report import REPORT_NAME, FileReport, Totals, count, open_report
+from incontext.images.alone import open_alone
 from incontext.images.masks import refuse_special, whole_file
 
 JOURNAL_NAME: Final = "report.partial.jsonl"
@@ -95,10 +96,10 @@ class Journal:
         self._places = array("q")  # by number: where its line begins
         out.mkdir(parents=True, exist_ok=True)
         goes_on = earlier is not None and earlier.was_killed
-        with _opened(self._path, out) if self._path.exists() and not goes_on else nullcontext():
+        with _opened(self._path) if self._path.exists() and not goes_on else nullcontext():
             if not goes_on:  # and no other run has the one that is there
                 self._write_anew(job, () if earlier is None else earlier.lines())
-        self._stream = _opened(self._path, out)
+        self._stream = _opened(self._path)
         self._lines = self._path.open("rb")
         self._end = max((place + len(line) + 1 for place, line in _whole_lines(self._path, head=True)), default=0)
         self._stream.truncate(self._end)  # what a killed run wrote half goes
@@ -177,22 +178,9 @@ class Journal:
         self._places[number] = place
 
 
-def _opened(path: Path, out: Path) -> BinaryIO:
-    """The journal to write to, locked for this process as long as it is open, where the system can do so."""
-    stream: BinaryIO = path.open("r+b", buffering=0)
-    try:
-        import fcntl
-
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_there = path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat())
-    except BlockingIOError:
-        is_there = False
-    except (ImportError, OSError):  # no locks in this system, or not on this disk
-        return stream
-    if not is_there:
-        stream.close()
-        raise ValueError(f"{out}: another run is writing to this folder; wait until it ends, or choose another folder")
-    return stream
+def _opened(path: Path) -> BinaryIO:
+    """The journal to write to, locked: what is written is in the file at once, all of it or a part."""
+    return open_alone(path, buffering=0)
 
 
 def _journal_job(path: Path) -> Mapping[str, object] | None:

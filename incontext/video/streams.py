@@ -187,8 +187,8 @@ def _opened(path: Path) -> InputContainer:
         return av.open(f"file:{os.fspath(path)}", "r", metadata_errors="ignore", options=dict(_ALLOWED))
     except FFmpegError as error:
         raise ValueError(
-            f"{path}: expected a video, a folder of pictures or an animated image; the file is none, or broken "
-            f"({_reason(error)})"
+            f"{path}: expected a video, a folder of pictures or an animated image; the file is none, of a kind that is "
+            f"not read, or broken ({_reason(error)})"
         ) from error
 
 

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Final, Self
 import numpy as np
 
 from incontext.images import rle
+from incontext.images.alone import open_alone
 from incontext.images.masks import whole_file
 from incontext.types import Segmentation, box
 
@@ -50,11 +51,12 @@ class FrameLines:
     """The file of lines: grows at its end, and is read from its start as often as need be. A context manager.
 
     keep: bytes to keep of a file that is there, which were all whole lines; what a killed run wrote after them goes.
+    ValueError where another run has it.
     """
 
     def __init__(self, path: Path, *, keep: int = 0) -> None:
         self._path = path
-        self._stream: BinaryIO = path.open("r+b" if keep else "wb")
+        self._stream: BinaryIO = open_alone(path)
         self._stream.truncate(keep)
         self._stream.seek(keep)
 
