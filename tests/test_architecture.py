@@ -77,7 +77,7 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "folder.ray": [{"workers"}, {"job"}, {"__init__"}],
     "images": [
-        {"alone", "dataset", "depth", "dicom", "gate", "opening", "outlines", "rle", "smoothing"},
+        {"alone", "dataset", "depth", "dicom", "gate", "opening", "outlines", "rle", "smoothing", "text"},
         {"read"},
         {"masks"},
         {"__init__"},

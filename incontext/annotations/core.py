@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol, Self, TypeAlias, TypeGuard
@@ -34,6 +35,7 @@ Meaning = Literal["semantic", "instances"]
 
 MOST_IDS: Final = 254  # 0 is background, 255 is ignored
 _MOST_LETTERS: Final = 80  # of a value in a sentence
+_DEEPEST: Final = 4  # lists in lists of it
 
 
 # ---------------------------------------------------------------------------------------- ids and names
@@ -391,6 +393,21 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 
 def brief(value: object) -> str:
-    """A value for a sentence."""
-    text = repr(value)
+    """A value for a sentence, however large and deep it is."""
+    text = repr(_beginning(value, _DEEPEST))
     return text if len(text) <= _MOST_LETTERS else text[:_MOST_LETTERS] + " ..."
+
+
+def _beginning(value: object, depth: int) -> object:
+    """As much of a value of JSON as can be seen in a sentence."""
+    if isinstance(value, str | bytes):
+        return value[: 2 * _MOST_LETTERS]
+    if isinstance(value, int) and abs(value) > 10**_MOST_LETTERS:
+        return float("inf")
+    if not isinstance(value, list | tuple | dict) or not value:
+        return value
+    if depth == 0:
+        return type(value)()
+    if isinstance(value, dict):
+        return {_beginning(k, depth - 1): _beginning(v, depth - 1) for k, v in islice(value.items(), _MOST_LETTERS)}
+    return type(value)(_beginning(each, depth - 1) for each in value[:_MOST_LETTERS])

@@ -43,10 +43,12 @@ from incontext.annotations.shapes import Points, Region, polygon, rectangle
 from incontext.images.gate import folder_below
 from incontext.images.masks import natural_order, whole_file
 from incontext.images.read import IMAGE_SUFFIXES
+from incontext.images.text import decoded
 
 _NAMES_FILES: Final = ("classes.txt", "obj.names", "_darknet.labels")
 _YAML_SUFFIXES: Final = frozenset({".yaml", ".yml"})
-_LARGEST_YAML: Final = 4 << 20  # bytes
+_LARGEST_YAML: Final = 1 << 20  # bytes
+_DEEPEST_YAML: Final = 16  # lists in lists; what is deeper takes long to read, and is no list of classes
 _BOX: Final = 4  # values: the middle, and the width and height
 _TRIED: Final = 5  # text files that are looked at to tell whether they are labels
 _LOOKED_AT: Final = 256  # bytes of such a file
@@ -108,9 +110,14 @@ def _yaml(path: Path) -> Mapping[str, object]:
     if path.stat().st_size > _LARGEST_YAML:
         raise ValueError(f"{path}: expected a short list of classes, got {path.stat().st_size} bytes")
     try:
-        text = path.read_bytes()
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError("aliases, which can grow without end")
+        text = decoded(path.read_bytes())
+        depth = 0
+        for event in yaml.parse(text):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("aliases, which can grow without end")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST_YAML:
+                raise ValueError(f"more than {_DEEPEST_YAML} lists in lists")
         document = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected plain YAML, got something else ({' '.join(str(error).split())})") from None
