@@ -26,7 +26,8 @@ from incontext.evaluation.few_shot.pictures import EpisodeImages, wanted
 from incontext.evaluation.metrics import mean, overlap
 from incontext.evaluation.video.davis import boundary
 from incontext.images.ids import IGNORED, Pixels
-from incontext.network.checkpoint import info, resolve
+from incontext.network.checkpoint import info
+from incontext.network.registry import resolve
 from incontext.types import Prompt
 
 CELL, CELLS, SHOWING = 256, 3, 4  # pixels, cells along a side, cells with the thing

@@ -1,15 +1,12 @@
 """The Segmenter: a network on a device, from pictures and a context to masks.
 
-Owns the device, the dtype, compilation, batching and memory. It refuses to know files of weights
-(network/checkpoint.py), colours and mosaics (canvas/context.py), pixels (canvas/paint.py) and the inside of the network
-(network/model.py): dtype and compilation are applied from outside.
+Owns what users call: options, contexts, batches. It refuses to know files of weights (network/checkpoint.py), colours
+and mosaics (canvas/context.py), pixels (canvas/paint.py), and how the network is run (placed.py).
 """
 
 from __future__ import annotations
 
 import os
-import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,21 +16,18 @@ from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import torch
-from torch import Tensor
 
-from incontext.canvas.context import Stitched, content_of, cut_to_windows, shown_palette, stitch
-from incontext.canvas.paint import normalise, unpaint
+from incontext.canvas.context import cut_to_windows, shown_palette, stitch
+from incontext.canvas.paint import unpaint
 from incontext.canvas.query import Answer, FittedQuery, PaintedAnswer, ViewSorter, fit_query
-from incontext.canvas.read import Paint, shares
 from incontext.images.read import ImageLike, read_image
 from incontext.network import memory
-from incontext.network.attention import choose_kernel
-from incontext.network.checkpoint import fingerprint, info, load_model, resolve
+from incontext.network.checkpoint import fingerprint, info, load_model
 from incontext.network.devices import choose_device, choose_dtype
 from incontext.network.memory import Room
-from incontext.network.model import ContextTokens, PromptTokens, Seen, SegGPT, Tables
+from incontext.network.model import ContextTokens, PromptTokens, SegGPT
+from incontext.network.registry import resolve
 from incontext.options import (
     BatchSize,
     DeviceName,
@@ -41,10 +35,10 @@ from incontext.options import (
     LoadOptions,
     SegmentKeywords,
     SegmentOptions,
-    Task,
     takes_options,
     told_otherwise,
 )
+from incontext.placed import PlacedNetwork
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Palette, Prompt, Segmentation
 
@@ -55,7 +49,6 @@ Context = Prompt | PromptTensor | Sequence[Prompt | PromptTensor]
 MIN_PRESENCE = 0.5  # docs/log.md says how it was chosen
 
 _MOST_AT_ONCE = {"cuda": 32, "mps": 8, "cpu": 1}  # queries in a batch where memory allows; a CPU gains nothing by more
-_SHARE_OF_FREE = 0.8  # of the memory that is free, for what the estimate does not see
 
 
 def load(
@@ -153,13 +146,7 @@ class Segmenter:
         self.dtype = choose_dtype(dtype, self.device)
         self.compiled = compile
         self.config = model.config
-        self._model = model.to(self.device, self.dtype).eval()
-        self._model.decoder_pred.to(memory_format=torch.channels_last)
-        self._see = torch.compile(self._model.see, dynamic=False) if compile else self._model.see
-        self._compile_seconds: dict[tuple[int, ...], float] = {}  # by batch, shots and side: what its first run took
-        self._tables: dict[int, Tables] = {}  # by grid
-        on_cuda = self.device.type == "cuda"
-        self._copies = torch.cuda.Stream(self.device) if on_cuda else None  # type: ignore[no-untyped-call]
+        self._placed = PlacedNetwork(model, self.device, self.dtype, compile=compile)
 
     @takes_options
     def prepare(
@@ -194,10 +181,10 @@ class Segmenter:
         window, parts = cut_to_windows(shown, side, chosen.tiles)
         passes, tokens = [], dict[str, PromptTokens]()
         for part in stitch(parts, side, chosen.ensemble):
-            chunk = self._plan(part.shots, side, 1).chunk
+            chunk = self._placed.room(part.shots, side, 1).chunk
             if known is not None:
-                tokens |= self._embed(part, chosen.task, known)
-            passes.append((part.palette, self._prepare(part, chosen.task, chunk, tokens)))
+                tokens |= self._placed.embed(part, chosen.task, known)
+            passes.append((part.palette, self._placed.prepare(part, chosen.task, chunk, tokens)))
         return PreparedContext(self, chosen, side, shown_palette(shown), tuple(passes), window, tokens)
 
     @takes_options
@@ -265,7 +252,7 @@ class Segmenter:
         if batch_size != "auto" and batch_size < 1:
             raise ValueError(f'expected batch_size "auto" or at least 1, got {batch_size}')
         most = _MOST_AT_ONCE[self.device.type] if batch_size == "auto" else batch_size
-        room = self._plan(prepared.shots, prepared.side, most)
+        room = self._placed.room(prepared.shots, prepared.side, most)
         if batch_size != "auto":
             room = replace(room, batch=batch_size)
         return self._answer_many(iter(queries), prepared, room)
@@ -300,34 +287,33 @@ class Segmenter:
 
     def describe(self) -> dict[str, object]:
         """What really runs: weights, parameters, side, device, dtype, attention kernel, compilation, versions."""
-        kernel = choose_kernel(self.device, self.dtype) if self._model.kernel == "auto" else self._model.kernel
         on_cuda = self.device.type == "cuda"
         return {
             "weights": self.name,
-            "parameters": sum(p.numel() for p in self._model.parameters()),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
             "side": self.config.side,
             "patch": self.config.patch,
             "device": str(self.device),
             "device_name": torch.cuda.get_device_name(self.device) if on_cuda else f"{torch.get_num_threads()} threads",
             "dtype": str(self.dtype).removeprefix("torch."),
-            "attention": kernel,
+            "attention": self._placed.kernel,
             "min_presence": self.min_presence,
             "compile": self.compiled,
-            "compile_seconds": round(sum(self._compile_seconds.values()), 1),
+            "compile_seconds": round(sum(self._placed.compile_seconds.values()), 1),
             "torch": torch.__version__,
         }
 
     @property
     def model(self) -> SegGPT:
         """The network itself, on its device and in its precision. What changes it changes every answer."""
-        return self._model
+        return self._placed.model
 
     @cached_property
     def sha256(self) -> str:
         """What tells these weights from others: the SHA-256 of their file, or where there is none their fingerprint."""
         if self._path is not None:
             return info(self._path).sha256
-        return fingerprint(self._model)
+        return fingerprint(self.model)
 
     def estimate_memory(self, *, shots: int = 1, batch_size: int = 1, side: int | None = None) -> int:
         """Bytes of tensors at the peak of a batch, the weights included, before anything runs: `memory.estimate`."""
@@ -339,7 +325,7 @@ class Segmenter:
             chunk=shots + 1,
             device=self.device.type,
             dtype=self.dtype,
-            kernel=self._model.kernel,
+            kernel=self.model.kernel,
         )
 
     # ------------------------------------------------------------------------------------- from here on inside
@@ -355,93 +341,14 @@ class Segmenter:
             raise ValueError(difference)
         return context
 
-    @torch.inference_mode()
-    def _prepare(self, part: Stitched, task: Task, chunk: int, tokens: Mapping[str, PromptTokens]) -> ContextTokens:
-        tables = self._tables_of(part)
-        if tokens:
-            each = (tokens[content_of(*shown, task)] for shown in part.canvases)
-            joined = PromptTokens(*(torch.cat(parts, dim=1) for parts in zip(*each, strict=True)))
-            return self._model.join(joined, task, tables, chunk=chunk, weights=part.weights)
-        shown = zip(*part.canvases, strict=True)
-        images, masks = (torch.cat([self._canvas(one) for one in kind]).unsqueeze(0) for kind in shown)
-        return self._model.prepare(images, masks, task=task, tables=tables, chunk=chunk, weights=part.weights)
-
-    @torch.inference_mode()
-    def _embed(self, part: Stitched, task: Task, known: Mapping[str, PromptTokens]) -> dict[str, PromptTokens]:
-        """The tokens of every canvas by its content; what is known is not computed again."""
-        tables, found = self._tables_of(part), dict[str, PromptTokens]()
-        for shown in part.canvases:
-            content = content_of(*shown, task)
-            if content not in found:
-                found[content] = known.get(content) or self._model.embed(
-                    *(self._canvas(each).unsqueeze(0) for each in shown), task=task, tables=tables
-                )
-        return found
-
-    def _tables_of(self, part: Stitched) -> Tables:
-        grid = part.side // self.config.patch
-        if grid not in self._tables:
-            self._tables[grid] = self._model.tables(grid)
-        return self._tables[grid]
-
-    def _canvas(self, shown: npt.NDArray[np.generic]) -> Tensor:
-        """(side, side, 3) uint8, or (3, side, side) normalised -> (1, 3, side, side) normalised on the device."""
-        if shown.dtype == np.uint8:
-            return self._to_device(torch.from_numpy(shown[None]))
-        return torch.tensor(shown[None]).to(self.device, self.dtype)
-
     def _answer_many(
         self, queries: Iterator[ImageLike | FittedQuery], prepared: PreparedContext, room: Room
     ) -> Iterator[Answer]:
         collected = ViewSorter(prepared.shown, follow=prepared.options.refine, min_presence=self.min_presence)
         views = (view for query in queries for view in collected.views(self._fitted(query, prepared)))
         while batch := list(islice(views, room.batch)):
-            painted, room = self._painted(torch.from_numpy(np.stack(batch)), prepared, room)
+            painted, room = self._placed.paint(torch.from_numpy(np.stack(batch)), prepared.passes, room)
             yield from collected.add(painted)
-
-    def _painted(self, pixels: Tensor, prepared: PreparedContext, room: Room) -> tuple[list[Paint], Room]:
-        """(B, side, side, 3) uint8 -> the paint of each pass, and what turned out to fit at a time."""
-        done: list[list[Paint]] = []  # by part of the batch, by pass
-        first = 0
-        while first < len(pixels):
-            part = pixels[first : first + room.batch]
-            count = len(part)
-            if self.compiled and count < room.batch:  # static shapes: the last batch is filled up
-                part = torch.cat([part, part[-1:].expand(room.batch - count, -1, -1, -1)])
-            try:
-                done.append([self._run(part, *each, room.chunk).part(0, count) for each in prepared.passes])
-                first += count
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error) or (less := room.halved) is None:
-                    raise
-                what = "prompts" if less.batch == room.batch else "queries"
-                count = less.chunk if less.batch == room.batch else less.batch
-                warnings.warn(f"memory ran out; going on with {count} {what} at a time", stacklevel=2)
-                room = less
-            if self.device.type == "cuda" and first < len(pixels):
-                torch.cuda.empty_cache()
-        return [Paint.joined(parts) for parts in zip(*done, strict=True)], room
-
-    @torch.inference_mode()
-    def _run(self, pixels: Tensor, palette: Palette, context: ContextTokens, chunk: int) -> Paint:
-        start, key = time.perf_counter(), (len(pixels), *context.images.shape[1:3])
-        queries = self._to_device(pixels)
-        shots = context.images.shape[1]
-        seen: Seen = self._see(queries, context, chunk=None if chunk > shots else chunk)
-        if self.compiled and key not in self._compile_seconds:
-            self._compile_seconds[key] = time.perf_counter() - start
-        return to_read(self._model, seen, palette)
-
-    def _to_device(self, pixels: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 -> (B, 3, H, W) normalised, in the network's precision, on its device."""
-        if self._copies is None:
-            return normalise(pixels.to(self.device)).to(self.dtype)
-        with torch.cuda.stream(self._copies):
-            moved = pixels.pin_memory().to(self.device, non_blocking=True)
-        stream = torch.cuda.current_stream(self.device)
-        stream.wait_stream(self._copies)
-        moved.record_stream(stream)
-        return normalise(moved).to(self.dtype)
 
     @staticmethod
     def _fitted(query: ImageLike | FittedQuery, prepared: PreparedContext) -> FittedQuery:
@@ -453,38 +360,9 @@ class Segmenter:
             raise ValueError("expected queries fitted for tiles or refining, got others; use PreparedContext.fit")
         return query
 
-    def _plan(self, shots: int, side: int, most: int) -> Room:
-        free = (
-            torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else psutil.virtual_memory().available
-        )
-        return memory.plan(
-            self.config,
-            side=side,
-            shots=shots,
-            most=most,
-            free=int(free * _SHARE_OF_FREE),
-            device=self.device.type,
-            dtype=self.dtype,
-            kernel=self._model.kernel,
-        )
-
     def _side(self, side: int | None) -> int:
         if side is None:
             return self.config.side
         if side <= 0 or side % self.config.patch:
             raise ValueError(f"expected side to be a positive multiple of the patch, {self.config.patch}, got {side}")
         return side
-
-
-def to_read(model: SegGPT, seen: Seen, palette: Palette) -> Paint:
-    """What a network saw, as ids are read from it: float32, and how likely each id is there if the network can tell."""
-    painted = seen.painted.float()
-    if model.presence is None:
-        return Paint(painted, palette)
-    shown = shares(painted, palette, model.config.patch)
-    return Paint(painted, palette, model.presence(seen.tokens, shown).float().sigmoid())
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether it is CUDA's, Python's or PyTorch's CPU allocator that has nothing left."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

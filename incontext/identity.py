@@ -53,15 +53,14 @@ def settings_of(segmenter: Segmenter, options: SegmentOptions) -> dict[str, obje
 
 
 def context_hash(context: Context) -> str:
-    """Make a SHA-256, in hexadecimal digits, of what prompts and prompt tensors show, and of weights other than 1.
+    """Make a SHA-256, in hexadecimal digits, of what prompts and prompt tensors show, and of their weights.
 
     It depends on pixels, not on what files are called.
     """
     parts: list[object] = []
     for each in (context,) if isinstance(context, Prompt | PromptTensor) else context:
         if isinstance(each, Prompt):
-            parts += [each.image, each.mask, each.colors, *_arrays(each.palette)]
-            parts += [f"weight {each.weight}"] if each.weight != 1 else []
+            parts += [each.image, each.mask, each.colors, *_arrays(each.palette), f"weight {each.weight}"]
         else:
             for group in each.groups:
                 parts += [group.images, group.masks, *_arrays(group.palette)]

@@ -104,9 +104,8 @@ class SegmentOptions:
         for name, words in (("ensemble", Ensemble), ("task", Task)):
             known = get_args(words)
             if getattr(self, name) not in known:
-                raise ValueError(f"expected {name} {' or '.join(known)}, got {getattr(self, name)!r}")
-        if self.side is not None and self.side < 1:
-            raise ValueError(f"expected side as a positive number of pixels, got {self.side}")
+                listed = f"{', '.join(known[:-1])} or {known[-1]}"
+                raise ValueError(f"expected {name} {listed}, got {getattr(self, name)!r}")
         usable = isinstance(self.tiles, int) and not isinstance(self.tiles, bool) and self.tiles >= LEAST_TILES
         if self.tiles not in (None, "auto") and not usable:
             raise ValueError(f'expected tiles as "auto" or at least {LEAST_TILES} pixels, got {self.tiles!r}')

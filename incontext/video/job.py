@@ -109,7 +109,8 @@ def track_job(
         snap=job.snap,
         **job.options.keywords(),
     )
-    described = {name: value for name, value in about(segmenter, job.options).items() if name not in _UNSTEADY}
+    left_out = _UNSTEADY | (job.options.plain().keys() - {"side"})  # which are in the settings
+    described = {name: value for name, value in about(segmenter, job.options).items() if name not in left_out}
     settings = {**job.settings, "segmenter": described}
     refuse_in_use(job.out)
     saved = find(job.out, settings) or Saved(0, 0, tracker.state())

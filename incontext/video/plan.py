@@ -123,14 +123,14 @@ def plan_track(
     _refuse_numbers(given, start, stop, every)
     checked = {number: _checked(each, size, snap=snap) for number, each in sorted(given.items())}
     first = None if mask is None else _checked(mask, size, snap=snap)
+    named = [(str(number), _name(each)) for number, each in [("first", mask), *given.items()] if each is not None]
     settings: dict[str, object] = {
         "source": os.fspath(source),
         "start": _plain(start),
         "stop": None if stop is None else _plain(stop),
         "every": every,
-        "masks": {str(number): _name(each) for number, each in [("first", mask), *given.items()] if each is not None},
-        "prompts": [{"image": os.fspath(image), "mask": os.fspath(its_mask)} for image, its_mask in prompt_files],
-        "prompt_tensors": [{"ids": list(key.ids), **asdict(key.origin)} for key in keys],
+        "masks": dict(named),
+        **_told_of(prompt_files, keys),
         "given_sha256": _digest(first, checked, (*context, *keys)),
         "memory": memory,
         "policy": policy,
@@ -138,24 +138,17 @@ def plan_track(
         "overlay": overlay,
         "exports": sorted(exports),
     }
+    shown = (first, checked, snap, context, keys)
     return TrackJob(
-        source=path,
-        out=folder,
-        mask=first,
-        masks=checked,
-        snap=snap,
-        prompts=context,
-        prompt_tensors=keys,
-        memory=memory,
-        policy=policy,
-        options=chosen,
-        start=start,
-        stop=stop,
-        every=every,
-        overlay=overlay,
-        exports=tuple(sorted(exports)),
-        settings=settings,
+        path, folder, *shown, memory, policy, chosen, start, stop, every, overlay, tuple(sorted(exports)), settings
     )
+
+
+def _told_of(files: Iterable[tuple[StrPath, StrPath]], keys: Sequence[PromptTensor]) -> dict[str, object]:
+    return {
+        "prompts": [{"image": os.fspath(image), "mask": os.fspath(mask)} for image, mask in files],
+        "prompt_tensors": [{"ids": list(key.ids), **asdict(key.origin)} for key in keys],
+    }
 
 
 def _first_mask(
