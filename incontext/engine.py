@@ -46,7 +46,7 @@ __all__ = ["Answer", "Context", "FittedQuery", "PreparedContext", "Segmenter", "
 
 Context = Prompt | PromptTensor | Sequence[Prompt | PromptTensor]
 
-MIN_PRESENCE = 0.5  # docs/log.md says how it was chosen
+MIN_PRESENCE = 0.5  # docs/log/presence-bar.md says how it was chosen
 
 _MOST_AT_ONCE = {"cuda": 32, "mps": 8, "cpu": 1}  # queries in a batch where memory allows; a CPU gains nothing by more
 
