@@ -35,8 +35,8 @@ LEVELS: dict[str, list[set[str]]] = {
         {"__main__"},
     ],
     "annotations": [
-        {"bridges", "brush", "core", "links"},
-        {"agree", "coco", "instances", "mask_files", "masks", "shapes"},
+        {"bridges", "brush", "core"},
+        {"agree", "coco", "instances", "links", "mask_files", "masks", "shapes"},
         {"cvat", "davis", "label_studio", "labelme", "panoptic", "voc", "yolo"},
         {"known"},
         {"exports", "__init__"},
@@ -108,7 +108,7 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "folder.ray": [{"workers"}, {"job"}, {"__init__"}],
     "images": [
-        {"dataset", "dicom", "ids", "names", "outlines", "rle"},
+        {"alone", "dataset", "depth", "dicom", "gate", "ids", "names", "opening", "outlines", "rle", "text"},
         {"read", "resize", "smoothing"},
         {"masks", "write"},
         {"__init__"},
@@ -142,7 +142,7 @@ LEVELS: dict[str, list[set[str]]] = {
     "training.start": [{"warm"}, {"vit"}, {"__init__"}],
     "tuning": [{"pictures"}, {"group"}, {"job"}, {"__init__"}],
     "ui": [
-        {"guard", "paint", "places", "sessions"},
+        {"connections", "guard", "paint", "places", "sessions"},
         {"model", "page", "results"},
         {"follow", "learn", "model_tab", "segment_tab"},
         {"track_tab", "tune_tab"},
