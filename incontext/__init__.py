@@ -10,12 +10,14 @@ from incontext.version import __version__
 
 if TYPE_CHECKING:
     from incontext.engine import Segmenter, load
+    from incontext.hints import Hints
     from incontext.prompt_tensor import PromptTensor
     from incontext.tuning import tune
     from incontext.types import Palette, Prompt, Segmentation
     from incontext.video import Tracker, track
 
 __all__ = [
+    "Hints",
     "Palette",
     "Prompt",
     "PromptTensor",
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Hints": "hints",
     "Palette": "types",
     "Prompt": "types",
     "PromptTensor": "prompt_tensor",

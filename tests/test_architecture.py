@@ -19,7 +19,7 @@ PACKAGE = Path(incontext.__file__).parent
 LEVELS: dict[str, list[set[str]]] = {
     "": [
         {"images", "progress", "version"},
-        {"types"},
+        {"hints", "types"},
         {"annotations", "network"},
         {"prompt_tensor"},
         {"canvas", "matching", "sources"},
@@ -39,7 +39,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"known"},
         {"exports", "__init__"},
     ],
-    "canvas": [{"edges", "paint", "windows"}, {"context", "votes"}, {"read"}, {"query"}, {"__init__"}],
+    "canvas": [{"edges", "paint", "windows"}, {"context", "hints", "votes"}, {"read"}, {"query"}, {"__init__"}],
     "cli": [
         {"options"},
         {"bench", "convert", "demo", "evaluate", "rank", "train", "tune", "ui", "weights"},
@@ -128,6 +128,7 @@ REFUSES: dict[str, set[str]] = {
     "images.dicom": {"PIL"} | FILES,
     "annotations": TENSORS,
     "types": TENSORS,
+    "hints": {"PIL"} | TENSORS,
     "prompt_tensor": {"PIL"} | TENSORS,
     "network": {"PIL", "numpy"},
     "network.attention": FILES,
@@ -139,6 +140,7 @@ REFUSES: dict[str, set[str]] = {
     "canvas.votes": FILES,
     "canvas.query": {"PIL"} | FILES,
     "canvas.windows": {"PIL"} | TENSORS | FILES,
+    "canvas.hints": {"PIL"} | TENSORS | FILES,
     "canvas.context": {"PIL", "torch"} | FILES,
     "learning": FILES,
     "learning.light": {"PIL"},
@@ -402,7 +404,7 @@ def test_all_is_what_is_exported() -> None:
     assert dir(incontext) == sorted(incontext.__all__)
     for name in incontext.__all__:
         assert getattr(incontext, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'segment'; it exports Palette"):
+    with pytest.raises(AttributeError, match="no attribute 'segment'; it exports Hints, Palette"):
         _ = incontext.segment
 
 
