@@ -279,9 +279,10 @@ def _numbers(values: object, count: int, form: str) -> tuple[list[float], int]:
     """So many finite coordinates, and an id in 0..254."""
     listed = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
     plain = [each.item() if isinstance(each, np.generic) else each for each in listed]
-    if len(plain) != count + 1 or any(isinstance(each, bool) or not isinstance(each, int | float) for each in plain):
+    numbers = [each for each in plain if isinstance(each, int | float) and not isinstance(each, bool)]
+    if len(plain) != count + 1 or len(numbers) < len(plain):
         raise ValueError(f"expected {form} as numbers, got {values!r:.100}")
-    *places, i = plain
+    *places, i = numbers
     if not all(isfinite(each) for each in places):
         raise ValueError(f"expected {form} of finite numbers, got {values!r:.100}")
     return places, _id(i)

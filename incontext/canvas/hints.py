@@ -90,7 +90,7 @@ def reveal_pixels(pointed: Pixels, grid: int) -> Pixels:
     return said
 
 
-def outside(boxes: Iterable[tuple[float, float, float, float]], size: Size, grid: int) -> Flags:
+def outside(boxes: Iterable[Iterable[float]], size: Size, grid: int) -> Flags:
     """Find patches of a picture (H, W) wholly outside of boxes (left, top, right, bottom): (grid, grid)."""
     away = np.ones((grid, grid), np.bool_)
     low = np.arange(grid)
@@ -136,7 +136,8 @@ def _reveal(said: Pixels, mark: Mark, view: Window, grid: int) -> None:
             within = reveal_pixels(np.where(area, np.uint8(0), np.uint8(IGNORED)), grid) != IGNORED
         said[within] = mark.id
         if not within.any():  # it lies between the middles of pixels
-            _point_at(said, *ring.mean(axis=0), mark.id, size)
+            x, y = ring.mean(axis=0).tolist()
+            _point_at(said, x, y, mark.id, size)
     else:
         told = reveal_pixels(view.of(mark.mask), grid)
         np.copyto(said, told, where=told != IGNORED)
