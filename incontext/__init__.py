@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from incontext.engine import Segmenter, load
     from incontext.hints import Hints
     from incontext.prompt_tensor import PromptTensor
+    from incontext.proposals import Proposals, propose
     from incontext.tuning import tune
     from incontext.types import Palette, Prompt, Segmentation
     from incontext.video import Tracker, track
@@ -21,11 +22,13 @@ __all__ = [
     "Palette",
     "Prompt",
     "PromptTensor",
+    "Proposals",
     "Segmentation",
     "Segmenter",
     "Tracker",
     "__version__",
     "load",
+    "propose",
     "track",
     "tune",
 ]
@@ -34,11 +37,13 @@ _HOMES = {
     "Hints": "hints",
     "Palette": "types",
     "Prompt": "types",
+    "Proposals": "proposals",
     "PromptTensor": "prompt_tensor",
     "Segmentation": "types",
     "Segmenter": "engine",
     "Tracker": "video",
     "load": "engine",
+    "propose": "proposals",
     "track": "video",
     "tune": "tuning",
 }

@@ -20,7 +20,7 @@ LEVELS: dict[str, list[set[str]]] = {
     "": [
         {"images", "progress", "version"},
         {"hints", "types"},
-        {"annotations", "network"},
+        {"annotations", "network", "proposals"},
         {"prompt_tensor"},
         {"canvas", "matching", "sources"},
         {"examples"},
@@ -47,7 +47,8 @@ LEVELS: dict[str, list[set[str]]] = {
         {"track"},
         {"__init__"},
     ],
-    "evaluation": [{"lines", "metrics"}, {"few_shot", "ranking"}, {"video"}, {"pages"}, {"__init__"}],
+    "evaluation": [{"lines", "metrics"}, {"few_shot", "ranking"}, {"video"}, {"clicks"}, {"pages"}, {"__init__"}],
+    "evaluation.clicks": [{"simulation", "things"}, {"scores"}, {"scoring"}, {"baselines"}, {"__init__"}],
     "evaluation.few_shot": [
         {"episodes"},
         {"pictures", "records"},
@@ -61,7 +62,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"charts"},
         {"page"},
         {"report", "tuning_report"},
-        {"video_report"},
+        {"click_report", "video_report"},
         {"__init__"},
     ],
     "evaluation.video": [{"clips", "davis"}, {"scoring"}, {"__init__"}],

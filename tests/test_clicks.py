@@ -1,4 +1,4 @@
-"""Simulated clicks against hand-computed cases and brute force, NoC, baselines, layouts, and `incontext evaluate clicks`."""
+"""Simulated clicks against hand-computed cases and brute force, NoC, baselines, layouts, the command."""
 
 from __future__ import annotations
 
@@ -106,11 +106,13 @@ def test_clicks_are_those_of_the_definition() -> None:
 def painter(truth: Flags, reach: int) -> ClickMethod:
     """Answers with the truth as far as it is near a click."""
 
-    def start(image: np.ndarray, example: Prompt | None) -> object:
+    def start(_image: np.ndarray, example: Prompt | None) -> object:
         def answer(clicks: Sequence[Click]) -> Flags:
             near = np.zeros_like(truth) if example is None else example.mask == 1
             for click in clicks:
-                near[max(0, click.y - reach) : click.y + reach + 1, max(0, click.x - reach) : click.x + reach + 1] = True
+                near[max(0, click.y - reach) : click.y + reach + 1, max(0, click.x - reach) : click.x + reach + 1] = (
+                    True
+                )
             return near & truth
 
         return answer

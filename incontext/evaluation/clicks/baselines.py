@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import numpy as np
 
@@ -81,7 +80,7 @@ def start_grabcut(image: Pixels, _example: Prompt | None) -> Answers:
             return np.full(image.shape[:2], bool(foreground.any()))
         models = np.zeros((2, 1, 65))
         cv2.setRNGSeed(0)
-        cv2.grabCut(small[..., ::-1].copy(), labels, None, models[0], models[1], _ROUNDS, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(small[..., ::-1].copy(), labels, (0, 0, 1, 1), models[0], models[1], _ROUNDS, cv2.GC_INIT_WITH_MASK)
         return _at_size(np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)), image)
 
     return answer
@@ -93,9 +92,21 @@ GRABCUT = ClickMethod("GrabCut", start_grabcut, baseline=True)
 
 
 def installed() -> tuple[ClickMethod, ...]:
-    """The baselines whose libraries are there."""
-    needed = ((DISC, "numpy"), (RANDOM_WALKER, "skimage"), (GRABCUT, "cv2"))
-    return tuple(method for method, library in needed if find_spec(library) is not None)
+    """List the baselines whose libraries are there."""
+    found = [DISC]
+    try:
+        import skimage.segmentation  # noqa: F401
+
+        found.append(RANDOM_WALKER)
+    except ImportError:
+        pass
+    try:
+        import cv2  # noqa: F401
+
+        found.append(GRABCUT)
+    except ImportError:
+        pass
+    return tuple(found)
 
 
 def _disc(size: tuple[int, ...], x: float, y: float, radius: float) -> Flags:

@@ -177,8 +177,6 @@ def _click(method: ClickMethod, thing: Thing, truth: Truth, most: int, least: in
         return found
 
     first = answer([]) if method.uses_example else None
-    curve = simulate(
-        answer, truth.truth, truth.ignored, first=first, most=most, enough=max(QUALITIES), least=least
-    )
+    curve = simulate(answer, truth.truth, truth.ignored, first=first, most=most, enough=max(QUALITIES), least=least)
     seconds = (time.perf_counter() - start) / max(1, answered)
     return Record(curve.ious, seconds, curve.done)

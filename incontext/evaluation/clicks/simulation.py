@@ -63,9 +63,7 @@ def next_click(truth: Flags, ignored: Flags, found: Flags, clicked: Sequence[Cli
     open_ones = np.ones(truth.shape, np.bool_)
     for click in clicked:
         open_ones[click.y, click.x] = False
-    missing, surplus = (
-        _depth(wrong & ~ignored) * open_ones for wrong in (truth & ~found, found & ~truth)
-    )
+    missing, surplus = (_depth(wrong & ~ignored) * open_ones for wrong in (truth & ~found, found & ~truth))
     positive = bool(missing.max() > surplus.max())
     depth = missing if positive else surplus
     if depth.max() == 0:
