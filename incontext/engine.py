@@ -11,7 +11,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -34,7 +34,8 @@ from incontext.network.attention import choose_kernel
 from incontext.network.checkpoint import fingerprint, info, load_model, resolve
 from incontext.network.devices import DeviceName, DtypeName, choose_device, choose_dtype
 from incontext.network.memory import Room
-from incontext.network.model import ContextTokens, PromptTokens, Seen, SegGPT, Tables, Task
+from incontext.network.model import ContextTokens, PromptTokens, Seen, SegGPT, Tables
+from incontext.options import Task
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Palette, Prompt, Segmentation
 
@@ -269,7 +270,7 @@ class Segmenter:
         most = _MOST_AT_ONCE[self.device.type] if batch_size == "auto" else batch_size
         room = self._plan(prepared.shots, prepared.side, most)
         if batch_size != "auto":
-            room.batch = batch_size
+            room = replace(room, batch=batch_size)
         return self._answer_many(iter(queries), prepared, room)
 
     def fit(self, query: ImageLike, *, side: int | None = None) -> FittedQuery:
@@ -411,10 +412,11 @@ class Segmenter:
         collected = Collected(prepared.shown, follow=prepared.refine, min_presence=self.min_presence)
         views = (view for query in queries for view in collected.views(self._fitted(query, prepared)))
         while batch := list(islice(views, room.batch)):
-            yield from collected.add(self._painted(torch.from_numpy(np.stack(batch)), prepared, room))
+            painted, room = self._painted(torch.from_numpy(np.stack(batch)), prepared, room)
+            yield from collected.add(painted)
 
-    def _painted(self, pixels: Tensor, prepared: PreparedContext, room: Room) -> list[Paint]:
-        """(B, side, side, 3) uint8 -> the paint of each pass. Halves ``room`` if it must."""
+    def _painted(self, pixels: Tensor, prepared: PreparedContext, room: Room) -> tuple[list[Paint], Room]:
+        """(B, side, side, 3) uint8 -> the paint of each pass, and what turned out to fit at a time."""
         done: list[list[Paint]] = []  # by part of the batch, by pass
         first = 0
         while first < len(pixels):
@@ -426,20 +428,15 @@ class Segmenter:
                 done.append([self._run(part, *each, room.chunk).part(0, count) for each in prepared.passes])
                 first += count
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error) or (room.batch == 1 and room.chunk == 1):
+                if not _out_of_memory(error) or (less := room.halved) is None:
                     raise
-                warnings.warn(f"memory ran out; going on with {self._halve(room)}", stacklevel=2)
+                what = "prompts" if less.batch == room.batch else "queries"
+                count = less.chunk if less.batch == room.batch else less.batch
+                warnings.warn(f"memory ran out; going on with {count} {what} at a time", stacklevel=2)
+                room = less
             if self.device.type == "cuda" and first < len(pixels):
                 torch.cuda.empty_cache()
-        return [Paint.joined(parts) for parts in zip(*done, strict=True)]
-
-    @staticmethod
-    def _halve(room: Room) -> str:
-        if room.batch > 1:
-            room.batch = (room.batch + 1) // 2
-            return f"{room.batch} queries at a time"
-        room.chunk = (room.chunk + 1) // 2
-        return f"{room.chunk} prompts at a time"
+        return [Paint.joined(parts) for parts in zip(*done, strict=True)], room
 
     @torch.inference_mode()
     def _run(self, pixels: Tensor, palette: Palette, context: ContextTokens, chunk: int) -> Paint:

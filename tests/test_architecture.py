@@ -18,7 +18,7 @@ PACKAGE = Path(incontext.__file__).parent
 # not know each other. `__init__` is what the outside sees, so that inside of a package only what stands above uses it.
 LEVELS: dict[str, list[set[str]]] = {
     "": [
-        {"images", "progress", "version"},
+        {"images", "options", "progress", "version"},
         {"hints", "types"},
         {"annotations", "network", "proposals"},
         {"prompt_tensor"},
@@ -85,7 +85,16 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "learning": [{"augmentation"}, {"light"}, {"losses"}, {"__init__"}],
     "matching": [{"backbone"}, {"__init__"}],
-    "network": [{"attention", "devices", "presence"}, {"model"}, {"layouts", "memory"}, {"checkpoint"}, {"__init__"}],
+    "network": [
+        {"config", "devices", "relative"},
+        {"kernels", "layers"},
+        {"attention"},
+        {"block"},
+        {"model"},
+        {"layouts", "memory", "reference"},
+        {"checkpoint"},
+        {"__init__"},
+    ],
     "sources": [{"places"}, {"remote"}, {"tars"}, {"find"}, {"pages"}, {"__init__"}],
     "training": [
         {"corrections", "features", "parallel", "scenes", "sets", "start", "teacher"},
@@ -93,6 +102,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"coloring"},
         {"recipes", "validation"},
         {"optimizers", "precision"},
+        {"run"},
         {"loop"},
         {"__init__"},
     ],
@@ -132,9 +142,12 @@ REFUSES: dict[str, set[str]] = {
     "hints": {"PIL"} | TENSORS,
     "prompt_tensor": {"PIL"} | TENSORS,
     "network": {"PIL", "numpy"},
-    "network.attention": FILES,
-    "network.model": FILES,
-    "network.presence": FILES,
+    **{
+        f"network.{name}": FILES
+        for name in ("attention", "block", "config", "kernels", "layers", "model", "reference", "relative")
+    },
+    "network.config": {"torch"} | FILES,
+    "options": TENSORS | {"PIL", "numpy", "typer"} | FILES,
     "network.devices": FILES,
     "network.memory": {"psutil", "os"},
     "canvas.edges": {"PIL", "numpy"} | FILES,

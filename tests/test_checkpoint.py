@@ -23,8 +23,9 @@ from torch import Tensor
 
 from incontext.network import checkpoint
 from incontext.network.checkpoint import LAYOUTS, STORED_DTYPES, CheckpointError, Layout, StoredDtype
+from incontext.network.config import ModelConfig
 from incontext.network.layouts import published_name, transformers_name
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.model import SegGPT
 
 NOTES = {"recipe": "none: random", "steps": "0"}
 

@@ -32,7 +32,8 @@ from incontext.images.read import read_image
 from incontext.images.write import write_image, write_mask
 from incontext.network import checkpoint, model
 from incontext.network.checkpoint import info, load_model, save_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.training import recipes
 from incontext.types import Palette, Segmentation
 

@@ -17,7 +17,8 @@ from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
 from incontext.images.read import read_image
 from incontext.network.checkpoint import save_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.types import Prompt
 
 NAMES = [job.name for job in demo.JOBS]

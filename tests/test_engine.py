@@ -19,10 +19,12 @@ from incontext.canvas.read import Paint
 from incontext.engine import BatchSize, PreparedContext, Segmenter, choose_device, choose_dtype, load
 from incontext.images.read import read_image
 from incontext.network import memory
-from incontext.network.attention import MATRIX_UNIT
+from incontext.network.attention import has_matrix_unit
 from incontext.network.checkpoint import CheckpointError, save_model
+from incontext.network.config import ModelConfig
 from incontext.network.devices import keep_freed_memory
-from incontext.network.model import ContextTokens, ModelConfig, PromptTokens, Seen, SegGPT, Task
+from incontext.network.model import ContextTokens, PromptTokens, Seen, SegGPT
+from incontext.options import Task
 from incontext.types import Prompt
 
 CONFIG = ModelConfig(
@@ -155,7 +157,7 @@ def test_dtypes_run_and_are_described(random_segmenter: Segmenter) -> None:
     assert described["weights"] == "mine"
     assert described["dtype"] == "bfloat16"
     assert described["device"] == "cpu"
-    assert described["attention"] == ("folded" if MATRIX_UNIT else "pieces")
+    assert described["attention"] == ("folded" if has_matrix_unit() else "pieces")
     assert random_segmenter.describe()["attention"] == "bias_mask"
     assert described["parameters"] == sum(p.numel() for p in model.parameters())
     assert random_segmenter.describe()["dtype"] == "float32"

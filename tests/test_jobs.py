@@ -677,7 +677,8 @@ def tiny() -> Any:
     import torch
 
     from incontext.engine import Segmenter
-    from incontext.network.model import ModelConfig, SegGPT
+    from incontext.network.config import ModelConfig
+    from incontext.network.model import SegGPT
 
     torch.manual_seed(0)
     small = {"width": 16, "heads": 2, "depth": 2, "patch": 8, "side": 32, "decoder_width": 4}

@@ -41,7 +41,8 @@ from incontext.folder.ray.job import RayEngine, RayWarning, segment_on_ray, shar
 from incontext.folder.ray.workers import Ledger, Made, PackedQuery, Recipe, Share, Worker
 from incontext.images.write import write_mask
 from incontext.network.checkpoint import save_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.types import Palette, Prompt
 
 pytestmark = [

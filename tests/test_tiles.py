@@ -15,7 +15,8 @@ from incontext.canvas.paint import normalise_colors, unpaint
 from incontext.canvas.votes import Reading, elect, elect_windows
 from incontext.canvas.windows import OVERLAP, Window, check_tiles, cut, extent, window_side, windows
 from incontext.engine import FittedQuery, Segmenter
-from incontext.network.model import ContextTokens, ModelConfig, Seen, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import ContextTokens, Seen, SegGPT
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Prompt
 

@@ -23,7 +23,8 @@ from PIL import Image
 from incontext.engine import Segmenter
 from incontext.images.masks import read_mask
 from incontext.images.read import read_image
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.types import Prompt
 from incontext.video import job as jobs
 from incontext.video.job import Progress, TrackReport, track_job

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from incontext.canvas.paint import normalise, normalise_colors
 from incontext.engine import Segmenter, load
-from incontext.network.model import ContextTokens, ModelConfig, PromptTokens, Seen, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import ContextTokens, PromptTokens, Seen, SegGPT
 from incontext.prompt_tensor import LearnedGroup, Origin, PromptTensor
 from incontext.types import Palette, Prompt, Segmentation
 from incontext.video import MemoryBank, Policy, Tracker, track

@@ -16,16 +16,18 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from incontext.canvas.paint import IMAGE_MEAN, IMAGE_STD
 from incontext.learning.losses import Batch, LossWeights, counts, paint_batch, reading_logits, training_loss
 from incontext.network.checkpoint import load_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.training import loop
 from incontext.training.coloring import Coloring, collate, paint, paint_episode, random_palette
 from incontext.training.episodes import Episode, EpisodeSource, Sampling, relabel
-from incontext.training.loop import Progress, Run, _Painter, train
+from incontext.training.loop import Progress, _Painter, train
 from incontext.training.optimizers import Muon, make_optimizers
 from incontext.training.parallel.processes import Team, joined, team_device
 from incontext.training.parallel.slices import MIB, Slices, pack, read_slices, write_slices
 from incontext.training.precision import Precision
 from incontext.training.recipes import RECIPES, Recipe, Stage
+from incontext.training.run import Run
 from incontext.training.sets import ImageSet, hold_out, read_set
 
 MODEL = ModelConfig(

@@ -26,7 +26,8 @@ from incontext.images.resize import resized, resized_mask
 from incontext.images.write import write_image, write_mask
 from incontext.learning.losses import LossWeights, training_loss
 from incontext.network.checkpoint import save_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.prompt_tensor import PromptTensor
 from incontext.tuning import TuningStep, tune
 from incontext.tuning import group as learning

@@ -24,7 +24,8 @@ from incontext.cli import main
 from incontext.engine import Segmenter
 from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.prompt_tensor import PromptTensor
 from incontext.tuning import TuningStep
 from incontext.ui import follow, learn, paint, results

@@ -29,7 +29,8 @@ from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
 from incontext.images.write import write_image, write_mask
 from incontext.network.checkpoint import save_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 
 COLORS = np.random.default_rng(0).permutation(256 * 3).reshape(256, 3).astype(np.uint8)
 COLORS[0] = 0

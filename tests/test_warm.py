@@ -13,7 +13,8 @@ from torch import Tensor
 from incontext import cli
 from incontext.canvas.paint import IMAGE_MEAN, IMAGE_STD
 from incontext.network.checkpoint import load_model, save_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.training.episodes import Sampling
 from incontext.training.recipes import RECIPES, Recipe, Stage
 from incontext.training.start.vit import from_timm, from_vit

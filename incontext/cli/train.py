@@ -218,7 +218,7 @@ def _start(init: str | None, recipe: "Recipe", out: Path) -> "tuple[Recipe, SegG
     from incontext.training.start.warm import start_from
 
     if init.startswith("timm:"):
-        from incontext.training.loop import has_state
+        from incontext.training.run import has_state
 
         going_on = has_state(out)
         model = from_timm(init.removeprefix("timm:"), recipe.model, pretrained=not going_on, seed=recipe.seed)

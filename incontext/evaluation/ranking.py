@@ -22,7 +22,7 @@ from incontext.types import Prompt
 
 if TYPE_CHECKING:  # the engine brings torch, and a ranking that is read needs none
     from incontext.engine import Context, FittedQuery, Segmenter
-    from incontext.network.model import Task
+    from incontext.options import Task
 
 _MOST_COLUMNS = 8  # of ids, in a table for people
 _LEAST_SHOWN = 2  # queries of each id in a sample: a candidate among them still leaves one to try it on

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # the engine brings torch, and a plan needs none
     from incontext.canvas.context import Ensemble
     from incontext.canvas.windows import Tiles
     from incontext.engine import BatchSize, Context, Segmenter
-    from incontext.network.model import Task
+    from incontext.options import Task
 
 
 class Engine(Protocol):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # the engine brings torch
     from incontext.canvas.context import Ensemble
     from incontext.canvas.windows import Tiles
     from incontext.engine import Answer, Context, PreparedContext, Segmenter
-    from incontext.network.model import Task
+    from incontext.options import Task
 
 MOST_MEASURED: Final = 3
 

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from incontext.images.write import whole_file
 from incontext.network import layouts
+from incontext.network.config import ModelConfig
 from incontext.network.layouts import LAYOUTS, CheckpointError, Layout, Stored, first_line, some
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.model import SegGPT
 
 __all__ = [
     "LAYOUTS",

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from incontext.images.write import whole_file
-from incontext.network.model import ModelConfig
+from incontext.network.config import ModelConfig
 
 Layout = Literal["incontext", "published", "transformers"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)

@@ -16,7 +16,8 @@ from einops import rearrange
 from torch import Tensor
 
 from incontext.learning.losses import LossWeights, Stacked
-from incontext.network.model import Seen, SegGPT, Task
+from incontext.network.model import Seen, SegGPT
+from incontext.options import Task
 from incontext.training.episodes import Episode
 from incontext.training.features import Targets
 from incontext.training.hints import reveal

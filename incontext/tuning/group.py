@@ -26,7 +26,8 @@ from incontext.canvas.read import read_small
 from incontext.engine import Segmenter, to_read
 from incontext.images.ids import IGNORED, Pixels
 from incontext.learning.losses import Batch, LossWeights, Stacked, paint_batch, training_loss
-from incontext.network.model import ContextTokens, SegGPT, Tables, Task
+from incontext.network.model import ContextTokens, SegGPT, Tables
+from incontext.options import Task
 from incontext.prompt_tensor import LearnedGroup
 from incontext.tuning.pictures import Picture, Split, changed, covering, tiled
 from incontext.types import Palette
@@ -296,6 +297,9 @@ def mean_iou(found: Sequence[Pixels], truth: Sequence[npt.NDArray[np.integer]], 
     return float(np.mean(shares)) if shares else 1.0
 
 
+_WHOLE = ("forward", "last_rows", "apart")  # what runs a block
+
+
 @contextmanager
 def frozen(model: SegGPT, checkpointing: bool) -> Iterator[None]:
     """No parameter asks for a gradient. checkpointing: blocks keep their inputs only and are computed twice."""
@@ -303,13 +307,13 @@ def frozen(model: SegGPT, checkpointing: bool) -> Iterator[None]:
     model.requires_grad_(False)
     if checkpointing:
         for block in model.blocks:
-            for name in ("forward", "apart"):
+            for name in _WHOLE:
                 block.__dict__[name] = partial(checkpoint, getattr(block, name), use_reentrant=False)
     try:
         yield
     finally:
         for block in model.blocks:
-            for name in ("forward", "apart"):
+            for name in _WHOLE:
                 block.__dict__.pop(name, None)
         for parameter, needed in asked:
             parameter.requires_grad_(needed)

@@ -17,7 +17,7 @@ import numpy as np
 from incontext.images.masks import read_mask
 from incontext.images.read import ImageLike
 from incontext.images.write import refuse_unwritable
-from incontext.network.model import Task
+from incontext.options import Task
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Prompt
 from incontext.video.bank import MemoryBank, Policy

@@ -19,7 +19,8 @@ from incontext.engine import Context, FittedQuery, PreparedContext, Segmenter
 from incontext.images.ids import IGNORED, Pixels, ids_in
 from incontext.images.masks import is_painted
 from incontext.images.read import ImageLike, read_image
-from incontext.network.model import PromptTokens, Task
+from incontext.network.model import PromptTokens
+from incontext.options import Task
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Palette, Prompt, Segmentation
 from incontext.video.bank import MemoryBank, Policy, only, sure_only

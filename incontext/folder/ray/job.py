@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # the engine brings torch
     from incontext.canvas.context import Ensemble
     from incontext.canvas.windows import Tiles
     from incontext.engine import BatchSize, Context, DtypeName
-    from incontext.network.model import Task
+    from incontext.options import Task
 
 PICTURES_FOR_THREAD: Final = 4  # in a block: a worker holds two blocks, which are lost together when it dies
 PICTURES_ON_GPU: Final = 128

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # the engine brings torch
     from incontext.canvas.context import Ensemble
     from incontext.canvas.windows import Tiles
     from incontext.engine import BatchSize, Context, DtypeName, PreparedContext, Segmenter
-    from incontext.network.model import Task
+    from incontext.options import Task
 
 MOST_DEATHS: Final = 1  # of workers that had nothing but one picture in hand, before that picture is given up
 
