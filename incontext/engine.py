@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Literal
 
@@ -23,11 +23,13 @@ import psutil
 import torch
 from torch import Tensor
 
-from incontext.canvas.context import Ensemble, Stitched, content_of, cut_to_windows, shown_palette, stitch
+from incontext.canvas.context import Ensemble, Stitched, content_of, cut_to_windows, grouped, shown_palette, stitch
+from incontext.canvas.hints import Told, paint_told
 from incontext.canvas.paint import normalise, unpaint
-from incontext.canvas.query import Answer, Collected, FittedQuery, fit_query
-from incontext.canvas.read import Paint, shares
+from incontext.canvas.query import Answer, Collected, FittedQuery, View, fit_query
+from incontext.canvas.read import Paint, read_logits, shares
 from incontext.canvas.windows import Tiles
+from incontext.hints import Hints
 from incontext.images.read import ImageLike, read_image
 from incontext.network import memory
 from incontext.network.attention import choose_kernel
@@ -37,6 +39,7 @@ from incontext.network.memory import Room
 from incontext.network.model import ContextTokens, PromptTokens, Seen, SegGPT, Tables
 from incontext.options import Task
 from incontext.prompt_tensor import PromptTensor
+from incontext.proposals import expected_iou
 from incontext.types import Palette, Prompt, Segmentation
 
 __all__ = [  # what callers find here, wherever it is defined
@@ -54,11 +57,14 @@ __all__ = [  # what callers find here, wherever it is defined
 ]
 
 Context = Prompt | PromptTensor | Sequence[Prompt | PromptTensor]
+Pass = tuple[Palette, ContextTokens | None]
+"""Ids in their colours, and the network's own context for them; None: hints stand alone."""
 BatchSize = int | Literal["auto"]
 
 MIN_PRESENCE = 0.5  # docs/log.md says how it was chosen
 
 _MOST_AT_ONCE = {"cuda": 32, "mps": 8, "cpu": 1}  # queries in a batch where memory allows; a CPU gains nothing by more
+_CLICKS_AT_ONCE = {"cuda": 64, "mps": 8, "cpu": 8}  # on one image, which share a part of the work
 _SHARE_OF_FREE = 0.8  # of the memory that is free, for what the estimate does not see
 
 
@@ -109,21 +115,60 @@ class PreparedContext:
     side: int
     task: Task
     ensemble: Ensemble
-    shown: Palette
+    shown: Palette | None
     passes: tuple[tuple[Palette, ContextTokens], ...]
     tiles: Tiles = None
     window: int | None = None
     refine: bool = False
     tokens: Mapping[bytes, PromptTokens] = field(default_factory=dict)
 
-    def fit(self, query: ImageLike) -> FittedQuery:
-        """Read a query and squeeze it to what the network sees. Uses no device, so that any thread may do it."""
-        return fit_query(read_image(query), self.side, window=self.window, keep=self.refine)
+    def fit(self, query: ImageLike, *, hints: Hints | None = None) -> FittedQuery:
+        """Read a query and squeeze it to what the network sees. Uses no device, so that any thread may do it.
+
+        Args:
+            query: A path, a PIL image or an (H, W, 3) uint8 array.
+            hints: What is said of it, in its own pixels; queries with hints and without may share a batch.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the query cannot be read, hints do not lie within it, they point at ids that the context does
+                not know, or there is neither a context nor a hint that points at something.
+        """
+        self.check_hints(hints)
+        return fit_query(read_image(query), self.side, window=self.window, keep=self.refine, hints=hints)
 
     @property
     def shots(self) -> int:
         """Canvases that the network works on for a query, in the largest group of ids: N, or the number of mosaics."""
-        return max(context.images.shape[1] for _, context in self.passes)
+        return max((context.images.shape[1] for _, context in self.passes), default=1)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """What it asks for, ascending; nothing where there is no example."""
+        return tuple(sorted({int(i) for palette, _ in self.passes for i in palette.ids[1:]}))
+
+    def passes_of(self, views: Sequence[View]) -> Iterator[tuple[Sequence[Pass], Sequence[View]]]:
+        """The passes of views, in their order: the same for all, or where hints stand alone by what these point at."""
+        if self.passes:
+            yield self.passes, views
+            return
+        for ids, part in groupby(views, key=lambda view: () if view.hints is None else view.hints.ids):
+            yield [(palette, None) for palette in grouped({*ids})], [*part]
+
+    def check_hints(self, hints: Hints | None) -> None:
+        """Raise a ValueError unless these, or none, tell the network what it lacks."""
+        if not self.passes:
+            if hints is None:
+                raise ValueError("expected hints on a query without an example, got none; give one of the two")
+            if not hints.ids:
+                raise ValueError(
+                    'expected hints that point at something (ids from 1 to 254) without an example, got "not this" only'
+                )
+        elif hints is not None and (unknown := set(hints.ids) - set(self.ids)):
+            raise ValueError(
+                f"expected hints with ids of the context, {', '.join(map(str, self.ids))}, or 0 for "
+                f'"not this"; got {", ".join(map(str, sorted(unknown)))}'
+            )
 
 
 class Segmenter:
@@ -160,7 +205,7 @@ class Segmenter:
 
     def prepare(
         self,
-        context: Context,
+        context: Context | None,
         *,
         ensemble: Ensemble = "auto",
         task: Task = "instance",
@@ -184,12 +229,18 @@ class Segmenter:
         Prompts may show different ids. More ids than colours can keep apart go through the network in groups. Prompt
         tensors may stand beside prompts: where they share ids they are averaged like them.
 
+        None as the context: there is no example, and hints on each query say what to find in it.
+
         Raises:
             ValueError: the context or an option cannot be used, or a prompt tensor was tuned for other weights; the
                 message says why.
         """
-        shown = (context,) if isinstance(context, Prompt | PromptTensor) else tuple(context)
         chosen = self._side(side)
+        if context is None:
+            if tiles is not None:
+                raise ValueError(f"expected tiles with examples only, got {tiles!r} without; crop the query instead")
+            return PreparedContext(self, chosen, task, ensemble, None, (), refine=refine)
+        shown = (context,) if isinstance(context, Prompt | PromptTensor) else tuple(context)
         for each in shown:
             if isinstance(each, PromptTensor):
                 each.check_use(weights=self.name, sha256=self.sha256, task=task, side=chosen)
@@ -206,8 +257,9 @@ class Segmenter:
     def segment(
         self,
         query: ImageLike | FittedQuery,
-        context: Context | PreparedContext,
+        context: Context | PreparedContext | None = None,
         *,
+        hints: Hints | None = None,
         ensemble: Ensemble | None = None,
         task: Task | None = None,
         side: int | None = None,
@@ -217,19 +269,24 @@ class Segmenter:
         """Find in one query what the context shows.
 
         query: a path, a PIL image or an (H, W, 3) uint8 array. context: a Prompt, a sequence of them, or what `prepare`
-        made, in which the options are decided; `prepare` says what they mean, None is its default. The answer has the
-        query's own size, and the ids of the prompts' masks.
+        made, in which the options are decided; `prepare` says what they mean, None is its default; or None, and hints
+        alone say what to find. hints: what is said of the query itself, in its own pixels. The answer has the query's
+        own size, and the ids of the prompts' masks, or of the hints.
 
         Raises:
             FileNotFoundError, ValueError: a picture, the context or an option cannot be used; the message says why.
         """
         prepared = self._prepared(context, ensemble, task, side, tiles, refine)
+        if hints is not None:
+            if isinstance(query, FittedQuery):
+                raise ValueError("expected hints with the query itself, got a fitted one; give them to `fit`")
+            query = prepared.fit(query, hints=hints)
         return next(self.segment_many([query], prepared))
 
     def segment_many(
         self,
         queries: Iterable[ImageLike | FittedQuery],
-        context: Context | PreparedContext,
+        context: Context | PreparedContext | None,
         *,
         ensemble: Ensemble | None = None,
         task: Task | None = None,
@@ -250,7 +307,7 @@ class Segmenter:
     def answer_many(
         self,
         queries: Iterable[ImageLike | FittedQuery],
-        context: Context | PreparedContext,
+        context: Context | PreparedContext | None,
         *,
         ensemble: Ensemble | None = None,
         task: Task | None = None,
@@ -280,7 +337,7 @@ class Segmenter:
     def paint(
         self,
         query: ImageLike | FittedQuery,
-        context: Context | PreparedContext,
+        context: Context | PreparedContext | None,
         *,
         ensemble: Ensemble | None = None,
         task: Task | None = None,
@@ -298,6 +355,43 @@ class Segmenter:
             raise ValueError("expected a context whose ids go through the network at once; give fewer ids to paint")
         painted: npt.NDArray[np.float32] = unpaint(answer.painted[0].painted)[0].cpu().numpy()
         return painted
+
+    @torch.inference_mode()
+    def answer_clicks(
+        self,
+        image: ImageLike,
+        points: Sequence[tuple[float, float]],
+        *,
+        task: Task = "instance",
+        side: int | None = None,
+    ) -> Iterator[tuple[npt.NDArray[np.float32], float]]:
+        """Find the thing under each of many clicks on one image, without an example: `propose` asks this.
+
+        Args:
+            image: A path, a PIL image or an (H, W, 3) uint8 array.
+            points: (x, y) in its pixels; each is answered by itself.
+            task: As for :meth:`prepare`.
+            side: As for :meth:`prepare`.
+
+        Returns:
+            For each point logits (side, side) float32, stretched over the whole image and above 0 where its thing is;
+            and the IoU that they promise (:func:`incontext.proposals.expected_iou`).
+        """
+        chosen, palette = self._side(side), Palette.spread([1])
+        pixels = read_image(image)
+        fitted = fit_query(pixels, chosen)
+        query = self._to_device(torch.from_numpy(fitted.pixels[None].copy()))
+        batch = self._plan(1, chosen, _CLICKS_AT_ONCE[self.device.type]).batch
+        for first in range(0, len(points), batch):
+            views = [
+                View(fitted.pixels, fitted.size, Hints(points=[(x, y, 1)])) for x, y in points[first : first + batch]
+            ]
+            told = paint_told(
+                [view.told([1], chosen // self.config.patch) for view in views], palette, self.config.patch
+            )
+            context = self._told_context(query, None, told, task, 1)
+            for logits in read_logits(self._model.see(query, context).painted, palette).cpu().numpy():
+                yield logits, expected_iou(logits)
 
     def describe(self) -> dict[str, object]:
         """What really runs: weights, parameters, side, device, dtype, attention kernel, compilation, versions."""
@@ -347,7 +441,7 @@ class Segmenter:
 
     def _prepared(
         self,
-        context: Context | PreparedContext,
+        context: Context | PreparedContext | None,
         ensemble: Ensemble | None,
         task: Task | None,
         side: int | None,
@@ -373,7 +467,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def _prepare(self, part: Stitched, task: Task, chunk: int, tokens: Mapping[bytes, PromptTokens]) -> ContextTokens:
-        tables = self._tables_of(part)
+        tables = self._tables_of(part.side)
         if tokens:
             each = (tokens[content_of(*shown, task)] for shown in part.canvases)
             joined = PromptTokens(*(torch.cat(parts, dim=1) for parts in zip(*each, strict=True)))
@@ -385,7 +479,7 @@ class Segmenter:
     @torch.inference_mode()
     def _embed(self, part: Stitched, task: Task, known: Mapping[bytes, PromptTokens]) -> dict[bytes, PromptTokens]:
         """The tokens of every canvas by its content; what is known is not computed again."""
-        tables, found = self._tables_of(part), dict[bytes, PromptTokens]()
+        tables, found = self._tables_of(part.side), dict[bytes, PromptTokens]()
         for shown in part.canvases:
             content = content_of(*shown, task)
             if content not in found:
@@ -394,8 +488,8 @@ class Segmenter:
                 )
         return found
 
-    def _tables_of(self, part: Stitched) -> Tables:
-        grid = part.side // self.config.patch
+    def _tables_of(self, side: int) -> Tables:
+        grid = side // self.config.patch
         if grid not in self._tables:
             self._tables[grid] = self._model.tables(grid)
         return self._tables[grid]
@@ -412,20 +506,23 @@ class Segmenter:
         collected = Collected(prepared.shown, follow=prepared.refine, min_presence=self.min_presence)
         views = (view for query in queries for view in collected.views(self._fitted(query, prepared)))
         while batch := list(islice(views, room.batch)):
-            painted, room = self._painted(torch.from_numpy(np.stack(batch)), prepared, room)
-            yield from collected.add(painted)
+            for passes, part in prepared.passes_of(batch):
+                painted, room = self._painted(part, passes, prepared.task, room)
+                yield from collected.add(painted)
 
-    def _painted(self, pixels: Tensor, prepared: PreparedContext, room: Room) -> tuple[list[Paint], Room]:
-        """(B, side, side, 3) uint8 -> the paint of each pass, and what turned out to fit at a time."""
+    def _painted(
+        self, views: Sequence[View], passes: Sequence[Pass], task: Task, room: Room
+    ) -> tuple[list[Paint], Room]:
+        """The paint of each pass, and what turned out to fit at a time."""
         done: list[list[Paint]] = []  # by part of the batch, by pass
         first = 0
-        while first < len(pixels):
-            part = pixels[first : first + room.batch]
+        while first < len(views):
+            part = [*views[first : first + room.batch]]
             count = len(part)
-            if self.compiled and count < room.batch:  # static shapes: the last batch is filled up
-                part = torch.cat([part, part[-1:].expand(room.batch - count, -1, -1, -1)])
+            if self.compiled:  # static shapes: the last batch is filled up
+                part += part[-1:] * (room.batch - count)
             try:
-                done.append([self._run(part, *each, room.chunk).part(0, count) for each in prepared.passes])
+                done.append([self._run(part, *each, task, room.chunk).part(0, count) for each in passes])
                 first += count
             except (RuntimeError, MemoryError) as error:
                 if not _out_of_memory(error) or (less := room.halved) is None:
@@ -434,19 +531,43 @@ class Segmenter:
                 count = less.chunk if less.batch == room.batch else less.batch
                 warnings.warn(f"memory ran out; going on with {count} {what} at a time", stacklevel=2)
                 room = less
-            if self.device.type == "cuda" and first < len(pixels):
+            if self.device.type == "cuda" and first < len(views):
                 torch.cuda.empty_cache()
         return [Paint.joined(parts) for parts in zip(*done, strict=True)], room
 
     @torch.inference_mode()
-    def _run(self, pixels: Tensor, palette: Palette, context: ContextTokens, chunk: int) -> Paint:
-        start, key = time.perf_counter(), (len(pixels), *context.images.shape[1:3])
-        queries = self._to_device(pixels)
-        shots = context.images.shape[1]
+    def _run(
+        self, views: Sequence[View], palette: Palette, context: ContextTokens | None, task: Task, chunk: int
+    ) -> Paint:
+        """Let the network see views, by a context, or alone by what is said of them."""
+        start = time.perf_counter()
+        queries = self._to_device(torch.from_numpy(np.stack([view.pixels for view in views])))
+        grid = queries.shape[-1] // self.config.patch
+        told = paint_told([view.told(palette.ids.tolist(), grid) for view in views], palette, self.config.patch)
+        context = self._told_context(queries, context, told, task, chunk)
+        shots, key = context.images.shape[1], (len(context.masks), len(views), *context.images.shape[1:3])
         seen: Seen = self._see(queries, context, chunk=None if chunk > shots else chunk)
         if self.compiled and key not in self._compile_seconds:
             self._compile_seconds[key] = time.perf_counter() - start
-        return to_read(self._model, seen, palette)
+        return to_read(self._model, seen, palette, told)
+
+    def _told_context(
+        self, queries: Tensor, context: ContextTokens | None, told: Told | None, task: Task, chunk: int
+    ) -> ContextTokens:
+        """The context of a batch of which some is told; those of which nothing is keep the shared one to the bit."""
+        if told is None:
+            assert context is not None  # alone something is said of every view
+            return context
+        masks, hidden = self._to_device(torch.from_numpy(told.masks)), torch.from_numpy(told.hidden).to(self.device)
+        if context is None:
+            tables = self._tables_of(queries.shape[-1])
+            return self._model.alone(queries, masks, hidden, task=task, tables=tables)
+        revealed = self._model.reveal(context, masks, hidden, chunk=None if chunk > context.images.shape[1] else chunk)
+        if len(told.at) == len(queries):
+            return revealed
+        together = context.masks.expand(len(queries), -1, -1, -1, -1).clone()
+        together[torch.from_numpy(told.at).to(self.device)] = revealed.masks
+        return context._replace(masks=together)
 
     def _to_device(self, pixels: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 -> (B, 3, H, W) normalised, in the network's precision, on its device."""
@@ -467,6 +588,7 @@ class Segmenter:
             raise ValueError(f"expected queries fitted to a side of {prepared.side}, got {query.pixels.shape[0]}")
         if query.image is None and (prepared.refine or max(query.size) > (prepared.window or max(query.size))):
             raise ValueError("expected queries fitted for tiles or refining, got others; use PreparedContext.fit")
+        prepared.check_hints(query.hints)
         return query
 
     def _plan(self, shots: int, side: int, most: int) -> Room:
@@ -492,13 +614,20 @@ class Segmenter:
         return side
 
 
-def to_read(model: SegGPT, seen: Seen, palette: Palette) -> Paint:
-    """What a network saw, as ids are read from it: float32, and how likely each id is there if the network can tell."""
+def to_read(model: SegGPT, seen: Seen, palette: Palette, told: Told | None = None) -> Paint:
+    """What a network saw, as ids are read from it: float32, and how likely each id is there if the network can tell.
+
+    told: what was said of it; what is pointed at is there.
+    """
     painted = seen.painted.float()
     if model.presence is None:
         return Paint(painted, palette)
     shown = shares(painted, palette, model.config.patch)
-    return Paint(painted, palette, model.presence(seen.tokens, shown).float().sigmoid())
+    presence = model.presence(seen.tokens, shown).float().sigmoid()
+    if told is not None:
+        pointed = torch.from_numpy(told.pointed).to(presence.device)
+        presence[told.at] = presence[told.at].masked_fill(pointed, 1.0)
+    return Paint(painted, palette, presence)
 
 
 def _out_of_memory(error: Exception) -> bool:

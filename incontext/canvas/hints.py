@@ -2,23 +2,51 @@
 
 The network learns of hints by patches that are revealed, each flat in the colour of an id. A patch says what the pixel
 that was pointed at is, not what most of the patch is: of a crack that is thinner than a patch, most is background.
-Refuses to know tensors, colours and files.
+Refuses to know tensors, the network and files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from einops import repeat
 
 from incontext.canvas.windows import Window
 from incontext.hints import Box, Hints, Mark, Point, Polygon
 from incontext.images.ids import IGNORED, Pixels
 from incontext.images.outlines import fill
+from incontext.types import Palette
 
 Flags = npt.NDArray[np.bool_]
 Size = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What a batch is told of its masks in one pass, where anything is.
+
+    at: numbers of those in the batch, (n,). masks: (n, side, side, 3) uint8, what is painted on them. hidden:
+    (n, grid, grid) bool, false where that is revealed. pointed: (n, K + 1) bool, which ids of the palette are.
+    """
+
+    at: npt.NDArray[np.int64]
+    masks: Pixels
+    hidden: Flags
+    pointed: Flags
+
+
+def paint_told(said: Sequence[Pixels | None], palette: Palette, patch: int) -> Told | None:
+    """Paint what is said of a batch's patches, (grid, grid) uint8 each or None, in a palette; None: nothing is."""
+    at = [number for number, each in enumerate(said) if each is not None]
+    if not at:
+        return None
+    ids = np.stack([each for each in said if each is not None])
+    masks = palette.table[repeat(np.where(ids == IGNORED, 0, ids), "n r c -> n (r p) (c q)", p=patch, q=patch)]
+    pointed = (ids[:, None] == palette.ids[:, None, None]).any(axis=(2, 3))
+    return Told(np.array(at), masks, ids == IGNORED, pointed)
 
 
 def reveal(hints: Hints, size: Size, grid: int, ids: Collection[int], *, window: Window | None = None) -> Pixels:
