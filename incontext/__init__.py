@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from incontext.hints import Hints
     from incontext.prompt_tensor import PromptTensor
     from incontext.proposals import Proposals, propose
+    from incontext.rounds import Rounds
     from incontext.tuning import tune
     from incontext.types import Palette, Prompt, Segmentation
     from incontext.video import Tracker, track
@@ -23,6 +24,7 @@ __all__ = [
     "Prompt",
     "PromptTensor",
     "Proposals",
+    "Rounds",
     "Segmentation",
     "Segmenter",
     "Tracker",
@@ -39,6 +41,7 @@ _HOMES = {
     "Prompt": "types",
     "Proposals": "proposals",
     "PromptTensor": "prompt_tensor",
+    "Rounds": "rounds",
     "Segmentation": "types",
     "Segmenter": "engine",
     "Tracker": "video",

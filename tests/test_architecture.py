@@ -25,7 +25,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"canvas", "matching", "sources"},
         {"examples"},
         {"engine", "learning"},
-        {"folder", "training", "tuning", "video"},
+        {"folder", "rounds", "training", "tuning", "video"},
         {"__init__"},
         {"bench", "demo", "evaluation"},
         {"ui"},
