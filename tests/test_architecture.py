@@ -43,7 +43,7 @@ LEVELS: dict[str, list[set[str]]] = {
     "cli": [
         {"options"},
         {"bench", "convert", "demo", "evaluate", "rank", "train", "tune", "ui", "weights"},
-        {"evaluate_video", "segment"},
+        {"evaluate_clicks", "evaluate_video", "segment"},
         {"track"},
         {"__init__"},
     ],

@@ -89,6 +89,7 @@ def start_grabcut(image: Pixels, _example: Prompt | None) -> Answers:
 DISC = ClickMethod("disc", start_disc, baseline=True)
 RANDOM_WALKER = ClickMethod("random walker", start_random_walker, baseline=True)
 GRABCUT = ClickMethod("GrabCut", start_grabcut, baseline=True)
+BASELINES = (DISC, RANDOM_WALKER, GRABCUT)
 
 
 def installed() -> tuple[ClickMethod, ...]:
