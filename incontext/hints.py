@@ -18,6 +18,7 @@ import numpy as np
 
 from incontext.images import rle
 from incontext.images.ids import IGNORED, Pixels, check_ids, ids_in
+from incontext.images.resize import resized_mask
 from incontext.images.write import whole_file
 
 Size: TypeAlias = tuple[int, int]
@@ -173,6 +174,30 @@ class Hints:
                 raise ValueError(
                     f"expected hints within the picture, {width} x {height} (width x height), got {_told(mark)}"
                 )
+
+    def resized(self, size: Size, to: Size) -> Hints:
+        """The same for a picture of another size. ValueError where they do not lie within one of `size` (H, W).
+
+        Args:
+            size: (H, W) of the picture that they are for.
+            to: (H, W) of the same picture, enlarged or shrunk.
+        """
+        self.check(size)
+        down, across = to[0] / size[0], to[1] / size[1]
+
+        def moved(mark: Mark) -> Mark:
+            if isinstance(mark, Scribbles):
+                larger = resized_mask(mark.mask, to).copy()
+                y, x = np.nonzero(mark.mask != IGNORED)
+                larger[y * to[0] // size[0], x * to[1] // size[1]] = mark.mask[y, x]  # so that thin ones stay
+                return _scribbles(larger)
+            if isinstance(mark, Point):
+                return Point(min(mark.x * across, to[1] - 0.5), min(mark.y * down, to[0] - 0.5), mark.id)
+            if isinstance(mark, Box):
+                return Box(mark.left * across, mark.top * down, mark.right * across, mark.bottom * down, mark.id)
+            return Polygon(tuple((x * across, y * down) for x, y in mark.ring), mark.id)
+
+        return Hints.of(moved(mark) for mark in self.marks)
 
     # --- as JSON
 

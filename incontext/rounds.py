@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from incontext.engine import Context, Segmenter
+from incontext.engine import Context, PreparedContext, Segmenter
 from incontext.hints import Hints
 from incontext.images.ids import Pixels
 from incontext.images.read import ImageLike, read_image
@@ -34,14 +34,14 @@ class Rounds:
 
     Attributes:
         query: (H, W, 3) uint8.
-        context: The examples; none if the hints stand alone.
+        context: The examples, none if the hints stand alone; None where they came prepared.
     """
 
     def __init__(
         self,
         segmenter: Segmenter,
         query: ImageLike,
-        context: Context | None = None,
+        context: Context | PreparedContext | None = None,
         *,
         answer_weight: float = 0.0,
         **options: Any,
@@ -51,7 +51,8 @@ class Rounds:
         Args:
             segmenter: What answers.
             query: A path, a PIL image or an (H, W, 3) uint8 array.
-            context: Examples; None: the hints alone say what to find.
+            context: Examples, or what `Segmenter.prepare` made of them, in which the options are decided; None: the
+                hints alone say what to find.
             answer_weight: How much the last answer counts as a further example on its own query, beside examples that
                 count 1 each; 0: it does not stand there, which measured best (docs/log.md).
             **options: As `Segmenter.prepare` takes them.
@@ -62,12 +63,17 @@ class Rounds:
         if not 0 <= answer_weight < inf:
             raise ValueError(f"expected an answer_weight of at least 0, got {answer_weight}")
         self.query: Pixels = read_image(query)
-        self.context: Shown = _shown(context)
         self._segmenter, self._options, self._answer_weight = segmenter, options, answer_weight
-        self._prepared = segmenter.prepare(
-            self.context or None, known={} if answer_weight and self.context else None, **options
-        )
-        first = segmenter.segment(self.query, self._prepared) if self.context else None
+        if isinstance(context, PreparedContext):
+            if answer_weight or options:
+                raise ValueError("expected options and answer_weight with examples, got them with a prepared context")
+            self.context: Shown | None = None
+            self._prepared = context
+        else:
+            self.context = _shown(context)
+            known = {} if answer_weight and self.context else None
+            self._prepared = segmenter.prepare(self.context or None, known=known, **options)
+        first = segmenter.segment(self.query, self._prepared) if self._prepared.passes else None
         self._done = [_Round(None, first)]
         self._undone: list[_Round] = []
 
@@ -138,18 +144,24 @@ class Rounds:
         Args:
             query: The next one.
             weight: How much this answer counts beside the examples.
+
+        Raises:
+            ValueError: nothing is found in it yet, or the context came prepared, so that its examples are not known.
         """
+        if self.context is None:
+            raise ValueError(
+                "expected examples that an answer can join, got a prepared context; give Rounds the prompts"
+            )
         context = (*self.context, self.prompt(weight=weight))
         return Rounds(self._segmenter, query, context, answer_weight=self._answer_weight, **self._options)
 
     def _answered(self, hints: Hints) -> Segmentation:
         prepared, last = self._prepared, self._done[-1].answer
         prepared.check_hints(hints)
-        if self._answer_weight and last is not None and not last.is_empty:
-            shot = self.prompt(weight=self._answer_weight)
-            known = set(hints.ids) <= {*shot.ids, *(i for each in self.context for i in each.ids)}
-            if known:  # a new id has no example
-                prepared = self._segmenter.prepare((*self.context, shot), known=prepared.tokens, **self._options)
+        if self._answer_weight and self.context is not None and last is not None and not last.is_empty:
+            together = (*self.context, self.prompt(weight=self._answer_weight))
+            if set(hints.ids) <= {i for each in together for i in each.ids}:  # a new id has no example
+                prepared = self._segmenter.prepare(together, known=prepared.tokens, **self._options)
         return self._segmenter.segment(self.query, prepared, hints=hints)
 
 

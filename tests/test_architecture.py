@@ -113,6 +113,8 @@ LEVELS: dict[str, list[set[str]]] = {
     "ui": [
         {"guard", "paint", "places", "sessions"},
         {"model", "page", "results"},
+        {"hinting"},
+        {"hint_panel"},
         {"follow", "learn", "model_tab", "segment_tab"},
         {"track_tab", "tune_tab"},
         {"app"},

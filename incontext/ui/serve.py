@@ -86,6 +86,7 @@ def _run(
     import uvicorn
     from fastapi import FastAPI
 
+    from incontext.ui import hint_panel
     from incontext.ui import page as look
     from incontext.ui.app import page, theme
 
@@ -104,7 +105,7 @@ def _run(
             show_error=False,
             max_file_size=_UPLOAD,
             theme=theme(),
-            css=look.CSS,
+            css=look.CSS + hint_panel.CSS,
         )
     guarded = Guard(app, token=token, uploads=root)
     # A page keeps a connection open; ending waits for none of them.
