@@ -20,6 +20,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from quote import requote
 from record import RESULTS, command_line, weights_sha256
 
 HERE = Path(__file__).parent
@@ -102,6 +103,8 @@ def main() -> int:
     for path in [] if given.keep or failed or given.only else outdated(sha256):
         path.unlink()
         print(f"{path.name} is of other weights: removed")
+    for path in [] if failed else requote(newest=True):
+        print(f"{path.name} has the new figures")
     if failed:
         print(f"Failed: {', '.join(failed)}; the same command tries them again.", file=sys.stderr)
     return int(bool(failed))

@@ -237,16 +237,18 @@ def surest_of_overlapping(boxes: Sequence[tuple[Sequence[float], float]], most: 
     Returns:
         The numbers of those that are kept, the surest first; of equally sure ones the first.
     """
-    if not boxes:
-        return []
-    import torch
-    from torchvision.ops import nms
-
-    sure = torch.tensor([value for _, value in boxes], dtype=torch.float64)
-    order = sure.argsort(descending=True, stable=True)
-    corners = torch.tensor([tuple(each) for each, _ in boxes], dtype=torch.float64)[order]
-    falling = torch.arange(len(boxes), 0, -1, dtype=torch.float64)  # so that equals keep their order
-    kept: list[int] = order[nms(corners, falling, most)].tolist()
+    sure = np.array([value for _, value in boxes])
+    order = np.argsort(-sure, kind="stable")
+    corners = np.array([tuple(each) for each, _ in boxes], np.float64).reshape(-1, 4)[order]
+    areas = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
+    kept: list[int] = []
+    left = np.arange(len(corners))
+    while len(left):
+        first, rest = left[0], left[1:]
+        kept.append(int(order[first]))
+        shared = np.minimum(corners[first, 2:], corners[rest, 2:]) - np.maximum(corners[first, :2], corners[rest, :2])
+        both = np.prod(shared.clip(min=0), axis=1)
+        left = rest[both <= most * (areas[first] + areas[rest] - both)]
     return kept
 
 

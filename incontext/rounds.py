@@ -157,7 +157,6 @@ class Rounds:
 
     def _answered(self, hints: Hints) -> Segmentation:
         prepared, last = self._prepared, self._done[-1].answer
-        prepared.check_hints(hints)
         if self._answer_weight and self.context is not None and last is not None and not last.is_empty:
             together = (*self.context, self.prompt(weight=self._answer_weight))
             if set(hints.ids) <= {i for each in together for i in each.ids}:  # a new id has no example

@@ -42,7 +42,7 @@ def made(config: ModelConfig = CONFIG, *, double: bool = False, compile: bool = 
     segmenter = Segmenter(model, device="cpu", dtype="float32", compile=compile, name="tiny")
     if double:
         segmenter.model.double()
-        segmenter.dtype = torch.float64
+        segmenter._placed.dtype = torch.float64
     return segmenter
 
 
@@ -187,7 +187,7 @@ def test_memory_that_runs_out_halves_hinted_batches_too(monkeypatch: pytest.Monk
     context = segmenter.prepare(prompt())
     fitted = [context.fit(image(seed=i), hints=Hints(points=[(3 + i, 3, 1)])) for i in range(4)]
     whole = list(segmenter.segment_many(fitted, context, batch_size=4))
-    run, sizes = segmenter._run, list[int]()
+    run, sizes = segmenter._placed._run, list[int]()
 
     def small(views: list[object], *rest: object) -> Paint:
         sizes.append(len(views))
@@ -195,7 +195,7 @@ def test_memory_that_runs_out_halves_hinted_batches_too(monkeypatch: pytest.Monk
             raise MemoryError
         return run(views, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(segmenter, "_run", small)
+    monkeypatch.setattr(segmenter._placed, "_run", small)
     with pytest.warns(UserWarning, match="2 queries at a time"):
         halved = list(segmenter.segment_many(fitted, context, batch_size=4))
     assert sizes == [4, 2, 2]

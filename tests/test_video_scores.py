@@ -403,7 +403,7 @@ def test_a_stopped_evaluation_goes_on_at_the_next_clip(tmp_path: Path) -> None:
         changed = evaluate_video([method(stop=False)], clips, journal=journal)
     assert changed.columns[0].clips[0] == report.columns[0].clips[0]
     assert changed.columns[0].clips[1].j != report.columns[0].clips[1].j, "its mask is another now"
-    with pytest.raises(ValueError, match=r"made with other settings \(side\)"):
+    with pytest.raises(ValueError, match=r"made with other settings \(side was 8, now 16\)"):
         VideoJournal(file, {"side": 16})
     file.write_text(file.read_text() + "{}\n")
     with pytest.raises(ValueError, match="expected a record on each line"):
@@ -576,7 +576,7 @@ def test_evaluate_video(run: Callable[..., tuple[int, str, str]], command: tuple
     assert (out / "clips.jsonl").read_text() == measured, "nothing was measured again"
     status, _, errors = run(*asked, "--side", 64)
     assert status == 2
-    assert "other settings (side)" in errors
+    assert "other settings (side was 32, now 64)" in errors
 
 
 def test_evaluate_video_options(

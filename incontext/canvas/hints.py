@@ -83,6 +83,22 @@ def reveal(hints: Hints, size: Size, grid: int, ids: Collection[int], *, window:
     return said
 
 
+def check_hints(hints: Hints | None, ids: Collection[int]) -> None:
+    """Raise a ValueError unless hints, or none, go with a context for these ids; no ids: there is no example."""
+    if not ids:
+        if hints is None:
+            raise ValueError("expected hints on a query without an example, got none; give one of the two")
+        if not hints.ids:
+            raise ValueError(
+                'expected hints that point at something (ids from 1 to 254) without an example, got "not this" only'
+            )
+    elif hints is not None and (unknown := set(hints.ids) - set(ids)):
+        raise ValueError(
+            f'expected hints with ids of the context, {", ".join(map(str, ids))}, or 0 for "not this"; got '
+            f"{', '.join(map(str, sorted(unknown)))}"
+        )
+
+
 def patch_of(x: float, y: float, size: Size, grid: int) -> tuple[int, int]:
     """Find the row and column of the patch that shows the pixel at (x, y) of a picture (H, W)."""
     return (2 * int(y) + 1) * grid // (2 * size[0]), (2 * int(x) + 1) * grid // (2 * size[1])

@@ -16,6 +16,7 @@ from incontext.cli import (  # noqa: F401  each adds its commands
     demo,
     evaluate,
     evaluate_clicks,
+    evaluate_protocol,
     evaluate_video,
     rank,
     segment,

@@ -25,12 +25,12 @@ from incontext.learning.losses import (
 )
 from incontext.network.checkpoint import save_model
 from incontext.network.model import SegGPT
+from incontext.options import TrainingDtype
 from incontext.training.coloring import Painted, collate, paint_episode, see
 from incontext.training.episodes import EpisodeSource
 from incontext.training.features import Targets
 from incontext.training.parallel.processes import ALONE, Team
 from incontext.training.parallel.slices import MIB, Slices
-from incontext.training.precision import TrainingDtype
 from incontext.training.recipes import Recipe
 from incontext.training.run import Run, has_state
 from incontext.training.sets import ImageSet
@@ -41,7 +41,7 @@ _RIDGE_EPISODES, _RIDGE_FIRST = 192, 2**40  # by which a teacher's heads are sta
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """What the loop reports after a step."""
 
     step: int  # steps done
@@ -124,7 +124,7 @@ def train(
     team: Team = ALONE,
     sharded: bool = False,
     on_start: Callable[[str], None] | None = None,
-    on_report: Callable[[Progress], None] | None = None,
+    on_report: Callable[[TrainingProgress], None] | None = None,
 ) -> Path:
     """Run a recipe, or go on with what ``out`` holds of it, and return the path of the averaged weights.
 
@@ -191,7 +191,7 @@ def train(
         if run.step % 20 == 0 or milestone:
             now = time.perf_counter()
             speed, waiting = drawn / (now - clock), waited / (now - clock)
-            progress = Progress(
+            progress = TrainingProgress(
                 run.step,
                 recipe.steps,
                 stage.side,

@@ -26,14 +26,14 @@ from incontext.learning.losses import (
 )
 from incontext.network.devices import products_in
 from incontext.network.model import SegGPT
-from incontext.options import Task
+from incontext.options import Task, TrainingDtype
 from incontext.training.coloring import paint, see
 from incontext.training.corrections import corrected
 from incontext.training.optimizers import Muon, make_optimizers
 from incontext.training.parallel.processes import ALONE, Team
 from incontext.training.parallel.sharding import gathered, part_like, restore_optimizer, shard
 from incontext.training.parallel.slices import MIB, Slices, pack, read_slices, unpack, write_slices
-from incontext.training.precision import Precision, TrainingDtype
+from incontext.training.precision import Precision
 from incontext.training.recipes import Recipe
 from incontext.training.teacher import Heads, listening
 
