@@ -103,6 +103,7 @@ def _run(
     import uvicorn
     from fastapi import FastAPI
 
+    from incontext.ui import hint_panel
     from incontext.ui import page as look
     from incontext.ui.app import page, theme
     from incontext.ui.connections import Connection
@@ -122,7 +123,7 @@ def _run(
             show_error=False,
             max_file_size=_UPLOAD,
             theme=theme(),
-            css=look.CSS,
+            css=look.CSS + hint_panel.CSS,
         )
     guarded = Guard(app, token=token, uploads=root, on_heartbeat=sessions.hear)
     config = uvicorn.Config(

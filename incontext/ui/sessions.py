@@ -122,6 +122,9 @@ class Session:
     results: list[SegmentedImage] = field(default_factory=list)
     following: Following | None = None
     prepared: tuple[tuple[object, ...], Any] | None = None  # the last context, and what it was made of
+    answered_by: Any = None  # the context of the last round, by which its results came
+    history: Any = None  # what was clicked on: ui/hinting.py
+    answers: int = 0  # to clicks, so far
     stops: dict[Job, threading.Event] = field(default_factory=lambda: {job: threading.Event() for job in get_args(Job)})
     uploads: set[Path] = field(default_factory=set)  # what `kept` has kept
     seen: float = field(default_factory=time.monotonic)
@@ -224,7 +227,7 @@ class Sessions:
         """Drop what was made by a network that is no longer in use."""
         with self._lock:
             for session in self._all.values():
-                session.prepared = None
+                session.prepared = session.answered_by = session.history = None
                 if session.following is not None:
                     session.following.settings = ()
 
