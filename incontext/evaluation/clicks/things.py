@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from incontext.evaluation.few_shot.episodes import EpisodeSet, files, read_sets
-from incontext.evaluation.few_shot.pictures import Pictures, wanted
+from incontext.evaluation.few_shot.pictures import EpisodeImages, wanted
 from incontext.evaluation.metrics import Flags
 from incontext.evaluation.video.clips import Clip, read_clips
 from incontext.images.ids import IGNORED, Pixels
@@ -99,7 +99,7 @@ def read_things(
         clips = read_clips(data, names=names)
         return tuple(thing for clip in clips for thing in _spread(_of_clip(clip, frames), limit))
     sets = read_sets(data, names=names, prompts=1, limit=limit, seed=seed)
-    pictures = Pictures(sets)
+    pictures = EpisodeImages(sets)
     return tuple(thing for each in sets for thing in _of_set(each, pictures))
 
 
@@ -118,16 +118,16 @@ def _spread(things: Sequence[Thing], limit: int | None) -> tuple[Thing, ...]:
     return tuple(things[i] for i in np.linspace(0, len(things) - 1, limit).round().astype(int).tolist())
 
 
-def _of_set(each: EpisodeSet, pictures: Pictures) -> Iterator[Thing]:
+def _of_set(each: EpisodeSet, pictures: EpisodeImages) -> Iterator[Thing]:
     for number, episode in enumerate(each.episodes):
 
         def read(i: int = episode.id, query: str = episode.query, prompt: str = episode.prompts[0]) -> Truth | None:
             ids = pictures.ids(each.name, query)
             image = pictures.image(each.name, query)
-            _check_size(ids, image, pictures.path(each.name, "masks", query))
+            _check_size(ids, image, pictures.file(each.name, "masks", query))
             return _truth(image, wanted(ids, each, i), ids == IGNORED, lambda: pictures.prompt(each, i, prompt))
 
-        paths = (pictures.path(each.name, kind, stem) for kind, stem in _needed(episode.query, episode.prompts[0]))
+        paths = (pictures.file(each.name, kind, stem) for kind, stem in _needed(episode.query, episode.prompts[0]))
         yield Thing(each.name, f"{number} {episode.query} {episode.id}", read, tuple(paths), has_example=True)
 
 
