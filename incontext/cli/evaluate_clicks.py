@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from incontext.cli.evaluate import describe, settings_of
-from incontext.cli.options import Device, Dtype, Side, Task, TaskName, Weights, evaluate_app, names, numbers
+from incontext.cli.options import evaluate_app, names, numbers, with_options
+from incontext.identity import about, settings_of
+from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _EXAMPLE, _ALONE = "with an example", "alone"
 
 
 @evaluate_app.command("clicks")
+@with_options(only=("task", "side", "refine"))
 def evaluate_clicks(
     data: Annotated[
         Path,
@@ -54,11 +56,8 @@ def evaluate_clicks(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many things of each set.")] = None,
     frames: Annotated[int, typer.Option("--frames", min=1, help="Of each object of a video.")] = 5,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of drawn episodes.")] = 0,
-    weights: Weights = "default",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    task: Task = "instance",
-    side: Side = None,
+    options: SegmentOptions = DEFAULTS,
+    loading: LoadOptions = LOADING,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -77,7 +76,7 @@ def evaluate_clicks(
     counts = sorted(numbers("--iou-after", iou_after))
     asked = None if methods is None else names(methods)
 
-    from incontext.engine import load
+    from incontext.engine import load_with
     from incontext.evaluation.clicks import ClickJournal, read_things
     from incontext.evaluation.clicks import evaluate_clicks as evaluate
     from incontext.evaluation.pages.click_report import to_text, write_report
@@ -86,14 +85,13 @@ def evaluate_clicks(
     found = read_things(
         data, layout=layout, names=None if sets is None else names(sets), limit=limit, frames=frames, seed=seed
     )
-    segmenter = load(weights, device=device, dtype=dtype)
-    chosen = _chosen(asked, network_methods(segmenter, task, side))
+    segmenter = load_with(loading)
+    chosen = _chosen(asked, network_methods(segmenter, options))
     if not any(each.has_example for each in found):
         chosen = [each for each in chosen if not each.uses_example]
-    about = describe(segmenter, weights, task, side)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    settings = {**settings_of(segmenter, about), "clicks": clicks, "counts": counts}
+    settings = {**settings_of(segmenter, options), "clicks": clicks, "counts": counts}
     with (
         nullcontext() if out is None else ClickJournal(out / "clicks.jsonl", settings) as journal,
         ProgressLine("things", len(found)) as progress,
@@ -108,20 +106,20 @@ def evaluate_clicks(
         )
     print(to_text(report))
     if out is not None:
-        write_report(out, report, {"data": str(data), **about})
+        write_report(out, report, {"data": str(data), **about(segmenter, options)})
 
 
-def network_methods(segmenter: "Segmenter", task: TaskName, side: int | None) -> "list[ClickMethod]":
+def network_methods(segmenter: "Segmenter", options: SegmentOptions) -> "list[ClickMethod]":
     """The network with an example, and alone."""
     import numpy as np
 
     from incontext.evaluation.clicks import ClickMethod
     from incontext.hints import Hints
 
-    alone = segmenter.prepare(None, task=task, side=side)
+    alone = segmenter.prepare(None, **options.keywords())
 
     def start(image: "Pixels", example: "Prompt | None") -> "Answers":
-        context = alone if example is None else segmenter.prepare(example, task=task, side=side)
+        context = alone if example is None else segmenter.prepare(example, **options.keywords())
 
         def answer(clicks: "Sequence[Click]") -> "Flags":
             points = [(click.x, click.y, int(click.positive)) for click in clicks]
