@@ -83,7 +83,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"__init__"},
     ],
     "learning": [{"augmentation"}, {"light"}, {"losses"}, {"__init__"}],
-    "matching": [{"backbone"}, {"__init__"}],
+    "matching": [{"backbone", "match"}, {"names"}, {"__init__"}],
     "network": [{"attention", "devices", "presence"}, {"model"}, {"layouts", "memory"}, {"checkpoint"}, {"__init__"}],
     "sources": [{"places"}, {"remote"}, {"tars"}, {"find"}, {"pages"}, {"__init__"}],
     "training": [

@@ -109,7 +109,7 @@ def train(
     Of every set of 20 pictures or more, one in 20 is held out for validation. Under `torchrun -m incontext train ...`
     the processes share every batch, and the weights come out as from one.
     """
-    from incontext.matching.backbone import open_backbone
+    from incontext.matching.names import open_backbone
     from incontext.network.devices import choose_device, keep_freed_memory
     from incontext.training import loop
     from incontext.training.parallel.processes import joined, team_device
