@@ -21,12 +21,13 @@ from torch import Tensor
 from incontext.canvas.paint import mosaic, normalise, unpaint
 from incontext.canvas.read import read_colors
 from incontext.evaluation.few_shot.episodes import Episode, EpisodeSet, read_sets
-from incontext.evaluation.few_shot.pictures import Pictures
+from incontext.evaluation.few_shot.pictures import EpisodeImages
 from incontext.evaluation.metrics import Overlap, mean, overlap
 from incontext.images.ids import IGNORED, Pixels
 from incontext.images.resize import resized, resized_mask
-from incontext.network.checkpoint import load_model, resolve
+from incontext.network.checkpoint import load_model
 from incontext.network.model import SegGPT
+from incontext.network.registry import resolve
 from incontext.types import Palette
 
 COUNTS = (0, 1, 3, 5)
@@ -36,7 +37,7 @@ PALETTE = Palette.spread([1])
 class Hinted:
     """A query whose mask the network is told of bit by bit."""
 
-    def __init__(self, model: SegGPT, pictures: Pictures, each: EpisodeSet, episode: Episode) -> None:
+    def __init__(self, model: SegGPT, pictures: EpisodeImages, each: EpisodeSet, episode: Episode) -> None:
         side, patch = model.config.side, model.config.patch
         size = side, side
         self.model, self.patch = model, patch
@@ -80,7 +81,7 @@ def _cells(flags: np.ndarray, patch: int) -> np.ndarray:
     return rearrange(flags, "(r p) (c q) -> r c (p q)", p=patch, q=patch)
 
 
-def score(model: SegGPT, pictures: Pictures, each: EpisodeSet) -> list[float]:
+def score(model: SegGPT, pictures: EpisodeImages, each: EpisodeSet) -> list[float]:
     """mIoU of a set for each of COUNTS."""
     summed: dict[tuple[int, int], Overlap] = {}
     for episode in each.episodes:
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="episodes of each set at most")
     given = parser.parse_args()
     sets = read_sets(given.data, prompts=1, limit=given.limit)
-    model, pictures = load_model(resolve(given.weights)).eval(), Pictures(sets)
+    model, pictures = load_model(resolve(given.weights)).eval(), EpisodeImages(sets)
     found = {each.name: [round(value, 4) for value in score(model, pictures, each)] for each in sets}
     together = [round(mean(values[k] for values in found.values()), 4) for k in range(len(COUNTS))]
     measured = {

@@ -18,6 +18,7 @@ from incontext.engine import FittedQuery
 from incontext.images.ids import Pixels
 from incontext.images.read import ImageLike, read_image
 from incontext.images.resize import resized, resized_mask
+from incontext.options import SegmentOptions
 from incontext.types import Palette, Prompt, Segmentation
 
 RED, BLUE = (200, 40, 40), (40, 40, 200)
@@ -145,7 +146,7 @@ class _Prepared:
 
     passes: tuple[tuple[int, Any], ...]
     shown: Palette | None = None
-    tokens: Mapping[bytes, Any] = field(default_factory=dict)
+    tokens: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +155,7 @@ class _Found:
 
     ids: Pixels
     size: tuple[int, int]
+    guide: Pixels | None = None
 
     def read(self) -> Segmentation:
         ids = resized_mask(self.ids, self.size)
@@ -165,6 +167,7 @@ class ByColor:
     """Stands in for a Segmenter: an object is where the colour is about that which its newest prompt shows."""
 
     name = "by-color"
+    sha256 = "abc"
     config = SimpleNamespace(side=32)
     device = SimpleNamespace(type="cpu")
 
@@ -179,8 +182,8 @@ class ByColor:
         image, chosen = read_image(query), side or 32
         return FittedQuery(resized(image, (chosen, chosen)), (image.shape[0], image.shape[1]))
 
-    def prepare(self, context: Sequence[Prompt], *, task: str, side: int, known: object) -> _Prepared:  # noqa: ARG002
-        assert task in ("instance", "semantic")
+    def prepare(self, context: Sequence[Prompt], *, known: object, **options: Any) -> _Prepared:  # noqa: ARG002
+        side = SegmentOptions(**options).side or 32
         assert all(prompt.image.shape == (side, side, 3) for prompt in context)
         colors = {i: np.median(p.image[p.mask == i].astype(float), axis=0) for p in context for i in p.ids}
         return _Prepared(tuple(colors.items()))

@@ -18,13 +18,15 @@ PACKAGE = Path(incontext.__file__).parent
 # not know each other. `__init__` is what the outside sees, so that inside of a package only what stands above uses it.
 LEVELS: dict[str, list[set[str]]] = {
     "": [
-        {"images", "progress", "version"},
-        {"types"},
+        {"images", "options", "progress", "version"},
+        {"digest", "jsonlines", "types"},
         {"annotations", "network"},
         {"prompt_tensor"},
         {"canvas", "matching", "sources"},
         {"examples"},
-        {"engine", "learning"},
+        {"learning", "placed"},
+        {"engine"},
+        {"identity"},
         {"folder", "training", "tuning", "video"},
         {"__init__"},
         {"bench", "demo", "evaluation"},
@@ -42,12 +44,33 @@ LEVELS: dict[str, list[set[str]]] = {
     "canvas": [{"edges", "paint", "windows"}, {"context", "votes"}, {"read"}, {"query"}, {"__init__"}],
     "cli": [
         {"options"},
-        {"bench", "convert", "demo", "evaluate", "rank", "train", "tune", "ui", "weights"},
-        {"evaluate_video", "segment"},
-        {"track"},
+        {"exporting"},
+        # The commands: none of them imports another.
+        {
+            "bench",
+            "convert",
+            "demo",
+            "evaluate",
+            "evaluate_protocol",
+            "evaluate_video",
+            "rank",
+            "segment",
+            "track",
+            "train",
+            "tune",
+            "ui",
+        }
+        | {"weights"},
         {"__init__"},
     ],
-    "evaluation": [{"lines", "metrics"}, {"few_shot", "ranking"}, {"video"}, {"pages"}, {"__init__"}],
+    "evaluation": [
+        {"lines", "metrics", "workers"},
+        {"few_shot", "ranking"},
+        {"video"},
+        {"pages"},
+        {"protocols"},
+        {"__init__"},
+    ],
     "evaluation.few_shot": [
         {"episodes"},
         {"pictures", "records"},
@@ -64,8 +87,16 @@ LEVELS: dict[str, list[set[str]]] = {
         {"video_report"},
         {"__init__"},
     ],
+    "evaluation.protocols": [
+        {"benchmarks", "finding", "labels", "published", "quality"},
+        {"few_shot_data", "outcome", "request", "scene_data", "video_data"},
+        {"drawing", "few_shot", "lists", "report", "scenes", "video"},
+        {"few_shot_run", "scene_run", "video_run"},
+        {"runs"},
+        {"__init__"},
+    ],
     "evaluation.video": [{"clips", "davis"}, {"scoring"}, {"__init__"}],
-    "examples": [{"annotated"}, {"pairs"}, {"prompts"}, {"__init__"}],
+    "examples": [{"annotated"}, {"pairs"}, {"prompts"}, {"given"}, {"__init__"}],
     "folder": [
         {"outputs", "report"},
         {"identity", "labelled", "search", "sinks"},
@@ -84,7 +115,17 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "learning": [{"augmentation"}, {"light"}, {"losses"}, {"__init__"}],
     "matching": [{"backbone", "match"}, {"names"}, {"__init__"}],
-    "network": [{"attention", "devices", "presence"}, {"model"}, {"layouts", "memory"}, {"checkpoint"}, {"__init__"}],
+    "network": [
+        {"config", "devices", "relative"},
+        {"kernels", "layers"},
+        {"attention"},
+        {"block"},
+        {"model"},
+        {"layouts", "memory", "reference"},
+        {"checkpoint"},
+        {"registry"},
+        {"__init__"},
+    ],
     "sources": [{"places"}, {"remote"}, {"tars"}, {"find"}, {"pages"}, {"__init__"}],
     "training": [
         {"corrections", "features", "parallel", "scenes", "sets", "start", "teacher"},
@@ -92,7 +133,8 @@ LEVELS: dict[str, list[set[str]]] = {
         {"coloring"},
         {"recipes", "validation"},
         {"optimizers", "precision"},
-        {"loop"},
+        {"run"},
+        {"loop", "request"},
         {"__init__"},
     ],
     "training.parallel": [{"processes", "sharding", "slices"}, {"__init__"}],
@@ -130,9 +172,12 @@ REFUSES: dict[str, set[str]] = {
     "types": TENSORS,
     "prompt_tensor": {"PIL"} | TENSORS,
     "network": {"PIL", "numpy"},
-    "network.attention": FILES,
-    "network.model": FILES,
-    "network.presence": FILES,
+    **{
+        f"network.{name}": FILES
+        for name in ("attention", "block", "config", "kernels", "layers", "model", "reference", "relative")
+    },
+    "network.config": {"torch"} | FILES,
+    "options": TENSORS | {"PIL", "numpy", "typer"} | FILES,
     "network.devices": FILES,
     "network.memory": {"psutil", "os"},
     "canvas.edges": {"PIL", "numpy"} | FILES,
@@ -390,6 +435,34 @@ def plant(folder: Path, files: dict[str, str]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(source, encoding="utf-8")
     return package
+
+
+MOST_LINES = 80  # of a function that does not declare a command's options
+
+
+def long_functions(package: Path) -> list[str]:
+    """Functions of too many lines, but for commands, whose parameters are the options that they declare."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            is_command = any(".command" in ast.unparse(each) for each in node.decorator_list)
+            lines = (node.end_lineno or 0) - (node.body[0].lineno if is_command else node.lineno) + 1
+            if lines > MOST_LINES:
+                found.append(f"{path.relative_to(package.parent)}:{node.lineno} {node.name} has {lines} lines")
+    return found
+
+
+def test_functions_are_short() -> None:
+    assert long_functions(PACKAGE) == []
+
+
+def test_a_planted_long_function_is_found(tmp_path: Path) -> None:
+    long = "def f():\n" + "    pass\n" * MOST_LINES
+    command = "@app.command()\ndef f(\n" + "".join(f"    p{i}: int = 0,\n" for i in range(90)) + "):\n    pass\n"
+    package = plant(tmp_path, {"engine.py": long, "cli/segment.py": command})
+    assert long_functions(package) == ["incontext/engine.py:1 f has 81 lines"]
 
 
 def test_all_is_what_is_exported() -> None:

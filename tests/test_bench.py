@@ -31,7 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from incontext import bench
 from incontext.bench import MEGABYTE, PeakMemory, generation, processor, timed
 from incontext.network.checkpoint import load_model, save_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.training.recipes import RECIPES, Stage
 
 CPU = torch.device("cpu")

@@ -16,13 +16,16 @@ from torch import Tensor
 
 from incontext import engine as module
 from incontext.canvas.read import Paint
-from incontext.engine import BatchSize, PreparedContext, Segmenter, choose_device, choose_dtype, load
+from incontext.engine import PreparedContext, Segmenter, load
 from incontext.images.read import read_image
 from incontext.network import memory
-from incontext.network.attention import MATRIX_UNIT
-from incontext.network.checkpoint import CheckpointError, save_model
-from incontext.network.devices import keep_freed_memory
-from incontext.network.model import ContextTokens, ModelConfig, PromptTokens, Seen, SegGPT, Task
+from incontext.network.attention import has_matrix_unit
+from incontext.network.checkpoint import save_model
+from incontext.network.config import ModelConfig
+from incontext.network.devices import choose_device, choose_dtype, keep_freed_memory
+from incontext.network.layouts import CheckpointError
+from incontext.network.model import ContextTokens, PromptTokens, Seen, SegGPT
+from incontext.options import BatchSize, Task
 from incontext.types import Prompt
 
 CONFIG = ModelConfig(
@@ -155,7 +158,7 @@ def test_dtypes_run_and_are_described(random_segmenter: Segmenter) -> None:
     assert described["weights"] == "mine"
     assert described["dtype"] == "bfloat16"
     assert described["device"] == "cpu"
-    assert described["attention"] == ("folded" if MATRIX_UNIT else "pieces")
+    assert described["attention"] == ("folded" if has_matrix_unit() else "pieces")
     assert random_segmenter.describe()["attention"] == "bias_mask"
     assert described["parameters"] == sum(p.numel() for p in model.parameters())
     assert random_segmenter.describe()["dtype"] == "float32"
@@ -255,7 +258,7 @@ def test_a_prepared_context_answers_as_the_context_does_and_is_computed_once(
     context, queries = [prompt((1,)), prompt((2, 3))], [picture(seed=i) for i in range(3)]
     expected = [random_segmenter.paint(query, context, task="semantic") for query in queries]
     prepared = random_segmenter.prepare(context, task="semantic")
-    monkeypatch.setattr(random_segmenter, "_prepare", None)  # from here on nothing is prepared
+    monkeypatch.setattr(random_segmenter._placed, "prepare", None)  # from here on nothing is prepared
     for query, painted in zip(queries, expected, strict=True):
         np.testing.assert_allclose(random_segmenter.paint(query, prepared), painted, atol=1e-3)
         np.testing.assert_allclose(random_segmenter.paint(query, prepared, task="semantic"), painted, atol=1e-3)
@@ -365,12 +368,12 @@ def test_compiled_networks_see_one_shape_and_tell_how_long_it_took(monkeypatch: 
     for one, other in zip(expected, got, strict=True):
         np.testing.assert_array_equal(one.mask, other.mask)
     assert segmenter.describe()["compile"] is True
-    assert len(segmenter._compile_seconds) == 1
+    assert len(segmenter._placed.compile_seconds) == 1
 
 
 @pytest.mark.slow
 def test_compilation_keeps_the_answer(random_segmenter: Segmenter) -> None:
-    compiled = Segmenter(random_segmenter._model, device="cpu", dtype="float32", compile=True)
+    compiled = Segmenter(random_segmenter.model, device="cpu", dtype="float32", compile=True)
     expected = random_segmenter.paint(picture(), [prompt(), prompt((2,))])
     np.testing.assert_allclose(compiled.paint(picture(), [prompt(), prompt((2,))]), expected, atol=0.05)
     assert float(str(compiled.describe()["compile_seconds"])) > 0
@@ -422,7 +425,7 @@ def test_the_batch_is_planned_by_what_is_free(monkeypatch: pytest.MonkeyPatch) -
     segmenter = Segmenter(SegGPT(CONFIG), device="cpu")
     seen = []
     monkeypatch.setattr(
-        segmenter,
+        segmenter._placed,
         "_run",
         lambda pixels, palette, *_: seen.append(len(pixels)) or Paint(torch.zeros(len(pixels), 3, 16, 16), palette),
     )

@@ -17,7 +17,8 @@ from incontext import cli
 from incontext.annotations import open_labels
 from incontext.images.masks import read_mask
 from incontext.network.checkpoint import save_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.prompt_tensor import PromptTensor
 
 CONFIG = ModelConfig(

@@ -13,9 +13,11 @@ from torch import Tensor
 from incontext.canvas import votes
 from incontext.canvas.paint import normalise_colors, unpaint
 from incontext.canvas.votes import Reading, elect, elect_windows
-from incontext.canvas.windows import OVERLAP, Window, check_tiles, cut, extent, window_side, windows
+from incontext.canvas.windows import OVERLAP, Window, cut, extent, window_side, windows
 from incontext.engine import FittedQuery, Segmenter
-from incontext.network.model import ContextTokens, ModelConfig, Seen, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import ContextTokens, Seen, SegGPT
+from incontext.options import SegmentOptions
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Prompt
 
@@ -110,7 +112,7 @@ def test_the_automatic_window_follows_what_is_marked_within_the_prompt() -> None
 
 @pytest.mark.parametrize("tiles", [None, "auto", 16, 5000])
 def test_sizes_of_windows(tiles: Any) -> None:
-    check_tiles(tiles)
+    assert SegmentOptions(tiles=tiles).tiles == tiles
 
 
 @pytest.mark.parametrize("tiles", [0, 15, -3, True, 2.5, "large", ""])

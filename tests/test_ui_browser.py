@@ -51,8 +51,8 @@ def note(event, values):
     if event == "socket.connect" and isinstance(values[1], tuple) and values[1][0] not in ("127.0.0.1", "::1"):
         open(asked, "a").write(repr(values[1]) + chr(10))
 sys.addaudithook(note)
-from incontext.ui import Options, serve
-serve(Options(port=0, folders=sys.argv[2:], grace=1.0), on_ready=lambda address: print(address, flush=True))
+from incontext.ui import PageOptions, serve
+serve(PageOptions(port=0, folders=sys.argv[2:], grace=1.0), on_ready=lambda address: print(address, flush=True))
 """
 
 

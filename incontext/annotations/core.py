@@ -83,10 +83,6 @@ class Categories:
             return Palette(np.array([0, *self.ids]), np.array([(0, 0, 0), *own]))
         return Palette.spread(self.ids)
 
-    def id_of(self, name: str) -> int | None:
-        """The id of the category of that name, the first of several, or None."""
-        return next((i for i, each in self.names.items() if each == name), None)
-
 
 # --------------------------------------------------------------------------------------------- things
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -59,11 +60,15 @@ def fit_query(image: Pixels, side: int, *, window: int | None = None, keep: bool
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
-    """A query's painting, a batch of one for each pass; or what was read in each of its windows.
+class PaintedAnswer:
+    """A query's painting, not yet read: a batch of one for each pass. `read` may run in any thread.
 
-    guide: the picture (H, W, 3) uint8, where edges are to follow it. min_presence: ids that are less likely to be there
-    are left out. presence: how likely each is, where windows were read. `read` may run in any thread.
+    Attributes:
+        painted: What each pass painted.
+        size: (H, W) of the query.
+        shown: The colours to show the answer in.
+        guide: The query (H, W, 3) uint8, where edges are to follow it.
+        min_presence: Ids that are less likely than that to be there are left out.
     """
 
     painted: tuple[Paint, ...]
@@ -71,25 +76,47 @@ class Answer:
     shown: Palette
     guide: Pixels | None = None
     min_presence: float = 0.0
-    readings: tuple[Reading, ...] = field(default=())
+
+    def read(self) -> Segmentation:
+        """Read ids and confidence, at the query's own size."""
+        guides = None if self.guide is None else [self.guide]
+        ((ids, confidence),) = read.read(self.painted, [self.size], guides=guides, min_presence=self.min_presence)
+        return Segmentation(ids, confidence, self.shown, most_likely({}, self.painted))
+
+
+@dataclass(frozen=True, eq=False)
+class WindowedAnswer:
+    """What was read in each window of a query, to be put together. `read` may run in any thread.
+
+    Attributes:
+        readings: One for each window; together they cover the query.
+        size: (H, W) of the query.
+        shown: The colours to show the answer in.
+        guide: The query (H, W, 3) uint8, where edges are to follow it.
+        presence: How likely each id is in the query at all, as far as the network can tell.
+    """
+
+    readings: tuple[Reading, ...]
+    size: tuple[int, int]
+    shown: Palette
+    guide: Pixels | None = None
     presence: Mapping[int, float] = field(default_factory=dict)
 
     def read(self) -> Segmentation:
-        """Ids and confidence at the query's own size."""
-        if self.readings:
-            ids, confidence = votes.elect_windows(self.readings, self.size, guide=self.guide)
-        else:
-            guides = None if self.guide is None else [self.guide]
-            ((ids, confidence),) = read.read(self.painted, [self.size], guides=guides, min_presence=self.min_presence)
-        presence = self.presence if self.readings else most_likely({}, self.painted)
-        return Segmentation(ids, confidence, self.shown, presence)
+        """Put ids and confidence together, at the query's own size."""
+        ids, confidence = votes.elect_windows(self.readings, self.size, guide=self.guide)
+        return Segmentation(ids, confidence, self.shown, self.presence)
 
 
-class Collected:
+Answer: TypeAlias = PaintedAnswer | WindowedAnswer
+"""What the network gave for one query, before its last step."""
+
+
+class ViewSorter:
     """Sorts what the network painted, view by view, to the queries that it belongs to."""
 
     def __init__(self, shown: Palette, *, follow: bool, min_presence: float = 0.0) -> None:
-        """follow: edges are to follow the pictures. min_presence: see :class:`Answer`."""
+        """follow: edges are to follow the pictures. min_presence: see :class:`PaintedAnswer`."""
         self._shown, self._follow, self._min_presence = shown, follow, min_presence
         self._waiting: deque[tuple[FittedQuery, list[Reading]]] = deque()
         self._presence: dict[int, float] = {}  # of the first that waits, in the windows that were read
@@ -110,7 +137,7 @@ class Collected:
             guide = query.image if self._follow else None
             if not query.windows:
                 self._waiting.popleft()
-                yield Answer(part, query.size, self._shown, guide, self._min_presence)
+                yield PaintedAnswer(part, query.size, self._shown, guide, self._min_presence)
                 continue
             cut = query.windows[len(readings) :][: len(part[0].painted)]
             readings += read_windows(part, cut, min_presence=self._min_presence)
@@ -118,7 +145,7 @@ class Collected:
             if len(readings) == query.views:
                 self._waiting.popleft()
                 presence, self._presence = self._presence, {}
-                yield Answer((), query.size, self._shown, guide, readings=tuple(readings), presence=presence)
+                yield WindowedAnswer(tuple(readings), query.size, self._shown, guide, presence)
 
 
 def most_likely(known: Mapping[int, float], painted: Sequence[Paint]) -> dict[int, float]:

@@ -22,7 +22,6 @@ from incontext.canvas.paint import normalise_colors
 from incontext.canvas.read import SHARPNESS, reading_logits
 from incontext.images.ids import IGNORED
 from incontext.learning.light import shine
-from incontext.network.model import painting_loss
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,31 @@ def paint_batch(stacked: Stacked, device: torch.device) -> Batch:
         used,
         None if targets is None else targets.float(),
     )
+
+
+def painting_loss(
+    painted: Tensor, mask_canvas: Tensor, masked: Tensor, *, valid: Tensor | None = None, beta: float = 0.01
+) -> Tensor:
+    """Compute the published loss: sum(l1 * masked) / sum(masked), masked broadcast over the channels.
+
+    Args:
+        painted: (B, 3, 2 * side, side), normalised.
+        mask_canvas: What should have been painted, alike.
+        masked: (B, rows, columns) bool, the patches that were hidden.
+        valid: (B, 2 * side, side) bool, false for pixels whose id is unknown: they do not count.
+        beta: Of smooth L1.
+
+    Returns:
+        A scalar, in float32 at least.
+    """
+    patch = painted.shape[-1] // masked.shape[-1]
+    weight = masked.repeat_interleave(patch, dim=1).repeat_interleave(patch, dim=2)
+    if valid is not None:
+        weight = weight & valid
+    dtype = torch.promote_types(painted.dtype, torch.float32)
+    weight = weight.unsqueeze(1).to(dtype).expand_as(painted)
+    per_pixel = F.smooth_l1_loss(painted.to(dtype), mask_canvas.to(dtype), beta=beta, reduction="none")
+    return (per_pixel * weight).sum() / weight.sum().clamp_min(1.0)
 
 
 def judged(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -5,12 +5,10 @@ Never falls back to another device than asked for. Refuses to know networks and 
 
 import ctypes
 import platform
-from typing import Literal
 
 import torch
 
-DeviceName = str
-DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+from incontext.options import DeviceName, DtypeName
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h, in bytes
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -16,8 +16,9 @@ from einops import rearrange
 from torch import Tensor
 
 from incontext.learning.losses import LossWeights, Stacked
-from incontext.network.model import Seen, SegGPT, Task
-from incontext.training.episodes import Episode
+from incontext.network.model import Seen, SegGPT
+from incontext.options import Task
+from incontext.training.episodes import DrawnEpisode
 from incontext.training.features import Targets
 from incontext.training.hints import reveal
 
@@ -80,7 +81,7 @@ class Painted:
 
 
 def paint_episode(
-    episode: Episode, rng: np.random.Generator, *, patch: int, coloring: Coloring, targets: Targets | None = None
+    episode: DrawnEpisode, rng: np.random.Generator, *, patch: int, coloring: Coloring, targets: Targets | None = None
 ) -> Painted:
     """Draw the colours of an episode and the patches that it hides; hinted patches of a mask become flat.
 

@@ -24,8 +24,7 @@ from incontext.images.ids import IGNORED
 from incontext.images.resize import cells, mosaic
 from incontext.learning.augmentation import Augmentation, Box, Cut, bending, choose_box, degrade, empty_box, view
 from incontext.learning.light import AS_IT_IS, Light, draw_light, lit
-from incontext.training.scenes.moving import render_clip
-from incontext.training.scenes.scene import render_views
+from incontext.training.scenes import render_clip, render_views
 from incontext.training.sets import ImageSet
 
 MIN_MARKED = 4  # pixels that a prompt's mask marks at least
@@ -70,7 +69,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Episode:
+class DrawnEpisode:
     """N prompts and, last, a query. Ids are 1..count, 0 background, 255 ignored."""
 
     images: np.ndarray  # (N + 1, side, side, 3) uint8
@@ -154,10 +153,10 @@ class EpisodeSource:
         groups = [{n for n, names in enumerate(sampling.domains) if each.name in names} for each in self.sets]
         self.foreign = [[j for j, b in enumerate(groups) if a and b and not a & b] for a in groups]
 
-    def __getitem__(self, index: int) -> Episode:
+    def __getitem__(self, index: int) -> DrawnEpisode:
         return self.draw(index)
 
-    def draw(self, index: int, shots: int = 1) -> Episode:
+    def draw(self, index: int, shots: int = 1) -> DrawnEpisode:
         """Episode number ``index`` with so many prompts."""
         rng = np.random.default_rng([self.seed, index])
         for _ in range(4):
@@ -169,7 +168,7 @@ class EpisodeSource:
                 break  # otherwise a prompt asks for nothing that can be seen
         return episode
 
-    def _draw(self, rng: np.random.Generator, shots: int) -> Episode:
+    def _draw(self, rng: np.random.Generator, shots: int) -> DrawnEpisode:
         some = self.sampling
         if self.everything and rng.random() < some.without_masks:
             return self._without_masks(rng, shots)
@@ -193,7 +192,7 @@ class EpisodeSource:
 
     # --- from the renderer
 
-    def _rendered(self, rng: np.random.Generator, grids: Sequence[Grid], absent: bool) -> Episode:
+    def _rendered(self, rng: np.random.Generator, grids: Sequence[Grid], absent: bool) -> DrawnEpisode:
         counts = [_filled(grid, rng) for grid in grids]
         sides = [max(MIN_CELL, *self._cell(g)) for g, count in zip(grids, counts, strict=True) for _ in range(count)]
         queries = range(sum(counts[:-1]), len(sides))
@@ -219,7 +218,7 @@ class EpisodeSource:
 
     # --- from folders
 
-    def _drawn(self, rng: np.random.Generator, which: int, grids: Sequence[Grid], absent: bool) -> Episode:
+    def _drawn(self, rng: np.random.Generator, which: int, grids: Sequence[Grid], absent: bool) -> DrawnEpisode:
         source, chooser, some = self.sets[which], self.choosers[which], self.sampling
         counts = [_filled(grid, rng) for grid in grids]
         two_views = source.regions or (not absent and rng.random() < some.two_views)
@@ -304,7 +303,7 @@ class EpisodeSource:
 
     # --- for a teacher
 
-    def _without_masks(self, rng: np.random.Generator, shots: int) -> Episode:
+    def _without_masks(self, rng: np.random.Generator, shots: int) -> DrawnEpisode:
         """Pictures of one set, or twice the same, of which nothing is asked."""
         source, some = self.everything[_pick(self.all_cumulated, rng)], self.sampling
         numbers = rng.integers(len(source.images), size=shots + 1).tolist()
@@ -321,7 +320,7 @@ class EpisodeSource:
 
     # --- by hints
 
-    def _by_hints(self, rng: np.random.Generator, *, alone: bool) -> Episode:
+    def _by_hints(self, rng: np.random.Generator, *, alone: bool) -> DrawnEpisode:
         """A query of which hints say what is asked, and an example that shows something else, or the query itself."""
         some, grid = self.sampling, (1, 1)
         which = _pick(self.cumulated, rng)
@@ -387,7 +386,7 @@ class EpisodeSource:
 
     def _episode(
         self, rng: np.random.Generator, halves: Sequence[Sequence[Sight]], grids: Sequence[Grid], count: int
-    ) -> Episode:
+    ) -> DrawnEpisode:
         """Change every picture for itself, tile each half, and turn or mirror both."""
         some = self.sampling.augmentation
         turn = int(rng.integers(4)) if rng.random() < some.turn else 0
@@ -406,7 +405,7 @@ class EpisodeSource:
             tiled = _moved(tile(changed, grid, self.side), lambda a: np.rot90(a[:, ::-1] if mirror else a, turn))
             shown.append(tiled if self.unlit else tiled._replace(image=lit(tiled.image, light)))
             lights.append(light)
-        return Episode(
+        return DrawnEpisode(
             np.stack([each.image for each in shown]),
             np.stack([each.mask for each in shown]),
             count,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
 from incontext.network.devices import choose_dtype
+from incontext.options import TrainingDtype
 from incontext.training.parallel.processes import ALONE, Team
-
-TrainingDtype = Literal["auto", "bfloat16", "float32"]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from incontext.network.model import ModelConfig
+from incontext.network.config import ModelConfig
 from incontext.training.coloring import Coloring
 from incontext.training.episodes import Sampling
 from incontext.training.teacher import Teaching

@@ -23,7 +23,7 @@ _CHANGES = Augmentation(bend=0.5)
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class LabelledImage:
     """A labelled picture: image (H, W, 3) uint8; mask (H, W) uint8 ids, or rows of a palette, 255 ignored."""
 
     image: Pixels
@@ -81,18 +81,18 @@ def split(prompts: Sequence[Prompt], share: float, seed: int = 0) -> Split:
     return Split(tuple(n for n in everyone if n not in judging), tuple(sorted(judging)))
 
 
-def relabelled(picture: Picture, palette: Palette) -> Picture:
+def relabelled(picture: LabelledImage, palette: Palette) -> LabelledImage:
     """Ids -> rows of the palette; every other id is background."""
     rows = np.zeros(256, np.uint8)
     rows[palette.ids] = np.arange(len(palette.ids))
     rows[IGNORED] = IGNORED
-    return Picture(picture.image, rows[picture.mask])
+    return LabelledImage(picture.image, rows[picture.mask])
 
 
-def fitted(picture: Picture, side: int) -> Picture:
+def fitted(picture: LabelledImage, side: int) -> LabelledImage:
     """A whole picture as the network is shown it."""
     size = (side, side)
-    return Picture(resized(picture.image, size), resized_mask(picture.mask, size))
+    return LabelledImage(resized(picture.image, size), resized_mask(picture.mask, size))
 
 
 def covering(ids: Sequence[Collection[int]], count: int, most: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
@@ -115,13 +115,13 @@ def covering(ids: Sequence[Collection[int]], count: int, most: int, rng: np.rand
     return found[:most]
 
 
-def tiled(pictures: Sequence[Picture], side: int) -> Picture:
+def tiled(pictures: Sequence[LabelledImage], side: int) -> LabelledImage:
     """Pictures side by side in a square, n x n of them: a mosaic (arXiv 2304.03284, section 3.3)."""
     n = math.isqrt(len(pictures))
-    return Picture(*mosaic([(picture.image, picture.mask) for picture in pictures], (n, n), side))
+    return LabelledImage(*mosaic([(picture.image, picture.mask) for picture in pictures], (n, n), side))
 
 
-def changed(picture: Picture, rng: np.random.Generator) -> Picture:
+def changed(picture: LabelledImage, rng: np.random.Generator) -> LabelledImage:
     """A query: a whole picture as the network sees it, perhaps mirrored, bent a little, and in another light."""
     image, mask = picture.image, picture.mask
     if rng.random() < _CHANGES.bend:
@@ -129,4 +129,4 @@ def changed(picture: Picture, rng: np.random.Generator) -> Picture:
     image = lit(degrade(image, rng, _CHANGES), draw_light(rng, _CHANGES))
     if rng.random() < _CHANGES.mirror:
         image, mask = image[:, ::-1], mask[:, ::-1]
-    return Picture(image, mask)
+    return LabelledImage(image, mask)

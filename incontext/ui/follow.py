@@ -20,6 +20,7 @@ from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
 from incontext.images.read import IMAGE_SUFFIXES
 from incontext.images.resize import shrunk
+from incontext.options import DEFAULTS, SegmentOptions
 from incontext.types import Prompt, Segmentation
 from incontext.ui.paint import palette_for
 from incontext.ui.results import MINIATURE, zip_folder
@@ -89,11 +90,12 @@ def follow(
     prompts: Sequence[Prompt] = (),
     keys: Sequence[PromptTensor] = (),
     memory: int = 4,
+    options: SegmentOptions = DEFAULTS,
 ) -> Iterator[Followed]:
     """Track the video from the first frame that is not known by now, or whose mask has changed since.
 
-    prompts, keys: of other pictures, in place of masks or beside them; memory: see `Tracker`. Ends early when the
-    session is told to stop; called again, it goes on there. What could not be read is in `following.problems`.
+    prompts, keys: of other pictures, in place of masks or beside them; memory, options: see `Tracker`. Ends early when
+    the session is told to stop; called again, it goes on there. What could not be read is in `following.problems`.
 
     Raises:
         ValueError: there is nothing to follow, or an option cannot be used.
@@ -102,7 +104,7 @@ def follow(
     context: tuple[Prompt | PromptTensor, ...] = (*keys, *prompts)
     if not following.masks and not context:
         raise ValueError("expected something to follow, got nothing; paint it on a frame and press 'Use this mask'")
-    tracker = Tracker(segmenter, context=context or None, memory=memory)
+    tracker = Tracker(segmenter, context=context or None, memory=memory, **options.keywords())
     settings = (segmenter, memory, *context)
     start = 0 if context else min(following.masks)
     begin = _rewound(following, tracker, settings, start)

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from incontext.ui.paint import BRUSHES, brush_names
-from incontext.ui.sessions import Example, Result, Session, Sessions
+from incontext.ui.sessions import Example, SegmentedImage, Session, Sessions
 
 QUEUE: Final = "network"  # all jobs that use the network wait in one row
 
@@ -196,7 +196,7 @@ def example_cards(examples: Sequence[Example]) -> str:
     return f'<div class="ic-row">{"".join(cards)}</div>' if examples else note("No examples so far.")
 
 
-def result_card(number: int, result: Result, plain: Callable[[str], str]) -> str:
+def result_card(number: int, result: SegmentedImage, plain: Callable[[str], str]) -> str:
     """A picture beside what was found in it."""
     name = escape(result.picture.name)
     if result.miniatures is None:
@@ -220,7 +220,7 @@ def result_card(number: int, result: Result, plain: Callable[[str], str]) -> str
     )
 
 
-def _areas(result: Result) -> str:
+def _areas(result: SegmentedImage) -> str:
     if not result.areas:
         return "<span>nothing found</span>"
     whole = result.size[0] * result.size[1]

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import Image
 
-from incontext.annotations.core import Categories, things_of
-from incontext.annotations.core import Result as Exported
+from incontext.annotations.core import Categories, Result, things_of
 from incontext.annotations.exports import writable, write_all
 from incontext.annotations.instances import split
 from incontext.annotations.known import FORMATS
@@ -28,7 +27,7 @@ from incontext.images.write import write_image
 from incontext.types import Prompt, Segmentation
 from incontext.ui.paint import palette_for
 from incontext.ui.places import Places
-from incontext.ui.sessions import MOST_EXAMPLES, MOST_PICTURES, Example, Picture, Result, Session
+from incontext.ui.sessions import MOST_EXAMPLES, MOST_PICTURES, Example, SegmentedImage, Session, SessionImage
 
 if TYPE_CHECKING:
     from incontext.engine import PreparedContext, Segmenter
@@ -67,7 +66,7 @@ def accept(session: Session, number: int) -> Example:
     return add_example(session, result.picture.name, read_image(result.picture.path), read_mask(result.mask).ids)
 
 
-def result_of(session: Session, number: int) -> Result:
+def result_of(session: Session, number: int) -> SegmentedImage:
     """ValueError where there is none of that number."""
     if not 0 <= number < len(session.results):
         raise ValueError(f"expected one of {len(session.results)} results, got number {number}; segment again")
@@ -81,7 +80,7 @@ def take_files(session: Session, uploaded: Sequence[str]) -> None:
     """What was dropped are the pictures to segment, in its order. ValueError where there are too many."""
     _refuse_many(len(uploaded))
     kept = [session.kept(path) for path in uploaded]
-    _give(session, [Picture(path.name, path) for path in kept])
+    _give(session, [SessionImage(path.name, path) for path in kept])
 
 
 def take_folder(session: Session, places: Places, folder: str) -> None:
@@ -92,15 +91,15 @@ def take_folder(session: Session, places: Places, folder: str) -> None:
     if not found:
         raise ValueError(f"{folder}: expected pictures in this folder, found none; choose another")
     _refuse_many(len(found))
-    _give(session, [Picture(path.relative_to(root).as_posix(), path) for path in found])
+    _give(session, [SessionImage(path.relative_to(root).as_posix(), path) for path in found])
 
 
-def _give(session: Session, pictures: list[Picture]) -> None:
+def _give(session: Session, pictures: list[SessionImage]) -> None:
     before, session.pictures = session.pictures, pictures
     _drop_unused(session, before)
 
 
-def _drop_unused(session: Session, before: Sequence[Picture]) -> None:
+def _drop_unused(session: Session, before: Sequence[SessionImage]) -> None:
     """Remove uploads that are neither to segment nor of the last round, whose results are accepted and corrected."""
     used = {*session.pictures, *session.segmented}
     for picture in before:
@@ -118,7 +117,7 @@ def _refuse_many(count: int) -> None:
 # ------------------------------------------------------------------------------------------- results
 
 
-def segment_pictures(session: Session, segmenter: Segmenter, prepared: PreparedContext) -> Iterator[Result]:
+def segment_pictures(session: Session, segmenter: Segmenter, prepared: PreparedContext) -> Iterator[SegmentedImage]:
     """Segment the session's pictures in order; a picture that cannot be read costs itself and no more.
 
     Each result is added to the session before it is yielded. Ends early when the session is told to stop.
@@ -133,7 +132,7 @@ def segment_pictures(session: Session, segmenter: Segmenter, prepared: PreparedC
         try:
             result = _segmented(session, segmenter, prepared, picture)
         except (ValueError, OSError) as error:
-            result = Result(picture, problem=str(error))
+            result = SegmentedImage(picture, problem=str(error))
         session.results.append(result)
         yield result
 
@@ -146,13 +145,15 @@ def _forget_results(session: Session) -> None:
     session.results = []
 
 
-def _segmented(session: Session, segmenter: Segmenter, prepared: PreparedContext, picture: Picture) -> Result:
+def _segmented(
+    session: Session, segmenter: Segmenter, prepared: PreparedContext, picture: SessionImage
+) -> SegmentedImage:
     image = read_image(picture.path)
     found = segmenter.segment(image, prepared)
     mask = session.new_file(".png")
     found.save(mask)
     counts = np.bincount(found.mask.ravel(), minlength=256)
-    return Result(
+    return SegmentedImage(
         picture,
         mask,
         found.shape,
@@ -213,13 +214,13 @@ def zip_masks(session: Session, name: str, *, apart: bool, on_problem: Callable[
     return target
 
 
-def _written(name: PurePosixPath, result: Result, apart: bool) -> Exported:
+def _written(name: PurePosixPath, result: SegmentedImage, apart: bool) -> Result:
     mask = read_mask(result.mask).ids if result.mask is not None else np.zeros(result.size, np.uint8)
     things = things_of(mask)
-    return Exported(name, mask, split(things) if apart else things, result.picture.path)
+    return Result(name, mask, split(things) if apart else things, result.picture.path)
 
 
-def _named(results: Sequence[Result]) -> Iterator[tuple[PurePosixPath, Result]]:
+def _named(results: Sequence[SegmentedImage]) -> Iterator[tuple[PurePosixPath, SegmentedImage]]:
     """Results with a mask, and names that differ without their suffixes: a.jpg and a.png become a and a_2."""
     taken: set[str] = set()
     for result in results:

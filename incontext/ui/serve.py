@@ -18,15 +18,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 from incontext.ui.guard import LOOPBACK, Guard
 from incontext.ui.model import Model
 from incontext.ui.places import Places
 from incontext.ui.sessions import GRACE, Sessions
-
-if TYPE_CHECKING:
-    from incontext.engine import DtypeName
 
 PORT: Final = 7860
 _TRIED: Final = 20  # ports, where none was asked for
@@ -35,19 +33,27 @@ _UPLOAD: Final = "2gb"  # one file at most
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the page is made of. port: None takes the first free one from 7860 on, 0 any. grace: see `Sessions`."""
+class PageOptions:
+    """What the page is made of.
+
+    Attributes:
+        host: The address to listen on.
+        port: None takes the first free one from 7860 on, 0 any.
+        folders: What the page may read from disk.
+        loading: The network.
+        options: How visitors' images are segmented.
+        grace: See `Sessions`.
+    """
 
     host: str = "127.0.0.1"
     port: int | None = None
     folders: Sequence[str | os.PathLike[str]] = ()
-    weights: str | os.PathLike[str] = "default"
-    device: str = "auto"
-    dtype: DtypeName = "auto"
+    loading: LoadOptions = LOADING
+    options: SegmentOptions = DEFAULTS
     grace: float = GRACE
 
 
-def serve(options: Options, *, on_ready: Callable[[str], None] | None = None) -> None:
+def serve(asked: PageOptions, *, on_ready: Callable[[str], None] | None = None) -> None:
     """Show the page until Ctrl-C. on_ready: told the address, with its token where there is one.
 
     Nothing is asked of other machines: no fonts, no scripts, no telemetry. Who asks from another machine needs the
@@ -56,17 +62,16 @@ def serve(options: Options, *, on_ready: Callable[[str], None] | None = None) ->
     Raises:
         ValueError, FileNotFoundError: an option cannot be used, or Gradio is not installed.
     """
-    places = Places.open(options.folders)
-    token = None if options.host in LOOPBACK else secrets.token_urlsafe(24)
-    with _ended_by_signals(), _listening(options.host, options.port) as listening, _uploads() as root:
+    places = Places.open(asked.folders)
+    token = None if asked.host in LOOPBACK else secrets.token_urlsafe(24)
+    with _ended_by_signals(), _listening(asked.host, asked.port) as listening, _uploads() as root:
         _require_gradio()
-        from incontext.engine import load
+        from incontext.engine import load_with
 
-        segmenter = load(options.weights, device=options.device, dtype=options.dtype)
-        model = Model(segmenter, places, options.device, options.dtype)
-        sessions = Sessions(root / "sessions", grace=options.grace)
+        model = Model(load_with(asked.loading), places, asked.loading, asked.options)
+        sessions = Sessions(root / "sessions", grace=asked.grace)
         port = listening.getsockname()[1]
-        host = f"[{options.host}]" if ":" in options.host else options.host
+        host = f"[{asked.host}]" if ":" in asked.host else asked.host
         address = f"http://{host}:{port}/" + (f"?token={token}" if token else "")
         try:
             _run(model, sessions, root, listening, token, lambda: on_ready(address) if on_ready else None)

@@ -39,7 +39,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Picture:
+class SessionImage:
     """A picture to segment. name: how people and results call it, with / between folders."""
 
     name: str
@@ -47,10 +47,10 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Result:
+class SegmentedImage:
     """What became of a picture: the file of its mask, or a sentence."""
 
-    picture: Picture
+    picture: SessionImage
     mask: Path | None = None
     size: tuple[int, int] = (0, 0)  # (H, W)
     areas: dict[int, int] = field(default_factory=dict)  # id -> pixels
@@ -115,9 +115,9 @@ class Session:
     picture: tuple[str, Pixels] | None = None  # that is being painted on: its name and (H, W, 3) uint8
     examples: list[Example] = field(default_factory=list)
     keys: dict[str, PromptTensor] = field(default_factory=dict)
-    pictures: list[Picture] = field(default_factory=list)
-    segmented: list[Picture] = field(default_factory=list)  # those of the last round, of which the results are
-    results: list[Result] = field(default_factory=list)
+    pictures: list[SessionImage] = field(default_factory=list)
+    segmented: list[SessionImage] = field(default_factory=list)  # those of the last round, of which the results are
+    results: list[SegmentedImage] = field(default_factory=list)
     following: Following | None = None
     prepared: tuple[tuple[object, ...], Any] | None = None  # the last context, and what it was made of
     stops: dict[Job, threading.Event] = field(default_factory=lambda: {job: threading.Event() for job in get_args(Job)})

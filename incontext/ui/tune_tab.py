@@ -104,7 +104,10 @@ class TuneTab:
         labelled = self._labelled(session, kind, files or [], folder)
         told: list[TuningStep] = []
         yield note("Choosing where to start ..."), "", ""
-        for came in learn.tuning(session, self._model.segmenter, labelled, steps=int(steps), shots=int(shots)):
+        task = self._model.options.task
+        for came in learn.tuning(
+            session, self._model.segmenter, labelled, steps=int(steps), shots=int(shots), task=task
+        ):
             if isinstance(came, PromptTensor):
                 called = _free_name(session, name)
                 session.keys[called] = came
@@ -123,7 +126,7 @@ class TuneTab:
                 yield _status(came), gr.skip(), gr.skip()
         yield note(f"Stopped after {len(told)} steps; there is no key."), gr.skip(), gr.skip()
 
-    def _labelled(self, session: Session, kind: str, files: list[str], folder: str | None) -> learn.Labelled:
+    def _labelled(self, session: Session, kind: str, files: list[str], folder: str | None) -> learn.LabelledSet:
         if kind == _ACCEPTED:
             return learn.accepted(session)
         if kind == _UPLOADED:
@@ -180,7 +183,7 @@ def _curves(told: Sequence[TuningStep]) -> str:
     return f'<div class="ic-chart">{drawn}</div><p class="ic-note">{words}</p>'
 
 
-def _judged(session: Session, labelled: learn.Labelled, found: Mapping[int, Pixels]) -> str:
+def _judged(session: Session, labelled: learn.LabelledSet, found: Mapping[int, Pixels]) -> str:
     """Each picture that judges: with its own mask, and with what is found in it now."""
     figures = []
     for number, ids in islice(found.items(), _SHOWN):

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log2
-from typing import Any, Final, Literal, Self, cast, get_args
+from typing import Any, Final, Self, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from incontext.images.ids import IGNORED, Pixels, ids_in
 from incontext.images.resize import resized, resized_mask
+from incontext.options import Policy, SegmentOptions
 from incontext.types import Prompt
-
-Policy = Literal["recent", "spaced", "confident"]
 
 SURE: Final = 0.3  # the least confidence that is believed: paint nearly twice as near to one colour as to the next
 HALF_LIFE: Final = 30  # frames, a second or so: what is this much older must be twice as sure to stay as surest
@@ -173,8 +172,7 @@ class MemoryBank:
         bank = cls(size=int(state["size"]), policy=cast("Policy", str(state["policy"])), side=int(state["side"]))
         names = ("images", "given", "predicted")
         pictures = zip(*([_frozen(each) for each in state[name].copy()] for name in names), strict=True)
-        weights = state.get("weights", np.ones(len(state["numbers"])))  # which older states do not have
-        known = zip(state["numbers"], state["confidence"], state["unaware"], weights, strict=True)
+        known = zip(state["numbers"], state["confidence"], state["unaware"], state["weights"], strict=True)
         frames = [
             _Frame(
                 int(number),
@@ -220,6 +218,15 @@ class MemoryBank:
             middle = len(rows) // 2
             fitted[rows[middle] * self.side // mask.shape[0], columns[middle] * self.side // mask.shape[1]] = i
         return _frozen(fitted)
+
+
+def refuse_tiles(options: SegmentOptions) -> None:
+    """ValueError where frames would have to be cut to windows."""
+    if options.tiles is not None:
+        raise ValueError(
+            "expected tracking without tiles, as frames are remembered as the network sees them whole, got "
+            f"tiles={options.tiles!r}; leave them out"
+        )
 
 
 def sure_only(mask: Pixels, confidence: npt.NDArray[np.float32]) -> Pixels:

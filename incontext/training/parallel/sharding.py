@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from incontext.network.model import Block
+from incontext.network.block import Block
 
 
 def shard(network: nn.Module, device: torch.device, processes: int) -> None:

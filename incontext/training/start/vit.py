@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from incontext.canvas.paint import IMAGE_MEAN, IMAGE_STD
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.training.start.warm import fresh
 
 _HEADS = ("cls_token", "head.", "fc_norm.", "attn_pool.")  # for classifying whole pictures: not needed
