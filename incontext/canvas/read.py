@@ -19,6 +19,7 @@ from incontext.types import Palette
 
 SHARPNESS: Final = 6.0  # of the nearest-colour posterior, see `reading_logits`
 
+_MOST_MARGIN = 0.9999  # so that logits stay finite
 _LEAST_SHARE = 1e-4  # of a patch, so that an id that nothing is painted of still is looked for everywhere
 
 
@@ -85,8 +86,8 @@ def read_both(colors: Tensor, palette: Palette, second: SecondVotes) -> tuple[Te
     """Read ids from colours and a backbone's votes together.
 
     For each id the network's lead is the colour margin to the nearest other colour, -1..1. The backbone's lead, spread
-    bilinearly, is added to it, and the id with the greatest sum wins. Where the backbone leads by nothing, ids are those
-    of :func:`read_colors`, so that edges stay the network's.
+    bilinearly, is added to it, and the id with the greatest sum wins. Where the backbone leads by nothing, ids are
+    those of :func:`read_colors`, so that edges stay the network's.
 
     Args:
         colors: (B, H, W, 3) in 0..255.
@@ -94,8 +95,8 @@ def read_both(colors: Tensor, palette: Palette, second: SecondVotes) -> tuple[Te
         second: The backbone's votes.
 
     Returns:
-        Ids (B, H, W) uint8, and confidence (B, H, W) float32 in 0..1: the hyperbolic tangent of half the lead of the sum
-        over the next one, times the sharpness. That is the difference of the two probabilities by logistic regression.
+        Ids (B, H, W) uint8, and confidence (B, H, W) float32 in 0..1: the hyperbolic tangent of half the lead of the
+        sum over the next one, times the sharpness: the difference of two probabilities by logistic regression.
     """
     table = torch.tensor(palette.colors, device=colors.device).float()
     distances = torch.stack([(colors.float() - color).square().sum(-1).sqrt() for color in table], dim=1)
@@ -107,6 +108,17 @@ def read_both(colors: Tensor, palette: Palette, second: SecondVotes) -> tuple[Te
     ids = torch.tensor(palette.ids, device=colors.device)[best.indices[:, 0]]
     lead = (best.values[:, 0] - best.values[:, 1]) / 2
     return ids, torch.tanh(second.sharpness * lead)
+
+
+def read_logits(painted: Tensor, palette: Palette) -> Tensor:
+    """Read paint (B, 3, H, W) of one id as logits of it (B, H, W) float32: 0 half way between its colour and black.
+
+    The colour margin is taken for twice the probability less one, so that of 1 in 4 pixels read with a margin of 0.5
+    another id is right.
+    """
+    ids, margin = read_colors(unpaint(painted), palette)
+    signed = torch.where(ids == 0, -margin, margin)
+    return 2 * torch.atanh(signed.clamp(-_MOST_MARGIN, _MOST_MARGIN))
 
 
 def reading_logits(painted: Tensor, colors: Tensor, used: Tensor, *, sharpness: float = SHARPNESS) -> Tensor:

