@@ -118,7 +118,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"__init__"},
     ],
     "learning": [{"augmentation"}, {"light"}, {"losses"}, {"__init__"}],
-    "matching": [{"backbone"}, {"__init__"}],
+    "matching": [{"backbone", "match"}, {"names"}, {"__init__"}],
     "network": [
         {"config", "devices", "relative"},
         {"kernels", "layers"},
