@@ -55,7 +55,7 @@ class Examples:
 class Similarities:
     """How like what an id stands for each patch of B queries is; the first row is the background.
 
-    ids: K, ascending. prototypes: (B, K + 1, h, w), the greatest cosine with a prototype, -1..1. neighbours: of the same
+    ids: K, ascending. prototypes: (B, K + 1, h, w), the greatest cosine with one, -1..1. neighbours: of the same
     shape, how much of the nearest patches of the prompts each id has, 0..1.
     """
 
