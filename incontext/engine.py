@@ -50,7 +50,7 @@ __all__ = ["Answer", "Context", "FittedQuery", "PreparedContext", "Segmenter", "
 
 Context = Prompt | PromptTensor | Sequence[Prompt | PromptTensor]
 
-MIN_PRESENCE = 0.5  # docs/log/presence-bar.md says how it was chosen
+MIN_PRESENCE = 0.3  # docs/log/presence-bar.md says how it was chosen
 
 _CLICKS_AT_ONCE = {"cuda": 64, "mps": 8, "cpu": 8}  # on one image, which share a part of the work
 _MOST_AT_ONCE = {"cuda": 32, "mps": 8, "cpu": 1}  # queries in a batch where memory allows; a CPU gains nothing by more
@@ -70,7 +70,7 @@ def load(
     is bfloat16 on CUDA and on CPUs that multiply it in hardware, else float32, which gives the published network's
     answers exactly. compile: torch.compile; the first batch of each side and number of shots then takes up to minutes,
     the following ones less time than without. min_presence: 0..1; ids that are less likely to be in a query at all are
-    left out of its mask, if the weights can tell (`Segmentation.presence`); 0 leaves out none, None is 0.5.
+    left out of its mask, if the weights can tell (`Segmentation.presence`); 0 leaves out none, None is 0.3.
 
     Raises:
         FileNotFoundError: there is no file and no registered weights of that name.

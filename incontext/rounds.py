@@ -15,6 +15,7 @@ from incontext.engine import Context, PreparedContext, Segmenter
 from incontext.hints import Hints
 from incontext.images.ids import Pixels
 from incontext.images.read import ImageLike, read_image
+from incontext.network.model import PromptTokens
 from incontext.prompt_tensor import PromptTensor, listed
 from incontext.types import Prompt, Segmentation
 
@@ -69,7 +70,7 @@ class Rounds:
             self._prepared = context
         else:
             self.context = listed(context)
-            known = {} if answer_weight and self.context else None
+            known: dict[str, PromptTokens] | None = {} if answer_weight and self.context else None
             self._prepared = segmenter.prepare(self.context or None, known=known, **options)
         first = segmenter.segment(self.query, self._prepared) if self._prepared.passes else None
         self._done = [_Round(None, first)]

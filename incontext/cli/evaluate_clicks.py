@@ -126,7 +126,7 @@ def network_methods(segmenter: "Segmenter", options: SegmentOptions) -> "list[Cl
             hints = Hints(points=points) if points else None
             if example is None and (hints is None or not hints.ids):
                 return np.zeros(image.shape[:2], np.bool_)
-            return segmenter.segment(image, context, hints=hints).mask == 1
+            return np.asarray(segmenter.segment(image, context, hints=hints).mask == 1)
 
         return answer
 
