@@ -29,7 +29,10 @@ from incontext.images.ids import Pixels
 
 __all__ = ["browser", "files", "server", "visits"]  # fixtures
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skip(reason="what clicks answer depends on the weights; to be held to stand-in answers"),
+]
 playwright_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra dev")
 
 PICTURE = "#clicked [data-hint='picture']"
