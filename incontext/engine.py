@@ -19,8 +19,11 @@ import numpy.typing as npt
 import torch
 
 from incontext.canvas.context import cut_to_windows, shown_palette, stitch
+from incontext.canvas.hints import check_hints
 from incontext.canvas.paint import unpaint
-from incontext.canvas.query import Answer, FittedQuery, PaintedAnswer, ViewSorter, fit_query
+from incontext.canvas.query import Answer, FittedQuery, PaintedAnswer, View, ViewSorter, fit_query
+from incontext.canvas.read import read_logits
+from incontext.hints import Hints
 from incontext.images.read import ImageLike, read_image
 from incontext.network import memory
 from incontext.network.checkpoint import fingerprint, info, load_model
@@ -38,16 +41,18 @@ from incontext.options import (
     takes_options,
     told_otherwise,
 )
-from incontext.placed import PlacedNetwork
+from incontext.placed import PlacedNetwork, by_passes
 from incontext.prompt_tensor import PromptTensor
+from incontext.proposals import expected_iou
 from incontext.types import Palette, Prompt, Segmentation
 
 __all__ = ["Answer", "Context", "FittedQuery", "PreparedContext", "Segmenter", "load"]  # what callers find here
 
 Context = Prompt | PromptTensor | Sequence[Prompt | PromptTensor]
 
-MIN_PRESENCE = 0.5  # docs/log.md says how it was chosen
+MIN_PRESENCE = 0.3  # docs/log/presence-bar.md says how it was chosen
 
+_CLICKS_AT_ONCE = {"cuda": 64, "mps": 8, "cpu": 8}  # on one image, which share a part of the work
 _MOST_AT_ONCE = {"cuda": 32, "mps": 8, "cpu": 1}  # queries in a batch where memory allows; a CPU gains nothing by more
 
 
@@ -65,7 +70,7 @@ def load(
     is bfloat16 on CUDA and on CPUs that multiply it in hardware, else float32, which gives the published network's
     answers exactly. compile: torch.compile; the first batch of each side and number of shots then takes up to minutes,
     the following ones less time than without. min_presence: 0..1; ids that are less likely to be in a query at all are
-    left out of its mask, if the weights can tell (`Segmentation.presence`); 0 leaves out none, None is 0.5.
+    left out of its mask, if the weights can tell (`Segmentation.presence`); 0 leaves out none, None is 0.3.
 
     Raises:
         FileNotFoundError: there is no file and no registered weights of that name.
@@ -98,8 +103,9 @@ class PreparedContext:
         segmenter: Whose it is.
         options: What was decided for all queries.
         side: Pixels along a side of what the network sees.
-        shown: The colours to show answers in.
-        passes: For each group of ids its palette and the network's own context, on the Segmenter's device.
+        shown: The colours to show answers in; None: hints bring theirs.
+        passes: For each group of ids its palette and the network's own context, on the Segmenter's device; none where
+            there is no example, so that hints say what to find.
         window: Pixels along a side of the windows that queries are cut to, None: they are seen whole.
         tokens: Of each canvas by its content, where they were asked to be kept, for other contexts that show it, too.
     """
@@ -107,19 +113,35 @@ class PreparedContext:
     segmenter: Segmenter
     options: SegmentOptions
     side: int
-    shown: Palette
+    shown: Palette | None
     passes: tuple[tuple[Palette, ContextTokens], ...]
     window: int | None = None
     tokens: Mapping[str, PromptTokens] = field(default_factory=dict)
 
-    def fit(self, query: ImageLike) -> FittedQuery:
-        """Read a query and squeeze it to what the network sees. Uses no device, so that any thread may do it."""
-        return fit_query(read_image(query), self.side, window=self.window, keep=self.options.refine)
+    def fit(self, query: ImageLike, *, hints: Hints | None = None) -> FittedQuery:
+        """Read a query and squeeze it to what the network sees. Uses no device, so that any thread may do it.
+
+        Args:
+            query: A path, a PIL image or an (H, W, 3) uint8 array.
+            hints: What is said of it, in its own pixels; queries with hints and without may share a batch.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the query cannot be read, hints do not lie within it, they point at ids that the context does
+                not know, or there is neither an example nor a hint that points at something.
+        """
+        check_hints(hints, self.ids)
+        return fit_query(read_image(query), self.side, window=self.window, keep=self.options.refine, hints=hints)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """What it asks for, ascending; nothing where there is no example."""
+        return tuple(sorted({int(i) for palette, _ in self.passes for i in palette.ids[1:]}))
 
     @property
     def shots(self) -> int:
         """Canvases that the network works on for a query, in the largest group of ids: N, or the number of mosaics."""
-        return max(context.images.shape[1] for _, context in self.passes)
+        return max((context.images.shape[1] for _, context in self.passes), default=1)
 
 
 class Segmenter:
@@ -151,7 +173,7 @@ class Segmenter:
     @takes_options
     def prepare(
         self,
-        context: Context,
+        context: Context | None,
         *,
         known: Mapping[str, PromptTokens] | None = None,
         **options: Unpack[SegmentKeywords],
@@ -162,7 +184,8 @@ class Segmenter:
         tensors may stand beside prompts: where they share ids they are averaged like them.
 
         Args:
-            context: A Prompt, a PromptTensor, or a sequence of these.
+            context: A Prompt, a PromptTensor, or a sequence of these; None: there is no example, and hints on each
+                query say what to find in it.
             known: The `tokens` of contexts that were prepared before, by the same weights, so that canvases that are
                 seen again need not be embedded again; then this one's tokens are kept, too, and each canvas is embedded
                 alone, so that answers do not depend on what was known.
@@ -173,8 +196,12 @@ class Segmenter:
                 message says why.
         """
         chosen = SegmentOptions(**options)
-        shown = (context,) if isinstance(context, Prompt | PromptTensor) else tuple(context)
         side = self._side(chosen.side)
+        if context is None:
+            if chosen.tiles is not None:
+                raise ValueError(f"expected tiles with examples only, got {chosen.tiles!r} without; crop the query")
+            return PreparedContext(self, chosen, side, None, ())
+        shown = (context,) if isinstance(context, Prompt | PromptTensor) else tuple(context)
         for each in shown:
             if isinstance(each, PromptTensor):
                 each.check_use(weights=self.name, sha256=self.sha256, task=chosen.task, side=side)
@@ -191,7 +218,9 @@ class Segmenter:
     def segment(
         self,
         query: ImageLike | FittedQuery,
-        context: Context | PreparedContext,
+        context: Context | PreparedContext | None = None,
+        *,
+        hints: Hints | None = None,
         **options: Unpack[SegmentKeywords],
     ) -> Segmentation:
         """Find in one query what the context shows.
@@ -199,22 +228,29 @@ class Segmenter:
         Args:
             query: A path, a PIL image or an (H, W, 3) uint8 array.
             context: A Prompt, a PromptTensor, a sequence of these, or what `prepare` made, in which the options are
-                decided.
+                decided; None: hints alone say what to find.
+            hints: What is said of the query itself, in its own pixels.
             **options: See `SegmentOptions`.
 
         Returns:
-            The answer, at the query's own size, with the ids of the prompts' masks.
+            The answer, at the query's own size, with the ids of the prompts' masks, or of the hints.
 
         Raises:
-            FileNotFoundError, ValueError: an image, the context or an option cannot be used; the message says why.
+            FileNotFoundError, ValueError: an image, the context, hints or an option cannot be used; the message says
+                why.
         """
-        return next(self.segment_many([query], context, **options))
+        prepared = self._prepared(context, options)
+        if hints is not None:
+            if isinstance(query, FittedQuery):
+                raise ValueError("expected hints with the query itself, got a fitted one; give them to `fit`")
+            query = prepared.fit(query, hints=hints)
+        return next(self.segment_many([query], prepared))
 
     @takes_options
     def segment_many(
         self,
         queries: Iterable[ImageLike | FittedQuery],
-        context: Context | PreparedContext,
+        context: Context | PreparedContext | None,
         *,
         batch_size: BatchSize = "auto",
         **options: Unpack[SegmentKeywords],
@@ -225,7 +261,7 @@ class Segmenter:
         warning. The context is checked and prepared before the first query is read.
 
         Args:
-            queries: What :meth:`segment` takes, one after the other.
+            queries: What :meth:`segment` takes, one after the other; those with hints from `PreparedContext.fit`.
             context: As for :meth:`segment`.
             batch_size: Queries that go through the network together; "auto" is as many as measured worth it and as
                 memory has room for.
@@ -238,7 +274,7 @@ class Segmenter:
     def answer_many(
         self,
         queries: Iterable[ImageLike | FittedQuery],
-        context: Context | PreparedContext,
+        context: Context | PreparedContext | None,
         *,
         batch_size: BatchSize = "auto",
         **options: Unpack[SegmentKeywords],
@@ -265,7 +301,7 @@ class Segmenter:
     def paint(
         self,
         query: ImageLike | FittedQuery,
-        context: Context | PreparedContext,
+        context: Context | PreparedContext | None,
         **options: Unpack[SegmentKeywords],
     ) -> npt.NDArray[np.float32]:
         """Return what the network painted, before ids are read from it: (side, side, 3) float32 in 0..255.
@@ -284,6 +320,28 @@ class Segmenter:
             raise ValueError("expected a context whose ids go through the network at once; give fewer ids to paint")
         painted: npt.NDArray[np.float32] = unpaint(answer.painted[0].painted)[0].cpu().numpy()
         return painted
+
+    def answer_clicks(
+        self, image: ImageLike, points: Sequence[tuple[float, float]]
+    ) -> Iterator[tuple[npt.NDArray[np.float32], float]]:
+        """Find the thing under each of many clicks on one image, without an example: `incontext.propose` asks this.
+
+        Args:
+            image: A path, a PIL image or an (H, W, 3) uint8 array.
+            points: (x, y) in its pixels; each is answered by itself.
+
+        Returns:
+            For each point logits (side, side) float32, stretched over the whole image and above 0 where its thing is;
+            and the IoU that they promise (:func:`incontext.proposals.expected_iou`).
+        """
+        fitted, palette = self.fit(image), Palette.spread([1])
+        batch = self._placed.room(1, self.config.side, _CLICKS_AT_ONCE[self.device.type]).batch
+        for first in range(0, len(points), batch):
+            part = [Hints(points=[(x, y, 1)]) for x, y in points[first : first + batch]]
+            views = [View(fitted.pixels, fitted.size, hints) for hints in part]
+            paint = self._placed.paint_one(views, palette, "instance")
+            for logits in read_logits(paint.painted, palette).cpu().numpy():
+                yield logits, expected_iou(logits)
 
     def describe(self) -> dict[str, object]:
         """What really runs: weights, parameters, side, device, dtype, attention kernel, compilation, versions."""
@@ -330,7 +388,7 @@ class Segmenter:
 
     # ------------------------------------------------------------------------------------- from here on inside
 
-    def _prepared(self, context: Context | PreparedContext, options: SegmentKeywords) -> PreparedContext:
+    def _prepared(self, context: Context | PreparedContext | None, options: SegmentKeywords) -> PreparedContext:
         if not isinstance(context, PreparedContext):
             return self.prepare(context, **options)
         if context.segmenter is not self:
@@ -347,8 +405,9 @@ class Segmenter:
         collected = ViewSorter(prepared.shown, follow=prepared.options.refine, min_presence=self.min_presence)
         views = (view for query in queries for view in collected.views(self._fitted(query, prepared)))
         while batch := list(islice(views, room.batch)):
-            painted, room = self._placed.paint(torch.from_numpy(np.stack(batch)), prepared.passes, room)
-            yield from collected.add(painted)
+            for passes, part in by_passes(batch, prepared.passes):
+                painted, room = self._placed.paint(part, passes, prepared.options.task, room)
+                yield from collected.add(painted)
 
     @staticmethod
     def _fitted(query: ImageLike | FittedQuery, prepared: PreparedContext) -> FittedQuery:
@@ -358,6 +417,7 @@ class Segmenter:
             raise ValueError(f"expected queries fitted to a side of {prepared.side}, got {query.pixels.shape[0]}")
         if query.image is None and (prepared.options.refine or max(query.size) > (prepared.window or max(query.size))):
             raise ValueError("expected queries fitted for tiles or refining, got others; use PreparedContext.fit")
+        check_hints(query.hints, prepared.ids)
         return query
 
     def _side(self, side: int | None) -> int:

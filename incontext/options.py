@@ -147,7 +147,7 @@ class LoadOptions:
     min_presence: float | None = field(
         default=None,
         metadata=_about(
-            "0..1; ids that are less likely to be in a query at all are left out of its mask; None is 0.5.",
+            "0..1; ids that are less likely to be in a query at all are left out of its mask; None is 0.3.",
             "Leave out ids that are less likely than this to be in an image at all; 0 leaves out none.",
             metavar="0..1",
             least=0.0,

@@ -1,13 +1,14 @@
 """A network where it runs: on a device, in a precision, perhaps compiled, and no more at a time than memory holds.
 
-Refuses to know queries and contexts as users give them, and what becomes of the paint.
+Refuses to know contexts as users give them, files and sizes of queries, and what becomes of the paint.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import TypeAlias
 
 import numpy as np
@@ -16,8 +17,10 @@ import psutil
 import torch
 from torch import Tensor
 
-from incontext.canvas.context import Stitched, content_of
+from incontext.canvas.context import Stitched, content_of, grouped
+from incontext.canvas.hints import Told, paint_told
 from incontext.canvas.paint import normalise
+from incontext.canvas.query import View
 from incontext.canvas.read import Paint, shares
 from incontext.network import memory
 from incontext.network.attention import choose_kernel
@@ -26,8 +29,8 @@ from incontext.network.model import ContextTokens, PromptTokens, Seen, SegGPT, T
 from incontext.options import Task
 from incontext.types import Palette
 
-Passes: TypeAlias = Sequence[tuple[Palette, ContextTokens]]
-"""Of a context: for each group of ids its palette, and the network's own context."""
+Passes: TypeAlias = Sequence[tuple[Palette, ContextTokens | None]]
+"""For each group of ids its palette, and the network's own context; None: there is no example, only hints."""
 
 _SHARE_OF_FREE = 0.8  # of the memory that is free, for what the estimate does not see
 
@@ -60,7 +63,7 @@ class PlacedNetwork:
             chunk: Prompts to work on at a time.
             tokens: Of its canvases by their content, where these were embedded apart; else none.
         """
-        tables = self._tables_of(part)
+        tables = self._tables_of(part.side)
         if tokens:
             each = (tokens[content_of(*shown, task)] for shown in part.canvases)
             joined = PromptTokens(*(torch.cat(parts, dim=1) for parts in zip(*each, strict=True)))
@@ -72,7 +75,7 @@ class PlacedNetwork:
     @torch.inference_mode()
     def embed(self, part: Stitched, task: Task, known: Mapping[str, PromptTokens]) -> dict[str, PromptTokens]:
         """Embed every canvas of a pass by itself, by its content; what is known is not computed again."""
-        tables, found = self._tables_of(part), dict[str, PromptTokens]()
+        tables, found = self._tables_of(part.side), dict[str, PromptTokens]()
         for shown in part.canvases:
             content = content_of(*shown, task)
             if content not in found:
@@ -81,8 +84,8 @@ class PlacedNetwork:
                 )
         return found
 
-    def _tables_of(self, part: Stitched) -> Tables:
-        grid = part.side // self.config.patch
+    def _tables_of(self, side: int) -> Tables:
+        grid = side // self.config.patch
         if grid not in self._tables:
             self._tables[grid] = self.model.tables(grid)
         return self._tables[grid]
@@ -93,14 +96,15 @@ class PlacedNetwork:
             return self._to_device(torch.from_numpy(shown[None]))
         return torch.tensor(shown[None]).to(self.device, self.dtype)
 
-    def paint(self, pixels: Tensor, passes: Passes, room: Room) -> tuple[list[Paint], Room]:
-        """Paint queries by a prepared context, as many at a time as fit.
+    def paint(self, views: Sequence[View], passes: Passes, task: Task, room: Room) -> tuple[list[Paint], Room]:
+        """Paint views of queries by a prepared context, as many at a time as fit.
 
         When memory runs out all the same, less of it is asked for from then on, with a warning.
 
         Args:
-            pixels: (B, side, side, 3) uint8.
+            views: What the network is to see, of one side.
             passes: Of a context: the palette of each, and what `prepare` made of it.
+            task: Which type token is added where there is no context.
             room: What should fit at a time.
 
         Returns:
@@ -108,13 +112,13 @@ class PlacedNetwork:
         """
         done: list[list[Paint]] = []  # by part of the batch, by pass
         first = 0
-        while first < len(pixels):
-            part = pixels[first : first + room.batch]
+        while first < len(views):
+            part = [*views[first : first + room.batch]]
             count = len(part)
-            if self.compiled and count < room.batch:  # static shapes: the last batch is filled up
-                part = torch.cat([part, part[-1:].expand(room.batch - count, -1, -1, -1)])
+            if self.compiled:  # static shapes: the last batch is filled up
+                part += part[-1:] * (room.batch - count)
             try:
-                done.append([self._run(part, *each, room.chunk).part(0, count) for each in passes])
+                done.append([self._run(part, *each, task, room.chunk).part(0, count) for each in passes])
                 first += count
             except (RuntimeError, MemoryError) as error:
                 if not _out_of_memory(error) or (less := room.halved) is None:
@@ -123,19 +127,56 @@ class PlacedNetwork:
                 count = less.chunk if less.batch == room.batch else less.batch
                 warnings.warn(f"memory ran out; going on with {count} {what} at a time", stacklevel=3)
                 room = less
-            if self.device.type == "cuda" and first < len(pixels):
+            if self.device.type == "cuda" and first < len(views):
                 torch.cuda.empty_cache()
         return [Paint.joined(parts) for parts in zip(*done, strict=True)], room
 
     @torch.inference_mode()
-    def _run(self, pixels: Tensor, palette: Palette, context: ContextTokens, chunk: int) -> Paint:
-        start, key = time.perf_counter(), (len(pixels), *context.images.shape[1:3])
-        queries = self._to_device(pixels)
-        shots = context.images.shape[1]
-        seen: Seen = self._see(queries, context, chunk=None if chunk > shots else chunk)
+    def _run(
+        self, views: Sequence[View], palette: Palette, context: ContextTokens | None, task: Task, chunk: int
+    ) -> Paint:
+        """Let the network see views, by a context, or alone by what is said of them."""
+        start = time.perf_counter()
+        queries = self._to_device(torch.from_numpy(np.stack([view.pixels for view in views])))
+        told = self._told(views, palette)
+        own = self._with_told(queries, context, told, task, chunk)
+        shots, key = own.images.shape[1], (len(own.masks), len(views), *own.images.shape[1:3])
+        seen: Seen = self._see(queries, own, chunk=None if chunk > shots else chunk)
         if self.compiled and key not in self.compile_seconds:
             self.compile_seconds[key] = time.perf_counter() - start
-        return to_read(self.model, seen, palette)
+        return to_read(self.model, seen, palette, told)
+
+    @torch.inference_mode()
+    def paint_one(self, views: Sequence[View], palette: Palette, task: Task) -> Paint:
+        """Paint views of one query that differ in their hints alone, without an example, at once.
+
+        What does not depend on the hints is done once for all of them.
+        """
+        query = self._to_device(torch.from_numpy(views[0].pixels[None].copy()))
+        told = self._told(views, palette)
+        return to_read(self.model, self.model.see(query, self._with_told(query, None, told, task, 1)), palette, told)
+
+    def _told(self, views: Sequence[View], palette: Palette) -> Told | None:
+        """What is said of views in a pass; None: nothing of any."""
+        grid = views[0].pixels.shape[0] // self.config.patch
+        return paint_told([view.told(palette.ids.tolist(), grid) for view in views], palette, self.config.patch)
+
+    def _with_told(
+        self, queries: Tensor, context: ContextTokens | None, told: Told | None, task: Task, chunk: int
+    ) -> ContextTokens:
+        """The context of a batch of which some is told; those of which nothing is keep the shared one to the bit."""
+        if told is None:
+            assert context is not None  # alone something is said of every view
+            return context
+        masks, hidden = self._to_device(torch.from_numpy(told.masks)), torch.from_numpy(told.hidden).to(self.device)
+        if context is None:
+            return self.model.alone(queries, masks, hidden, task=task, tables=self._tables_of(queries.shape[-1]))
+        revealed = self.model.reveal(context, masks, hidden, chunk=None if chunk > context.images.shape[1] else chunk)
+        if len(told.at) == len(queries):
+            return revealed
+        together = context.masks.expand(len(queries), -1, -1, -1, -1).clone()
+        together[torch.from_numpy(told.at).to(self.device)] = revealed.masks
+        return context._replace(masks=together)
 
     def _to_device(self, pixels: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 -> (B, 3, H, W) normalised, in the network's precision, on its device."""
@@ -165,13 +206,29 @@ class PlacedNetwork:
         )
 
 
-def to_read(model: SegGPT, seen: Seen, palette: Palette) -> Paint:
-    """What a network saw, as ids are read from it: float32, and how likely each id is there if the network can tell."""
+def by_passes(views: Sequence[View], passes: Passes) -> Iterator[tuple[Passes, Sequence[View]]]:
+    """Sort views, in their order, by the passes that they need: these, or else by what hints point at."""
+    if passes:
+        yield passes, views
+        return
+    for ids, part in groupby(views, key=lambda view: () if view.hints is None else view.hints.ids):
+        yield [(palette, None) for palette in grouped({*ids})], [*part]
+
+
+def to_read(model: SegGPT, seen: Seen, palette: Palette, told: Told | None = None) -> Paint:
+    """What a network saw, as ids are read from it: float32, and how likely each id is there if the network can tell.
+
+    told: what was said of it; what is pointed at is there.
+    """
     painted = seen.painted.float()
     if model.presence is None:
         return Paint(painted, palette)
     shown = shares(painted, palette, model.config.patch)
-    return Paint(painted, palette, model.presence(seen.tokens, shown).float().sigmoid())
+    presence = model.presence(seen.tokens, shown).float().sigmoid()
+    if told is not None:
+        pointed = torch.from_numpy(told.pointed).to(presence.device)
+        presence[told.at] = presence[told.at].masked_fill(pointed, 1.0)
+    return Paint(painted, palette, presence)
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -17,13 +17,15 @@ from incontext.images import outlines, rle
 from incontext.images.ids import IGNORED, Pixels, check_ids, ids_in
 from incontext.images.masks import read_mask
 from incontext.images.read import ImageLike, read_colors, read_image
-from incontext.images.write import write_mask
+from incontext.images.resize import resized_mask, shrunk_size
+from incontext.images.write import encode_mask, write_mask
 
 if TYPE_CHECKING:
     import supervision  # type: ignore[import-not-found, unused-ignore]
 
 IGNORED_COLOR = (224, 224, 192)  # what the VOC devkit shows "ignored" in
 
+_SHOWN_SIDE = 640  # pixels, of what a notebook draws
 _PIXELS_AT_ONCE = 1_000_000  # blended at a time, for which numpy needs some 20 bytes each
 
 
@@ -282,6 +284,11 @@ class Segmentation:
     def save(self, path: str | os.PathLike[str]) -> None:
         """The mask as an indexed PNG in the palette's colours; the file appears whole or not at all."""
         write_mask(path, self.mask, self.palette.table)
+
+    def _repr_png_(self) -> bytes:
+        """Draw the mask in the palette's colours, as a PNG of at most 640 pixels a side: what notebooks show."""
+        size = shrunk_size(self.shape, longest=_SHOWN_SIDE)
+        return encode_mask(resized_mask(self.mask, size), self.palette.table)
 
     def to_coco_rle(self) -> dict[int, dict[str, Any]]:
         """For each id its COCO run-length encoding {"size": [H, W], "counts": str}, as pycocotools reads it."""

@@ -19,14 +19,14 @@ PACKAGE = Path(incontext.__file__).parent
 LEVELS: dict[str, list[set[str]]] = {
     "": [
         {"images", "options", "progress", "version"},
-        {"digest", "jsonlines", "types"},
-        {"annotations", "network"},
+        {"digest", "hints", "jsonlines", "types"},
+        {"annotations", "network", "proposals"},
         {"prompt_tensor"},
         {"canvas", "matching", "sources"},
         {"examples"},
         {"learning", "placed"},
         {"engine"},
-        {"identity"},
+        {"identity", "rounds"},
         {"folder", "training", "tuning", "video"},
         {"__init__"},
         {"bench", "demo", "evaluation"},
@@ -35,13 +35,13 @@ LEVELS: dict[str, list[set[str]]] = {
         {"__main__"},
     ],
     "annotations": [
-        {"bridges", "brush", "core", "links"},
-        {"agree", "coco", "instances", "mask_files", "masks", "shapes"},
+        {"bridges", "brush", "core"},
+        {"agree", "coco", "instances", "links", "mask_files", "masks", "shapes"},
         {"cvat", "davis", "label_studio", "labelme", "panoptic", "voc", "yolo"},
         {"known"},
         {"exports", "__init__"},
     ],
-    "canvas": [{"edges", "paint", "windows"}, {"context", "votes"}, {"read"}, {"query"}, {"__init__"}],
+    "canvas": [{"edges", "paint", "windows"}, {"context", "hints", "votes"}, {"read"}, {"query"}, {"__init__"}],
     "cli": [
         {"options"},
         {"exporting"},
@@ -51,6 +51,7 @@ LEVELS: dict[str, list[set[str]]] = {
             "convert",
             "demo",
             "evaluate",
+            "evaluate_clicks",
             "evaluate_protocol",
             "evaluate_video",
             "rank",
@@ -67,10 +68,12 @@ LEVELS: dict[str, list[set[str]]] = {
         {"lines", "metrics", "workers"},
         {"few_shot", "ranking"},
         {"video"},
+        {"clicks"},
         {"pages"},
         {"protocols"},
         {"__init__"},
     ],
+    "evaluation.clicks": [{"simulation", "things"}, {"scores"}, {"scoring"}, {"baselines"}, {"__init__"}],
     "evaluation.few_shot": [
         {"episodes"},
         {"pictures", "records"},
@@ -84,7 +87,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"charts"},
         {"page"},
         {"report", "tuning_report"},
-        {"video_report"},
+        {"click_report", "video_report"},
         {"__init__"},
     ],
     "evaluation.protocols": [
@@ -108,7 +111,7 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "folder.ray": [{"workers"}, {"job"}, {"__init__"}],
     "images": [
-        {"dataset", "dicom", "ids", "names", "outlines", "rle"},
+        {"alone", "dataset", "depth", "dicom", "gate", "ids", "names", "opening", "outlines", "rle", "text"},
         {"read", "resize", "smoothing"},
         {"masks", "write"},
         {"__init__"},
@@ -142,8 +145,10 @@ LEVELS: dict[str, list[set[str]]] = {
     "training.start": [{"warm"}, {"vit"}, {"__init__"}],
     "tuning": [{"pictures"}, {"group"}, {"job"}, {"__init__"}],
     "ui": [
-        {"guard", "paint", "places", "sessions"},
+        {"connections", "guard", "paint", "places", "sessions"},
         {"model", "page", "results"},
+        {"hinting"},
+        {"hint_panel"},
         {"follow", "learn", "model_tab", "segment_tab"},
         {"track_tab", "tune_tab"},
         {"app"},
@@ -170,6 +175,7 @@ REFUSES: dict[str, set[str]] = {
     "images.dicom": {"PIL"} | FILES,
     "annotations": TENSORS,
     "types": TENSORS,
+    "hints": {"PIL"} | TENSORS,
     "prompt_tensor": {"PIL"} | TENSORS,
     "network": {"PIL", "numpy"},
     **{
@@ -184,6 +190,7 @@ REFUSES: dict[str, set[str]] = {
     "canvas.votes": FILES,
     "canvas.query": {"PIL"} | FILES,
     "canvas.windows": {"PIL"} | TENSORS | FILES,
+    "canvas.hints": {"PIL"} | TENSORS | FILES,
     "canvas.context": {"PIL", "torch"} | FILES,
     "learning": FILES,
     "learning.light": {"PIL"},
@@ -475,7 +482,7 @@ def test_all_is_what_is_exported() -> None:
     assert dir(incontext) == sorted(incontext.__all__)
     for name in incontext.__all__:
         assert getattr(incontext, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'segment'; it exports Palette"):
+    with pytest.raises(AttributeError, match="no attribute 'segment'; it exports Hints, Palette"):
         _ = incontext.segment
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -352,6 +353,46 @@ def test_prompts_of_another_weight_are_another_job(folder: Path, tmp_path: Path)
         for each in (prompt, replace(prompt, weight=1.0), replace(prompt, weight=2.0))
     )
     assert known == again != other
+
+
+def test_two_runs_do_not_write_to_one_folder(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    out = tmp_path / "out"
+    refused = []
+
+    def meanwhile(now: TrackProgress) -> None:
+        if now.done in (1, 7):
+            with pytest.raises(ValueError, match=f"^{out}: another run is writing to this folder; wait") as error:
+                run(folder, out)
+            refused.append(error)
+
+    report = run(folder, out, on_frame=meanwhile, save_seconds=0.0)
+    assert (len(refused), report.frames) == (2, COUNT)
+    assert files(out) == sorted([*(f"masks/{i}.png" for i in range(COUNT)), "overlay.mp4", "sheet.jpg", "tracks.json"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+@pytest.mark.parametrize("name", ["state.npz", "tracks.json", "frames.jsonl"])
+def test_a_pipe_in_place_of_an_earlier_result_hangs_nothing(folder: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / name)
+    with pytest.raises(ValueError, match=rf"{name}: expected a file, got a pipe or a device"):
+        run(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["masks", "frames.jsonl"])
+def test_links_that_lead_out_are_not_written_through(folder: Path, tmp_path: Path, name: str) -> None:
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    out.mkdir()
+    victim.mkdir()
+    (victim / "file").write_text("mine")
+    (out / name).symlink_to(victim if name == "masks" else victim / "file")
+    (victim / "file").rename(tmp_path / "file") if name == "masks" else None
+    with pytest.raises(ValueError, match="a link"):
+        run(folder, out)
+    kept = tmp_path / "file" if name == "masks" else victim / "file"
+    assert kept.read_text() == "mine"
+    assert [path.name for path in victim.iterdir()] == ([] if name == "masks" else ["file"])
 
 
 def test_masks_that_no_run_wrote_are_not_overwritten(folder: Path, tmp_path: Path) -> None:

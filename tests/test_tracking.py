@@ -47,11 +47,12 @@ class ByColor(SegGPT):
         self, prompt_images: Tensor, prompt_masks: Tensor, **_: object
     ) -> PromptTokens:
         self.embedded += prompt_images.shape[1]
-        return PromptTokens(prompt_images, prompt_masks, prompt_masks)
+        return PromptTokens(prompt_images, prompt_masks, prompt_masks, prompt_masks)
 
     def join(self, prompts: PromptTokens, *_: object, **__: object) -> ContextTokens:
         self.shots.append(prompts.images.shape[1])
-        return ContextTokens(prompts.images, prompts.masks, self.type_token_ins, self.tables(SIDE // 4), torch.ones(1))
+        tables, one = self.tables(SIDE // 4), torch.ones(1)
+        return ContextTokens(prompts.images, prompts.painted, prompts.masks, self.type_token_ins, tables, one)
 
     def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:
         assert chunk is None

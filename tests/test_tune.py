@@ -579,7 +579,7 @@ def test_the_documented_recipe_for_ade20k_runs_on_a_folder_of_its_layout(
                 path = labelled / f"ADEChallengeData2016/{kind}/{part}/ADE_{part}_{number:08d}.{name}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_image(path, pixels)
-    text = (Path(__file__).parents[1] / "docs/tuning.md").read_text()
+    text = (Path(__file__).parents[1] / "docs/how-to/tune.md").read_text()
     subprocess.run([sys.executable, "-c", text.split("<<'LIST'\n")[1].split("\nLIST\n")[0]], check=True, cwd=labelled)
     options = ("--task", "semantic", *TINY)
     status, _, err = run("tune", "ade.json", "-o", "ade20k.safetensors", "--checkpointing", "--steps", "1", *options)

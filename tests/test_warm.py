@@ -1,5 +1,6 @@
 """Warm starts: what a network knows survives another side and depth, and a ViT of timm becomes an encoder."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from incontext import cli
 from incontext.canvas.paint import IMAGE_MEAN, IMAGE_STD
+from incontext.matching.backbone import open_backbone
 from incontext.network.checkpoint import load_model, save_model
 from incontext.network.config import ModelConfig
 from incontext.network.model import SegGPT
@@ -238,6 +240,14 @@ def test_a_deeper_model_is_trained_from_weights(train: Callable[..., str], tmp_p
     assert load_model(tmp_path / "run" / "model.safetensors").config == CONFIG
     assert (tmp_path / "run" / "state" / "index.json").is_file()
     assert not (tmp_path / "run" / "state.pt").exists()
+
+
+def test_without_timm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(FileNotFoundError, match=r"expected timm .* run: pip install 'incontext\[timm\]'"):
+        from_timm("vit_tiny_patch16_224", ModelConfig())
+    with pytest.raises(FileNotFoundError, match="expected timm"):
+        open_backbone("timm:resnet18")
 
 
 @pytest.mark.parametrize(("asked", "network"), [("auto", "float32"), ("bfloat16", "bfloat16")])

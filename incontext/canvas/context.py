@@ -22,7 +22,7 @@ from incontext.prompt_tensor import LearnedGroup, PromptTensor
 from incontext.types import Palette, Prompt
 
 MOSAIC_PROMPTS: Final = 16  # at most in one mosaic, 4 x 4
-COLORS_AT_ONCE: Final = 7  # ids painted in one pass; see docs/log.md
+COLORS_AT_ONCE: Final = 7  # ids painted in one pass; see docs/log/groups.md
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +180,7 @@ def _pass(
 ) -> Stitched:
     ids = set(palette.ids.tolist()) - {0}
     showing = [prompt for prompt in prompts if ids & set(prompt.ids)]
-    per_canvas = MOSAIC_PROMPTS if ensemble == "spatial" else 1  # "auto" is the feature ensemble: see docs/log.md
+    per_canvas = MOSAIC_PROMPTS if ensemble == "spatial" else 1  # "auto" is the feature ensemble: docs/log/examples.md
     canvases = ceil(len(showing) / per_canvas)
     images, masks = np.empty((2, canvases, side, side, 3), np.uint8)
     weights = [1.0] * sum(len(group.images) for group in learned)

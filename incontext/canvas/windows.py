@@ -21,7 +21,7 @@ from incontext.types import Prompt
 
 OVERLAP: Final = 0.25  # of a window's side: how far neighbours reach into each other, at least
 MOST_CUTS: Final = 4  # windows that a prompt is cut to
-_EXTENTS: Final = 6.0  # along a side of an automatic window; see docs/log.md
+_EXTENTS: Final = 6.0  # along a side of an automatic window; see docs/log/windows.md
 _STEPS = 8  # places tried for a prompt's window along its side
 
 

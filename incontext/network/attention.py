@@ -65,7 +65,7 @@ def merge(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> Tensor:
 
 
 def choose_kernel(device: torch.device, dtype: torch.dtype, *, gradients: bool = False) -> str:
-    """Name the kernel that measured fastest (docs/log.md has the figures; no size turned the order round).
+    """Name the kernel that measured fastest (docs/log/kernels.md has the figures; no size turned the order round).
 
     The folded kernel where its wider products are cheap: on CUDA, which has flash kernels for them, and in bfloat16 on
     processors with a matrix unit. On other processors plain products in bfloat16, which SDPA is slow at there, and the

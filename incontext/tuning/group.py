@@ -36,7 +36,7 @@ from incontext.types import Palette
 _BETA = 0.1  # of smooth L1: what training ends with
 _BETWEEN_SCORES = 10  # steps
 _STEADY = 3  # scores in a row whose mean decides, as single ones on few pictures go up and down by chance
-_CLEARLY = 0.02  # by which the start must be beaten: less is luck on few pictures (docs/log.md)
+_CLEARLY = 0.02  # by which the start must be beaten: less is luck on few pictures (docs/log/tuning.md)
 _PATIENCE = 8  # scores in a row without a better mean, after which a group is done
 _MOST_TRIED = 16  # examples as a start, each on all the others
 _TILES = 4  # examples in a mosaic, which is tried as a start where none shows all ids

@@ -54,10 +54,10 @@ def tune(
 
     The loss is that of training, over the whole mask of queries drawn from the prompts and changed a little. For each
     patch of the start's image and mask a colour is learned that is added to all its pixels: pixels that are free each
-    learn the images by heart (docs/log.md). From noise, which has nothing to keep, each pixel is learned. Ids keep the
-    colours that are stored with them; many ids are tuned in groups, one after the other. What is returned is what
-    scored best on the held-out images, or the start where that is not clearly better; a group ends early when nothing
-    better comes.
+    learn the images by heart (docs/log/tuning.md). From noise, which has nothing to keep, each pixel is learned. Ids
+    keep the colours that are stored with them; many ids are tuned in groups, one after the other. What is returned is
+    what scored best on the held-out images, or the start where that is not clearly better; a group ends early when
+    nothing better comes.
 
     Args:
         segmenter: The network.

@@ -18,7 +18,7 @@ from incontext.learning.augmentation import Augmentation, bend, degrade
 from incontext.learning.light import draw_light, lit
 from incontext.types import Palette, Prompt
 
-# Parts of pictures and quarter turns, as in training, are not what is asked later: less is learned (docs/log.md).
+# Parts of pictures and quarter turns, as in training, are not asked later: they teach less (docs/log/tuning.md).
 _CHANGES = Augmentation(bend=0.5)
 
 

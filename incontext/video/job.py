@@ -22,6 +22,8 @@ import numpy as np
 
 from incontext.engine import Segmenter
 from incontext.identity import about
+from incontext.images.alone import open_alone
+from incontext.images.gate import folder_below
 from incontext.images.ids import Pixels
 from incontext.images.masks import MaskWarning, read_mask
 from incontext.images.write import remove_half_written
@@ -110,28 +112,36 @@ def track_job(
     left_out = _UNSTEADY | (job.options.plain().keys() - {"side"})  # which are in the settings
     described = {name: value for name, value in about(segmenter, job.options).items() if name not in left_out}
     settings = {**job.settings, "segmenter": described}
+    refuse_in_use(job.out)
     saved = find(job.out, settings) or Saved(0, 0, tracker.state())
     tracker.restore(saved.tracker)
     with job.open() as frames:
         run = _Run(job, tracker, frames, settings, saved, save_seconds, on_frame)
         answers = run.answers()
         first = next(answers)  # what is wrong with the first frame is told before anything is written
-        _begin(job, settings, saved)
-        with FrameLines(job.out / LINES_NAME, keep=saved.lines) as lines:
+        job.out.mkdir(parents=True, exist_ok=True)
+        with FrameLines(job.out / LINES_NAME, keep=saved.lines) as lines:  # from here on, the folder is this run's
+            _begin(job, settings, saved)
             objects = run.write(chain([first], answers), lines)
-    for name in (STATE_NAME, LINES_NAME):
-        (job.out / name).unlink()
+            for name in (STATE_NAME, LINES_NAME):
+                (job.out / name).unlink()
     return TrackReport(job.out, run.done, saved.done, time.perf_counter() - clock, tuple(run.problems), objects)
 
 
 def _begin(job: TrackJob, settings: Mapping[str, object], saved: Saved) -> None:
     """Leave a mark that these results are unfinished, and nothing of what a killed run wrote half."""
-    masks = job.out / MASKS_NAME
-    masks.mkdir(parents=True, exist_ok=True)
+    masks = folder_below(job.out, MASKS_NAME)
     for folder in (job.out, masks):
         remove_half_written(folder)
     save(job.out, settings, saved)
     (job.out / TRACKS_NAME).unlink(missing_ok=True)
+
+
+def refuse_in_use(out: Path) -> None:
+    """ValueError where another run is writing to this folder of results; what it has half written is not to be touched,
+    nor its state to be gone on from."""
+    if (out / LINES_NAME).exists():
+        open_alone(out / LINES_NAME).close()
 
 
 class _Run:
