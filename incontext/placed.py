@@ -44,6 +44,7 @@ class PlacedNetwork:
         self.model = model.to(device, dtype).eval()
         self.model.decoder_pred.to(memory_format=torch.channels_last)
         self.compile_seconds: dict[tuple[int, ...], float] = {}  # by batch, shots and side: what its first run took
+        choose_kernel(device, dtype)  # which asks the processor, as compiled code cannot
         self._see = torch.compile(self.model.see, dynamic=False) if compile else self.model.see
         self._tables: dict[int, Tables] = {}  # by grid
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]

@@ -502,3 +502,11 @@ def test_is_cheap(program: str) -> None:
     loaded = set(done.stdout.rpartition("loaded:")[2].split())
     assert "incontext" in loaded
     assert not loaded & {"torch", "timm", "huggingface_hub", "transformers"}
+
+
+def test_the_engine_loads_no_compiler() -> None:
+    """PyTorch's compiler takes seconds to import, and 150 MB: who does not compile does not load it."""
+    program = "import sys, incontext.engine; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not set(done.stdout.split()) & {"torch._dynamo", "torch._inductor", "timm", "transformers"}

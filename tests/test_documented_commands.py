@@ -19,7 +19,8 @@ from documented import ROOT, Block, blocks, fill, pages, quick
 from incontext import cli, ui
 from incontext.network import registry
 from incontext.network.checkpoint import save_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.training.recipes import RECIPES
 
 PAGES = [page for page in pages() if any(blocks(page))]

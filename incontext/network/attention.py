@@ -81,10 +81,17 @@ def choose_kernel(device: torch.device, dtype: torch.dtype, *, gradients: bool =
     return "pieces" if dtype == torch.bfloat16 else "bias_mask"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_matrix_unit() -> bool:
-    """Tell whether this machine's processor multiplies matrices of bfloat16 in a unit of their own."""
-    return bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001
+    """Tell whether this machine's processor multiplies matrices of bfloat16 in a unit of their own.
+
+    The processor is asked once, so that compiled code, which cannot ask, finds the answer.
+    """
+    if "amx" not in _asked:
+        _asked["amx"] = bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001
+    return _asked["amx"]
+
+
+_asked: dict[str, bool] = {}  # of this machine's processor
 
 
 def _named(name: str) -> Kernel:
