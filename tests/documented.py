@@ -83,6 +83,9 @@ def fill(folder: Path) -> None:
     with tarfile.open(folder / "shards/000.tar", "w") as tar:
         tar.add(folder / "PHOTOS/0.jpg", "0.jpg")
     _write_annotations(folder)
+    said = {"points": [[8, 10, 1]]}
+    (folder / "hints.json").write_text(json.dumps({"0.jpg": said, "sub/0.jpg": {"boxes": [[2, 4, 30, 24, 1]]}}))
+    (folder / "frame_hints.json").write_text(json.dumps({"0": said}))
     recipe = json.dumps(replace(RECIPES["smoke"], stages=(Stage(32, 2, 2),)).to_dict())
     (folder / "my_recipe.json").write_text(recipe, encoding="utf-8")
 

@@ -76,7 +76,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"protocols"},
         {"__init__"},
     ],
-    "evaluation.clicks": [{"simulation", "things"}, {"scores"}, {"scoring"}, {"baselines"}, {"__init__"}],
+    "evaluation.clicks": [{"simulation", "things"}, {"scores"}, {"scoring"}, {"baselines", "network"}, {"__init__"}],
     "evaluation.few_shot": [
         {"episodes"},
         {"pictures", "records"},

@@ -68,7 +68,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A page, of the script SERVER of the tests' own module, if there is one."""
     folder, asked = tmp_path_factory.mktemp("opened"), tmp_path_factory.mktemp("log") / "asked"
     temporary = tmp_path_factory.mktemp("temporary")
     (folder / "discs").mkdir()
@@ -76,7 +77,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         Image.fromarray(scene(number)[0]).save(folder / "discs" / f"in_folder_{number}.png")
     (folder / "discs" / "outside.png").symlink_to(Path(__file__).parents[1] / "docs" / "images" / "demo.jpg")
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(asked), str(folder)],
+        [sys.executable, "-c", getattr(request.module, "SERVER", SERVER), str(asked), str(folder)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(temporary)},

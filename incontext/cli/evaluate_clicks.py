@@ -1,6 +1,5 @@
 """`incontext evaluate clicks`: how many clicks things take."""
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,16 +12,9 @@ from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from incontext.engine import Segmenter
-    from incontext.evaluation.clicks import Click, ClickMethod
-    from incontext.evaluation.clicks.scoring import Answers
-    from incontext.evaluation.metrics import Flags
-    from incontext.images.ids import Pixels
-    from incontext.types import Prompt
+    from incontext.evaluation.clicks import ClickMethod
 
 LayoutName = Literal["auto", "sets", "video", "grabcut", "berkeley"]
-
-_EXAMPLE, _ALONE = "with an example", "alone"
 
 
 @evaluate_app.command("clicks")
@@ -79,7 +71,9 @@ def evaluate_clicks(
     from incontext.engine import load_with
     from incontext.evaluation.clicks import ClickJournal, read_things
     from incontext.evaluation.clicks import evaluate_clicks as evaluate
+    from incontext.evaluation.clicks.network import network_methods
     from incontext.evaluation.pages.click_report import to_text, write_report
+    from incontext.evaluation.workers import shared_processors
 
     _chosen(asked, [])  # what a user can get wrong is found before the weights are loaded
     found = read_things(
@@ -93,6 +87,7 @@ def evaluate_clicks(
         out.mkdir(parents=True, exist_ok=True)
     settings = {**settings_of(segmenter, options), "clicks": clicks, "counts": counts}
     with (
+        shared_processors(segmenter) as workers,
         nullcontext() if out is None else ClickJournal(out / "clicks.jsonl", settings) as journal,
         ProgressLine("things", len(found)) as progress,
     ):
@@ -101,6 +96,7 @@ def evaluate_clicks(
             found,
             most=clicks,
             counts=counts,
+            workers=workers,
             journal=journal,
             on_thing=lambda done, _: progress.update(done),
         )
@@ -109,37 +105,14 @@ def evaluate_clicks(
         write_report(out, report, {"data": str(data), **about(segmenter, options)})
 
 
-def network_methods(segmenter: "Segmenter", options: SegmentOptions) -> "list[ClickMethod]":
-    """The network with an example, and alone."""
-    import numpy as np
-
-    from incontext.evaluation.clicks import ClickMethod
-    from incontext.hints import Hints
-
-    alone = segmenter.prepare(None, **options.keywords())
-
-    def start(image: "Pixels", example: "Prompt | None") -> "Answers":
-        context = alone if example is None else segmenter.prepare(example, **options.keywords())
-
-        def answer(clicks: "Sequence[Click]") -> "Flags":
-            points = [(click.x, click.y, int(click.positive)) for click in clicks]
-            hints = Hints(points=points) if points else None
-            if example is None and (hints is None or not hints.ids):
-                return np.zeros(image.shape[:2], np.bool_)
-            return np.asarray(segmenter.segment(image, context, hints=hints).mask == 1)
-
-        return answer
-
-    return [ClickMethod(_EXAMPLE, start, uses_example=True), ClickMethod(_ALONE, start)]
-
-
 def _chosen(asked: list[str] | None, network: "list[ClickMethod]") -> "list[ClickMethod]":
     from incontext.evaluation.clicks.baselines import BASELINES, installed
+    from incontext.evaluation.clicks.network import ALONE, WITH_EXAMPLE
 
     there = [*network, *installed()]
     if asked is None:
         return there
-    known = [_EXAMPLE, _ALONE, *(each.name for each in BASELINES)]
+    known = [WITH_EXAMPLE, ALONE, *(each.name for each in BASELINES)]
     if not set(asked) <= set(known) or len(set(asked)) < len(asked):
         raise ValueError(f"expected --methods out of {', '.join(known)}, each once; got {', '.join(asked)}")
     if missing := set(asked) & ({each.name for each in BASELINES} - {each.name for each in there}):

@@ -97,8 +97,6 @@ def mark(
     if overlay is not None:
         write_image(overlay, found.overlay(pixels))
     print(told(image, out, found))
-    if found.is_empty:
-        raise typer.Exit(1)
 
 
 def hints_of(points: Sequence[str], negative: Sequence[str], boxes: Sequence[str]) -> "Hints | None":

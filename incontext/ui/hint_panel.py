@@ -149,17 +149,27 @@ SHOWING: Final = """
     const at = {cx: percent(stack.dataset.x), cy: percent(stack.dataset.y), r: 8, class: 'ic-cross'};
     canvas.append(make('circle', at));
   };
+  const answers = new Map();
+  const apply = (stack, answer) => {
+    stack.dataset.answers = answer.number;
+    stack.querySelector('.ic-mask').src = answer.mask;
+    stack.querySelectorAll('.ic-said > :not(.ic-cross)').forEach(each => each.remove());
+    answer.said.forEach(each => window.icShowSaid(stack, each.kind, each.at, each.id, false));
+    const caption = stack.closest('.ic-card')?.querySelector('.ic-found');
+    if (caption && answer.found) caption.innerHTML = answer.found;
+  };
   window.icAnswer = answer => {
     if (!answer || answer.key === undefined) return;
-    document.querySelectorAll(`[data-hint='${CSS.escape(answer.key)}']`).forEach(stack => {
-      stack.querySelector('.ic-mask').src = answer.mask;
-      stack.querySelectorAll('.ic-said > :not(.ic-cross)').forEach(each => each.remove());
-      answer.said.forEach(each => window.icShowSaid(stack, each.kind, each.at, each.id, false));
-      const caption = stack.closest('.ic-card')?.querySelector('.ic-found');
-      if (caption && answer.found) caption.innerHTML = answer.found;
-      stack.dataset.answers = answer.number;
-    });
+    answers.set(answer.key, answer);
+    document.querySelectorAll(`[data-hint='${CSS.escape(answer.key)}']`).forEach(stack => apply(stack, answer));
   };
+  // Results come one by one, and each time all of them are drawn anew: what was answered by then is put back.
+  const results = document.getElementById('results');
+  new MutationObserver(() => results.querySelectorAll('[data-hint]:not([data-answers])').forEach(stack => {
+    const answer = answers.get(stack.dataset.hint);
+    if (answer) apply(stack, answer);
+  })).observe(results, {childList: true, subtree: true});
+  document.getElementById('segment').addEventListener('click', () => answers.clear(), true);
   document.addEventListener('keydown', event => {
     const focus = document.activeElement;
     const typing = focus && (focus.closest('.image-container, [data-testid=image-editor], #editor, #frame-editor') ||

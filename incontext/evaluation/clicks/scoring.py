@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -99,6 +100,7 @@ def evaluate_clicks(
     *,
     most: int = MOST_CLICKS,
     counts: Sequence[int] = COUNTS,
+    workers: int = 1,
     journal: ClickJournal | None = None,
     on_thing: Callable[[int, int], None] | None = None,
 ) -> ClickReport:
@@ -110,6 +112,7 @@ def evaluate_clicks(
         most: Clicks on a thing at most. It ends earlier when an IoU of .9 is reached, but not before the last of
             `counts`.
         counts: Clicks after which the mean IoU is told.
+        workers: Threads that each click on a thing; what is reported does not depend on them.
         journal: What it knows is not measured again, and it gets what is new.
         on_thing: Called with the number of things that are done, and of all.
 
@@ -120,22 +123,20 @@ def evaluate_clicks(
     _check(methods, things, most, counts)
     records: dict[tuple[str, str], Record] = {}
     shown: list[Thing] = []
-    for number, thing in enumerate(things, start=1):
-        asked = [method for method in methods if thing.has_example or not method.uses_example]
-        known = {method.name: None if journal is None else journal.get(method, thing) for method in asked}
-        truth = thing.read() if any(record is None for record in known.values()) else None
-        for method in asked:
-            record = known[method.name]
-            if record is None and truth is not None:
-                record = _click(method, thing, truth, most, max(counts))
-                if journal is not None:
-                    journal.add(method, thing, record)
-            if record is not None:
+    pool = ThreadPoolExecutor(workers)
+    try:
+        made = pool.map(lambda thing: _measured(methods, thing, most, max(counts), journal), things)
+        for number, (thing, new) in enumerate(zip(things, made, strict=True), start=1):
+            for method, record in new:
                 records[method.name, thing.digest()] = record
-        if any((method.name, thing.digest()) in records for method in asked):
-            shown.append(thing)
-        if on_thing is not None:
-            on_thing(number, len(things))
+                if journal is not None and journal.get(method, thing) is None:
+                    journal.add(method, thing, record)
+            if new:
+                shown.append(thing)
+            if on_thing is not None:
+                on_thing(number, len(things))
+    finally:
+        pool.shutdown(cancel_futures=True)
     if not shown:
         raise ValueError("expected pictures that show what is to be clicked on, got none")
     measured = {
@@ -159,6 +160,23 @@ def _check(methods: Sequence[ClickMethod], things: Sequence[Thing], most: int, c
         raise ValueError(f"expected IoU after 1 to {most} clicks, got {', '.join(map(str, counts)) or 'none'}")
     if not any(thing.has_example for thing in things) and all(method.uses_example for method in methods):
         raise ValueError("expected a method that needs no example, as the data has none; got only others")
+
+
+def _measured(
+    methods: Sequence[ClickMethod], thing: Thing, most: int, least: int, journal: ClickJournal | None
+) -> list[tuple[ClickMethod, Record]]:
+    """What every method that can be asked about a thing brought; nothing where the picture does not show it."""
+    asked = [method for method in methods if thing.has_example or not method.uses_example]
+    known = {method.name: None if journal is None else journal.get(method, thing) for method in asked}
+    truth = thing.read() if any(record is None for record in known.values()) else None
+    found = []
+    for method in asked:
+        record = known[method.name]
+        if record is None and truth is not None:
+            record = _click(method, thing, truth, most, least)
+        if record is not None:
+            found.append((method, record))
+    return found
 
 
 def _click(method: ClickMethod, thing: Thing, truth: Truth, most: int, least: int) -> Record:
