@@ -14,7 +14,7 @@ from clips import scene, scene_mask, write_frames, write_video
 
 from incontext.images.ids import Pixels
 from incontext.images.write import write_image, write_mask
-from incontext.network.model import ModelConfig
+from incontext.network.config import ModelConfig
 from incontext.training.recipes import RECIPES, Recipe, Stage
 from incontext.types import Palette
 

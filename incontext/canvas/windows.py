@@ -119,7 +119,10 @@ def _places(length: int, window: int, step: int) -> npt.NDArray[np.int64]:
 def _sums(
     flags: npt.NDArray[np.bool_], tops: npt.NDArray[np.int64], lefts: npt.NDArray[np.int64], height: int, width: int
 ) -> npt.NDArray[np.int64]:
-    """How many flags (H, W) are set in each window, (tops, lefts)."""
+    """How many flags (H, W) are set in each window, (tops, lefts).
+
+    An integral image in two sums of numpy's, of the rows that are asked for alone: neither numpy nor scipy has one.
+    """
     down = np.cumsum(flags, axis=0, dtype=np.int32)
     rows = down[tops + height - 1] - np.where(tops[:, None] > 0, down[tops - 1], 0)
     total = np.cumsum(np.pad(rows, ((0, 0), (1, 0))), axis=1, dtype=np.int64)

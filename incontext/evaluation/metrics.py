@@ -58,7 +58,8 @@ def resamples(episodes: int, seed: int) -> npt.NDArray[np.int64]:
     """How often each of a set's episodes is drawn in each replicate of a bootstrap, (REPLICATES, episodes).
 
     Every row sums to `episodes`: they are drawn with replacement (Efron, Annals of Statistics 7, 1979). Scores of one
-    set that share a seed share their replicates, so their differences may be compared replicate by replicate.
+    set that share a seed share their replicates, so their differences may be compared replicate by replicate, for which
+    `scipy.stats.bootstrap`, which draws anew for each statistic, has no way.
     """
     shares = np.full(episodes, 1 / episodes)
     return np.random.default_rng(seed).multinomial(episodes, shares, size=REPLICATES)

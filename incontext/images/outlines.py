@@ -31,8 +31,20 @@ class Part:
 
 
 def connected(ids: npt.NDArray[Any], *, diagonal: bool = True) -> npt.NDArray[np.int32]:
-    """(H, W) bool or integers -> (H, W) int32: 0 where they are 0, else the number of the connected region of equal
-    ids, from 1 in the order of first pixels. diagonal: pixels that touch at a corner are connected, too."""
+    """Number the connected regions of equal ids.
+
+    Runs of pixels are found by numpy and joined by scipy's graphs: `scipy.ndimage.label` takes one id at a time.
+
+    Args:
+        ids: (H, W) bool or integers.
+        diagonal: Pixels that touch at a corner are connected, too.
+
+    Returns:
+        (H, W) int32: 0 where they are 0, else the number of the region, from 1 in the order of first pixels.
+    """
+    from scipy.sparse import coo_array  # here, so that `import incontext.types` stays cheap
+    from scipy.sparse.csgraph import connected_components
+
     height, width = ids.shape
     values = ids.astype(np.int32)
     padded = np.pad(values, ((0, 0), (1, 1)))
@@ -47,23 +59,13 @@ def connected(ids: npt.NDArray[Any], *, diagonal: bool = True) -> npt.NDArray[np
     upper = np.repeat(np.arange(len(row)), counts)
     lower = np.repeat(low - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
     same = values[row[upper], first[upper]] == values[row[lower], first[lower]]
-    owner = _joined(len(row), upper[same], lower[same])
-    _, numbers = np.unique(owner, return_inverse=True)
+    pairs = np.ones(int(same.sum()), np.bool_), (upper[same], lower[same])
+    owner = connected_components(coo_array(pairs, shape=(len(row), len(row))), directed=False)[1]
+    _, begins = np.unique(owner, return_index=True)
+    numbers = np.argsort(np.argsort(begins))[owner]  # scipy does not promise an order
     labels = np.zeros((height, width), np.int32)
     labels[inside] = np.repeat(numbers.astype(np.int32) + 1, last - first + 1)
     return labels
-
-
-def _joined(count: int, left: npt.NDArray[np.intp], right: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """For each of `count` things the smallest that it is joined with, by chains of pairs (left, right)."""
-    owner = np.arange(count)
-    while True:
-        one, other = owner[left], owner[right]
-        if np.array_equal(one, other):
-            return owner
-        np.minimum.at(owner, np.maximum(one, other), np.minimum(one, other))
-        while not np.array_equal(owner, above := owner[owner]):
-            owner = above
 
 
 def rings(selected: Flags) -> list[Ring]:

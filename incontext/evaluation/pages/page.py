@@ -1,6 +1,7 @@
 """The report as one HTML page that needs nothing else: tables, drawings, pictures. Light or dark as the reader has it.
 
-Refuses to know how anything in it was made.
+Refuses to know how anything in it was made. Written with f-strings and `html.escape`: a template language would be one
+more dependency, for pages whose parts are computed rather than laid out.
 """
 
 from __future__ import annotations
