@@ -44,7 +44,10 @@ class Figure:
 
 
 FIGURES = (
-    Figure("accuracy", "accuracy.py", ("{data}/test", "--out", "{work}", "--ensembles", "feature"), 14),
+    Figure(
+        "accuracy", "accuracy.py", ("{data}/test", "--out", "{work}", "--ensembles", "feature", "--shots", "1,4"), 7
+    ),
+    Figure("shots", "accuracy.py", ("{data}/test", "--out", "{work}", "--shots", "2,8"), 12),
     Figure("heldout", "heldout.py", ("{data}/train", "--queries", "512"), 8),
     Figure("video", "video.py", ("{data}/video", "--out", "{work}", "--memory", "0,4", "--policy", "spaced"), 12),
     Figure("hints", "hints.py", ("{data}/test", "--limit", "6"), 4),

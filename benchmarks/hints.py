@@ -25,8 +25,9 @@ from incontext.evaluation.few_shot.pictures import EpisodeImages
 from incontext.evaluation.metrics import Overlap, mean, overlap
 from incontext.images.ids import IGNORED, Pixels
 from incontext.images.resize import resized, resized_mask
-from incontext.network.checkpoint import load_model, resolve
+from incontext.network.checkpoint import load_model
 from incontext.network.model import SegGPT
+from incontext.network.registry import resolve
 from incontext.types import Palette
 
 COUNTS = (0, 1, 3, 5)

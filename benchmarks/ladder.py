@@ -32,9 +32,10 @@ from table import to_markdown
 from torch import Tensor
 
 from incontext.bench import MEGABYTE, PeakMemory, Timing, timed
-from incontext.network.checkpoint import load_model, resolve
+from incontext.network.checkpoint import load_model
 from incontext.network.devices import choose_device
 from incontext.network.model import SegGPT
+from incontext.network.registry import resolve
 
 COMPILE_SECONDS = 60.0  # what is expected of a row that compiles
 

@@ -20,7 +20,7 @@ from record import record
 
 from incontext.engine import load
 from incontext.images.ids import Pixels
-from incontext.training.scenes.moving import render_clip
+from incontext.training.scenes import render_clip
 from incontext.video.job import TrackProgress, track_job
 from incontext.video.plan import plan_track
 from incontext.video.streams import movie

@@ -27,7 +27,8 @@ from incontext.evaluation.few_shot.pictures import EpisodeImages, wanted
 from incontext.evaluation.metrics import mean, overlap
 from incontext.evaluation.video.davis import boundary
 from incontext.images.ids import IGNORED, Pixels
-from incontext.network.checkpoint import info, resolve
+from incontext.network.checkpoint import info
+from incontext.network.registry import resolve
 from incontext.options import SegmentKeywords
 from incontext.types import Prompt
 

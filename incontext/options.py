@@ -104,9 +104,8 @@ class SegmentOptions:
         for name, words in (("ensemble", Ensemble), ("task", Task)):
             known = get_args(words)
             if getattr(self, name) not in known:
-                raise ValueError(f"expected {name} {' or '.join(known)}, got {getattr(self, name)!r}")
-        if self.side is not None and self.side < 1:
-            raise ValueError(f"expected side as a positive number of pixels, got {self.side}")
+                listed = f"{', '.join(known[:-1])} or {known[-1]}"
+                raise ValueError(f"expected {name} {listed}, got {getattr(self, name)!r}")
         usable = isinstance(self.tiles, int) and not isinstance(self.tiles, bool) and self.tiles >= LEAST_TILES
         if self.tiles not in (None, "auto") and not usable:
             raise ValueError(f'expected tiles as "auto" or at least {LEAST_TILES} pixels, got {self.tiles!r}')
@@ -148,7 +147,7 @@ class LoadOptions:
     min_presence: float | None = field(
         default=None,
         metadata=_about(
-            "0..1; ids that are less likely to be in a query at all are left out of its mask; None is 0.5.",
+            "0..1; ids that are less likely to be in a query at all are left out of its mask; None is 0.3.",
             "Leave out ids that are less likely than this to be in an image at all; 0 leaves out none.",
             metavar="0..1",
             least=0.0,

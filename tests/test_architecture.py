@@ -20,12 +20,14 @@ LEVELS: dict[str, list[set[str]]] = {
     "": [
         {"images", "options", "progress", "version"},
         {"digest", "jsonlines", "types"},
-        {"annotations", "network"},
+        {"hints"},
+        {"annotations", "hint_files", "network", "proposals"},
         {"prompt_tensor"},
         {"canvas", "matching", "sources"},
         {"examples"},
-        {"engine", "learning"},
-        {"identity"},
+        {"learning", "placed"},
+        {"engine"},
+        {"identity", "rounds"},
         {"folder", "training", "tuning", "video"},
         {"__init__"},
         {"bench", "demo", "evaluation"},
@@ -34,13 +36,13 @@ LEVELS: dict[str, list[set[str]]] = {
         {"__main__"},
     ],
     "annotations": [
-        {"bridges", "brush", "core", "links"},
-        {"agree", "coco", "instances", "mask_files", "masks", "shapes"},
+        {"bridges", "brush", "core"},
+        {"agree", "coco", "instances", "links", "mask_files", "masks", "shapes"},
         {"cvat", "davis", "label_studio", "labelme", "panoptic", "voc", "yolo"},
         {"known"},
         {"exports", "__init__"},
     ],
-    "canvas": [{"edges", "paint", "windows"}, {"context", "votes"}, {"read"}, {"query"}, {"__init__"}],
+    "canvas": [{"edges", "paint", "windows"}, {"context", "hints", "votes"}, {"read"}, {"query"}, {"__init__"}],
     "cli": [
         {"options"},
         {"exporting"},
@@ -50,8 +52,11 @@ LEVELS: dict[str, list[set[str]]] = {
             "convert",
             "demo",
             "evaluate",
+            "evaluate_clicks",
             "evaluate_protocol",
             "evaluate_video",
+            "mark",
+            "propose",
             "rank",
             "segment",
             "track",
@@ -66,10 +71,12 @@ LEVELS: dict[str, list[set[str]]] = {
         {"lines", "metrics", "workers"},
         {"few_shot", "ranking"},
         {"video"},
+        {"clicks"},
         {"pages"},
         {"protocols"},
         {"__init__"},
     ],
+    "evaluation.clicks": [{"simulation", "things"}, {"scores"}, {"scoring"}, {"baselines"}, {"__init__"}],
     "evaluation.few_shot": [
         {"episodes"},
         {"pictures", "records"},
@@ -83,7 +90,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"charts"},
         {"page"},
         {"report", "tuning_report"},
-        {"video_report"},
+        {"click_report", "video_report"},
         {"__init__"},
     ],
     "evaluation.protocols": [
@@ -100,20 +107,20 @@ LEVELS: dict[str, list[set[str]]] = {
         {"outputs", "report"},
         {"identity", "labelled", "search", "sinks"},
         {"journal", "plan"},
-        {"work"},
+        {"hinted", "work"},
         {"run", "watch"},
         {"job", "rehearsal"},
         {"ray", "__init__"},
     ],
     "folder.ray": [{"workers"}, {"job"}, {"__init__"}],
     "images": [
-        {"dataset", "dicom", "ids", "names", "outlines", "rle"},
+        {"alone", "dataset", "depth", "dicom", "gate", "ids", "names", "opening", "outlines", "rle", "text"},
         {"read", "resize", "smoothing"},
         {"masks", "write"},
         {"__init__"},
     ],
     "learning": [{"augmentation"}, {"light"}, {"losses"}, {"__init__"}],
-    "matching": [{"backbone"}, {"__init__"}],
+    "matching": [{"backbone", "match"}, {"names"}, {"__init__"}],
     "network": [
         {"config", "devices", "relative"},
         {"kernels", "layers"},
@@ -122,6 +129,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"model"},
         {"layouts", "memory", "reference"},
         {"checkpoint"},
+        {"registry"},
         {"__init__"},
     ],
     "sources": [{"places"}, {"remote"}, {"tars"}, {"find"}, {"pages"}, {"__init__"}],
@@ -140,8 +148,10 @@ LEVELS: dict[str, list[set[str]]] = {
     "training.start": [{"warm"}, {"vit"}, {"__init__"}],
     "tuning": [{"pictures"}, {"group"}, {"job"}, {"__init__"}],
     "ui": [
-        {"guard", "paint", "places", "sessions"},
+        {"connections", "guard", "paint", "places", "sessions"},
         {"model", "page", "results"},
+        {"hinting"},
+        {"hint_panel"},
         {"follow", "learn", "model_tab", "segment_tab"},
         {"track_tab", "tune_tab"},
         {"app"},
@@ -168,6 +178,7 @@ REFUSES: dict[str, set[str]] = {
     "images.dicom": {"PIL"} | FILES,
     "annotations": TENSORS,
     "types": TENSORS,
+    "hints": {"PIL"} | TENSORS,
     "prompt_tensor": {"PIL"} | TENSORS,
     "network": {"PIL", "numpy"},
     **{
@@ -182,6 +193,7 @@ REFUSES: dict[str, set[str]] = {
     "canvas.votes": FILES,
     "canvas.query": {"PIL"} | FILES,
     "canvas.windows": {"PIL"} | TENSORS | FILES,
+    "canvas.hints": {"PIL"} | TENSORS | FILES,
     "canvas.context": {"PIL", "torch"} | FILES,
     "learning": FILES,
     "learning.light": {"PIL"},
@@ -435,6 +447,34 @@ def plant(folder: Path, files: dict[str, str]) -> Path:
     return package
 
 
+MOST_LINES = 80  # of a function that does not declare a command's options
+
+
+def long_functions(package: Path) -> list[str]:
+    """Functions of too many lines, but for commands, whose parameters are the options that they declare."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            is_command = any(".command" in ast.unparse(each) for each in node.decorator_list)
+            lines = (node.end_lineno or 0) - (node.body[0].lineno if is_command else node.lineno) + 1
+            if lines > MOST_LINES:
+                found.append(f"{path.relative_to(package.parent)}:{node.lineno} {node.name} has {lines} lines")
+    return found
+
+
+def test_functions_are_short() -> None:
+    assert long_functions(PACKAGE) == []
+
+
+def test_a_planted_long_function_is_found(tmp_path: Path) -> None:
+    long = "def f():\n" + "    pass\n" * MOST_LINES
+    command = "@app.command()\ndef f(\n" + "".join(f"    p{i}: int = 0,\n" for i in range(90)) + "):\n    pass\n"
+    package = plant(tmp_path, {"engine.py": long, "cli/segment.py": command})
+    assert long_functions(package) == ["incontext/engine.py:1 f has 81 lines"]
+
+
 def test_all_is_what_is_exported() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     checked = [node for node in tree.body if isinstance(node, ast.If)]
@@ -445,7 +485,7 @@ def test_all_is_what_is_exported() -> None:
     assert dir(incontext) == sorted(incontext.__all__)
     for name in incontext.__all__:
         assert getattr(incontext, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'segment'; it exports Palette"):
+    with pytest.raises(AttributeError, match="no attribute 'segment'; it exports Hints, Palette"):
         _ = incontext.segment
 
 

@@ -20,9 +20,10 @@ from incontext.engine import PreparedContext, Segmenter, load
 from incontext.images.read import read_image
 from incontext.network import memory
 from incontext.network.attention import has_matrix_unit
-from incontext.network.checkpoint import CheckpointError, save_model
+from incontext.network.checkpoint import save_model
 from incontext.network.config import ModelConfig
 from incontext.network.devices import choose_device, choose_dtype, keep_freed_memory
+from incontext.network.layouts import CheckpointError
 from incontext.network.model import ContextTokens, PromptTokens, Seen, SegGPT
 from incontext.options import BatchSize, Task
 from incontext.types import Prompt
@@ -37,7 +38,8 @@ class Copier(SegGPT):
 
     def prepare(self, prompt_images: Tensor, prompt_masks: Tensor, **_: object) -> ContextTokens:  # type: ignore[override]
         assert prompt_images.shape == prompt_masks.shape
-        return ContextTokens(prompt_images, prompt_masks, self.type_token_ins, self.tables(4), torch.ones(1))
+        one = torch.ones(1)
+        return ContextTokens(prompt_images, prompt_masks, prompt_masks, self.type_token_ins, self.tables(4), one)
 
     def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:
         assert chunk is None
@@ -257,7 +259,7 @@ def test_a_prepared_context_answers_as_the_context_does_and_is_computed_once(
     context, queries = [prompt((1,)), prompt((2, 3))], [picture(seed=i) for i in range(3)]
     expected = [random_segmenter.paint(query, context, task="semantic") for query in queries]
     prepared = random_segmenter.prepare(context, task="semantic")
-    monkeypatch.setattr(random_segmenter, "_prepare", None)  # from here on nothing is prepared
+    monkeypatch.setattr(random_segmenter._placed, "prepare", None)  # from here on nothing is prepared
     for query, painted in zip(queries, expected, strict=True):
         np.testing.assert_allclose(random_segmenter.paint(query, prepared), painted, atol=1e-3)
         np.testing.assert_allclose(random_segmenter.paint(query, prepared, task="semantic"), painted, atol=1e-3)
@@ -367,12 +369,12 @@ def test_compiled_networks_see_one_shape_and_tell_how_long_it_took(monkeypatch: 
     for one, other in zip(expected, got, strict=True):
         np.testing.assert_array_equal(one.mask, other.mask)
     assert segmenter.describe()["compile"] is True
-    assert len(segmenter._compile_seconds) == 1
+    assert len(segmenter._placed.compile_seconds) == 1
 
 
 @pytest.mark.slow
 def test_compilation_keeps_the_answer(random_segmenter: Segmenter) -> None:
-    compiled = Segmenter(random_segmenter._model, device="cpu", dtype="float32", compile=True)
+    compiled = Segmenter(random_segmenter.model, device="cpu", dtype="float32", compile=True)
     expected = random_segmenter.paint(picture(), [prompt(), prompt((2,))])
     np.testing.assert_allclose(compiled.paint(picture(), [prompt(), prompt((2,))]), expected, atol=0.05)
     assert float(str(compiled.describe()["compile_seconds"])) > 0
@@ -424,7 +426,7 @@ def test_the_batch_is_planned_by_what_is_free(monkeypatch: pytest.MonkeyPatch) -
     segmenter = Segmenter(SegGPT(CONFIG), device="cpu")
     seen = []
     monkeypatch.setattr(
-        segmenter,
+        segmenter._placed,
         "_run",
         lambda pixels, palette, *_: seen.append(len(pixels)) or Paint(torch.zeros(len(pixels), 3, 16, 16), palette),
     )

@@ -38,9 +38,8 @@ def test_words_are_those_of_the_library() -> None:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"ensemble": "both"}, "expected ensemble auto or feature or spatial, got 'both'"),
+        ({"ensemble": "both"}, "expected ensemble auto, feature or spatial, got 'both'"),
         ({"task": "panoptic"}, "expected task instance or semantic, got 'panoptic'"),
-        ({"side": 0}, "expected side as a positive number of pixels, got 0"),
         ({"tiles": 15}, 'expected tiles as "auto" or at least 16 pixels, got 15'),
         ({"tiles": True}, 'expected tiles as "auto" or at least 16 pixels, got True'),
     ],

@@ -463,7 +463,7 @@ def test_what_is_wrong_with_a_line_costs_that_line(tmp_path: Path, memory: Any) 
         ": expected another f",
         ": cannot be read (Pr",
         ": there is no such f",
-        ": expected a name th",
+        ": expected a name in",
     ]
 
 

@@ -35,7 +35,8 @@ class ByColor(SegGPT):
         self.batches: list[int] = []
 
     def prepare(self, prompt_images: Tensor, prompt_masks: Tensor, **_: object) -> ContextTokens:  # type: ignore[override]
-        return ContextTokens(prompt_images, prompt_masks, self.type_token_ins, self.tables(4), torch.ones(1))
+        one = torch.ones(1)
+        return ContextTokens(prompt_images, prompt_masks, prompt_masks, self.type_token_ins, self.tables(4), one)
 
     def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:  # noqa: ARG002
         self.batches.append(len(queries))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from clips import ByColor, cut, decoded, scene, scene_mask, sound_packets, write
 from PIL import Image
 from waiting import PATIENCE, wait_until
 
+import incontext
 from incontext.engine import Segmenter
 from incontext.images.masks import read_mask
 from incontext.images.read import read_image
@@ -41,9 +43,11 @@ def folder(tmp_path: Path) -> Path:
 
 def run(source: Path, out: Path, **options: Any) -> TrackReport:
     """A job with the stand-in for a network, the first frame's mask given."""
-    running = {name: options.pop(name) for name in ("about", "save_seconds", "on_frame") if name in options}
+    running = {name: options.pop(name) for name in ("save_seconds", "on_frame") if name in options}
     mask = options.pop("mask", scene_mask(0))
-    return track_job(ByColor(), plan_track(source, out, mask=mask, **options), **running)
+    segmenter = ByColor()
+    segmenter.sha256 = options.pop("sha256", segmenter.sha256)
+    return track_job(segmenter, plan_track(source, out, mask=mask, **options), **running)
 
 
 def files(folder: Path) -> list[str]:
@@ -83,7 +87,7 @@ def test_everything_is_written(folder: Path, tmp_path: Path) -> None:
 
 
 def test_tracks_say_where_objects_are_and_where_they_were_lost(folder: Path, tmp_path: Path) -> None:
-    report = run(folder, tmp_path / "out", about={"weights_sha256": "abc", "incontext": "0"})
+    report = run(folder, tmp_path / "out")
     document = tracks(tmp_path / "out")
     assert document["format"] == "incontext tracks 1"
     assert (document["frames"], document["size"], document["frames_per_second"]) == (COUNT, [48, 64], 24)
@@ -93,7 +97,7 @@ def test_tracks_say_where_objects_are_and_where_they_were_lost(folder: Path, tmp
         "dtype": "float32",
         "attention": "plain",
         "weights_sha256": "abc",
-        "incontext": "0",
+        "incontext": incontext.__version__,
     }
     red, blue = document["objects"]
     assert (red["id"], red["frames"], red["found"], red["lost"]) == (3, COUNT, [[0, COUNT - 1]], [])
@@ -188,9 +192,9 @@ def test_options_reach_the_tracker(folder: Path, tmp_path: Path) -> None:
     sides = []
     prepare = segmenter.prepare
 
-    def noting(context: Any, *, task: str, side: int, known: Any) -> Any:
-        sides.append((task, side))
-        return prepare(context, task=task, side=side, known=known)
+    def noting(context: Any, *, known: Any, **options: Any) -> Any:
+        sides.append((options["task"], options["side"]))
+        return prepare(context, known=known, **options)
 
     segmenter.prepare = noting  # type: ignore[method-assign]
     track_job(segmenter, job)  # type: ignore[arg-type]
@@ -319,12 +323,12 @@ def test_a_finished_run_can_be_done_again(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "difference"),
     [
-        ({"memory": 8}, "memory 4 instead of 8"),
-        ({"policy": "recent"}, 'policy "spaced" instead of "recent"'),
-        ({"every": 2}, "every 1 instead of 2"),
-        ({"stop": 9}, "stop null instead of 9"),
+        ({"memory": 8}, "memory was 4, now 8"),
+        ({"policy": "recent"}, "policy was spaced, now recent"),
+        ({"every": 2}, "every was 1, now 2"),
+        ({"stop": 9}, "stop was null, now 9"),
         ({"mask": scene_mask(1)}, "given_sha256 "),
-        ({"about": {"weights_sha256": "b"}}, 'segmenter weights_sha256 null instead of "b"'),
+        ({"sha256": "b"}, "segmenter weights_sha256 was abc, now b"),
     ],
 )
 def test_results_of_another_job_are_not_mixed_with(
@@ -349,6 +353,46 @@ def test_prompts_of_another_weight_are_another_job(folder: Path, tmp_path: Path)
         for each in (prompt, replace(prompt, weight=1.0), replace(prompt, weight=2.0))
     )
     assert known == again != other
+
+
+def test_two_runs_do_not_write_to_one_folder(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    out = tmp_path / "out"
+    refused = []
+
+    def meanwhile(now: TrackProgress) -> None:
+        if now.done in (1, 7):
+            with pytest.raises(ValueError, match=f"^{out}: another run is writing to this folder; wait") as error:
+                run(folder, out)
+            refused.append(error)
+
+    report = run(folder, out, on_frame=meanwhile, save_seconds=0.0)
+    assert (len(refused), report.frames) == (2, COUNT)
+    assert files(out) == sorted([*(f"masks/{i}.png" for i in range(COUNT)), "overlay.mp4", "sheet.jpg", "tracks.json"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+@pytest.mark.parametrize("name", ["state.npz", "tracks.json", "frames.jsonl"])
+def test_a_pipe_in_place_of_an_earlier_result_hangs_nothing(folder: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / name)
+    with pytest.raises(ValueError, match=rf"{name}: expected a file, got a pipe or a device"):
+        run(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["masks", "frames.jsonl"])
+def test_links_that_lead_out_are_not_written_through(folder: Path, tmp_path: Path, name: str) -> None:
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    out.mkdir()
+    victim.mkdir()
+    (victim / "file").write_text("mine")
+    (out / name).symlink_to(victim if name == "masks" else victim / "file")
+    (victim / "file").rename(tmp_path / "file") if name == "masks" else None
+    with pytest.raises(ValueError, match="a link"):
+        run(folder, out)
+    kept = tmp_path / "file" if name == "masks" else victim / "file"
+    assert kept.read_text() == "mine"
+    assert [path.name for path in victim.iterdir()] == ([] if name == "masks" else ["file"])
 
 
 def test_masks_that_no_run_wrote_are_not_overwritten(folder: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
 from incontext.network.config import ModelConfig
 from incontext.network.model import SegGPT
+from incontext.options import LoadOptions
 from incontext.prompt_tensor import PromptTensor
 from incontext.tuning import TuningStep
 from incontext.ui import follow, learn, paint, results
@@ -347,10 +348,109 @@ def test_visitors_are_kept_apart_and_forgotten(tmp_path: Path, monkeypatch: pyte
 def test_there_are_not_too_many_visitors(tmp_path: Path) -> None:
     sessions = Sessions(tmp_path)
     for number in range(MOST_SESSIONS):
+        sessions.hear(str(number), True)
         sessions.of(str(number))
     with pytest.raises(ValueError, match="expected at most 32 pages at once"):
         sessions.of("one more")
-    sessions.of("0")
+    first = sessions.of("0")
+    sessions.hear("0", False)
+    assert sessions.of("one more") is not first
+    assert not first.folder.exists()
+    assert all(stop.is_set() for stop in first.stops.values())
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_nobody_is_locked_out_by_pages_that_are_gone(tmp_path: Path, closed: bool) -> None:
+    """Pages that were closed, and sessions that no page was ever seen to show: the one left longest makes room."""
+    sessions = Sessions(tmp_path)
+    honest = None
+    for number in range(200):
+        if closed:
+            sessions.hear(str(number), True)
+        session = sessions.of(str(number))
+        if number == 100:
+            honest = session
+            sessions.hear("100", True)
+        elif closed:
+            sessions.leave(str(number))  # as Gradio tells it, before the connection is known to have ended
+            sessions.hear(str(number), False)
+    assert sessions.of("100") is honest
+    assert honest is not None
+    assert honest.folder.exists()
+    assert len(list(tmp_path.iterdir())) == MOST_SESSIONS
+    assert sessions.of("199").folder.exists()
+
+
+def test_sessions_without_a_heartbeat_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = Sessions(tmp_path, grace=0.0)
+    silent, shown = sessions.of("silent"), sessions.of("shown")
+    sessions.hear("shown", True)
+    sessions.of("other")
+    assert silent.folder.exists()
+    monkeypatch.setattr("incontext.ui.sessions.UNHEARD", 0.0)
+    sessions.sweep()
+    assert (silent.folder.exists(), shown.folder.exists()) == (False, True)
+    sessions.hear("shown", False)
+    sessions.sweep()
+    assert not shown.folder.exists()
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("incontext.ui.guard.SILENT_SECONDS", 0.05)
+    inner = Inner()
+    guard = Guard(inner, token=None, uploads=tmp_path)
+
+    def half_sent(path: str, **headers: str) -> tuple[int, dict[str, str]]:
+        sent: list[Any] = []
+        coming = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+        async def receive() -> Any:
+            return coming.pop() if coming else await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        named = {"host": "127.0.0.1", "content-length": "10", **headers}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "query_string": b"",
+            "headers": [(name.encode(), value.encode()) for name, value in named.items()],
+        }
+        asyncio.run(asyncio.wait_for(guard(scope, receive, send), 20))
+        return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+
+    for path in ("/gradio_api/queue/join", "/gradio_api/upload"):
+        status, told = half_sent(path)
+        assert (status, told["connection"]) == (408, "close")
+    assert b"".join(inner.bodies) == b"{"
+
+
+def test_a_body_that_comes_too_slowly_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("incontext.ui.guard.SLOW_SECONDS", 0.05)
+    guard = Guard(Inner(), token=None, uploads=tmp_path)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"127.0.0.1"), (b"content-length", b"1000000")]
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "query_string": b"", "headers": headers}
+    asyncio.run(asyncio.wait_for(guard(scope, receive, send), 20))
+    assert sent[0]["status"] == 408
+
+
+def test_heartbeats_are_heard(tmp_path: Path) -> None:
+    heard: list[tuple[str, bool]] = []
+    guard = Guard(Inner(), token=None, uploads=tmp_path, on_heartbeat=lambda *told: heard.append(told))
+    assert ask(guard, "/gradio_api/heartbeat/abc-1")[0] == 200
+    ask(guard, "/config")
+    assert heard == [("abc-1", True), ("abc-1", False)]
 
 
 # ---------------------------------------------------------------------------------------------- jobs
@@ -470,8 +570,8 @@ def test_folders_and_names_in_archives(session: Session, tmp_path: Path) -> None
     for picture in session.pictures:
         mask = session.new_file(".png")
         Image.fromarray(np.full((6, 8), 3, np.uint8)).save(mask)
-        session.results.append(results.Result(picture, mask, (6, 8), {3: 48}))
-    session.results.append(results.Result(SessionImage("bad.png", folder), problem="broken"))
+        session.results.append(results.SegmentedImage(picture, mask, (6, 8), {3: 48}))
+    session.results.append(results.SegmentedImage(SessionImage("bad.png", folder), problem="broken"))
     path = results.zip_masks(session, "indexed", apart=False, on_problem=told.append)
     with zipfile.ZipFile(path) as archive:
         assert sorted(archive.namelist()) == ["a.png", "a_2.png", "sub/a.png"]
@@ -621,7 +721,7 @@ def test_other_weights_come_from_this_machine_alone(
     for folder in (inside, outside):
         folder.mkdir()
         save_model(folder / "w.safetensors", segmenter.model)
-    model = Model(segmenter, Places.open([inside]), "cpu", "float32")
+    model = Model(segmenter, Places.open([inside]), LoadOptions(device="cpu", dtype="float32"))
     assert str(inside / "w.safetensors") in model.choices()
     assert "default" in model.choices()
     assert model.seconds_per_picture() > 0
@@ -745,7 +845,7 @@ def test_ids_without_a_brush_are_not_corrected(page: Page, session: Session, tmp
     files = sorted(write_frames(tmp_path / "clip", [scene(number) for number in range(2)]).iterdir())
     mask = session.new_file(".png")
     Image.fromarray(scene_mask(0, ids=(1, 9))).save(mask)
-    session.results.append(results.Result(SessionImage("0.png", files[0]), mask, (48, 64), {1: 256, 9: 256}))
+    session.results.append(results.SegmentedImage(SessionImage("0.png", files[0]), mask, (48, 64), {1: 256, 9: 256}))
     told = "expected ids in 0..7, for which there are brushes, got 9; number what examples show from 1 to 7"
     with pytest.raises(error, match=told):
         page.does("results", "edit", SimpleNamespace(number=0))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol, Self, TypeAlias, TypeGuard
@@ -22,18 +23,19 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from incontext.images import gate
 from incontext.images.ids import IGNORED, MOST_IDS, Color, Pixels
 from incontext.images.names import natural_order
-from incontext.images.read import IMAGE_SUFFIXES, MAX_PIXELS, read_image
+from incontext.images.opening import MAX_PIXELS
+from incontext.images.read import IMAGE_SUFFIXES, image_size, read_image
 from incontext.types import Palette, box
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
 Meaning = Literal["semantic", "instances"]
 """What the ids of a mask stand for: one for each category, or one for each thing, counted from 1 in painting order."""
 
-_ORIENTATION_TAG: Final = 0x0112
-_LYING: Final = frozenset({5, 6, 7, 8})  # orientations that swap width and height
 _MOST_LETTERS: Final = 80  # of a value in a sentence
+_DEEPEST: Final = 4  # lists in lists of it
 
 
 # ---------------------------------------------------------------------------------------- ids and names
@@ -82,10 +84,6 @@ class Categories:
         if len({(0, 0, 0), *own}) == len(own) + 1:
             return Palette(np.array([0, *self.ids]), np.array([(0, 0, 0), *own]))
         return Palette.spread(self.ids)
-
-    def id_of(self, name: str) -> int | None:
-        """The id of the category of that name, the first of several, or None."""
-        return next((i for i, each in self.names.items() if each == name), None)
 
 
 # --------------------------------------------------------------------------------------------- things
@@ -320,16 +318,16 @@ def read_json(path: Path) -> Any:
 
 
 def relative_name(text: object) -> PurePosixPath:
-    """A picture's name as a file says it -> a path that stays inside of the folder it is taken from.
+    """A picture's name as a file says it -> a path that stays inside of the folder it is taken from, by the gate."""
+    return gate.checked_name(text.replace("\\", "/") if isinstance(text, str) else text)
 
-    ValueError for what is no text, empty, absolute, or leads out of the folder ("..").
+
+def place_of(out: Path, name: PurePosixPath) -> Path:
+    """Where a result of this name is written below the folder of results; its own folder is there when this returns.
+
+    Every writer makes its paths here. ValueError for a name that the gate refuses, and for a link that leads out.
     """
-    if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise ValueError(f"expected the name of a picture, got {brief(text)}")
-    path = PurePosixPath(text.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", text) or not path.name:
-        raise ValueError(f"expected the name of a picture inside of its folder, got {brief(text)}")
-    return path
+    return gate.below(out, gate.checked_name(name.as_posix()))
 
 
 class Pictures:
@@ -365,14 +363,12 @@ def is_file(path: Path) -> bool:
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """(H, W) of a picture as `formats.read_image` gives it, from its header. ValueError where it cannot be read."""
+    """(H, W) of a picture as `read_image` gives it, from its header. ValueError where it cannot be read."""
     try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            lies = picture.getexif().get(_ORIENTATION_TAG, 1) in _LYING
-    except Exception as error:  # noqa: BLE001  a broken header makes decoders raise nearly anything
-        raise ValueError(f"{path}: expected a picture, got a file that cannot be read ({error})") from None
-    return (width, height) if lies else (height, width)
+        return image_size(path)
+    except (ValueError, OSError) as error:
+        what = (error.strerror if isinstance(error, OSError) else None) or str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: expected a picture, got a file that cannot be read ({what})") from None
 
 
 def checked_size(height: object, width: object) -> tuple[int, int]:
@@ -393,6 +389,21 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 
 def brief(value: object) -> str:
-    """A value for a sentence."""
-    text = repr(value)
+    """A value for a sentence, however large and deep it is."""
+    text = repr(_beginning(value, _DEEPEST))
     return text if len(text) <= _MOST_LETTERS else text[:_MOST_LETTERS] + " ..."
+
+
+def _beginning(value: object, depth: int) -> object:
+    """As much of a value of JSON as can be seen in a sentence."""
+    if isinstance(value, str | bytes):
+        return value[: 2 * _MOST_LETTERS]
+    if isinstance(value, int) and abs(value) > 10**_MOST_LETTERS:
+        return float("inf")
+    if not isinstance(value, list | tuple | dict) or not value:
+        return value
+    if depth == 0:
+        return type(value)()
+    if isinstance(value, dict):
+        return {_beginning(k, depth - 1): _beginning(v, depth - 1) for k, v in islice(value.items(), _MOST_LETTERS)}
+    return type(value)(_beginning(each, depth - 1) for each in value[:_MOST_LETTERS])

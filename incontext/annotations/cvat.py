@@ -183,11 +183,11 @@ def _read(source: Source) -> Labels:
     for each in outline.images:
         try:
             own = relative_name(each.about.get("name"))
+            name = own if own not in pictures else relative_name(f"task_{each.about.get('task_id', '2')}/{own}")
             size = checked_size(_whole(each.about.get("height")), _whole(each.about.get("width")))
         except ValueError as error:
             problems.append(f"{path}: {error}")
             continue
-        name = own if own not in pictures else PurePosixPath(f"task_{each.about.get('task_id', '2')}", own)
         if name in pictures:
             problems.append(f"{path}: left out the image {own}, which is there already")
             continue

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from incontext.annotations.core import Add, Categories, Format, Result
 from incontext.annotations.known import FORMATS
+from incontext.images.gate import folder_below
 
 
 def writable(names: Iterable[str]) -> tuple[Format, ...]:
@@ -25,8 +26,9 @@ def writable(names: Iterable[str]) -> tuple[Format, ...]:
 
 
 def folders_for(formats: Sequence[Format], out: Path, *, apart: bool) -> dict[str, Path]:
-    """format -> the folder that it is written to: `out` itself, or `out`/FORMAT where they are kept apart."""
-    return {each.name: out / each.name if apart else out for each in formats}
+    """format -> the folder that it is written to, made: `out` itself, or `out`/FORMAT where they are kept apart."""
+    out.mkdir(parents=True, exist_ok=True)
+    return {each.name: folder_below(out, each.name) if apart else out for each in formats}
 
 
 def write_all(

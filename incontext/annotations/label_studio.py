@@ -91,7 +91,7 @@ def _read(source: Source) -> Labels:
                 others["tasks that nobody annotated"] += 1
                 continue
             name, image = _picture(task, folders)
-            name = name if name not in found else PurePosixPath(f"task_{task.get('id', number)}", name)
+            name = name if name not in found else relative_name(f"task_{task.get('id', number)}/{name}")
             found[name] = (_size(chosen, image), list(_brushed(chosen, others)), image)
         except ValueError as error:
             problems.append(f"{path}, task {number}: {error}")

@@ -11,7 +11,6 @@ to their part's (bridges.py says what other tools make of it). The picture is na
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 from collections import Counter
@@ -22,7 +21,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image
 
 from incontext.annotations.bridges import bridged
 from incontext.annotations.core import (
@@ -40,6 +38,7 @@ from incontext.annotations.core import (
     checked_size,
     is_file,
     picture_size,
+    place_of,
     read_json,
 )
 from incontext.annotations.shapes import (
@@ -56,7 +55,7 @@ from incontext.annotations.shapes import (
 from incontext.images.ids import Pixels
 from incontext.images.names import natural_order
 from incontext.images.outlines import parts
-from incontext.images.read import read_image
+from incontext.images.read import image_size, open_picture, read_image
 from incontext.images.write import whole_file
 
 _BACKGROUND_NAME: Final = "_background_"
@@ -205,17 +204,17 @@ def _picture(path: Path, said: str, name: PurePosixPath, root: Path, images: Pat
 
 def _embedded(path: Path) -> Pixels:
     """(H, W, 3) uint8: the picture that is part of a file."""
-    return read_image(_decoded(_document(path).get("imageData"), f"{path}: imageData"))
+    return read_image(_bytes(_document(path).get("imageData"), "imageData"), name=f"{path}: imageData")
 
 
-def _decoded(text: object, name: str) -> Image.Image:
+def _bytes(text: object, name: str) -> bytes:
     """An image file as base64."""
     try:
-        if not isinstance(text, str):
-            raise ValueError(f"expected base64, got {brief(text)}")
-        return Image.open(io.BytesIO(base64.b64decode(text, validate=False)))
-    except Exception as error:  # noqa: BLE001  a broken header makes decoders raise nearly anything
-        raise ValueError(f"{name}: expected an image file as base64, got something else ({error})") from None
+        if isinstance(text, str):
+            return base64.b64decode(text, validate=False)
+    except ValueError:
+        pass
+    raise ValueError(f"{name}: expected an image file as base64, got {brief(text)}")
 
 
 def _draw(path: Path, size: tuple[int, int], categories: Categories) -> list[Thing]:
@@ -249,13 +248,15 @@ def _region(shape: Mapping[str, Any], size: tuple[int, int]) -> Region:
 
 def _small_mask(text: object, size: tuple[int, int]) -> Flags:
     """A mask as a PNG in base64 -> (h, w) bool: what is not black."""
-    picture = _decoded(text, "mask")
-    if picture.width > size[1] or picture.height > size[0]:
-        raise ValueError(f"expected a mask inside of the picture, got one of {picture.width} x {picture.height}")
+    content = _bytes(text, "mask")
     try:
-        return np.asarray(picture if picture.mode in {"1", "L", "P"} else picture.convert("L")) > 0
-    except Exception as error:  # noqa: BLE001  as above
-        raise ValueError(f"mask: expected a PNG as base64, got a broken one ({error})") from None
+        height, width = image_size(content, name="its mask")
+        if width > size[1] or height > size[0]:
+            raise ValueError(f"expected a mask inside of the picture, got one of {width} x {height}")
+        picture, _ = open_picture(content, "mask", name="its mask")
+    except ValueError as error:
+        raise ValueError(f"mask: expected an image file as base64, got something else ({error})") from None
+    return np.asarray(picture if picture.mode in {"1", "L", "P"} else picture.convert("L")) > 0
 
 
 # -------------------------------------------------------------------------------------------------- out
@@ -264,8 +265,7 @@ def _small_mask(text: object, size: tuple[int, int]) -> Flags:
 @contextmanager
 def _write(out: Path, categories: Categories) -> Iterator[Add]:
     def add(result: Result) -> None:
-        path = out / result.name.with_suffix(".json")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = place_of(out, result.name.with_suffix(".json"))
         image = result.name.name if result.image is None else _from(path.parent, result.image)
         document: dict[str, object] = {
             "version": _VERSION,

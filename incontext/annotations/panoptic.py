@@ -27,6 +27,7 @@ from incontext.annotations.core import (
     Source,
     Thing,
     brief,
+    place_of,
     relative_name,
 )
 from incontext.images.read import read_colors
@@ -131,8 +132,7 @@ def write(out: Path, categories: Categories) -> Iterator[Add]:
                     number = number % _MOST_SEGMENTS + 1
                 segments[number] = thing
                 thing.seen_in(numbers)[thing.selected] = number
-            path = out / Path(FILE_NAME).stem / name
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path = place_of(out, Path(FILE_NAME).stem / name)
             write_image(path, (numbers[..., None] // _WEIGHTS % 256).astype(np.uint8))
             shown = [_entry(number, thing, numbers, categories) for number, thing in segments.items()]
             entry = {"file_name": name.as_posix(), "segments_info": [each for each in shown if each is not None]}

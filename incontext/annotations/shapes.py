@@ -21,6 +21,7 @@ from incontext.images.outlines import filled
 IGNORED_NAME: Final = "__ignore__"  # the category that means "ignored", as LabelMe's own tools have it
 _FARTHEST: Final = 1e6  # pixels from the picture's corner: what lies beyond is a mistake
 _LEAST_CORNERS: Final = 3
+_PIXELS_AT_ONCE: Final = 1 << 20  # looked at together: each takes some tens of bytes
 
 Points = npt.NDArray[np.float64]
 
@@ -143,9 +144,13 @@ def ellipse(
     left, right = (int(np.clip(edge, 0, size[1])) for edge in (math.floor(x - reach), math.ceil(x + reach)))
     top, bottom = (int(np.clip(edge, 0, size[0])) for edge in (math.floor(y - reach), math.ceil(y + reach)))
     across = (np.arange(left, right) + 0.5 - x)[None, :]
-    down = (np.arange(top, bottom) + 0.5 - y)[:, None]
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    inside = ((across * cosine + down * sine) / rx) ** 2 + ((down * cosine - across * sine) / ry) ** 2 <= 1
+    inside = np.zeros((max(0, bottom - top), max(0, right - left)), np.bool_)
+    rows = max(1, _PIXELS_AT_ONCE // max(1, inside.shape[1]))
+    for begin in range(0, inside.shape[0], rows):
+        down = (np.arange(top + begin, min(bottom, top + begin + rows)) + 0.5 - y)[:, None]
+        along, beside = (across * cosine + down * sine) / rx, (down * cosine - across * sine) / ry
+        inside[begin : begin + rows] = along**2 + beside**2 <= 1
     return Region(inside, top, left)
 
 

@@ -36,6 +36,7 @@ from incontext.annotations.core import (
     is_file,
     paint,
     picture_size,
+    place_of,
 )
 from incontext.annotations.links import link_picture
 from incontext.annotations.mask_files import checked, used_ids
@@ -207,26 +208,20 @@ def _id_of(color: Sequence[int], legend: _Legend, path: Path) -> int:
 def _write(out: Path, categories: Categories) -> Iterator[Add]:
     table = categories.palette.table
     objects_table = np.array([*map(_voc_color, range(IGNORED)), IGNORED_COLOR], np.uint8)
-    lists = out / "ImageSets" / "Segmentation"
-    lists.mkdir(parents=True, exist_ok=True)
-    with whole_file(lists / "default.txt") as listing:
+    with whole_file(place_of(out, PurePosixPath("ImageSets/Segmentation/default.txt"))) as listing:
 
         def add(result: Result) -> None:
             name = result.name.with_suffix(".png")
-            _write_below(out / CLASS_FOLDER / name, result.mask, table)
+            write_mask(place_of(out, CLASS_FOLDER / name), result.mask, table)
             if sum(not thing.is_ignored for thing in result.things) <= MOST_IDS:
-                _write_below(out / OBJECT_FOLDER / name, paint(result.things, result.size, "instances"), objects_table)
-            link_picture(out / _PICTURES / result.name, result.image)
+                numbers = paint(result.things, result.size, "instances")
+                write_mask(place_of(out, OBJECT_FOLDER / name), numbers, objects_table)
+            link_picture(out, _PICTURES / result.name, result.image)
             listing.write(f"{result.name.with_suffix('')}\n".encode("utf-8", "surrogateescape"))
 
         yield add
     with whole_file(out / _LEGEND_FILE) as stream:
         stream.write(_legend_text(categories).encode())
-
-
-def _write_below(path: Path, mask: Pixels, table: Pixels) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_mask(path, mask, table)
 
 
 def _legend_text(categories: Categories) -> str:

@@ -36,16 +36,20 @@ from incontext.annotations.core import (
     is_file,
     is_number,
     picture_size,
+    place_of,
 )
 from incontext.annotations.links import link_picture
 from incontext.annotations.shapes import Points, Region, polygon, rectangle
+from incontext.images.gate import folder_below
 from incontext.images.names import natural_order
 from incontext.images.read import IMAGE_SUFFIXES
+from incontext.images.text import decoded
 from incontext.images.write import whole_file
 
 _NAMES_FILES: Final = ("classes.txt", "obj.names", "_darknet.labels")
 _YAML_SUFFIXES: Final = frozenset({".yaml", ".yml"})
-_LARGEST_YAML: Final = 4 << 20  # bytes
+_LARGEST_YAML: Final = 1 << 20  # bytes
+_DEEPEST_YAML: Final = 16  # lists in lists; what is deeper takes long to read, and is no list of classes
 _BOX: Final = 4  # values: the middle, and the width and height
 _TRIED: Final = 5  # text files that are looked at to tell whether they are labels
 _LOOKED_AT: Final = 256  # bytes of such a file
@@ -107,9 +111,14 @@ def _yaml(path: Path) -> Mapping[str, object]:
     if path.stat().st_size > _LARGEST_YAML:
         raise ValueError(f"{path}: expected a short list of classes, got {path.stat().st_size} bytes")
     try:
-        text = path.read_bytes()
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError("aliases, which can grow without end")
+        text = decoded(path.read_bytes())
+        depth = 0
+        for event in yaml.parse(text):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("aliases, which can grow without end")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST_YAML:
+                raise ValueError(f"more than {_DEEPEST_YAML} lists in lists")
         document = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected plain YAML, got something else ({' '.join(str(error).split())})") from None
@@ -234,15 +243,13 @@ def _write(out: Path, categories: Categories) -> Iterator[Add]:
     index = {i: k for k, i in enumerate(categories.ids)}
 
     def add(result: Result) -> None:
-        path = out / "labels" / result.name.with_suffix(".txt")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as stream:
+        with whole_file(place_of(out, "labels" / result.name.with_suffix(".txt"))) as stream:
             for thing in result.things:
                 if not thing.is_ignored:
                     stream.write(f"{index[thing.category]} {_shares(thing, result.size)}\n".encode())
-        link_picture(out / "images" / result.name, result.image)
+        link_picture(out, "images" / result.name, result.image)
 
-    (out / "labels").mkdir(exist_ok=True)
+    folder_below(out, "labels")
     yield add
     with whole_file(out / "data.yaml") as stream:
         stream.write(_data_yaml(categories).encode())

@@ -13,7 +13,7 @@ from incontext.options import Layout, StoredDtype
 @weights_app.command("list")
 def weights_list() -> None:
     """The weights that have a name."""
-    from incontext.network.checkpoint import cached_path, registry
+    from incontext.network.registry import cached_path, registry
 
     entries = registry().values()
     width = max((len(entry.name) for entry in entries), default=0)
@@ -25,7 +25,8 @@ def weights_list() -> None:
 @weights_app.command("info")
 def weights_info(weights: Annotated[str, typer.Argument(metavar="NAME|PATH|KEY")] = "default") -> None:
     """What is in a file of weights, or in a prompt tensor. Nothing is downloaded."""
-    from incontext.network.checkpoint import cached_path, info, registry, resolve
+    from incontext.network.checkpoint import info
+    from incontext.network.registry import cached_path, registry, resolve
     from incontext.prompt_tensor import PromptTensor, is_prompt_tensor
 
     entry = registry().get(weights)
@@ -56,7 +57,7 @@ def weights_info(weights: Annotated[str, typer.Argument(metavar="NAME|PATH|KEY")
 @weights_app.command("verify")
 def weights_verify(weights: Annotated[str, typer.Argument(metavar="NAME|PATH")] = "default") -> None:
     """Check weights completely: every value, and named ones against their SHA-256."""
-    from incontext.network.checkpoint import verify
+    from incontext.network.registry import verify
 
     found = verify(weights)
     print(f"{found.path}: {found.parameters:,} finite parameters, SHA-256 {found.sha256}")
@@ -70,7 +71,8 @@ def weights_convert(
     dtype: Annotated[StoredDtype | None, typer.Option("--dtype", help="Default: the source's.")] = None,
 ) -> None:
     """Rewrite weights in another layout or precision."""
-    from incontext.network.checkpoint import convert, resolve
+    from incontext.network.checkpoint import convert
+    from incontext.network.registry import resolve
 
     written = convert(resolve(source), target, layout=layout, dtype=dtype)
     print(f"{written.path}: {written.layout}, {written.dtype}, {written.bytes:,} bytes, SHA-256 {written.sha256}")
@@ -86,7 +88,8 @@ def weights_average(
     dtype: Annotated[StoredDtype, typer.Option("--dtype")] = "float32",
 ) -> None:
     """The mean of weights: of a run and what it started from, say, which is often better than both."""
-    from incontext.network.checkpoint import average, resolve
+    from incontext.network.checkpoint import average
+    from incontext.network.registry import resolve
 
     parts = None if shares is None else decimals("--shares", shares)
     written = average([resolve(source) for source in sources], out, shares=parts, dtype=dtype)
@@ -96,7 +99,7 @@ def weights_average(
 @weights_app.command("download")
 def weights_download(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
     """Fetch named weights into the Hugging Face cache, and check them."""
-    from incontext.network.checkpoint import download
+    from incontext.network.registry import download
 
     print(download(name))
 

@@ -6,7 +6,6 @@ masks depend on. Nothing but the place of each line is held in memory. Refuses t
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
@@ -16,6 +15,8 @@ from typing import BinaryIO, Final, Self
 
 from incontext.folder.identity import refuse_another
 from incontext.folder.report import REPORT_NAME, FileReport, Totals, count, open_report
+from incontext.images.alone import open_alone
+from incontext.images.write import refuse_special
 from incontext.jsonlines import JsonLines, begin, head_of, whole_lines
 
 JOURNAL_NAME: Final = "report.partial.jsonl"
@@ -74,7 +75,7 @@ def parse(line: bytes) -> FileReport | None:
     """The picture of a line, None where the line is damaged: that picture is done again."""
     try:
         return FileReport.from_line(line)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except ValueError:
         return None
 
 
@@ -94,11 +95,11 @@ class Journal:
         self._places = array("q")  # by number: where its line begins
         out.mkdir(parents=True, exist_ok=True)
         goes_on = earlier is not None and earlier.was_killed
-        with _opened(self._path, out) if self._path.exists() and not goes_on else nullcontext():
+        with _opened(self._path) if self._path.exists() and not goes_on else nullcontext():
             if not goes_on:  # and no other run has the one that is there
                 lines = () if earlier is None else earlier.lines()
                 begin(self._path, {"format": JOURNAL_FORMAT, "job": job}, lines)
-        self._lines = JsonLines(self._path, stream=_opened(self._path, out))
+        self._lines = JsonLines(self._path, stream=_opened(self._path))
         with suppress(FileNotFoundError):
             (out / REPORT_NAME).unlink()  # from here on it is the journal that is true
 
@@ -149,33 +150,21 @@ class Journal:
         self._places[number] = place
 
 
-def _opened(path: Path, out: Path) -> BinaryIO:
-    """The journal to write to, locked for this process as long as it is open, where the system can do so."""
-    stream: BinaryIO = path.open("r+b", buffering=0)
-    try:
-        import fcntl
-
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_there = path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat())
-    except BlockingIOError:
-        is_there = False
-    except (ImportError, OSError):  # no locks in this system, or not on this disk
-        return stream
-    if not is_there:
-        stream.close()
-        raise ValueError(f"{out}: another run is writing to this folder; wait until it ends, or choose another folder")
-    return stream
+def _opened(path: Path) -> BinaryIO:
+    """The journal to write to, locked: what is written is in the file at once, all of it or a part."""
+    return open_alone(path, buffering=0)
 
 
 def _journal_job(path: Path) -> Mapping[str, object] | None:
     """What the masks of a journal depend on. None: there is no journal, or it was killed before its first line."""
+    refuse_special(path)
     try:
         head = head_of(path)
         if head is None:
             return None
         if head["format"] == JOURNAL_FORMAT:
             return dict(head["job"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise ValueError(
         f"{path}: expected the journal of a job ({JOURNAL_FORMAT}), got something else; remove it, choose another "

@@ -17,7 +17,7 @@ from incontext.annotations.instances import split
 from incontext.annotations.known import open_one, recognised
 from incontext.examples.pairs import IMAGE_FOLDERS, MASK_FOLDERS, gather
 from incontext.folder.report import REPORT_NAME, FileReport, FolderReport, open_report
-from incontext.images.ids import Color, ids_in
+from incontext.images.ids import MOST_IDS, Color, ids_in
 from incontext.images.masks import MaskFile, is_painted, number_colors, read_ids, read_mask
 from incontext.images.names import natural_order
 from incontext.images.write import remove_half_written
@@ -103,15 +103,36 @@ def open_job(out: Path) -> Labels:
     report = open_report(out / REPORT_NAME)
     if report.job.get("per_tar") is not None:
         raise ValueError(f"{out}: expected a folder of masks, got tars of them; unpack them and name that folder")
-    ids = {i for file in report.files for i in file.ids or ()}
+    ids: set[int] = set()
+    problems: list[str] = []
+    colors: MaskFile | None = None
+    count = 0
+    for file in report.files.read():
+        if isinstance(file, str):
+            problems.append(file)
+            continue
+        count += file.mask is not None and file.error is None
+        ids.update(file.ids or ())
+        colors = colors or _readable(out, file)
+    categories = Categories.plain(ids | (names := _names(report)).keys(), names)
+    if colors is not None:
+        categories = _colored(categories, colors)
+    return Labels(out, "masks", _Pictures(count, partial(_of_report, out, report)), categories, problems)
+
+
+def _names(report: FolderReport) -> dict[int, str]:
+    """What the context called its ids."""
     named = report.settings.get("names")
-    names = {int(i): str(name) for i, name in named.items()} if isinstance(named, dict) else {}
-    categories = Categories.plain(ids | names.keys(), names)
-    first = next((file.mask for file in report.files if file.ids), None)
-    if first is not None:
-        categories = _colored(categories, read_mask(out / first))
-    pictures = _Pictures(report.done, partial(_of_report, out, report))
-    return Labels(out, "masks", pictures, categories)
+    ids = {str(i): i for i in range(1, MOST_IDS + 1)}
+    return {ids[i]: str(name) for i, name in named.items() if i in ids} if isinstance(named, dict) else {}
+
+
+def _readable(out: Path, file: FileReport) -> MaskFile | None:
+    """The mask of a picture in which something was found, if it can be read."""
+    try:
+        return read_mask(out / file.mask) if file.mask is not None and file.ids else None
+    except (ValueError, OSError):
+        return None  # told where it is drawn
 
 
 def _of_report(out: Path, report: FolderReport) -> Iterator[Labelled]:
@@ -124,8 +145,16 @@ def _of_file(out: Path, file: FileReport, mask: str) -> Labelled:
     path = out / mask
     image = Path(file.query)
     name = PurePosixPath(mask).with_suffix(PurePosixPath(file.query).suffix)
-    draw = partial(_draw, path, file.confidences)
-    return Labelled(name, picture_size(path), path, draw, image if is_file(image) else None)
+    try:
+        size = picture_size(path)
+    except ValueError as error:
+        return Labelled(name, (1, 1), path, partial(_broken, str(error)))
+    return Labelled(name, size, path, partial(_draw, path, file.confidences), image if is_file(image) else None)
+
+
+def _broken(sentence: str) -> list[Thing]:
+    """In place of things: what is wrong with their file costs that picture."""
+    raise ValueError(sentence)
 
 
 def _draw(path: Path, confidences: Mapping[int, float] | None) -> list[Thing]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from incontext.images.gate import below
 from incontext.images.write import remove_half_written, whole_file
 from incontext.sources.places import RemoteFile, shown
 from incontext.sources.remote import join, upload
@@ -102,9 +103,8 @@ class Outputs:
         if self.folder is None:
             upload(join(self.remote or "", name), content)
             return
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as stream:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(below(self.folder, PurePosixPath(name))) as stream:
             stream.write(content)
 
     def sweep(self, names: Iterable[PurePosixPath]) -> None:

@@ -7,18 +7,21 @@ are segmented and what a job depends on.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
-from incontext.images.write import whole_file
+from incontext.images.gate import stays_inside
+from incontext.images.ids import IGNORED
+from incontext.images.write import refuse_special, whole_file
 
 REPORT_NAME: Final = "report.json"
 REPORT_FORMAT: Final = "incontext report 2"
 
-_FILES = b' "files": ['  # the line after which each line is a picture
+_FILES, _END = b' "files": [', b" ]"  # the lines between which each line is a picture
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,69 @@ class FileReport:
 
     @classmethod
     def from_line(cls, line: bytes) -> FileReport:
-        """What `to_line` made. Anything else is a ValueError, KeyError or TypeError."""
-        content = json.loads(line)
-        content.setdefault("presence", None)  # which older reports do not have
+        """What `to_line` made. Anything else is a ValueError: lines may be damaged, and reports come from others."""
+        content = _object(line)
+        known = {each.name for each in fields(cls)}
+        if not _NEEDED <= content.keys() <= known:
+            raise ValueError(f"expected the fields {', '.join(sorted(known))}, got {', '.join(sorted(content))[:80]}")
+        for name, check in _CHECKS.items():
+            if not check(content.get(name)):
+                raise ValueError(f"expected another {name}, got {content.get(name)!r:.80}")
         for name, number in (("areas", int), ("confidences", float), ("presence", float)):
-            if content[name] is not None:
+            if content.get(name) is not None:
                 content[name] = {int(i): number(value) for i, value in content[name].items()}
         content["ids"] = None if content["ids"] is None else tuple(content["ids"])
         return cls(**content)
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"expected JSON, got something else ({str(error) or type(error).__name__})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 53
+
+
+def _is_finite(value: object) -> bool:
+    return _is_count(value) or (isinstance(value, float) and isfinite(value))
+
+
+def _is_id(value: object) -> bool:
+    return _is_count(value) and 0 < int(str(value)) < IGNORED
+
+
+def _is_by_id(value: object, check: Callable[[object], bool]) -> bool:
+    return value is None or (
+        isinstance(value, dict)
+        and all(key.isascii() and key.isdigit() and len(key) <= 3 and _is_id(int(key)) for key in value)
+        and all(map(check, value.values()))
+    )
+
+
+_NEEDED: Final = frozenset({"query", "mask", "ids", "areas", "confidences", "error"})
+_CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "query": _is_text,
+    "mask": lambda value: value is None or (_is_text(value) and stays_inside(value)),
+    "ids": lambda value: value is None or (isinstance(value, list) and all(map(_is_id, value))),
+    "areas": lambda value: _is_by_id(value, _is_count),
+    "confidences": lambda value: _is_by_id(value, _is_finite),
+    "presence": lambda value: _is_by_id(value, _is_finite),
+    "confidence": lambda value: value is None or _is_finite(value),
+    "is_empty": lambda value: value is None or isinstance(value, bool),
+    "version": lambda value: value is None or _is_text(value),
+    "seconds": lambda value: value is None or _is_finite(value),
+    "error": lambda value: value is None or isinstance(value, str),
+}
 
 
 @dataclass(frozen=True)
@@ -75,12 +133,23 @@ class ReportedFiles:
         return self._count
 
     def __iter__(self) -> Iterator[FileReport]:
+        """Those whose lines are sound."""
+        return (each for each in self.read() if isinstance(each, FileReport))
+
+    def read(self) -> Iterator[FileReport | str]:
+        """Each of them, or a sentence about a line that is damaged: it costs itself and nothing else."""
         with self._path.open("rb") as stream:
-            for line in stream:
+            lines = enumerate(stream, start=1)
+            for _, line in lines:
                 if line.startswith(_FILES):
                     break
-            for line in islice(stream, self._count):
-                yield FileReport.from_line(line.rstrip().removesuffix(b","))
+            for at, line in lines:
+                if line.startswith(_END):
+                    return
+                try:
+                    yield FileReport.from_line(line.strip().removesuffix(b","))
+                except ValueError as error:
+                    yield f"{self._path}, line {at}: {error}"
 
     def __getitem__(self, position: int) -> FileReport:
         """One of them; all before it are read as well."""
@@ -174,10 +243,11 @@ def open_report(path: Path) -> FolderReport:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no report of this format.
+        ValueError: it is no report of this format, or no file that can be read, such as a pipe.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file; a job writes it when it ends")
+    refuse_special(path)
     try:
         head = _head(path)
         time = head["time"]
@@ -187,17 +257,24 @@ def open_report(path: Path) -> FolderReport:
             dict(head["settings"]),
             dict(head["segmenter"]),
             dict(head["job"]),
-            Totals(**head["totals"]),
+            _totals(head["totals"]),
             str(time["started"]),
             float(time["seconds"]),
             float(time["waiting_seconds"]),
             int(time["masks"]),
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         raise ValueError(
             f"{path}: expected the report of a job ({REPORT_FORMAT}), got something else or an older one; "
             "name another folder, or --no-resume to write a new one in its place"
         ) from None
+
+
+def _totals(told: Mapping[str, Any]) -> Totals:
+    totals = Totals(**told)
+    if not all(map(_is_count, asdict(totals).values())):
+        raise ValueError("expected totals as numbers")
+    return totals
 
 
 def _head(path: Path) -> Mapping[str, Any]:
@@ -212,7 +289,7 @@ def _head(path: Path) -> Mapping[str, Any]:
             if line.startswith(_FILES):
                 break
             before.append(line)
-    head = json.loads(b"".join(before).rstrip().removesuffix(b",") + b"\n}")
+    head = _object(b"".join(before).rstrip().removesuffix(b",") + b"\n}")
     if head["format"] != REPORT_FORMAT:
         raise ValueError("another format")
     return dict(head)

@@ -19,7 +19,8 @@ from incontext.folder.outputs import Outputs
 from incontext.folder.plan import Query
 from incontext.folder.report import FileReport
 from incontext.images.ids import IGNORED, Pixels
-from incontext.images.read import one_large, read_image
+from incontext.images.opening import one_large
+from incontext.images.read import read_image
 from incontext.images.write import encode_gray, encode_image, encode_mask
 from incontext.sources.find import contents
 from incontext.sources.find import version as version_at
@@ -53,8 +54,9 @@ class DecodedQuery:
 
 
 def version_of(query: Query) -> str | None:
-    """What changes when a picture does: see `sources.version`."""
-    return version_at(query.place)
+    """What changes when a picture does, see `sources.version`, or what is said of it."""
+    version = version_at(query.place)
+    return version if version is None or query.hints is None else f"{version} {query.hints.digest}"
 
 
 def read(query: Query) -> DecodedQuery | FileReport:

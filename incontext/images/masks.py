@@ -12,18 +12,17 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from incontext.images.ids import IGNORED, Color, Pixels, check_ids
+from incontext.images.opening import MAX_PIXELS, too_large
 from incontext.images.read import (
-    MAX_PIXELS,
     ImageLike,
     as_rgb,
     open_picture,
-    quiet,
+    picture_mode,
     rgb_from_array,
     rgb_from_picture,
-    too_large,
 )
 from incontext.images.smoothing import indexed, is_smoothed_grey, main_colors, nearest_rows, thin_blends
 
@@ -90,14 +89,7 @@ def is_painted(mask: ImageLike) -> bool:
     """Whether a readable mask's ids stand for colours, counted anew in each file: other masks hold ids themselves."""
     if isinstance(mask, np.ndarray):
         return mask.ndim == 3 and mask.shape[2] > 1
-    if isinstance(mask, Image.Image):
-        mode = mask.mode
-    else:
-        try:
-            with quiet(), Image.open(mask) as picture:  # its header will do
-                mode = picture.mode
-        except UnidentifiedImageError:  # a kind that read.py knows
-            mode = open_picture(mask, "mask")[0].mode
+    mode = mask.mode if isinstance(mask, Image.Image) else picture_mode(mask)
     return mode not in {"1", "P", "L", "LA", "F"} and not mode.startswith("I")
 
 

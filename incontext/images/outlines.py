@@ -16,6 +16,7 @@ Ring: TypeAlias = npt.NDArray[np.int32]
 Corners: TypeAlias = npt.NDArray[np.floating[Any]] | npt.NDArray[np.integer[Any]]
 
 _MOST_STEPS: Final = 1 << 21  # taken along edges at a time, to bound memory
+_MOST_CROSSINGS: Final = 1 << 23  # of one outline: there and back over the largest picture hundreds of times
 _COCO_STEPS: Final = 5  # of a pixel: how finely pycocotools rounds corners
 
 
@@ -121,6 +122,7 @@ def parts(selected: Flags) -> list[Part]:
 
 def fill(corners: Sequence[Corners], size: tuple[int, int]) -> Flags:
     """Rings -> (H, W) bool: the pixels whose centres lie inside of an odd number of them (the even-odd rule).
+    ValueError for an outline that crosses rows or columns millions of times.
 
     Rings may lie partly or wholly outside; a centre exactly on an edge counts for the pixel right of it or below. So
     the rings of :func:`rings`, in any order, give back their mask exactly.
@@ -164,8 +166,13 @@ def _crossings(
 
 
 def _steps(counts: npt.NDArray[np.int64]) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """For counts (n,) of steps along each edge: the edge and the number of each step, a bounded number at a time."""
+    """For counts (n,) of steps along each edge: the edge and the number of each step, a bounded number at a time.
+    ValueError for an outline that goes to and fro far more often than one does that people or tools draw."""
     begins = np.concatenate([[0], np.cumsum(counts)])
+    if begins[-1] > _MOST_CROSSINGS:
+        raise ValueError(
+            f"expected an outline that crosses rows or columns at most {_MOST_CROSSINGS} times, got {begins[-1]} times"
+        )
     for begin in range(0, int(begins[-1]), _MOST_STEPS):
         step = np.arange(begin, min(begin + _MOST_STEPS, int(begins[-1])))
         edge = np.searchsorted(begins, step, side="right") - 1
@@ -182,29 +189,51 @@ def filled_as_coco(ring: Corners, size: tuple[int, int]) -> tuple[Flags, int, in
     limits = np.array([size[1], size[0]])
     left, top = np.clip(points.min(axis=0) // _COCO_STEPS, 0, limits).tolist()
     right, bottom = np.clip(-(-points.max(axis=0) // _COCO_STEPS), 0, limits).tolist()
-    ends = np.roll(points, -1, axis=0)
-    along = np.abs(ends - points)
-    flat = along[:, 0] >= along[:, 1]  # more columns than rows, so it is walked from column to column
-    rows, axis, count = np.arange(len(points)), np.where(flat, 0, 1), along.max(axis=1)
-    flip = points[rows, axis] > ends[rows, axis]
-    low, high = np.where(flip[:, None], ends, points), np.where(flip[:, None], points, ends)
-    slope = (high - low)[rows, 1 - axis] / np.maximum(count, 1)
     toggles = np.zeros((right - left, bottom - top + 1), np.uint8)
-
-    def walked(
-        edge: npt.NDArray[np.int64], step: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        done = np.where(flip[edge], count[edge] - step, step)
-        main = low[edge, axis[edge]] + done
-        other = np.trunc(low[edge, 1 - axis[edge]] + slope[edge] * done + 0.5).astype(np.int64)
-        return np.where(flat[edge], main, other), np.where(flat[edge], other, main)
-
-    for edge, step in _steps(count):
-        (u, v), (next_u, next_v) = walked(edge, step), walked(edge, step + 1)
-        column, beside = np.divmod(np.minimum(u, next_u) - _COCO_STEPS // 2 - _COCO_STEPS * left, _COCO_STEPS)
-        crosses = (u != next_u) & (beside == 0) & (column >= 0) & (column < right - left)
-        middle = (np.minimum(v, next_v)[crosses] + 0.5) / _COCO_STEPS - 0.5
-        row = np.ceil(np.clip(middle, 0, size[0])).astype(np.int64) - top
-        np.add.at(toggles, (column[crosses], row), 1)
+    for column, height in _coco_crossings(points, np.roll(points, -1, axis=0), left, right):
+        row = np.ceil(np.clip((height + 0.5) / _COCO_STEPS - 0.5, 0, size[0])).astype(np.int64) - top
+        np.add.at(toggles, (column - left, row), 1)
     inside = np.bitwise_xor.accumulate(toggles & 1, axis=1)[:, :-1].astype(np.bool_)
     return np.ascontiguousarray(inside.T), top, left
+
+
+def _coco_crossings(
+    start: npt.NDArray[np.int64], end: npt.NDArray[np.int64], left: int, right: int
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Where edges (n, 2) in fifths of a pixel cross the middles of the columns left..right: columns and y in fifths.
+
+    pycocotools walks along an edge, from fifth to fifth of its longer direction, and looks where x steps over a middle.
+    Here that step is found at once, so that the work does not grow with what lies outside of the picture.
+    """
+    along = np.abs(end - start)
+    flat = along[:, 0] >= along[:, 1]  # more columns than rows, so it is walked from column to column
+    rows, axis, count = np.arange(len(start)), np.where(flat, 0, 1), along.max(axis=1)
+    flip = start[rows, axis] > end[rows, axis]
+    low, high = np.where(flip[:, None], end, start), np.where(flip[:, None], start, end)
+    slope = (high - low)[rows, 1 - axis] / np.maximum(count, 1)
+    middle = _COCO_STEPS // 2
+    nearest, farthest = np.minimum(start[:, 0], end[:, 0]), np.maximum(start[:, 0], end[:, 0])
+    first = np.maximum(-((middle - nearest) // _COCO_STEPS), left)
+    last = np.minimum((farthest - middle - 1) // _COCO_STEPS, right - 1)
+
+    def beside(edge: npt.NDArray[np.int64], step: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The other coordinate after so many steps."""
+        found: npt.NDArray[np.int64] = np.trunc(low[edge, 1 - axis[edge]] + slope[edge] * step + 0.5).astype(np.int64)
+        return found
+
+    for edge, number in _steps(np.maximum(last - first + 1, 0)):
+        column = first[edge] + number
+        before = _COCO_STEPS * column + middle  # the last fifth on the left of a column's middle
+        across = before - low[edge, 0]
+        height = np.minimum(beside(edge, across), beside(edge, across + 1))
+        steep = np.flatnonzero(~flat[edge])
+        if len(steep):
+            which, left_of = edge[steep], before[steep]
+            rises = slope[which] > 0
+            reached = (left_of + 0.5 - low[which, 0]) / slope[which]
+            step = np.where(rises, np.ceil(reached), np.floor(reached) + 1).astype(np.int64) + 1
+            for _ in range(2):  # the quotient may be off by rounding
+                is_over = (beside(which, step - 1) > left_of) == rises
+                step = np.where(is_over, step - 1, step)
+            height[steep] = low[which, 1] + step - 1
+        yield column, height

@@ -60,6 +60,15 @@ def from_text(text: str) -> list[int]:
 
 def to_mask(counts: Sequence[int] | str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """Runs, as numbers or as text -> the (H, W) bool mask. ValueError where they do not cover exactly that size."""
+    selected = np.zeros(size, np.bool_)
+    found, top, left = to_region(counts, size)
+    selected[top : top + found.shape[0], left : left + found.shape[1]] = found
+    return selected
+
+
+def to_region(counts: Sequence[int] | str, size: tuple[int, int]) -> tuple[npt.NDArray[np.bool_], int, int]:
+    """As :func:`to_mask`, but only the columns that the runs of ones touch: (h, w) bool, and the row and column where
+    it begins. Small objects in large pictures cost little."""
     lengths = from_text(counts) if isinstance(counts, str) else list(counts)
     if not all(type(length) is int and length >= 0 for length in lengths):
         raise ValueError("expected runs of whole numbers of at least 0, got others")
@@ -68,5 +77,11 @@ def to_mask(counts: Sequence[int] | str, size: tuple[int, int]) -> npt.NDArray[n
             f"expected runs over the {size[0] * size[1]} pixels of {size[1]} x {size[0]} (width x height), got "
             f"{sum(lengths)}"
         )
-    flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
-    return np.ascontiguousarray(flat.reshape(size, order="F"))
+    ends = np.cumsum(np.array(lengths, np.int64))
+    ones = np.flatnonzero(np.array(lengths[1::2], np.int64)) * 2 + 1
+    if not len(ones):
+        return np.zeros((0, 0), np.bool_), 0, 0
+    first, last = int(ends[ones[0] - 1]) // size[0], (int(ends[ones[-1]]) - 1) // size[0]
+    edges = np.clip(np.concatenate([[0], ends]), first * size[0], (last + 1) * size[0])
+    flat = np.repeat(np.arange(len(lengths)) % 2 == 1, np.diff(edges))
+    return np.ascontiguousarray(flat.reshape((size[0], -1), order="F")), 0, first

@@ -30,6 +30,16 @@ def refuse_unwritable(out: Path) -> None:
         raise ValueError(f"{nearest}: expected a folder to write to, got one without the permission; name another")
 
 
+def refuse_special(path: Path) -> None:
+    """Refuse a pipe, a device or the like at a path, which would hang whoever reads it.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path}: expected a file, got a pipe or a device; remove it or name another")
+
+
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A stream to write `path` through: the file appears whole when the block ends, and not at all when it raises."""

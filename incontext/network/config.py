@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_COUNTS = ("width", "heads", "depth", "patch", "side", "decoder_width", "merge_layer", "pretrain_side", "presence")
+_MOST = 1 << 31  # of any of them
+_MOST_MLP_RATIO = 64  # far above any network: what lies beyond is a mistake
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -27,11 +31,16 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "taps", tuple(self.taps))  # a list, when read from JSON
+        for name in _COUNTS:  # as files of others say them
+            if not isinstance(value := getattr(self, name), int) or value > _MOST:
+                raise ValueError(f"expected {name} as a whole number of at most {_MOST}, got {value!r:.40}")
         if self.width % self.heads:
             raise ValueError(f"expected a width that {self.heads} heads divide, got {self.width}")
         for name in ("side", "pretrain_side"):
             if getattr(self, name) <= 0 or getattr(self, name) % self.patch:
                 raise ValueError(f"expected {name} to be a multiple of patch {self.patch}, got {getattr(self, name)}")
+        if not 0 < self.mlp_ratio <= _MOST_MLP_RATIO:  # nor NaN
+            raise ValueError(f"expected mlp_ratio above 0 and up to {_MOST_MLP_RATIO}, got {self.mlp_ratio}")
         if self.presence < 0:
             raise ValueError(f"expected presence of at least 0 channels, got {self.presence}")
         if not 0 <= self.merge_layer < self.depth:

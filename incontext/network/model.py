@@ -40,6 +40,7 @@ class PromptTokens(NamedTuple):
     """What prompts contribute each by itself, before they meet: may be cut and joined along N."""
 
     images: Tensor  # (B, N, R, W, C): the tokens of the prompts' images, before the first block
+    painted: Tensor  # (B, N, R, W, C): those of their painted masks
     masks: Tensor  # (B, N, R, W, C): their half of the mask stream after the first block
     query: Tensor  # (B, N, R, W, C): the query's half of it after the first attention, as each prompt alone makes it
 
@@ -48,6 +49,7 @@ class ContextTokens(NamedTuple):
     """A context as the network keeps it, for any number of queries. B is 1 where all queries share it."""
 
     images: Tensor  # (B, N, R, W, C): the tokens of the prompts' images, before the first block
+    painted: Tensor  # (B, N, R, W, C): those of their painted masks
     masks: Tensor  # (B, N + 1, R, W, C): the mask stream at the merge, the query's half last
     type_token: Tensor
     tables: Tables
@@ -120,7 +122,7 @@ class SegGPT(nn.Module):
         tables, type_token = self.tables(masked.shape[-1]), self._type_token(task)
         x = self._image_tokens(images, tables.positions) + type_token
         y = torch.where(hidden.unsqueeze(-1), self.mask_token.to(x.dtype), self._patches(masks))
-        y = y + self.segment_token_y + tables.positions + type_token
+        y = self._mask_tokens(y, tables.positions) + type_token
         tokens, taps, alone = torch.cat([x, y]), [], x.new_ones(1)
         for index, block in enumerate(self.blocks):
             tokens = block(tokens, tables.relative[index], self.kernel, alone)
@@ -168,8 +170,8 @@ class SegGPT(nn.Module):
         """Paint the masks of B queries by a prepared context.
 
         Args:
-            queries: (B, 3, side, side), normalised.
-            context: What :meth:`prepare` made.
+            queries: (B, 3, side, side), normalised; or (1, 3, side, side) for B ways to point at one.
+            context: What :meth:`prepare`, :meth:`reveal` or :meth:`alone` made.
             chunk: Halves to work on at a time in a block, which bounds memory; None is all.
 
         Raises:
@@ -230,10 +232,10 @@ class SegGPT(nn.Module):
         self._check_prompts(prompt_images, prompt_masks)
         type_token, (of_prompts, of_query) = self._type_token(task), tables.positions
         images = self._image_tokens(prompt_images, of_prompts) + type_token
-        masks = self._patches(prompt_masks) + self.segment_token_y + of_prompts + type_token
+        masks = self._mask_tokens(self._patches(prompt_masks), of_prompts) + type_token
         hidden = self.mask_token + self.segment_token_y + of_query + type_token
         both = torch.cat([masks, hidden.expand_as(masks[:, :1])], dim=1)
-        return PromptTokens(images, *self._block(0).apart(both, tables.relative[0], self.kernel, chunk=chunk))
+        return PromptTokens(images, masks, *self._block(0).apart(both, tables.relative[0], self.kernel, chunk=chunk))
 
     def join(
         self,
@@ -257,7 +259,53 @@ class SegGPT(nn.Module):
         masks = torch.cat([prompts.masks, query], dim=1)
         for index in range(1, self.config.merge_layer + 1):
             masks = self.blocks[index](masks, tables.relative[index], self.kernel, shares, chunk=chunk)
-        return ContextTokens(prompts.images, masks, self._type_token(task), tables, shares)
+        return ContextTokens(prompts.images, prompts.painted, masks, self._type_token(task), tables, shares)
+
+    # -------------------------------------------------------------- queries of whose masks something is revealed
+
+    def reveal(
+        self, context: ContextTokens, masks: Tensor, hidden: Tensor, *, chunk: int | None = None
+    ) -> ContextTokens:
+        """Reveal patches of queries' masks: the context for these queries alone, in place of the shared one.
+
+        The mask stream is run once more for each of them, up to where it meets the images, and nothing else is: the
+        answers are those of whole canvases on whose query halves these patches are painted (:meth:`see_canvas`).
+
+        Args:
+            context: What :meth:`prepare` made.
+            masks: (B, 3, side, side), normalised: the queries' painted masks, of which only revealed patches are seen.
+            hidden: (B, R, W) bool, false for the patches that are revealed.
+            chunk: As for :meth:`see`.
+        """
+        painted = context.painted.expand(len(masks), -1, -1, -1, -1)
+        told = self._told(masks, hidden, context.tables.positions[1]) + context.type_token
+        tokens = torch.cat([painted, told], dim=1)
+        for index in range(self.config.merge_layer + 1):
+            relative = context.tables.relative[index]
+            tokens = self.blocks[index](tokens, relative, self.kernel, context.shares, chunk=chunk)
+        return context._replace(masks=tokens)
+
+    def alone(
+        self, queries: Tensor, masks: Tensor, hidden: Tensor, *, task: Task = "instance", tables: Tables | None = None
+    ) -> ContextTokens:
+        """Make contexts of the queries themselves: there is no example, hints on the query say what to paint.
+
+        Each stands in the place of its own prompt, with the same patches of its mask revealed and the others hidden.
+
+        Args:
+            queries: (B, 3, side, side), normalised; or (1, 3, side, side) for B ways to point at one.
+            masks: As for :meth:`reveal`.
+            hidden: As for :meth:`reveal`.
+            task: Which type token is added.
+            tables: Those of side / patch, if they are at hand.
+        """
+        tables = tables or self.tables(queries.shape[-1] // self.config.patch)
+        type_token = self._type_token(task)
+        images = self._image_tokens(queries.unsqueeze(1), tables.positions[0]) + type_token
+        painted = self._told(masks, hidden, tables.positions[0]) + type_token
+        shares = torch.ones(1, dtype=torch.promote_types(images.dtype, torch.float32), device=images.device)
+        nothing = painted.new_zeros(0)  # of the mask stream, which follows
+        return self.reveal(ContextTokens(images, painted, nothing, type_token, tables, shares), masks, hidden)
 
     def tables(self, grid: int) -> Tables:
         """Make the position tables for canvases of (2 * grid, grid) patches.
@@ -284,6 +332,17 @@ class SegGPT(nn.Module):
         """(B, N, 3, side, side) -> (B, N, R, W, C), but for the type token."""
         tokens: Tensor = self._patches(images) + self.segment_token_x + positions
         return tokens
+
+    def _mask_tokens(self, patches: Tensor, positions: Tensor) -> Tensor:
+        """Patches of painted masks (B, N, R, W, C) -> their tokens, but for the type token."""
+        tokens: Tensor = patches + self.segment_token_y + positions
+        return tokens
+
+    def _told(self, masks: Tensor, hidden: Tensor, positions: Tensor) -> Tensor:
+        """(B, 3, side, side) of which only some patches are to be seen -> (B, 1, R, W, C), but for the type token."""
+        patches = self._patches(masks.unsqueeze(1))
+        seen = torch.where(hidden[:, None, :, :, None], self.mask_token.to(patches.dtype), patches)
+        return self._mask_tokens(seen, positions)
 
     def _patches(self, images: Tensor) -> Tensor:
         """(B, N, 3, side, side) -> (B, N, R, W, C)."""
@@ -323,8 +382,10 @@ class SegGPT(nn.Module):
                 )
 
     def _check_queries(self, queries: Tensor, context: ContextTokens) -> None:
-        batch, side = context.images.shape[0], context.images.shape[-2] * self.config.patch
-        if queries.ndim != 4 or queries.shape[1:] != (3, side, side) or batch not in (1, len(queries)):
+        side = context.images.shape[-2] * self.config.patch
+        counts = {len(queries), len(context.images), len(context.masks)} - {1}
+        if queries.ndim != 4 or queries.shape[1:] != (3, side, side) or len(counts) > 1:
+            batch = max(len(context.images), len(context.masks))
             expected = "B" if batch == 1 else batch
             raise ValueError(
                 f"expected queries ({expected}, 3, {side}, {side}) as the prompts, got {tuple(queries.shape)}"

@@ -27,13 +27,30 @@ class Reference:
         self._weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
 
     def __call__(
-        self, prompt_images: Tensor, prompt_masks: Tensor, queries: Tensor, *, task: Task = "instance"
+        self,
+        prompt_images: Tensor,
+        prompt_masks: Tensor,
+        queries: Tensor,
+        *,
+        task: Task = "instance",
+        query_masks: Tensor | None = None,
+        hidden: Tensor | None = None,
     ) -> Tensor:
-        """Paint the masks of B queries: the arguments and the answer are those of `SegGPT.forward`."""
+        """Paint the masks of B queries: most arguments and the answer are those of `SegGPT.forward`.
+
+        query_masks: (B, 3, side, side), what is painted on the queries' halves. hidden: (B, rows, columns) bool, the
+        patches of whole canvases that the network must paint; None is all of the queries' and none of the prompts'.
+        """
         config, batch, shots, side = self.config, len(queries), prompt_images.shape[1], queries.shape[-1]
         images, masks = (each.expand(batch, -1, -1, -1, -1) for each in (prompt_images, prompt_masks))
-        own = repeat(queries, "b c h w -> b n c h w", n=shots)
-        tokens = self._embedded(torch.cat([images, own], dim=-2), torch.cat([masks, own], dim=-2), task)
+        own, below = (
+            repeat(each, "b c h w -> b n c h w", n=shots)
+            for each in (queries, queries if query_masks is None else query_masks)
+        )
+        if hidden is None:
+            rows = torch.arange(2 * side // config.patch, device=queries.device) >= side // config.patch
+            hidden = repeat(rows, "r -> b r w", b=batch, w=side // config.patch)
+        tokens = self._embedded(torch.cat([images, own], dim=-2), torch.cat([masks, below], dim=-2), hidden, task)
         taps = []
         for index in range(config.depth):
             tokens = self._block(f"blocks.{index}", tokens)
@@ -44,13 +61,12 @@ class Reference:
         canvases = self._decoded(torch.cat(taps, dim=-1))
         return canvases[:, 0, :, side:]
 
-    def _embedded(self, images: Tensor, masks: Tensor, task: Task) -> Tensor:
-        """Canvases (B, N, 3, 2 * side, side) -> both streams, (B, S, N, R, W, C). What masks show below is hidden."""
+    def _embedded(self, images: Tensor, masks: Tensor, hidden: Tensor, task: Task) -> Tensor:
+        """Canvases (B, N, 3, 2 * side, side), hidden (B, R, W) -> both streams, (B, S, N, R, W, C)."""
         weights, config = self._weights, self.config
         rows, columns = (length // config.patch for length in images.shape[-2:])
         x, y = (self._patches(each) for each in (images, masks))
-        hidden = torch.arange(rows, device=y.device) >= rows // 2
-        y = torch.where(rearrange(hidden, "r -> r 1 1"), weights["mask_token"], y)
+        y = torch.where(rearrange(hidden, "b r w -> b 1 r w 1"), weights["mask_token"], y)
         both = torch.stack([x + weights["segment_token_x"], y + weights["segment_token_y"]], dim=1)
         size = config.pretrain_side // config.patch
         positions = rearrange(weights["pos_embed"][:, 1:], "1 (r w) c -> 1 c r w", r=size)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, TypeAlias
 
+from incontext.images.gate import checked_name
 from incontext.images.read import IMAGE_SUFFIXES
 
 TAR_SUFFIX: Final = ".tar"
@@ -109,10 +110,10 @@ def is_hidden(name: PurePosixPath) -> bool:
 
 def named(place: Place, name: str) -> Found | Problem:
     """A picture under a name that others have chosen, which must stay below the folder that it is put into."""
-    path = PurePosixPath(name)
-    if not path.name or path.is_absolute() or Path(name).drive or ".." in path.parts or "\0" in name:
-        return Problem(str(place), f"{place}: expected a name that stays inside of its folder, got {name!r}; rename it")
-    return place, path
+    try:
+        return place, checked_name(name)
+    except ValueError as error:
+        return Problem(str(place), f"{place}: {error}; rename it")
 
 
 def within(found: Iterable[Found | Problem], folder: PurePosixPath) -> Iterator[Found | Problem]:

@@ -24,8 +24,7 @@ from incontext.images.ids import IGNORED
 from incontext.images.resize import cells, mosaic
 from incontext.learning.augmentation import Augmentation, Box, Cut, bending, choose_box, degrade, empty_box, view
 from incontext.learning.light import AS_IT_IS, Light, draw_light, lit
-from incontext.training.scenes.moving import render_clip
-from incontext.training.scenes.scene import render_views
+from incontext.training.scenes import render_clip, render_views
 from incontext.training.sets import ImageSet
 
 MIN_MARKED = 4  # pixels that a prompt's mask marks at least

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from incontext.matching.backbone import Backbone, open_backbone
-from incontext.network.checkpoint import load_model, resolve
+from incontext.matching.backbone import Backbone
+from incontext.matching.names import open_backbone
+from incontext.network.checkpoint import load_model
 from incontext.network.model import SegGPT
+from incontext.network.registry import resolve
 from incontext.training.recipes import Recipe
 from incontext.training.run import has_state
 from incontext.training.sets import ImageSet, hold_out, read_photographs, read_set

@@ -23,11 +23,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from incontext.canvas.read import read_small
-from incontext.engine import Segmenter, to_read
+from incontext.engine import Segmenter
 from incontext.images.ids import IGNORED, Pixels
 from incontext.learning.losses import Batch, LossWeights, Stacked, paint_batch, training_loss
 from incontext.network.model import ContextTokens, SegGPT, Tables
 from incontext.options import Start, Task
+from incontext.placed import to_read
 from incontext.prompt_tensor import LearnedGroup
 from incontext.tuning.pictures import LabelledImage, Split, changed, covering, tiled
 from incontext.types import Palette

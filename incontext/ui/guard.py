@@ -6,12 +6,14 @@ which fetch addresses of the asker's choice; only those in use are open. Refuses
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +31,12 @@ MOST_UPLOADED: Final = 4 << 30  # bytes in one request
 LEAST_FREE: Final = 1 << 30  # bytes of the disk that uploads leave alone
 MOST_ASKED: Final = 4 << 20  # bytes of a request that names uploads
 
+SILENT_SECONDS: Final = 30.0  # of a request's body in which nothing comes
+SLOW_SECONDS: Final = 60.0  # after which less than this has to come on average:
+LEAST_SPEED: Final = 4096  # bytes a second
+_TOO_SLOW: Final = (408, "expected what is sent to come, got too little for too long; send it again")
+
+_HEARTBEAT = re.compile(r"/gradio_api/heartbeat/([\w-]+)/?")
 _OPEN = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/(assets|static)/[^?]*"
     r"|/gradio_api/(queue/(join|data)|upload|upload_progress|heartbeat/[\w-]+|startup-events|theme\.css|cancel|reset)/?"
@@ -53,11 +61,20 @@ class Guard:
     """Lets through what the page needs.
 
     token: asked for once in the address (?token=...), then kept as a cookie; None where only this machine can ask.
-    uploads: the folder in which uploads end up.
+    uploads: the folder in which uploads end up. on_heartbeat: told of the connection that a page keeps open while it is
+    shown: whose it is, and whether it begins or ends.
     """
 
-    def __init__(self, app: App, *, token: str | None, uploads: Path) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        token: str | None,
+        uploads: Path,
+        on_heartbeat: Callable[[str, bool], None] | None = None,
+    ) -> None:
         self._app, self._token, self._uploads = app, token, uploads
+        self._on_heartbeat = on_heartbeat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -81,8 +98,14 @@ class Guard:
                 message = {**message, "headers": [*kept, *_HEADERS]}
             await send(message)
 
+        if scope["method"] == "POST":
+            receive = _InTime(receive)
         if scope["path"].rstrip("/") == "/gradio_api/queue/join":
-            body = await _body(receive)
+            try:
+                body = await _body(receive)
+            except TimeoutError:
+                await _answer(send, *_TOO_SLOW)
+                return
             if body is None or not self._names_uploads_only(body):
                 await _answer(send, 403, "expected uploaded files, got something else")
                 return
@@ -90,7 +113,21 @@ class Guard:
         if scope["method"] == "POST":
             await self._bounded(scope, receive, send_guarded)
         else:
-            await self._app(scope, receive, send_guarded)
+            with self._heard(scope["path"]):
+                await self._app(scope, receive, send_guarded)
+
+    @contextmanager
+    def _heard(self, path: str) -> Iterator[None]:
+        """Tell of a heartbeat's beginning and end; of any other request nothing."""
+        visitor = _HEARTBEAT.fullmatch(path)
+        if visitor is None or self._on_heartbeat is None:
+            yield
+            return
+        self._on_heartbeat(visitor[1], True)
+        try:
+            yield
+        finally:
+            self._on_heartbeat(visitor[1], False)
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count what comes, whatever length was told, and look at the disk, which other requests fill as well.
@@ -105,7 +142,11 @@ class Guard:
 
         async def receive_counted() -> Message:
             nonlocal came, whole, cut, refusal
-            message = await receive()
+            try:
+                message = await receive()
+            except TimeoutError:
+                cut, refusal = True, _TOO_SLOW
+                raise MultiPartException("cut off") from None
             if whole:
                 return message
             size = len(message.get("body", b""))
@@ -208,6 +249,28 @@ class Guard:
         await _answer(send, 303, "", more)
 
 
+class _InTime:
+    """What is sent, as long as it comes: TimeoutError where nothing does for a while, or too little on the whole."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._begin: float | None = None
+        self._came = 0
+        self._whole = False
+
+    async def __call__(self) -> Message:
+        if self._whole:  # from now on it is the end of the connection that is waited for
+            return await self._receive()
+        now = asyncio.get_running_loop().time()
+        self._begin = now if self._begin is None else self._begin
+        left = self._begin + SLOW_SECONDS + self._came / LEAST_SPEED - now
+        async with asyncio.timeout(max(0.0, min(SILENT_SECONDS, left))):
+            message = await self._receive()
+        self._came += len(message.get("body", b""))
+        self._whole = not message.get("more_body", False)
+        return message
+
+
 async def _body(receive: Receive) -> bytes | None:
     """All that is sent, or None where it is too much."""
     body = b""
@@ -234,6 +297,8 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 async def _answer(send: Send, status: int, sentence: str, more: list[tuple[bytes, bytes]] | None = None) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADERS, *(more or [])]
+    if status == _TOO_SLOW[0]:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": sentence.encode()})
 

@@ -36,7 +36,7 @@ class Model:
 
     def choices(self) -> list[str]:
         """Names of registered weights on this machine, and files of weights in the opened folders."""
-        from incontext.network.checkpoint import cached_path, registry
+        from incontext.network.registry import cached_path, registry
         from incontext.prompt_tensor import is_prompt_tensor
 
         named = [entry.name for entry in registry().values() if cached_path(entry) is not None]
@@ -50,7 +50,7 @@ class Model:
         ValueError where they are neither registered nor in an opened folder.
         """
         from incontext.engine import load_with
-        from incontext.network.checkpoint import cached_path, registry
+        from incontext.network.registry import cached_path, registry
 
         entry = registry().get(name)
         if entry is None:

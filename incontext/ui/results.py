@@ -124,6 +124,7 @@ def segment_pictures(session: Session, segmenter: Segmenter, prepared: PreparedC
     """
     stop = session.stops["segment"]
     _forget_results(session)
+    session.answered_by = prepared
     before, session.segmented = session.segmented, session.pictures
     _drop_unused(session, before)
     for picture in session.segmented:
@@ -139,17 +140,32 @@ def segment_pictures(session: Session, segmenter: Segmenter, prepared: PreparedC
 
 def _forget_results(session: Session) -> None:
     for result in session.results:
-        for path in (result.mask, *(result.miniatures or ())):
-            if path is not None:
-                path.unlink(missing_ok=True)
+        _remove_files(result)
     session.results = []
+
+
+def _remove_files(result: SegmentedImage) -> None:
+    for path in (result.mask, *(result.miniatures or ())):
+        if path is not None:
+            path.unlink(missing_ok=True)
 
 
 def _segmented(
     session: Session, segmenter: Segmenter, prepared: PreparedContext, picture: SessionImage
 ) -> SegmentedImage:
     image = read_image(picture.path)
-    found = segmenter.segment(image, prepared)
+    return _result(session, picture, image, segmenter.segment(image, prepared))
+
+
+def replace_result(session: Session, number: int, image: Pixels, found: Segmentation) -> SegmentedImage:
+    """Put another answer in the place of a result's."""
+    before = result_of(session, number)
+    session.results[number] = made = _result(session, before.picture, image, found)
+    _remove_files(before)
+    return made
+
+
+def _result(session: Session, picture: SessionImage, image: Pixels, found: Segmentation) -> SegmentedImage:
     mask = session.new_file(".png")
     found.save(mask)
     counts = np.bincount(found.mask.ravel(), minlength=256)

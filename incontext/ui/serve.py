@@ -10,16 +10,20 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from incontext.images.alone import lock, open_alone
+from incontext.images.opening import promised_formats_only
 from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 from incontext.ui.guard import LOOPBACK, Guard
 from incontext.ui.model import Model
@@ -30,6 +34,9 @@ PORT: Final = 7860
 _TRIED: Final = 20  # ports, where none was asked for
 _WAITING: Final = 64  # jobs in the queue at most
 _UPLOAD: Final = "2gb"  # one file at most
+_PREFIX: Final = "incontext-ui-"  # of folders of uploads
+_IN_USE: Final = ".in-use"  # a file in them that their process keeps locked
+_NEW_SECONDS: Final = 60.0  # that a process has to lock it
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,12 @@ def serve(asked: PageOptions, *, on_ready: Callable[[str], None] | None = None) 
     """
     places = Places.open(asked.folders)
     token = None if asked.host in LOOPBACK else secrets.token_urlsafe(24)
-    with _ended_by_signals(), _listening(asked.host, asked.port) as listening, _uploads() as root:
+    with (
+        _ended_by_signals(),
+        promised_formats_only(),
+        _listening(asked.host, asked.port) as listening,
+        _uploads() as root,
+    ):
         _require_gradio()
         from incontext.engine import load_with
 
@@ -91,8 +103,10 @@ def _run(
     import uvicorn
     from fastapi import FastAPI
 
+    from incontext.ui import hint_panel
     from incontext.ui import page as look
     from incontext.ui.app import page, theme
+    from incontext.ui.connections import Connection
 
     blocks = page(model, sessions, root).queue(max_size=_WAITING, default_concurrency_limit=4, api_open=False)
     with _without_warnings():
@@ -109,11 +123,17 @@ def _run(
             show_error=False,
             max_file_size=_UPLOAD,
             theme=theme(),
-            css=look.CSS,
+            css=look.CSS + hint_panel.CSS,
         )
-    guarded = Guard(app, token=token, uploads=root)
-    # A page keeps a connection open; ending waits for none of them.
-    config = uvicorn.Config(guarded, log_level="warning", timeout_graceful_shutdown=1, server_header=False)
+    guarded = Guard(app, token=token, uploads=root, on_heartbeat=sessions.hear)
+    config = uvicorn.Config(
+        guarded,
+        http=Connection,
+        ws="none",
+        log_level="warning",
+        timeout_graceful_shutdown=1,  # a page keeps a connection open; ending waits for none of them
+        server_header=False,
+    )
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -157,7 +177,8 @@ def _is_taken(error: BaseException) -> bool:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM ends the block like Ctrl-C, so that what was uploaded is removed; else it would end the process."""
+    """SIGTERM and SIGHUP, a terminal that was closed, end the block like Ctrl-C, so that what was uploaded is removed;
+    else they would end the process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -166,11 +187,13 @@ def _ended_by_signals() -> Iterator[None]:
         del frame
         sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    kinds = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {kind: signal.signal(kind, end) for kind in kinds}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 @contextmanager
@@ -178,10 +201,12 @@ def _uploads() -> Iterator[Path]:
     """The folder of everything that is uploaded and made, which Gradio reads from the environment."""
     settings = ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE", "GRADIO_ANALYTICS_ENABLED")
     before = {name: os.environ.get(name) for name in settings}
-    root = Path(os.path.realpath(tempfile.mkdtemp(prefix="incontext-ui-")))
+    remove_abandoned(Path(tempfile.gettempdir()))
+    root = Path(os.path.realpath(tempfile.mkdtemp(prefix=_PREFIX)))
     os.environ.update({name: str(root) for name in settings[:2]}, GRADIO_ANALYTICS_ENABLED="False")
     try:
-        yield root
+        with open_alone(root / _IN_USE):
+            yield root
     finally:
         for name, value in before.items():
             if value is None:
@@ -189,6 +214,19 @@ def _uploads() -> Iterator[Path]:
             else:
                 os.environ[name] = value
         shutil.rmtree(root, ignore_errors=True)
+
+
+def remove_abandoned(temporary: Path) -> None:
+    """Remove the folders of uploads of this user whose process is dead: it was killed before it could do so itself."""
+    for folder in temporary.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # another one is at it, or it is in use
+            about = folder.lstat()
+            mine = not hasattr(os, "getuid") or about.st_uid == os.getuid()
+            if not stat.S_ISDIR(about.st_mode) or not mine or time.time() - about.st_mtime < _NEW_SECONDS:
+                continue
+            with (folder / _IN_USE).open("ab") as stream:
+                if lock(stream):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _require_gradio() -> None:

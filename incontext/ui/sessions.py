@@ -11,6 +11,7 @@ import secrets
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from incontext.prompt_tensor import PromptTensor
 from incontext.types import Prompt
 
 GRACE: Final = 600.0  # seconds that a session outlives its page, for connections that come back
+UNHEARD: Final = 3600.0  # seconds that a session stays which no page is known to show, after it was last in use
 MOST_SESSIONS: Final = 32
 MOST_EXAMPLES: Final = 64
 MOST_PICTURES: Final = 2000
@@ -120,10 +122,14 @@ class Session:
     results: list[SegmentedImage] = field(default_factory=list)
     following: Following | None = None
     prepared: tuple[tuple[object, ...], Any] | None = None  # the last context, and what it was made of
+    answered_by: Any = None  # the context of the last round, by which its results came
+    history: Any = None  # what was clicked on: ui/hinting.py
+    answers: int = 0  # to clicks, so far
     stops: dict[Job, threading.Event] = field(default_factory=lambda: {job: threading.Event() for job in get_args(Job)})
     uploads: set[Path] = field(default_factory=set)  # what `kept` has kept
     seen: float = field(default_factory=time.monotonic)
     left: bool = False
+    heartbeats: int = 0  # connections that pages keep open while they show it
 
     def begin(self, job: Job) -> None:
         """A job is asked for: what stopped the one before it, which may still be ending, does not stop this one."""
@@ -170,22 +176,42 @@ class Sessions:
         self._root, self._grace = root, grace
         self._lock = threading.Lock()
         self._all: dict[str, Session] = {}
+        self._heartbeats: Counter[str] = Counter()  # by visitor; pages are heard before they ask for anything
 
     def of(self, visitor: str | None) -> Session:
-        """The session of a visitor. ValueError where there are too many."""
+        """The session of a visitor. Where there are too many, the one that was left longest goes. ValueError where all
+        of them are shown at this moment."""
         self.sweep()
         with self._lock:
             session = self._all.get(visitor or "")
+            ended = self._make_room() if session is None else None
             if session is None:
-                if len(self._all) >= MOST_SESSIONS:
-                    raise ValueError(
-                        f"expected at most {MOST_SESSIONS} pages at once, got one more; close some of them"
-                    )
                 folder = self._root / secrets.token_urlsafe(24)
                 folder.mkdir(parents=True, mode=0o700)
-                session = self._all[visitor or ""] = Session(folder)
+                session = self._all[visitor or ""] = Session(folder, heartbeats=self._heartbeats[visitor or ""])
             session.seen, session.left = time.monotonic(), False
-            return session
+        if ended is not None:
+            _remove(ended)
+        return session
+
+    def _make_room(self) -> Session | None:
+        """Take one out, if there are too many; it is still to be removed."""
+        if len(self._all) < MOST_SESSIONS:
+            return None
+        alone = [name for name, each in self._all.items() if not each.heartbeats]
+        if not alone:
+            raise ValueError(f"expected at most {MOST_SESSIONS} pages at once, got one more; close some of them")
+        return self._all.pop(min(alone, key=lambda name: self._all[name].seen))
+
+    def hear(self, visitor: str, begins: bool) -> None:
+        """A page begins or ends to keep a connection open."""
+        with self._lock:
+            self._heartbeats[visitor] += 1 if begins else -1
+            count = self._heartbeats[visitor]
+            if count <= 0:
+                del self._heartbeats[visitor]
+            if (session := self._all.get(visitor)) is not None:
+                session.heartbeats, session.seen = count, time.monotonic()
 
     def leave(self, visitor: str | None) -> None:
         """The visitor's page was closed: its jobs end, and after a while the session goes."""
@@ -201,7 +227,7 @@ class Sessions:
         """Drop what was made by a network that is no longer in use."""
         with self._lock:
             for session in self._all.values():
-                session.prepared = None
+                session.prepared = session.answered_by = session.history = None
                 if session.following is not None:
                     session.following.settings = ()
 
@@ -209,10 +235,15 @@ class Sessions:
         """Remove what was left long enough ago."""
         now = time.monotonic()
         with self._lock:
-            gone = [name for name, each in self._all.items() if each.left and now - each.seen >= self._grace]
+            gone = [name for name, each in self._all.items() if self._is_gone(each, now)]
             ended = [self._all.pop(name) for name in gone]
         for session in ended:
-            shutil.rmtree(session.folder, ignore_errors=True)
+            _remove(session)
+
+    def _is_gone(self, session: Session, now: float) -> bool:
+        if session.heartbeats:
+            return False
+        return now - session.seen >= (self._grace if session.left else max(self._grace, UNHEARD))
 
     def close(self) -> None:
         """Remove all of them."""
@@ -220,8 +251,12 @@ class Sessions:
             ended = list(self._all.values())
             self._all.clear()
         for session in ended:
-            session.end()
-            shutil.rmtree(session.folder, ignore_errors=True)
+            _remove(session)
+
+
+def _remove(session: Session) -> None:
+    session.end()
+    shutil.rmtree(session.folder, ignore_errors=True)
 
 
 def after(seconds: float, call: Callable[[], None]) -> None:

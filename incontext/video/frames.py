@@ -17,11 +17,9 @@ from math import ceil
 from pathlib import Path
 from typing import Final, Protocol, Self, TypeAlias
 
-from PIL import Image
-
 from incontext.images.ids import Pixels
 from incontext.images.names import natural_order
-from incontext.images.read import IMAGE_SUFFIXES, read_image
+from incontext.images.read import IMAGE_SUFFIXES, open_animation, read_image
 from incontext.video.streams import Picture, Sound, VideoFile
 
 Mark: TypeAlias = int | timedelta
@@ -260,11 +258,13 @@ class _Animation:
         read_image(path)  # for what it says of files that are none
         self.problems: list[str] = []
         self._path = path
-        self._picture = Image.open(path)
-        self._picture.load()
+        self._stream = path.open("rb")
+        self._picture = open_animation(self._stream, str(path))
+        self._hidden = int(getattr(self._picture, "default_image", False))  # frames: what is no part of the animation
+        self._picture.seek(self._hidden)
         self.rate = Fraction(1000, self._milliseconds())
         try:
-            self.count: int | None = int(getattr(self._picture, "n_frames", 1))
+            self.count: int | None = int(getattr(self._picture, "n_frames", 1)) - self._hidden
         except (OSError, ValueError, SyntaxError, EOFError):  # a broken file is counted by reading it
             self.count = None
 
@@ -272,7 +272,7 @@ class _Animation:
         milliseconds = 0
         for number in count():
             try:
-                self._picture.seek(number)
+                self._picture.seek(number + self._hidden)
                 self._picture.load()
             except EOFError:
                 return
@@ -284,6 +284,7 @@ class _Animation:
 
     def close(self) -> None:
         self._picture.close()
+        self._stream.close()
 
     def _milliseconds(self) -> int:
         """How long the present frame is shown."""

@@ -22,6 +22,8 @@ import numpy as np
 
 from incontext.engine import Segmenter
 from incontext.identity import about
+from incontext.images.alone import open_alone
+from incontext.images.gate import folder_below
 from incontext.images.ids import Pixels
 from incontext.images.masks import MaskWarning, read_mask
 from incontext.images.write import remove_half_written
@@ -107,30 +109,39 @@ def track_job(
         snap=job.snap,
         **job.options.keywords(),
     )
-    described = {name: value for name, value in about(segmenter, job.options).items() if name not in _UNSTEADY}
+    left_out = _UNSTEADY | (job.options.plain().keys() - {"side"})  # which are in the settings
+    described = {name: value for name, value in about(segmenter, job.options).items() if name not in left_out}
     settings = {**job.settings, "segmenter": described}
+    refuse_in_use(job.out)
     saved = find(job.out, settings) or Saved(0, 0, tracker.state())
     tracker.restore(saved.tracker)
     with job.open() as frames:
         run = _Run(job, tracker, frames, settings, saved, save_seconds, on_frame)
         answers = run.answers()
         first = next(answers)  # what is wrong with the first frame is told before anything is written
-        _begin(job, settings, saved)
-        with FrameLines(job.out / LINES_NAME, keep=saved.lines) as lines:
+        job.out.mkdir(parents=True, exist_ok=True)
+        with FrameLines(job.out / LINES_NAME, keep=saved.lines) as lines:  # from here on, the folder is this run's
+            _begin(job, settings, saved)
             objects = run.write(chain([first], answers), lines)
-    for name in (STATE_NAME, LINES_NAME):
-        (job.out / name).unlink()
+            for name in (STATE_NAME, LINES_NAME):
+                (job.out / name).unlink()
     return TrackReport(job.out, run.done, saved.done, time.perf_counter() - clock, tuple(run.problems), objects)
 
 
 def _begin(job: TrackJob, settings: Mapping[str, object], saved: Saved) -> None:
     """Leave a mark that these results are unfinished, and nothing of what a killed run wrote half."""
-    masks = job.out / MASKS_NAME
-    masks.mkdir(parents=True, exist_ok=True)
+    masks = folder_below(job.out, MASKS_NAME)
     for folder in (job.out, masks):
         remove_half_written(folder)
     save(job.out, settings, saved)
     (job.out / TRACKS_NAME).unlink(missing_ok=True)
+
+
+def refuse_in_use(out: Path) -> None:
+    """ValueError where another run is writing to this folder of results; what it has half written is not to be touched,
+    nor its state to be gone on from."""
+    if (out / LINES_NAME).exists():
+        open_alone(out / LINES_NAME).close()
 
 
 class _Run:
@@ -154,17 +165,20 @@ class _Run:
 
     def answers(self) -> Iterator[_Answered]:
         """All frames in order. Each is tracked when it is asked for, but those that an earlier run had done."""
-        unused = set(self._job.masks)
+        unused, unheard = set(self._job.masks), set(self._job.hints)
         try:
             for number, frame in enumerate(self._frames):
                 unused.discard(frame.number)
+                unheard.discard(frame.number)
                 again = number < self._saved.done
                 answer = None if again else self._step(frame, is_first=number == 0)
                 yield frame, answer, self._tracker.ids
         except FramesError as error:
             self.problems += error.problems
         self.problems += [
-            f"the mask of frame {number} was of no use: that frame did not come" for number in sorted(unused)
+            f"the {what} of frame {number} {was} of no use: that frame did not come"
+            for what, was, numbers in (("mask", "was", unused), ("hints", "were", unheard))
+            for number in sorted(numbers)
         ]
 
     def write(self, answers: Iterator[_Answered], lines: FrameLines) -> tuple[ObjectTrack, ...]:
@@ -196,12 +210,12 @@ class _Run:
         return write_tracks(job.out / TRACKS_NAME, lines, facts, colors=colors)
 
     def _step(self, frame: Frame, *, is_first: bool) -> Segmentation:
-        mask = self._job.mask_of(frame.number, is_first=is_first)
+        mask, hints = self._job.mask_of(frame.number, is_first=is_first), self._job.hints.get(frame.number)
         if mask is None:
-            return self._tracker.step(frame.image)
+            return self._tracker.step(frame.image, hints=hints)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MaskWarning)  # the plan has said it
-            return self._tracker.step(frame.image, mask)
+            return self._tracker.step(frame.image, mask, hints=hints)
 
 
 @contextmanager

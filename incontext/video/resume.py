@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from incontext.identity import differences
-from incontext.images.write import whole_file
+from incontext.images.write import refuse_special, whole_file
 from incontext.video.tracks import read_head
 
 STATE_NAME: Final = "state.npz"  # while a run is not finished
@@ -55,6 +55,8 @@ def find(out: Path, settings: Mapping[str, object]) -> Saved | None:
         ValueError: the folder holds results of other settings, or masks that no run wrote, which would be overwritten.
     """
     state, tracks = out / STATE_NAME, out / TRACKS_NAME
+    refuse_special(state)
+    refuse_special(tracks)
     if state.exists():
         return _read(state, settings)
     if tracks.exists():

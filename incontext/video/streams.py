@@ -32,6 +32,12 @@ from incontext.images.write import whole_file
 
 CLOCK: Final = Fraction(1, 90_000)  # seconds; the unit of an overlay's timestamps, which fits all usual rates
 _USUAL_RATE: Final = Fraction(25)  # frames per second, where a file says nothing
+_CONTAINERS: Final = (
+    *("asf", "av1", "avi", "dv", "flv", "h264", "hevc", "ivf", "m4v", "matroska", "mjpeg", "mov", "mpeg", "mpegts"),
+    *("mpegvideo", "mxf", "nut", "obu", "ogg", "rm", "webm", "yuv4mpegpipe"),
+)
+"""FFmpeg's names of the containers that are read: others make pictures of text, or read further files."""
+_ALLOWED: Final = {"format_whitelist": ",".join(_CONTAINERS), "protocol_whitelist": "file"}
 _QUALITY: Final = {"crf": "20", "preset": "veryfast"}  # of H.264: hard to tell from the source, quicker than a network
 _LEAST_MISSING: Final = 0.5  # seconds between what a file announces and what it holds that mean it was cut off
 _BT709: Final = 1  # the number of that standard among primaries, transfer functions and matrices (ITU-T H.273)
@@ -174,15 +180,15 @@ class VideoFile:
 
 
 def _opened(path: Path) -> InputContainer:
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: the file is empty (0 bytes); copy it again from where it came")
+    if not path.is_file() or path.stat().st_size == 0:
+        raise ValueError(f"{path}: expected a video, got {'an empty file' if path.is_file() else 'a pipe or a device'}")
     try:
         # "file:", or FFmpeg takes what stands before a colon in a name for a protocol.
-        return av.open(f"file:{os.fspath(path)}", "r", metadata_errors="ignore")
+        return av.open(f"file:{os.fspath(path)}", "r", metadata_errors="ignore", options=dict(_ALLOWED))
     except FFmpegError as error:
         raise ValueError(
-            f"{path}: expected a video, a folder of pictures or an animated image; the file is none, or broken "
-            f"({_reason(error)})"
+            f"{path}: expected a video, a folder of pictures or an animated image; the file is none, of a kind that is "
+            f"not read, or broken ({_reason(error)})"
         ) from error
 
 

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Final, Self
 import numpy as np
 
 from incontext.images import rle
+from incontext.images.alone import open_alone
 from incontext.images.write import whole_file
 from incontext.jsonlines import JsonLines
 from incontext.types import Segmentation, box
@@ -51,11 +52,11 @@ class FrameLines:
     """The file of lines: grows at its end, and is read from its start as often as need be. A context manager.
 
     keep: bytes to keep of a file that is there, which were all whole lines; what a killed run wrote after them goes.
+    ValueError where another run has it.
     """
 
     def __init__(self, path: Path, *, keep: int = 0) -> None:
-        path.touch()
-        self._lines = JsonLines(path, keep=keep)
+        self._lines = JsonLines(path, keep=keep, stream=open_alone(path, buffering=0))
 
     def __enter__(self) -> Self:
         return self

@@ -78,12 +78,12 @@ class EpisodeImages:
 
     def image(self, set_name: str, stem: str) -> Pixels:
         """(H, W, 3) uint8. FileNotFoundError where there is no such picture."""
-        path = self._path(set_name, "images", stem)
+        path = self.file(set_name, "images", stem)
         return self._kept.get(path, lambda: read_image(path))
 
     def ids(self, set_name: str, stem: str) -> Pixels:
         """(H, W) uint8: the mask's ids, a colour of RGB masks the same in all of a set. FileNotFoundError if none."""
-        path, numbers = self._path(set_name, "masks", stem), self._numbers[set_name]
+        path, numbers = self.file(set_name, "masks", stem), self._numbers[set_name]
         return self._kept.get(path, lambda: read_ids(path, numbers))
 
     def asked(self, each: EpisodeSet, i: int, stem: str) -> Pixels:
@@ -91,7 +91,7 @@ class EpisodeImages:
         picture's size."""
         ids, size = self.ids(each.name, stem), self.image(each.name, stem).shape[:2]
         if ids.shape != size:
-            path = self._path(each.name, "masks", stem)
+            path = self.file(each.name, "masks", stem)
             raise ValueError(f"{path}: expected a mask of its picture's size {size}, got {ids.shape}")
         return np.where(ids == IGNORED, np.uint8(IGNORED), wanted(ids, each, i).astype(np.uint8))
 
@@ -99,7 +99,7 @@ class EpisodeImages:
         """A picture with the mask of one class: 1 where it is, 255 where the file ignores."""
         return Prompt(self.image(each.name, stem), self.asked(each, i, stem))
 
-    def _path(self, set_name: str, kind: str, stem: str) -> Path:
+    def file(self, set_name: str, kind: str, stem: str) -> Path:
         """The file in the set's folder of that kind, "images" or "masks"."""
         try:
             return self._files[set_name, kind][stem]
