@@ -24,7 +24,11 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DicomHeader:
-    """What is known before pixels are decoded. size: (H, W) of a frame."""
+    """What is known before pixels are decoded.
+
+    Attributes:
+        size: (H, W) of a frame.
+    """
 
     size: tuple[int, int]
     frames: int
@@ -36,7 +40,7 @@ def is_dicom(head: bytes) -> bool:
 
 
 def read_header(stream: BinaryIO) -> DicomHeader:
-    """The size and the number of frames; no pixel is decoded. The stream is at its start."""
+    """Read the size and the number of frames. The stream is at its start; no pixel is decoded."""
     data = _dataset(stream)
     if "Rows" not in data or "Columns" not in data:
         raise ValueError("it holds no picture, as a report or a structured file does not")
@@ -44,7 +48,9 @@ def read_header(stream: BinaryIO) -> DicomHeader:
 
 
 def read_frame(stream: BinaryIO, frame: int) -> npt.NDArray[np.uint8]:
-    """One frame (counted from 0) as (H, W) grey or (H, W, 3) RGB, uint8. The stream is at its start.
+    """One frame (counted from 0) as (H, W) grey or (H, W, 3) RGB, uint8.
+
+    The stream is at its start.
 
     Grey: the modality's rescale or table first, then the window (the first where there are several) or the table of
     values of interest; where there is neither, the frame's own range. MONOCHROME1 is inverted, so that air is dark.
@@ -77,7 +83,7 @@ def _dataset(stream: BinaryIO) -> Dataset:
 
 
 def _shown(stored: npt.NDArray[Any], data: Dataset, frame: int) -> npt.NDArray[np.uint8]:
-    """Stored grey values (H, W), as the file's window shows them."""
+    """Show stored grey values (H, W) as the file's window does."""
     from pydicom.pixels.processing import apply_rescale, apply_voi
 
     slope = _of_frame(data, frame, "PixelValueTransformationSequence", "RescaleSlope")
@@ -107,7 +113,7 @@ def _windowed(values: npt.NDArray[Any], center: float, width: float, how: str) -
 
 
 def _of_frame(data: Dataset, frame: int, sequence: str, name: str) -> Any:
-    """An attribute of a frame: of its own, of all frames (enhanced multi-frame files), or of the file; None without."""
+    """Find an attribute of a frame: its own, that of all frames (enhanced multi-frame), or of the file; else None."""
     places = []
     own, shared = data.get("PerFrameFunctionalGroupsSequence"), data.get("SharedFunctionalGroupsSequence")
     if own is not None and frame < len(own):

@@ -32,7 +32,7 @@ class Part:
 
 
 def connected(ids: npt.NDArray[Any], *, diagonal: bool = True) -> npt.NDArray[np.int32]:
-    """Number the connected regions of equal ids.
+    """Find the connected regions of equal ids, and number them.
 
     Runs of pixels are found by numpy and joined by scipy's graphs: `scipy.ndimage.label` takes one id at a time.
 
@@ -70,7 +70,7 @@ def connected(ids: npt.NDArray[Any], *, diagonal: bool = True) -> npt.NDArray[np
 
 
 def rings(selected: Flags) -> list[Ring]:
-    """The outlines of an (H, W) bool mask, exactly along the pixels' edges: int32 rings.
+    """Trace the outlines of an (H, W) bool mask, exactly along the pixels' edges: int32 rings.
 
     Pixels belong together when they share an edge. Outer rings run clockwise as seen, so the shoelace formula gives
     them a positive area (y points down); holes are rings of their own and run the other way.
@@ -105,7 +105,7 @@ def rings(selected: Flags) -> list[Ring]:
 
 
 def parts(selected: Flags) -> list[Part]:
-    """The regions of an (H, W) bool mask that are connected by edges, in the order of their first pixels."""
+    """Find the regions of an (H, W) bool mask that are connected by edges, in the order of first pixels."""
     labels = connected(selected, diagonal=False)
     outer: dict[int, Ring] = {}
     holes: dict[int, list[Ring]] = {}
@@ -122,10 +122,12 @@ def parts(selected: Flags) -> list[Part]:
 
 def fill(corners: Sequence[Corners], size: tuple[int, int]) -> Flags:
     """Rings -> (H, W) bool: the pixels whose centres lie inside of an odd number of them (the even-odd rule).
-    ValueError for an outline that crosses rows or columns millions of times.
 
     Rings may lie partly or wholly outside; a centre exactly on an edge counts for the pixel right of it or below. So
     the rings of :func:`rings`, in any order, give back their mask exactly.
+
+    Raises:
+        ValueError: An outline crosses rows or columns millions of times.
     """
     selected = np.zeros(size, np.bool_)
     found, top, left = filled(corners, size)
@@ -167,7 +169,10 @@ def _crossings(
 
 def _steps(counts: npt.NDArray[np.int64]) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """For counts (n,) of steps along each edge: the edge and the number of each step, a bounded number at a time.
-    ValueError for an outline that goes to and fro far more often than one does that people or tools draw."""
+
+    Raises:
+        ValueError: An outline goes to and fro far more often than one does that people or tools draw.
+    """
     begins = np.concatenate([[0], np.cumsum(counts)])
     if begins[-1] > _MOST_CROSSINGS:
         raise ValueError(
@@ -217,7 +222,7 @@ def _coco_crossings(
     last = np.minimum((farthest - middle - 1) // _COCO_STEPS, right - 1)
 
     def beside(edge: npt.NDArray[np.int64], step: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The other coordinate after so many steps."""
+        """Compute the other coordinate after so many steps."""
         found: npt.NDArray[np.int64] = np.trunc(low[edge, 1 - axis[edge]] + slope[edge] * step + 0.5).astype(np.int64)
         return found
 

@@ -64,7 +64,7 @@ def _blends(index: npt.NDArray[np.int32], colors: Pixels, thin: npt.NDArray[np.b
 
 
 def thin_blends(index: npt.NDArray[np.int32], colors: Pixels) -> npt.NDArray[np.bool_]:
-    """The thin blends among the colours, where they make up half of those beyond two; otherwise none.
+    """Find the thin blends among the colours, where they make up half of those beyond two; otherwise none.
 
     Anti-aliasing makes such colours in numbers, objects make few: a sliver between two others may look like a blend.
     """
@@ -129,7 +129,7 @@ def _from_lines(points: npt.NDArray[np.float32], ends: npt.NDArray[np.float32]) 
 
 
 def nearest_rows(colors: Pixels, table: Pixels) -> Pixels:
-    """The row of `table` nearest to each of the colours (n, 3)."""
+    """Find the row of `table` nearest to each of the colours (n, 3)."""
     best = np.full(len(colors), np.inf)
     rows = np.zeros(len(colors), np.uint8)
     for row, color in enumerate(table.astype(np.int64)):

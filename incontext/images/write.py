@@ -22,7 +22,11 @@ HALF_WRITTEN: Final = re.compile(r"\.[0-9a-f]{32}\.part")  # what `whole_file` c
 
 
 def refuse_unwritable(out: Path) -> None:
-    """ValueError where a folder can be neither made nor written to. Nothing is written."""
+    """Nothing is written.
+
+    Raises:
+        ValueError: A folder can be neither made nor written to.
+    """
     nearest = next(path for path in (out, *out.parents) if path.exists())
     if not nearest.is_dir():
         raise ValueError(f"{nearest}: expected a folder to write to, got a file; name another or move it away")
@@ -42,7 +46,7 @@ def refuse_special(path: Path) -> None:
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A stream to write `path` through: the file appears whole when the block ends, and not at all when it raises."""
+    """Open a stream to write `path` through: the file appears whole when the block ends, else not at all."""
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent} to write to; create it first")
@@ -72,7 +76,11 @@ def write_mask(path: str | os.PathLike[str], mask: npt.NDArray[Any], colors: Pix
 
 
 def encode_mask(mask: npt.NDArray[Any], colors: Pixels, *, name: str = "the mask") -> bytes:
-    """The bytes that `write_mask` writes. name: what errors call it."""
+    """Return the bytes that `write_mask` writes.
+
+    Args:
+        name: What errors call it.
+    """
     if colors.shape != (256, 3):
         raise ValueError(f"{name}: expected colours (256, 3), got {colors.shape}")
     picture = Image.fromarray(check_ids(mask, name))
@@ -88,7 +96,7 @@ def write_image(path: str | os.PathLike[str], image: Pixels) -> None:
 
 
 def encode_image(image: Pixels, *, name: str) -> bytes:
-    """The bytes that `write_image` writes to a file of that name."""
+    """Return the bytes that `write_image` writes to a file of that name."""
     suffix = Path(name).suffix.lower()
     kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}.get(suffix)
     if kind is None:
