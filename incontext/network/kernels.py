@@ -112,7 +112,7 @@ class _Kept(threading.local):
         self._of: dict[torch.dtype, Tensor] = {}
 
     def take(self, like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """A tensor of any content, the same memory each time. Fresh if it is large, or ``like`` has no memory."""
+        """Take a tensor of any content, in the same memory each time; fresh if it is large, or `like` has no memory."""
         count = math.prod(shape)
         if type(like) is not Tensor or count * dtype.itemsize > PIECE_BYTES:
             return like.new_empty(shape, dtype=dtype)
@@ -275,7 +275,7 @@ def needs_grad(*tensors: Tensor) -> bool:
 
 
 def _in_pieces(one: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """An attention of queries, keys and values, of so many at a time as PIECE_BYTES of scores allow."""
+    """Run an attention on so many queries, keys and values at a time as PIECE_BYTES of scores allow."""
     parts = list(_parts(q, k))
     if len(parts) == 1:
         return one(q, k, v)
@@ -342,7 +342,7 @@ def _dot_product_with_lse(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, 
 
 
 def _lead(q: Tensor, k: Tensor) -> torch.Size:
-    """The leading axes of the answer: those of q and k, broadcast."""
+    """Find the leading axes of the answer: those of q and k, broadcast."""
     return torch.Size(max(pair) for pair in zip(q.shape[:-2], k.shape[:-2], strict=True))
 
 

@@ -144,7 +144,9 @@ class SegGPT(nn.Module):
     def forward(
         self, prompt_images: Tensor, prompt_masks: Tensor, queries: Tensor, *, task: Task = "instance"
     ) -> Tensor:
-        """Paint the masks of B queries, each with its own N shots. Different queries never touch.
+        """Paint the masks of B queries, each with its own N shots.
+
+        Different queries never touch.
 
         Any side that is a multiple of the patch size will do; the tables are interpolated.
 

@@ -38,8 +38,10 @@ class Reference:
     ) -> Tensor:
         """Paint the masks of B queries: most arguments and the answer are those of `SegGPT.forward`.
 
-        query_masks: (B, 3, side, side), what is painted on the queries' halves. hidden: (B, rows, columns) bool, the
-        patches of whole canvases that the network must paint; None is all of the queries' and none of the prompts'.
+        Args:
+            query_masks: (B, 3, side, side), what is painted on the queries' halves.
+            hidden: (B, rows, columns) bool, the patches of whole canvases that the network must paint; None is all of
+                the queries' and none of the prompts'.
         """
         config, batch, shots, side = self.config, len(queries), prompt_images.shape[1], queries.shape[-1]
         images, masks = (each.expand(batch, -1, -1, -1, -1) for each in (prompt_images, prompt_masks))
