@@ -26,9 +26,12 @@ _LOGIN = re.compile(r"^([a-zA-Z0-9+.-]+://)[^/]*@")
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file that fsspec reaches. size, stamp: its bytes, and what changes with it, where a listing has told them.
+    """A file that fsspec reaches.
 
     As text: its address without a login and, on the web, without what follows the path, which often is a signature.
+
+    Attributes:
+        size, stamp: Its bytes, and what changes with it, where a listing has told them.
     """
 
     url: str
@@ -41,7 +44,11 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class TarMember:
-    """A file inside of a tar that is not compressed. offset, size: of its contents, in bytes from the tar's start."""
+    """A file inside of a tar that is not compressed.
+
+    Attributes:
+        offset, size: Of its contents, in bytes from the tar's start.
+    """
 
     tar: Path | RemoteFile
     name: str
@@ -61,19 +68,23 @@ Found: TypeAlias = tuple[Place, PurePosixPath]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in a source that cannot be used, while the rest of it can. error: a sentence that names the place."""
+    """Something in a source that cannot be used, while the rest of it can.
+
+    Attributes:
+        error: A sentence that names the place.
+    """
 
     place: str
     error: str
 
 
 def protocol(url: str) -> str:
-    """What stands before ://, in small letters."""
+    """Take what stands before ://, in small letters."""
     return url.partition("://")[0].lower()
 
 
 def shown(url: str) -> str:
-    """A URL as people and reports may see it, see `RemoteFile`."""
+    """Write a URL as people and reports may see it, see `RemoteFile`."""
     plain = _LOGIN.sub(r"\1", url)
     return re.split(r"[?#]", plain, maxsplit=1)[0] if protocol(url) in WEB else plain
 
@@ -109,7 +120,7 @@ def is_hidden(name: PurePosixPath) -> bool:
 
 
 def named(place: Place, name: str) -> Found | Problem:
-    """A picture under a name that others have chosen, which must stay below the folder that it is put into."""
+    """Put an image under a name that others have chosen, which must stay below the folder that it is put into."""
     try:
         return place, checked_name(name)
     except ValueError as error:
@@ -117,6 +128,6 @@ def named(place: Place, name: str) -> Found | Problem:
 
 
 def within(found: Iterable[Found | Problem], folder: PurePosixPath) -> Iterator[Found | Problem]:
-    """The same pictures, named as in a subfolder."""
+    """Name the same images as in a subfolder."""
     for each in found:
         yield each if isinstance(each, Problem) else (each[0], folder / each[1])
