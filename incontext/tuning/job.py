@@ -122,9 +122,16 @@ def _made(
     task: Task,
     names: Mapping[int, str],
 ) -> PromptTensor:
-    """The prompt tensor of what was learned, judged beside what learning started from.
+    """Make the prompt tensor of what was learned, judged beside what learning started from.
 
-    labelled: names of the images, and these as the network sees them; groups: before and after learning.
+    Args:
+        segmenter: Whose network it was learned for.
+        prompts: The labelled images.
+        parts: Who learned and who judged.
+        labelled: Names of the images, and these as the network sees them.
+        groups: Before and after learning.
+        task: That it was learned for.
+        names: What ids mean.
     """
     stems, images = labelled
     shown = shown_palette(prompts)

@@ -90,7 +90,7 @@ def relabelled(picture: LabelledImage, palette: Palette) -> LabelledImage:
 
 
 def fitted(picture: LabelledImage, side: int) -> LabelledImage:
-    """A whole picture as the network is shown it."""
+    """Squeeze a whole image to what the network is shown of it."""
     size = (side, side)
     return LabelledImage(resized(picture.image, size), resized_mask(picture.mask, size))
 
@@ -98,7 +98,9 @@ def fitted(picture: LabelledImage, side: int) -> LabelledImage:
 def covering(ids: Sequence[Collection[int]], count: int, most: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
     """Different choices of ``count`` pictures that together show more than any picture alone, ``most`` at most.
 
-    ids: what each picture shows. Each choice begins with a picture by chance, and goes on with the one that adds most.
+    Args:
+        ids: What each picture shows. Each choice begins with a picture by chance, and goes on with the one that adds
+            most.
     """
     alone, found = max((len(each) for each in ids), default=0), list[tuple[int, ...]]()
     showing = [number for number, each in enumerate(ids) if each]
@@ -122,7 +124,7 @@ def tiled(pictures: Sequence[LabelledImage], side: int) -> LabelledImage:
 
 
 def changed(picture: LabelledImage, rng: np.random.Generator) -> LabelledImage:
-    """A query: a whole picture as the network sees it, perhaps mirrored, bent a little, and in another light."""
+    """Draw a query: a whole image as the network sees it, perhaps mirrored, bent a little, and in another light."""
     image, mask = picture.image, picture.mask
     if rng.random() < _CHANGES.bend:
         image, mask = bend(image, mask, rng, _CHANGES)
