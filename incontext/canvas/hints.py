@@ -28,8 +28,12 @@ Size = tuple[int, int]
 class Told:
     """What a batch is told of its masks in one pass, where anything is.
 
-    at: numbers of those in the batch, (n,). masks: (n, side, side, 3) uint8, what is painted on them. hidden:
-    (n, grid, grid) bool, false where that is revealed. pointed: (n, K + 1) bool, which ids of the palette are.
+    (n, grid, grid) bool, false where that is revealed.
+
+    Attributes:
+        at: Numbers of those in the batch, (n,).
+        masks: (n, side, side, 3) uint8, what is painted on them. hidden:
+        pointed: (n, K + 1) bool, which ids of the palette are.
     """
 
     at: npt.NDArray[np.int64]

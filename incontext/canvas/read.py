@@ -124,8 +124,9 @@ def read_logits(painted: Tensor, palette: Palette) -> Tensor:
 def reading_logits(painted: Tensor, colors: Tensor, used: Tensor, *, sharpness: float = SHARPNESS) -> Tensor:
     """(B, 3, H, W) answers, (B, K, 3) colours, normalised -> (B, K, H, W) logits of the nearest-colour posterior.
 
-    used: (B, K) bool, the colours that count. sharpness: nats by which an answer that hits a colour prefers it to the
-    one nearest to that.
+    Args:
+        used: (B, K) bool, the colours that count.
+        sharpness: Nats by which an answer that hits a colour prefers it to the one nearest to that.
     """
     between = torch.cdist(colors, colors).square()
     others = used.unsqueeze(1) & used.unsqueeze(2) & ~torch.eye(colors.shape[1], dtype=torch.bool, device=used.device)
@@ -161,13 +162,15 @@ def read(
 ) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]:
     """Paint -> for each query, at its own size (H, W), ids uint8 and confidence in 0..1.
 
-    painted: several when the ids went through the network in groups.
     Colours are read at the network's resolution, so no blend of two is taken for a third. What is upsampled is each
     pixel's vote for its id, weighted by its confidence: the id with most votes wins, and the confidence is its lead
     over all others together. For one id this follows the zero line of the signed colour margin, smooth where nearest
     upsampling is blocky. At (side, side) nothing changes. Memory is that of a band of rows, for any number of ids.
-    guides: the queries (H, W, 3) uint8 themselves, for edges that follow them (edges.py). min_presence: what is less
-    likely to be there at all is left out.
+
+    Args:
+        painted: Several when the ids went through the network in groups.
+        guides: The queries (H, W, 3) uint8 themselves, for edges that follow them (edges.py).
+        min_presence: What is less likely to be there at all is left out.
     """
     if any(each.painted.ndim != 4 or each.painted.shape[:2] != (len(sizes), 3) for each in painted):
         shapes = ", ".join(str(tuple(each.painted.shape)) for each in painted)
@@ -185,7 +188,7 @@ def read_small(painted: Sequence[Paint], *, min_presence: float = 0.0) -> tuple[
 
 
 def _without_absent(each: Paint, min_presence: float) -> tuple[Tensor, Tensor]:
-    """What was read, less the ids that are not there; as sure as it is that they are not."""
+    """Read what was painted, less the ids that are not there; as sure as it is that they are not."""
     colors = unpaint(each.painted)
     ids, confidence = (
         read_colors(colors, each.palette) if each.second is None else read_both(colors, each.palette, each.second)

@@ -39,8 +39,18 @@ class Reading:
 
 
 def elect(ids: Tensor, confidence: Tensor, size: tuple[int, int], *, guide: Pixels | None = None) -> Elected:
-    """ids (h, w) uint8 and confidence (h, w) -> both at size (H, W): the id with most votes, and its lead over all
-    others together. Votes are spread bilinearly, or along the edges of the guide (H, W, 3) uint8 where there is one.
+    """Spread votes to an image's own size and count them.
+
+    Votes are spread bilinearly, or along the edges of the guide where there is one.
+
+    Args:
+        ids: (h, w) uint8.
+        confidence: (h, w) of floats in 0..1, the weight of each vote.
+        size: (H, W).
+        guide: (H, W, 3) uint8.
+
+    Returns:
+        The id with most votes, (H, W) uint8, and its lead over all others together, (H, W) float32.
     """
     if tuple(size) == tuple(ids.shape) and guide is None:
         return ids.cpu().numpy(), confidence.cpu().numpy()
@@ -53,8 +63,17 @@ def elect(ids: Tensor, confidence: Tensor, size: tuple[int, int], *, guide: Pixe
 
 
 def elect_windows(readings: Sequence[Reading], size: tuple[int, int], *, guide: Pixels | None = None) -> Elected:
-    """The election in a picture (H, W) that the windows cover, row by row: their votes are averaged, with weights that
-    fall to a window's edge. guide: the whole picture (H, W, 3) uint8.
+    """Count the votes of windows that cover an image, row by row.
+
+    They are averaged, with weights that fall to a window's edge.
+
+    Args:
+        readings: One of each window.
+        size: (H, W) of the image.
+        guide: The whole image (H, W, 3) uint8.
+
+    Returns:
+        As :func:`elect`.
     """
     mask, lead = np.empty(size, np.uint8), np.empty(size, np.float32)
     open_ones: dict[int, _Votes] = {}  # what was computed of the windows that the present band touches

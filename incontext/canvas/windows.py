@@ -35,16 +35,20 @@ class Window:
     width: int
 
     def of(self, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """That part of an array (H, W, ...), not copied."""
+        """Take that part of an array (H, W, ...), not copied."""
         return pixels[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 def window_side(prompts: Sequence[Prompt], side: int) -> int:
-    """The automatic window, in pixels along a side: as near to full resolution as what is marked allows.
+    """Choose the automatic window, in pixels along a side: as near to full resolution as what is marked allows.
 
-    side: of what the network sees; a window is not smaller, as it would show no more. Six times the extent of what a
-    prompt marks leaves room for its surroundings, and a window is not larger than the prompt, or things would be
-    smaller in it than in the prompt. Of several prompts the middle one decides.
+    Six times the extent of what a prompt marks leaves room for its surroundings, and a window is not larger than the
+    prompt,
+    or things would be smaller in it than in the prompt. Of several prompts the middle one decides.
+
+    Args:
+        prompts: At least one.
+        side: Of what the network sees; a window is not smaller, as it would show no more.
     """
     wanted = [min(max(side, ceil(_EXTENTS * extent(prompt.mask))), *prompt.mask.shape) for prompt in prompts]
     middle: int = sorted(wanted)[len(wanted) // 2]
@@ -84,7 +88,7 @@ def _starts(length: int, window: int) -> list[int]:
 
 
 def cut(prompt: Prompt, window: int, *, most: int = MOST_CUTS) -> tuple[Prompt, ...]:
-    """A prompt as windows of it around what its mask marks; itself where it is not larger than one.
+    """Cut a prompt to windows around what its mask marks; itself where it is not larger than one.
 
     Each window is where it shows most of what no window before it shows, as long as its surroundings are in it too: a
     pixel that is newly shown counts by the share of the window that is background. There are at most `most`, or as many
