@@ -66,7 +66,9 @@ class Backbone:
 def of_network(
     name: str, network: nn.Module, *, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None
 ) -> Backbone:
-    """Return the backbone that a network of timm is. Mean and standard deviation are the network's own by default.
+    """Return the backbone that a network of timm is.
+
+    Mean and standard deviation are the network's own by default.
 
     Raises:
         ValueError: it has no spatial features.
@@ -116,7 +118,7 @@ def _chosen(reductions: list[int]) -> tuple[int, ...]:
 
 
 def _sha256(network: nn.Module) -> str:
-    """A hash of the weights: of the sorted names, shapes and values in float32."""
+    """Hash the weights: the sorted names, shapes and values in float32."""
     found = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         found.update(f"{name} {tuple(value.shape)}".encode())

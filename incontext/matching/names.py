@@ -102,7 +102,11 @@ def download(name: str) -> Path:
 
 
 def _known(name: str) -> str:
-    """The name that timm has for a network. ValueError where it has none."""
+    """Find the name that timm has for a network.
+
+    Raises:
+        ValueError: It has none.
+    """
     timm = import_timm()
     model = name.removeprefix(TIMM)
     plain = model.partition(".")[0]
@@ -130,7 +134,7 @@ def _cached(repository: str) -> Path | None:
 
 
 def _created(name: str, model: str, **how: Any) -> nn.Module:
-    """A network of timm with its weights, able to take squares of any size where it can be made so."""
+    """Create a network of timm with its weights, able to take squares of any size where it can be made so."""
     timm = import_timm()
     try:
         try:
@@ -182,7 +186,7 @@ _FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "c
 
 
 def _timm_name(name: str, blocks: list[str]) -> str:
-    """The name that timm has for a tensor of the package's file, whose blocks are numbered through all stages."""
+    """Find the name that timm has for a tensor of the package's file, whose blocks are numbered through all stages."""
     inside = re.fullmatch(r"_blocks\.(\d+)\.(\w+?)\.(\w+)", name)
     if inside is None:
         part, kind = name.split(".", 1)
