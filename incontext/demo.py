@@ -148,7 +148,9 @@ class DemoReport:
 
 
 def find_photographs() -> Path:
-    """The folder of scikit-image's photographs. Cheap: tells what is missing before weights are loaded.
+    """Find the folder of scikit-image's photographs.
+
+    Cheap: tells what is missing before weights are loaded.
 
     Raises:
         FileNotFoundError: scikit-image is not installed, or its wheel holds other pictures than the demo was made for.
@@ -171,7 +173,8 @@ def find_photographs() -> Path:
 def run(segmenter: Segmenter, out: Path, *, on_job: Callable[[JobReport], None] | None = None) -> DemoReport:
     """Do all jobs, each in its own folder below ``out``, and draw a contact sheet of them all.
 
-    on_job: called after each job.
+    Args:
+        on_job: Called after each job.
 
     Raises:
         FileNotFoundError: what `find_photographs` raises.
@@ -238,7 +241,7 @@ class _Column(NamedTuple):
 
 
 def _contact_sheet(job: Job, columns: Sequence[_Column]) -> Pixels:
-    """The prompt over its mask, beside it each query over its answer, under the job's title; (H, W, 3)."""
+    """Draw the prompt over its mask, beside it each query over its answer, under the job's title; (H, W, 3)."""
     head, row = 2 * _LINE + _GAP, _LINE + _CELL + _GAP
     sheet = Image.new("RGB", (_WIDTH, head + 2 * row + _GAP), _PAPER)
     draw = ImageDraw.Draw(sheet)

@@ -66,7 +66,9 @@ KEYS = {Box: "boxes", Polygon: "polygons", Scribbles: "scribbles", Point: "point
 
 @dataclass(frozen=True, eq=False, init=False)
 class Hints:
-    """What a user says of a picture. Made of points, boxes, polygons and scribbles; ``+`` joins them.
+    """What a user says of a picture.
+
+    Made of points, boxes, polygons and scribbles; ``+`` joins them.
 
     All coordinates are pixels of the picture as :func:`incontext.images.read.read_image` gives it, so of a photograph
     as people see it, whichever way it was held: (0, 0) is its upper left corner, x goes right, y goes down. An id from
@@ -81,7 +83,8 @@ class Hints:
     Where hints contradict each other the later wins: of two that are joined the right one; of one call points over
     scribbles, those over polygons, those over boxes.
 
-    marks: all of it in order.
+    Attributes:
+        marks: All of it in order.
     """
 
     marks: tuple[Mark, ...]
@@ -115,7 +118,11 @@ class Hints:
 
     @classmethod
     def of(cls, marks: Iterable[Mark]) -> Self:
-        """Hints of marks in that order. ValueError where there are none."""
+        """Hints of marks in that order.
+
+        Raises:
+            ValueError: There are none.
+        """
         listed = tuple(marks)
         if not listed:
             raise ValueError("expected at least one mark as hints, got none")
@@ -168,7 +175,7 @@ class Hints:
         return digest(json.dumps(self.to_json()))[:16]
 
     def about(self, ids: Collection[int]) -> Hints:
-        """The same for those who ask for these ids alone: of everything else that is pointed at they say "not this"."""
+        """Keep what these ids are told: of everything else that is pointed at they say "not this"."""
 
         def turned(mark: Mark) -> Mark:
             if isinstance(mark, Scribbles):
@@ -197,11 +204,14 @@ class Hints:
                 )
 
     def resized(self, size: Size, to: Size) -> Hints:
-        """The same for a picture of another size. ValueError where they do not lie within one of `size` (H, W).
+        """Move the hints to an image of another size.
 
         Args:
             size: (H, W) of the picture that they are for.
             to: (H, W) of the same picture, enlarged or shrunk.
+
+        Raises:
+            ValueError: They do not lie within one of `size` (H, W).
         """
         self.check(size)
         down, across = to[0] / size[0], to[1] / size[1]

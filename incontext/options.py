@@ -47,8 +47,14 @@ def tiles_of(text: str) -> Tiles:
 
 
 def _about(doc: str, brief: str, **more: Any) -> dict[str, Any]:
-    """Say of an option what Python's documentation (`doc`) and the command line's help (`brief`) say; for the latter
-    also its `metavar`, the `least` and `most` number, and how to `parse` what is no plain number, word or switch."""
+    """Gather what is said of an option.
+
+    Args:
+        doc: What Python's documentation says.
+        brief: What the command line's help says.
+        **more: For the latter its `metavar`, the `least` and `most` number, and how to `parse` what is no plain number,
+            word or switch.
+    """
     return {"doc": doc, "brief": brief, **more}
 
 

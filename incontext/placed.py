@@ -157,14 +157,14 @@ class PlacedNetwork:
         return to_read(self.model, self.model.see(query, self._with_told(query, None, told, task, 1)), palette, told)
 
     def _told(self, views: Sequence[View], palette: Palette) -> Told | None:
-        """What is said of views in a pass; None: nothing of any."""
+        """Gather what is said of views in a pass; None: nothing of any."""
         grid = views[0].pixels.shape[0] // self.config.patch
         return paint_told([view.told(palette.ids.tolist(), grid) for view in views], palette, self.config.patch)
 
     def _with_told(
         self, queries: Tensor, context: ContextTokens | None, told: Told | None, task: Task, chunk: int
     ) -> ContextTokens:
-        """The context of a batch of which some is told; those of which nothing is keep the shared one to the bit."""
+        """Add what is told to the context of a batch; queries of which nothing is keep the shared one to the bit."""
         if told is None:
             assert context is not None  # alone something is said of every view
             return context
@@ -216,9 +216,10 @@ def by_passes(views: Sequence[View], passes: Passes) -> Iterator[tuple[Passes, S
 
 
 def to_read(model: SegGPT, seen: Seen, palette: Palette, told: Told | None = None) -> Paint:
-    """What a network saw, as ids are read from it: float32, and how likely each id is there if the network can tell.
+    """Ready what a network saw for reading: float32, and how likely each id is there if the network can tell.
 
-    told: what was said of it; what is pointed at is there.
+    Args:
+        told: What was said of it; what is pointed at is there.
     """
     painted = seen.painted.float()
     if model.presence is None:

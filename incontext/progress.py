@@ -47,11 +47,16 @@ class ProgressLine:
         self._bar.stop()
 
     def say(self, sentence: str) -> None:
-        """A line of its own, above the bar."""
+        """Print a line of its own, above the bar."""
         self._console.print(printable(sentence))
 
     def update(self, done: int, note: str = "", *, total: int | None = None) -> None:
-        """So much is done by now. note: what else to show; total: where it was not known before."""
+        """So much is done by now.
+
+        Args:
+            note: What else to show.
+            total: Where it was not known before.
+        """
         self._total = self._total if total is None else total
         now = time.monotonic()
         if self._first is None or not done:  # what comes before the first thing is done says nothing of its speed

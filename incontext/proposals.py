@@ -57,9 +57,13 @@ class AnswersClicks(Protocol):
 class Proposal:
     """One mask that nobody has named.
 
-    counts: COCO's compressed runs of it, at the picture's size. box: left, top, right and bottom edge. area: in pixels.
-    predicted_iou: as what answered expects it. stability_score: area with the threshold raised over that with it
-    lowered, 0..1. point: (x, y) that was clicked on.
+    Attributes:
+        counts: COCO's compressed runs of it, at the picture's size.
+        box: Left, top, right and bottom edge.
+        area: In pixels.
+        predicted_iou: As what answered expects it.
+        stability_score: Area with the threshold raised over that with it lowered, 0..1.
+        point: (x, y) that was clicked on.
     """
 
     counts: str
@@ -122,7 +126,7 @@ class Proposals:
             stream.write(self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """What :meth:`save` writes."""
+        """Make the bytes that :meth:`save` writes."""
         return (json.dumps({"size": list(self.size), "masks": self.to_json()}) + "\n").encode()
 
     @classmethod
@@ -259,7 +263,7 @@ def surest_of_overlapping(boxes: Sequence[tuple[Sequence[float], float]], most: 
 
 
 def expected_iou(logits: Logits) -> float:
-    """The IoU that logits (h, w) promise, if their probabilities are taken at their word; 0 where nothing is found.
+    """Estimate the IoU that logits (h, w) promise, if their probabilities are taken at their word; 0 without a find.
 
     The thing is expected to share with the mask what is likely in it, and to be as large as all that is likely.
     """
@@ -317,7 +321,7 @@ def _candidate(logits: Logits, expected: float, point: Place) -> _Candidate | No
 
 
 def _proposal(each: _Candidate, size: tuple[int, int], least: int) -> Proposal | None:
-    """A candidate at the picture's size. None where nothing is left of it."""
+    """Enlarge a candidate to the image's size. None where nothing is left of it."""
     mask = without_specks_and_holes(_stretched(each.logits.astype(np.float32), size) > 0, least)
     if not mask.any():
         return None
