@@ -122,25 +122,21 @@ def plan_track(
     _refuse_overwriting(path, folder)
     MemoryBank(size=memory, policy=policy, side=1)  # for what it says of them
     refuse_tiles(chosen)
-    if unknown := set(exports) - set(FILES):
-        raise ValueError(f"expected formats among {', '.join(FILES)}, got {', '.join(sorted(unknown))}")
+    _refuse_unknown(exports)
     pointed = isinstance(start, int) and start in said and bool(said[start].ids)
     mask = _first_mask(mask, given, start, nothing_else=not context and not keys and not pointed)
     with open_frames(path, start=start, stop=stop, every=every) as frames:
         size = frames.size
     _refuse_numbers(given, start, stop, every, what="masks")
-    _refuse_numbers(said, start, stop, every, what="hints")
-    for number, each in said.items():
-        _check_hints(number, each, size)
+    _refuse_hints(said, start, stop, every, size)
     checked = {number: _checked(each, size, snap=snap) for number, each in sorted(given.items())}
     first = None if mask is None else _checked(mask, size, snap=snap)
-    named = [(str(number), _name(each)) for number, each in [("first", mask), *given.items()] if each is not None]
     settings: dict[str, object] = {
         "source": os.fspath(source),
         "start": _plain(start),
         "stop": None if stop is None else _plain(stop),
         "every": every,
-        "masks": dict(named),
+        "masks": {str(n): _name(each) for n, each in [("first", mask), *given.items()] if each is not None},
         "hints": {str(number): each.digest for number, each in sorted(said.items())},
         **_told_of(prompt_files, keys),
         "given_sha256": _digest(first, checked, (*context, *keys)),
@@ -150,10 +146,19 @@ def plan_track(
         "overlay": overlay,
         "exports": sorted(exports),
     }
-    shown = (first, checked, said, snap, context, keys)
-    return TrackJob(
-        path, folder, *shown, memory, policy, chosen, start, stop, every, overlay, tuple(sorted(exports)), settings
-    )
+    shown, how = (first, checked, said, snap, context, keys), (memory, policy, chosen, start, stop, every, overlay)
+    return TrackJob(path, folder, *shown, *how, tuple(sorted(exports)), settings)
+
+
+def _refuse_unknown(exports: Collection[Export]) -> None:
+    if unknown := set(exports) - set(FILES):
+        raise ValueError(f"expected formats among {', '.join(FILES)}, got {', '.join(sorted(unknown))}")
+
+
+def _refuse_hints(said: Mapping[int, Hints], start: Mark, stop: Mark | None, every: int, size: tuple[int, int]) -> None:
+    _refuse_numbers(said, start, stop, every, what="hints")
+    for number, each in said.items():
+        _check_hints(number, each, size)
 
 
 def _told_of(files: Iterable[tuple[StrPath, StrPath]], keys: Sequence[PromptTensor]) -> dict[str, object]:
