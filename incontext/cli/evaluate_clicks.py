@@ -110,7 +110,7 @@ def evaluate_clicks(
 
 
 def network_methods(segmenter: "Segmenter", options: SegmentOptions) -> "list[ClickMethod]":
-    """The network with an example, and alone."""
+    """Make the methods of the network: with an example, and alone."""
     import numpy as np
 
     from incontext.evaluation.clicks import ClickMethod

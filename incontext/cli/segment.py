@@ -210,7 +210,11 @@ def runner_of(runner: RunnerName, networks: "RayNetworks", *, dry_run: bool) -> 
 
 
 def rehearsed(run: "Callable[..., Rehearsal]", job: "FolderJob", *, watch: bool) -> "Rehearsal":
-    """Measure a job. ValueError where it is also to be watched."""
+    """Measure a job.
+
+    Raises:
+        ValueError: It is also to be watched.
+    """
     from incontext.folder import arrivals
 
     return run(arrivals=arrivals(job) if watch else None)
@@ -258,13 +262,13 @@ class _Listener:
         self._progress.update(self._done)
 
     def stopped(self) -> None:
-        """The user wants no more."""
+        """Hear that the user wants no more."""
         of_all = f"{self._done} of {_count(len(self._job.queries), 'picture')}"
         where = self._job.outputs.place("report.json")
         self._progress.say(f"Stopped after {of_all}; {where} lists them, and the same command goes on from there.")
 
     def finished(self, report: "FolderReport") -> None:
-        """What came of it."""
+        """Print what came of it."""
         outputs = self._job.outputs
         tars = "" if outputs.per_tar is None else f"tars of {_count(outputs.per_tar, 'picture')} in "
         parts = [f"{_count(report.done, 'mask')} in {tars}{outputs.where}"]

@@ -40,7 +40,13 @@ class UnwritableError(OSError):
 
 @dataclass(frozen=True, eq=False)
 class DecodedQuery:
-    """A decoded query. image: (H, W, 3) uint8. version: see `version_of`. seconds: what it has cost so far."""
+    """A decoded query.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        version: See `version_of`.
+        seconds: What it has cost so far.
+    """
 
     query: Query
     image: Pixels
@@ -54,7 +60,7 @@ class DecodedQuery:
 
 
 def version_of(query: Query) -> str | None:
-    """What changes when a picture does, see `sources.version`, or what is said of it."""
+    """Tell what changes when an image does, see `incontext.sources.find.version`, or what is said of it."""
     version = version_at(query.place)
     return version if version is None or query.hints is None else f"{version} {query.hints.digest}"
 
@@ -130,7 +136,11 @@ def by_id(answer: Segmentation) -> tuple[dict[int, int], dict[int, float]]:
 
 
 def failure(query: Query, path: Place | str, error: Exception, *, version: str | None, seconds: float) -> FileReport:
-    """A skipped file. path: what the error is about, put before the error's text where that does not name it."""
+    """Report a skipped file.
+
+    Args:
+        path: What the error is about, put before the error's text where that does not name it.
+    """
     what = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     sentence = what if str(path) in what else f"{path}: {what}"
     return FileReport(str(query.place), version=version, error=sentence, seconds=round(seconds, 4))

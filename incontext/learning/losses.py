@@ -148,7 +148,7 @@ def unjudged_where_absent(batch: Batch) -> Batch:
 
 
 def counts(batch: Batch) -> Tensor:
-    """Count what the parts of the loss are means over: (3,) int64, pixels, ids, and ids whose presence is asked after."""
+    """Count what the parts of the loss are means over: (3,) int64, pixels, ids, and ids whose presence is asked."""
     return torch.stack([each.sum() for each in (*judged(batch), asked(batch)[0])])
 
 

@@ -109,7 +109,9 @@ def segment_on_ray(
 
 
 class RayRunner:
-    """Runs queries on Ray. A context manager; where this process has no Ray yet, it starts one and ends it.
+    """Runs queries on Ray.
+
+    A context manager; where this process has no Ray yet, it starts one and ends it.
 
     Entering it has one worker try the setup: ``described`` is then its `Segmenter.describe`, and ``identity`` what
     `identity.identify` says of the job.
@@ -161,9 +163,12 @@ class RayRunner:
         self._end()
 
     def run(self, queries: Iterable[tuple[int, Query]], finish: Finish) -> None:
-        """Segment the queries and write their results. finish: called in this thread, whichever block is done first.
+        """Segment the queries and write their results.
 
         What stops it, Ctrl-C included, loses what the workers have in hand: those pictures are not finished.
+
+        Args:
+            finish: Called in this thread, whichever block is done first.
 
         Raises:
             UnwritableError: nothing more can be written.
@@ -260,8 +265,12 @@ def _witness(outputs: Outputs) -> Path | None:
 
 
 def share_out(resources: Mapping[str, float], asked: int | None, device: str) -> tuple[int, Share]:
-    """How many workers, and what each has. resources: the "CPU" and "GPU" of the cluster. asked, device: what the user
-    wants. ValueError: there is no room for that."""
+    """How many workers, and what each has.
+
+    Args:
+        resources: The "CPU" and "GPU" of the cluster.
+        asked, device: What the user wants. ValueError: there is no room for that.
+    """
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     if device not in {"auto", "cpu", "cuda"}:
         raise ValueError(
@@ -363,7 +372,7 @@ def _hushed() -> Iterator[None]:
 
 @contextmanager
 def _in_a_sentence() -> Iterator[None]:
-    """What a worker raised, or Ray itself, without the traceback of Ray."""
+    """Raise what a worker raised, or Ray itself, without the traceback of Ray."""
     import ray.exceptions
 
     try:
