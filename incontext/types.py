@@ -120,7 +120,7 @@ class Palette:
 
 @lru_cache
 def _far_colors(count: int) -> Pixels:
-    """Choose (count, 3) uint8 colours: each the grid point farthest from black and all before it, coarse grids first."""
+    """Choose (count, 3) uint8 colours: each the grid point farthest from black and all before, coarse grids first."""
     first = np.array(
         [(255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255)]
     )

@@ -40,14 +40,14 @@ class Overlap:
 
 
 def overlap(found: Flags, truth: Flags, ignored: Flags) -> Overlap:
-    """The overlap of two (H, W) bool masks, ignored pixels left out."""
+    """Count the overlap of two (H, W) bool masks, ignored pixels left out."""
     _same_shape(found, truth, ignored)
     scored = ~ignored
     return Overlap(int((found & truth & scored).sum()), int(((found | truth) & scored).sum()))
 
 
 def mean(values: Iterable[float]) -> float:
-    """The plain mean, of classes' IoUs (mIoU), of foreground's and background's (FB-IoU), or of sets."""
+    """Average plainly: classes' IoUs (mIoU), foreground's and background's (FB-IoU), or sets."""
     listed = list(values)
     if not listed:
         raise ValueError("expected at least one value to average, got none")
@@ -66,9 +66,17 @@ def resamples(episodes: int, seed: int) -> npt.NDArray[np.int64]:
 
 
 def resampled_mean_iou(drawn: npt.NDArray[np.int64], classes: npt.NDArray[np.int64], overlaps: Floats) -> Floats:
-    """mIoU in each replicate, (R,): drawn (R, E) from `resamples`, classes (E,) ids, overlaps (E, 2) sums to divide.
+    """Compute mIoU in each replicate of a bootstrap.
 
     A class none of whose episodes was drawn is left out of its replicate's mean.
+
+    Args:
+        drawn: (R, E), from `resamples`.
+        classes: (E,) ids.
+        overlaps: (E, 2), intersections and unions: sums to divide.
+
+    Returns:
+        (R,).
     """
     member = classes[:, None] == np.unique(classes)  # (E, K)
     summed = np.einsum("re,ek,eo->rko", drawn.astype(np.float64), member.astype(np.float64), overlaps, optimize=True)
@@ -79,7 +87,7 @@ def resampled_mean_iou(drawn: npt.NDArray[np.int64], classes: npt.NDArray[np.int
 
 
 def interval(replicates: Floats) -> Interval:
-    """The middle 95 % of the replicates (R,) of a bootstrap: its percentile interval."""
+    """Take the middle 95 % of the replicates (R,) of a bootstrap: its percentile interval."""
     low, high = np.percentile(replicates, [2.5, 97.5]).tolist()
     return low, high
 
@@ -97,11 +105,12 @@ class ConfidenceTally:
 
     @classmethod
     def empty(cls) -> ConfidenceTally:
+        """Make a tally of nothing."""
         return cls(np.zeros((2, BINS), np.int64), np.zeros((2, BINS)))
 
     @classmethod
     def of(cls, confidence: npt.NDArray[np.floating], right: Flags, ignored: Flags) -> ConfidenceTally:
-        """The tally of one picture: confidence (H, W) in 0..1, right (H, W) bool, ignored pixels left out."""
+        """Tally one image: confidence (H, W) in 0..1, right (H, W) bool, ignored pixels left out."""
         _same_shape(confidence, right, ignored)
         scored = ~ignored
         values = confidence[scored].astype(np.float32)
@@ -123,8 +132,10 @@ class ConfidenceTally:
 
     @property
     def calibration_error(self) -> float | None:
-        """The expected calibration error, 0..1: |share right - mean confidence| of a bin, weighted by its pixels
-        (Guo et al., arXiv 1706.04599). None where nothing was counted."""
+        """The expected calibration error, 0..1; None where nothing was counted.
+
+        It is |share right - mean confidence| of a bin, weighted by its pixels (Guo et al., arXiv 1706.04599).
+        """
         pixels = self.pixels.sum(axis=0)
         if not pixels.any():
             return None

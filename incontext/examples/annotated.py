@@ -47,7 +47,7 @@ class Annotations:
         self._taken[image, file] = found, opened.labels
 
     def take_all(self, labels: Labels) -> tuple[list[tuple[Path, Path]], list[str]]:
-        """Take the labels of all images that are there: (image, annotation file) of each; and say the rest."""
+        """Take the labels of all images that are there: (image, annotation file) each, and sentences on the rest."""
         pairs, missing = [], []
         for labelled in labels:
             if labelled.image is None and labelled.embedded is None:

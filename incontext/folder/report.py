@@ -117,7 +117,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
 
 @dataclass(frozen=True)
 class Totals:
-    """How many images were to be segmented, were, could not be, and in how many of those that were nothing was found."""
+    """How many images were to be segmented, were, could not be, and in how many of those nothing was found."""
 
     queries: int
     done: int

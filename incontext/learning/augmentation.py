@@ -87,7 +87,7 @@ def choose_box(mask: np.ndarray, focus: int, rng: Rng, cut: Cut, *, pixels: int)
 
 
 def empty_box(mask: np.ndarray, ids: Sequence[int], rng: Rng) -> Box | None:
-    """Choose a part of an image, a tenth to a half of it, without a pixel of ``ids``; None where few tries find none."""
+    """Choose a part of an image, a tenth to a half, without a pixel of ``ids``; None where few tries find none."""
     height, width = mask.shape
     marked = np.isin(mask, ids)
     for _ in range(8):

@@ -41,7 +41,7 @@ class Entry:
 
 
 def weights_folder() -> Path:
-    """Find the folder of the manifest and the embedded weights: inside an installed package, beside it in a checkout."""
+    """Find the folder of the manifest and the embedded weights: in an installed package, beside it in a clone."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "weights"
     return installed if installed.is_dir() else package.parent / "weights"

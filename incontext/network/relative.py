@@ -30,7 +30,7 @@ def relative_table(table: Tensor, length: int) -> Tensor:
 
 
 def relative_bias(q: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the two terms of the bias: (..., Rq * W, Rk) for the rows and (..., Rq * W, W) for the columns of keys."""
+    """Compute the terms of the bias: (..., Rq * W, Rk) for the rows and (..., Rq * W, W) for the columns of keys."""
     grid = rearrange(q, "... (r w) d -> ... r w d", r=rows.shape[0])
     by_row = torch.einsum("...rwd,rkd->...rwk", grid, rows)
     by_column = torch.einsum("...rwd,wkd->...rwk", grid, columns)

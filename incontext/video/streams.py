@@ -150,7 +150,7 @@ class VideoFile:
             return []
 
     def _turn_of(self, frame: VideoFrame) -> Turn | None:
-        """Look a frame's turn up where it changes: side data and its frame hold each other, until a garbage collection."""
+        """Look a frame's turn up where it changes: side data and its frame hold each other until a collection."""
         if frame.rotation != self._rotation:
             self._rotation, self._turn = frame.rotation, _turn(frame)
         return self._turn

@@ -23,7 +23,11 @@ MOST_CLICKS = 20  # on one thing, as everyone counts
 
 @dataclass(frozen=True)
 class Click:
-    """On the pixel in column x and row y; positive: "this", else "not this"."""
+    """On the pixel in column x and row y.
+
+    Attributes:
+        positive: "this", else "not this".
+    """
 
     x: int
     y: int
@@ -34,8 +38,10 @@ class Click:
 class Curve:
     """What clicks on one thing brought.
 
-    ious: IoU after 0, 1, 2 ... clicks. clicks: one fewer. done: nothing more was to be clicked on, because every wrong
-    pixel had been.
+    Attributes:
+        ious: IoU after 0, 1, 2 ... clicks.
+        clicks: One fewer.
+        done: Nothing more was to be clicked on, because every wrong pixel had been.
     """
 
     ious: tuple[float, ...]

@@ -26,7 +26,7 @@ def everything(queries: Sequence[Pixels], _prompts: Sequence[Prompt]) -> Iterato
 
 
 def copy_mask(queries: Sequence[Pixels], prompts: Sequence[Prompt]) -> Iterator[npt.NDArray[np.bool_]]:
-    """The prompts' masks, stretched to the query: foreground where at least half of them say so."""
+    """Stretch the prompts' masks to the query: foreground is where at least half of them say so."""
     for query in queries:
         votes = np.zeros(query.shape[:2], np.int64)
         for prompt in prompts:

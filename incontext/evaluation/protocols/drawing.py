@@ -24,10 +24,13 @@ _Item = TypeVar("_Item", str, int)
 def draw(
     benchmark: Benchmark, data: FewShotData, shots: int, *, seed: int = SEED, limit: int | None = None
 ) -> tuple[EpisodeSet, ...]:
-    """The episodes of each fold with that many prompts, each set drawn from the seed anew.
+    """Draw the episodes of each fold with that many prompts, each set drawn from the seed anew.
 
     They differ for different numbers of shots, as in the reference code, where each prompt takes a number of the same
-    generator. limit: at most so many of a fold, spread evenly over it.
+    generator.
+
+    Args:
+        limit: At most so many of a fold, spread evenly over it.
 
     Raises:
         ValueError: a class has too few images, or a fold none.

@@ -67,7 +67,7 @@ class FewShotRun:
         return {"scored at": size, "episodes": drawn, "shots": ", ".join(map(str, self.lists)), **self.data.about}
 
     def content(self) -> dict[str, Any]:
-        """What an episode list says of them."""
+        """Write what an episode list says of them."""
         return few_shot_content(self.lists)
 
     def estimate(self, segmenter: Segmenter) -> Estimate:
@@ -93,8 +93,11 @@ class FewShotRun:
     def ask(
         self, segmenter: Segmenter, out: Path, settings: Mapping[str, object], *, workers: int, tell: Tell
     ) -> Outcome:
-        """Ask all episodes, go on where a run was stopped, and say what came of it. settings: what answers depend
-        on."""
+        """Ask all episodes, go on where a run was stopped, and say what came of it.
+
+        Args:
+            settings: What answers depend on.
+        """
         methods = self._methods(segmenter)
         own = {"data": self.data.state(), "scored at": self.request.scored_at}
         with AnswerJournal(out / "answers.jsonl", {**settings, **own}) as journal:

@@ -62,8 +62,14 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class SceneReport:
-    """Every score. images: how many; seconds: in the method, for one on average. image_figures: of each image alone,
-    the mean over the classes in it, in the order of the images; None where nothing is there to score."""
+    """Every score.
+
+    Attributes:
+        images: How many.
+        seconds: In the method, for one on average.
+        image_figures: Of each image alone, the mean over the classes in it, in the order of the images; None where
+            nothing is there to score.
+    """
 
     measure: str
     images: int
@@ -89,7 +95,7 @@ class SceneJournal:
         self._lines.close()
 
     def get(self, name: str) -> dict[str, Any] | None:
-        """What is known of an image: "counts", "seconds", "segments"."""
+        """Return what is known of an image: "counts", "seconds", "segments"."""
         return self._known.get(name)
 
     def add(self, name: str, counts: Counts, seconds: float, found: Mapping[int, int]) -> None:
@@ -121,8 +127,10 @@ def run_scenes(
 ) -> None:
     """Ask for the classes in each image, keep the answers as files, and count how well they meet the truth.
 
-    Images that the journal knows and whose files are there are not asked again. smallest: pixels of an object at least.
-    on_image(done, total) is called after each.
+    Images that the journal knows and whose files are there are not asked again.
+
+    Args:
+        smallest: Pixels of an object at least. on_image(done, total) is called after each.
     """
     rest = [name for name in names if journal.get(name) is None or not mask_path(out, name).is_file()]
     done = len(names) - len(rest)
@@ -187,7 +195,7 @@ def write_panoptic(out: Path, data: SceneData, names: Sequence[str], journal: Sc
 
 
 def score_scenes(data: SceneData, names: Sequence[str], journal: SceneJournal) -> SceneReport:
-    """The scores of these images, all of which the journal knows."""
+    """Score these images, all of which the journal knows."""
     classes = sorted(data.classes)
     place = {i: column for column, i in enumerate(classes)}
     is_panoptic = data.queries.things is not None
@@ -265,7 +273,11 @@ def _known(value: float) -> float | None:
 def scene_outcome(
     benchmark: Benchmark, report: SceneReport, data: SceneData, names: Sequence[str], out: Path, how: str
 ) -> Outcome:
-    """What to report. how: what was asked with, as the published figures say it: "tuned prompt", "1 shot"."""
+    """Gather what to report.
+
+    Args:
+        how: What was asked with, as the published figures say it: "tuned prompt", "1 shot".
+    """
     name = "PQ" if report.measure == "PQ" else "mIoU"
     figures = [Figure(f"{name}, {how}", report.figure, report.figure_interval)]
     figures += [Figure(f"{other}, {how}", value) for other, value in report.others.items()]

@@ -46,9 +46,12 @@ _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # of files in archives: the same answers 
 
 @dataclass
 class Answers:
-    """The masks that a method answers with, as files: OUT/Annotations/VIDEO/FRAME.png, indexed, in the colours of the
-    given masks. They are `evaluate_video`'s ``on_answer``, and as `KnownClips` a record counts while its files are
-    there."""
+    """The masks that a method answers with, as files: OUT/Annotations/VIDEO/FRAME.png, indexed, in given colours.
+
+    The colours are those of the given masks. They are `evaluate_video`'s ``on_answer``, and as `KnownClips` a record
+    counts
+    while its files are there.
+    """
 
     out: Path
     videos: Videos
@@ -56,7 +59,7 @@ class Answers:
     _colors: dict[str, Pixels] = field(default_factory=dict)
 
     def get(self, method: VideoMethod, clip: Clip) -> ClipRecord | None:
-        """What was measured of the clip, if all its masks are still there."""
+        """Return what was measured of the clip, if all its masks are still there."""
         there = all(self.path(clip, number).is_file() for number in self.videos.wanted[clip.name])
         return self.known.get(method, clip) if there else None
 
@@ -122,7 +125,7 @@ def run_video(
 
 
 def video_outcome(benchmark: Benchmark, report: VideoReport, answers: Answers) -> Outcome:
-    """What to report: J&F, J and F over all objects, of YouTube-VOS G as well, and pictures of clips."""
+    """Gather what to report: J&F, J and F over all objects, of YouTube-VOS G as well, and images of clips."""
     (column,) = report.columns
     shown = tuple(_gallery(report, answers))
     said = list(sentences(report))
@@ -181,7 +184,7 @@ def _overall(column: VideoColumn, videos: Videos) -> Iterator[Figure]:
 
 
 def _gallery(report: VideoReport, answers: Answers) -> Iterator[Shown]:
-    """The best, the median and the worst clip; where nothing is scored, the first one."""
+    """Show the best, the median and the worst clip; where nothing is scored, the first one."""
     clips = {clip.name: clip for clip in answers.videos.clips}
     scored = [score for score in report.columns[0].clips if score.j_and_f is not None and score.at]
     chosen: list[tuple[str, str, float | None, int]] = [
@@ -220,7 +223,7 @@ def _shown(clip: Clip, rank: str, value: float | None, number: int, answers: Ans
 
 
 def video_content(videos: Videos) -> dict[str, Any]:
-    """What is written of videos: each with the frame at which each object is given."""
+    """Write what a list says of videos: each with the frame at which each object is given."""
     return {
         "split": videos.split,
         "clips": [
@@ -231,7 +234,7 @@ def video_content(videos: Videos) -> dict[str, Any]:
 
 
 def given_at(clip: Clip) -> dict[int, int]:
-    """The number of the frame at which each object of a clip is given."""
+    """Find the number of the frame at which each object of a clip is given."""
     found: dict[int, int] = {}
     for number in sorted(clip.masks):
         for i in set(np.unique(clip.ids(number)).tolist()) - {0, IGNORED, *found}:
@@ -242,7 +245,11 @@ def given_at(clip: Clip) -> dict[int, int]:
 
 
 def listed_videos(path: Path, document: Mapping[str, Any]) -> list[str]:
-    """The names of the videos in a list. ValueError where it is none."""
+    """Read the names of the videos in a list.
+
+    Raises:
+        ValueError: It is none.
+    """
     try:
         return [str(each["name"]) for each in document["clips"]]
     except (KeyError, TypeError) as error:
@@ -264,5 +271,5 @@ def frames_in(videos: Videos) -> int:
 
 
 def objects_in(clips: Sequence[Clip]) -> int:
-    """The most objects that a clip gives."""
+    """Count the most objects that a clip gives."""
     return max((len(given_at(clip)) for clip in clips), default=0)
