@@ -144,7 +144,7 @@ def collate(episodes: Sequence[Painted]) -> Stacked:
 
 
 def see(model: SegGPT, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, task: Task = "instance") -> Seen:
-    """The network's answers to a batch (B, 3, (N + 1) * side, side), zeros over the prompts where N > 1, and tokens."""
+    """Answer a batch: (B, 3, (N + 1) * side, side), zeros over the prompts where N > 1, and the tokens."""
     halves = image_canvas.shape[-2] // image_canvas.shape[-1]
     if halves == 2:
         return model.see_canvas(image_canvas, mask_canvas, masked, task=task)
@@ -154,5 +154,5 @@ def see(model: SegGPT, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor
 
 
 def paint(model: SegGPT, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, task: Task = "instance") -> Tensor:
-    """The answers alone: :func:`see`."""
+    """Answer a batch as :func:`see` does, without the tokens."""
     return see(model, image_canvas, mask_canvas, masked, task).painted

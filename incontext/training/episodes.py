@@ -212,7 +212,7 @@ class EpisodeSource:
         return self._episode(rng, masked, grids, len(ids))
 
     def _strangers(self, rng: np.random.Generator, grid: Grid, count: int) -> list[Sight]:
-        """Rendered pictures of which nothing is asked."""
+        """Render images of which nothing is asked."""
         views = render_views(rng, [max(MIN_CELL, *self._cell(grid))] * count)
         return [Sight(image, np.zeros_like(mask)) for image, mask in views]
 
@@ -254,7 +254,7 @@ class EpisodeSource:
         return self._episode(rng, halves, grids, len(ids))
 
     def _region(self, rng: np.random.Generator, source: ImageSet, chooser: _Chooser) -> tuple[int, int]:
-        """A picture of a set of regions, and a region of it."""
+        """Choose an image of a set of regions, and a region of it."""
         number = int(rng.integers(len(source.images)))
         while not source.ids[number]:
             number = int(rng.integers(len(source.images)))
@@ -286,8 +286,19 @@ class EpisodeSource:
     def _seen(
         self, rng: np.random.Generator, source: ImageSet, number: int, focus: int, grid: Grid, cut: Cut, again: bool
     ) -> Sight:
-        """A view of a picture. ``again``: the episode shows the picture already, so not as a whole, or the answer
-        would be a copy of the mask; and perhaps mirrored."""
+        """View an image.
+
+        Args:
+            rng: For what is drawn.
+            source: The set.
+            number: Of the image.
+            focus: The id that is to be seen.
+            grid: Of patches.
+            cut: What parts may be.
+            again: The episode shows the image already, so not as a whole, or the answer would be a copy of the mask;
+                and
+                perhaps mirrored.
+        """
         height, width = self._cell(grid)
         cut = replace(cut, whole=False) if again else cut
         box = choose_box(source.masks[number], focus, rng, cut, pixels=height * width)
@@ -295,7 +306,7 @@ class EpisodeSource:
         return _moved(seen, lambda a: a[:, ::-1]) if again and rng.random() < 0.25 else seen
 
     def _view(self, source: ImageSet, number: int, box: Box | None, size: tuple[int, int]) -> Sight:
-        """A part of a picture, all of it where there is no box, at (height, width)."""
+        """View a part of an image, all of it where there is no box, at (height, width)."""
         image, mask = view(source.images[number], source.masks[number], box, size)
         if not self.traced:
             return Sight(image, mask)
@@ -321,7 +332,7 @@ class EpisodeSource:
     # --- by hints
 
     def _by_hints(self, rng: np.random.Generator, *, alone: bool) -> DrawnEpisode:
-        """A query of which hints say what is asked, and an example that shows something else, or the query itself."""
+        """Draw a query of which hints say what is asked, and an example that shows another thing, or the query."""
         some, grid = self.sampling, (1, 1)
         which = _pick(self.cumulated, rng)
         source, chooser = self.sets[which], self.choosers[which]
@@ -354,7 +365,7 @@ class EpisodeSource:
     def _pointed_at(
         self, rng: np.random.Generator, mask: np.ndarray, focus: int, regions: bool, *, other: bool
     ) -> np.ndarray:
-        """What hints ask for: one or several of the things of a kind, or ``other`` kinds; ids 1 and up."""
+        """Choose what hints ask for: one or several things of a kind, or ``other`` kinds; ids 1 and up."""
         kinds = [int(i) for i in np.unique(mask) if i not in (0, IGNORED)]
         strange = [i for i in kinds if i != focus]
         kind = strange[int(rng.integers(len(strange)))] if other and strange and rng.random() < 0.7 else focus
@@ -373,7 +384,7 @@ class EpisodeSource:
     # --- for both
 
     def _choose_ids(self, rng: np.random.Generator, ids: Sequence[int], first: int | None = None) -> list[int]:
-        """The ids that an episode asks for, in random order; ``first`` is always among them."""
+        """Choose the ids that an episode asks for, in random order; ``first`` is always among them."""
         head = [] if first is None else [first]
         most = self.sampling.max_ids - len(head)
         room = 1 - len(head) if rng.random() < self.sampling.single_id else int(rng.integers(1, most + 1))
@@ -435,17 +446,17 @@ def origin_of(number: int, shape: tuple[int, ...], box: Box | None, size: tuple[
 
 
 def _moved(sight: Sight, move: Callable[[np.ndarray], np.ndarray]) -> Sight:
-    """The same with all of its pixels moved alike."""
+    """Move all pixels of a sight alike."""
     return Sight(*(None if each is None else move(each) for each in sight))  # type: ignore[arg-type]
 
 
 def _asking(sight: Sight, ids: Sequence[int]) -> Sight:
-    """The same with the ids asked for as 1..K."""
+    """Give the ids that are asked for the numbers 1..K."""
     return sight._replace(mask=relabel(sight.mask, ids))
 
 
 def _bent(sight: Sight, rng: np.random.Generator, changes: Augmentation) -> Sight:
-    """The same, rotated, sheared and scaled a little."""
+    """Rotate, shear and scale a sight a little."""
     bend = bending(sight.mask.shape, rng, changes)
     origin = sight.origin
     if origin is not None:
@@ -475,7 +486,7 @@ def tile(pictures: Sequence[Sight], grid: Grid, side: int) -> Sight:
 
 
 def relabel(mask: np.ndarray, ids: Sequence[int]) -> np.ndarray:
-    """The ids asked for become 1..K in their order, every other one background; 255 stays ignored."""
+    """Make the ids asked for 1..K in their order, every other one background; 255 stays ignored."""
     table = np.zeros(256, dtype=np.uint8)
     table[list(ids)] = np.arange(1, len(ids) + 1)
     table[IGNORED] = IGNORED
@@ -484,7 +495,7 @@ def relabel(mask: np.ndarray, ids: Sequence[int]) -> np.ndarray:
 
 
 def _pick(cumulated: np.ndarray, rng: np.random.Generator) -> int:
-    """An index, in proportion to the weights of which ``cumulated`` is the running sum."""
+    """Draw an index, in proportion to the weights of which ``cumulated`` is the running sum."""
     return int(np.searchsorted(cumulated, rng.random() * cumulated[-1], side="right"))
 
 

@@ -107,7 +107,7 @@ def _inside(said: np.ndarray, mask: np.ndarray, patch: int, rng: Rng) -> None:
 
 
 def _scribble(allowed: np.ndarray, rng: Rng) -> np.ndarray:
-    """A connected path over allowed patches that mostly keeps its direction."""
+    """Draw a connected path over allowed patches that mostly keeps its direction."""
     chosen = np.zeros_like(allowed)
     places = np.argwhere(allowed)
     if not len(places):
@@ -128,7 +128,7 @@ def _scribble(allowed: np.ndarray, rng: Rng) -> np.ndarray:
 
 
 def _box(mask: np.ndarray, patch: int, rng: Rng) -> np.ndarray:
-    """The patches outside a box around everything asked for, or only the frame around that box; all background."""
+    """Choose the patches outside a box around everything asked for, or the frame around that box; all background."""
     size, grid = (len(mask), len(mask)), len(mask) // patch
     marked = (mask > 0) & (mask != IGNORED)
     if not marked.any():

@@ -21,7 +21,7 @@ from incontext.training.teacher import Teaching
 
 
 def _over(stored: Mapping[str, object], defaults: Mapping[str, object]) -> dict[str, object]:
-    """Stored values, and defaults where there are none, within nested mappings too."""
+    """Fill stored values up with defaults, within nested mappings too."""
     known = {**defaults, **stored}
     for name, value in stored.items():
         below = defaults.get(name)
@@ -31,7 +31,7 @@ def _over(stored: Mapping[str, object], defaults: Mapping[str, object]) -> dict[
 
 
 def _made(kind: Any, value: object, where: str) -> object:
-    """A value of JSON as the type that a field has: numbers, strings, tuples, and dataclasses of them."""
+    """Make a value of JSON the type that a field has: numbers, strings, tuples, and dataclasses of them."""
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise ValueError(f"expected {where} to be an object of named values, got {value!r}")
@@ -103,7 +103,7 @@ class Recipe:
         return sum(stage.steps for stage in self.stages)
 
     def stage_at(self, step: int) -> tuple[Stage, int, int]:
-        """The stage that a step belongs to, and how many steps and episodes come before that stage."""
+        """Find the stage that a step belongs to, and how many steps and episodes come before that stage."""
         before = episodes = 0
         for stage in self.stages:
             if step < before + stage.steps:
@@ -123,7 +123,7 @@ class Recipe:
         return min(1.0, max(0.0, (step - (self.steps - length)) / length))
 
     def rate(self, step: int) -> float:
-        """The factor on the learning rates: linear warm-up, plateau, a cosine to zero."""
+        """Compute the factor on the learning rates: linear warm-up, plateau, a cosine to zero."""
         return min(1.0, (step + 1) / self.warmup_steps) * 0.5 * (1 + math.cos(math.pi * self.decay(step)))
 
     def beta_at(self, step: int) -> float:
@@ -131,7 +131,7 @@ class Recipe:
         return float(self.beta * (self.final_beta / self.beta) ** self.decay(step))
 
     def with_model(self, model: ModelConfig) -> Recipe:
-        """The same recipe for another network; sides become the nearest multiples of its patch."""
+        """Adapt the recipe to another network; sides become the nearest multiples of its patch."""
         stages = tuple(replace(s, side=max(1, round(s.side / model.patch)) * model.patch) for s in self.stages)
         return replace(self, model=model, stages=stages)
 

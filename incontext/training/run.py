@@ -148,7 +148,7 @@ class Run:
         return values[0], dict(zip(parts, values[1:], strict=True))
 
     def backward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """The gradients of the whole batch, in every process; this one's share of the loss and of its parts.
+        """Compute the gradients of the whole batch, in every process; and this one's share of the loss and its parts.
 
         The loss is a mean over pixels, ids and patches, of which processes, and the pieces that a process takes at a
         time, have different numbers. So each piece is divided by the numbers of the whole batch: the losses of pieces,
@@ -174,7 +174,7 @@ class Run:
         return whole, sums
 
     def _loss(self, piece: Batch, task: Task, total: Tensor, seen: Tensor | None) -> tuple[Tensor, dict[str, float]]:
-        """A piece's share of the loss of a batch that has ``total`` and ``seen`` in all."""
+        """Compute a piece's share of the loss of a batch that has ``total`` and ``seen`` in all."""
         recipe = self.recipe
         with self._products():
             painted, presence, cosines = self._paint(piece, task)
@@ -192,7 +192,7 @@ class Run:
         return loss, parts
 
     def _pieces(self, batch: Batch) -> Iterator[Batch]:
-        """The batch in pieces whose activations a processor's memory and caches hold; whole on an accelerator."""
+        """Cut the batch to pieces whose activations a processor's memory and caches hold; not on an accelerator."""
         tokens = batch.masked[0].numel()
         size = max(1, _CPU_TOKENS // tokens) if self.device.type == "cpu" else len(batch.ids)
         for first in range(0, len(batch.ids), size):
@@ -204,7 +204,7 @@ class Run:
 
     @torch.no_grad()
     def _corrected(self, batch: Batch, task: Task) -> Batch:
-        """The batch with hints where the network errs, as it is now."""
+        """Add hints where the network errs, as it is now, to a batch."""
         with self._products():
             answers = [
                 paint(self.model, piece.image_canvas, piece.mask_canvas, piece.masked, task)
@@ -217,7 +217,7 @@ class Run:
         return corrected(batch, painted, most=self.recipe.most_corrections, generator=generator)
 
     def averaged(self) -> SegGPT | None:
-        """The network of the averaged weights, in eval mode; it shares them with a run that is not sharded.
+        """Make the network of the averaged weights, in eval mode; it shares them with a run that is not sharded.
 
         All processes must call this; of a sharded run only process 0 gets it.
         """

@@ -80,7 +80,7 @@ def _iou(answer: Tensor, batch: Batch) -> Tensor:
 
 
 def _sheet(answer: Tensor, batch: Batch) -> np.ndarray:
-    """A row per episode: prompt, its mask, query, its mask, the answer; two columns of episodes; (H, W, 3) uint8."""
+    """Draw a row per episode: prompt, its mask, query, its mask, the answer; two columns; (H, W, 3) uint8."""
     shown = [unpaint(t) for t in (batch.image_canvas, batch.mask_canvas, answer)]
     (prompts, queries), (prompt_masks, truths), (_, answers) = (t.chunk(2, dim=1) for t in shown)
     rows = torch.cat([prompts, prompt_masks, queries, truths, answers], dim=2)

@@ -30,7 +30,11 @@ def theme() -> gr.themes.Base:
 
 
 def page(model: Model, sessions: Sessions, root: Path) -> gr.Blocks:
-    """The page for a model. root: the folder of all uploads and sessions."""
+    """Build the page for a model.
+
+    Args:
+        root: The folder of all uploads and sessions.
+    """
     answers = Answers(sessions, root)
     blocks = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, _UPLOADS_KEPT), fill_width=False)
     with blocks:

@@ -67,7 +67,11 @@ def open_video(session: Session, source: Path) -> Following:
 
 
 def frame_of(following: Following, number: int) -> Pixels:
-    """One frame, (H, W, 3) uint8. ValueError where there is none of that number."""
+    """One frame, (H, W, 3) uint8.
+
+    Raises:
+        ValueError: There is none of that number.
+    """
     with open_frames(following.source, start=number, stop=number + 1) as frames:
         try:
             return next(iter(frames)).image
@@ -76,7 +80,11 @@ def frame_of(following: Following, number: int) -> Pixels:
 
 
 def give_mask(following: Following, number: int, ids: Pixels) -> None:
-    """Objects as they are in a frame, from which on they are followed. ids: (H, W) of the frame's size."""
+    """Objects as they are in a frame, from which on they are followed.
+
+    Args:
+        ids: (H, W) of the frame's size.
+    """
     Prompt(np.zeros((*following.size, 3), np.uint8), ids)  # for what it says of a mask that cannot be used
     following.masks[number] = ids
     following.changed = number if following.changed is None else min(number, following.changed)
@@ -94,8 +102,10 @@ def follow(
 ) -> Iterator[Followed]:
     """Track the video from the first frame that is not known by now, or whose mask has changed since.
 
-    prompts, keys: of other pictures, in place of masks or beside them; memory, options: see `Tracker`. Ends early when
-    the session is told to stop; called again, it goes on there. What could not be read is in `following.problems`.
+    Args:
+        prompts, keys: Of other pictures, in place of masks or beside them.
+        memory, options: See `Tracker`. Ends early when the session is told to stop; called again, it goes on there.
+            What could not be read is in `following.problems`.
 
     Raises:
         ValueError: there is nothing to follow, or an option cannot be used.
@@ -193,7 +203,7 @@ def _state_file(following: Following, number: int) -> Path:
 
 
 def movie_of(following: Following, target: Path) -> Path:
-    """The tracked frames under their masks as an MP4, with the sound and the times of the source."""
+    """Write the tracked frames under their masks as an MP4, with the sound and the times of the source."""
     if not following.done:
         raise ValueError("expected a tracked video to download, got none; track one first")
     first, last = following.done[0].number, following.done[-1].number
@@ -217,7 +227,7 @@ def _shown(frame: Followed) -> Segmentation:
 
 
 def zip_of(following: Following, target: Path) -> Path:
-    """The masks of the tracked frames, indexed PNGs, as a ZIP."""
+    """Write the masks of the tracked frames, indexed PNGs, as a ZIP."""
     if not following.done:
         raise ValueError("expected a tracked video to download, got none; track one first")
     folder = target.with_suffix("")

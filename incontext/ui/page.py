@@ -117,7 +117,7 @@ class Answers:
         return _typed(handler)
 
     def plain(self, sentence: str) -> str:
-        """A sentence without the folders in which uploads lie."""
+        """Write a sentence without the folders in which uploads lie."""
         return self._folders.sub("", sentence)
 
     def warn(self, sentence: str) -> None:
@@ -171,12 +171,12 @@ def address(path: Path) -> str:
 
 
 def note(sentence: str) -> str:
-    """A line that screen readers speak when it changes."""
+    """Write a line that screen readers speak when it changes."""
     return f'<p class="ic-note" role="status" aria-live="polite">{escape(sentence)}</p>'
 
 
 def legend() -> str:
-    """The brushes and their ids."""
+    """List the brushes and their ids."""
     colors = zip(brush_names(), BRUSHES, strict=True)
     items = (
         f'<span><i style="background:{color}"></i>{name} = {number}</span>'
@@ -186,7 +186,7 @@ def legend() -> str:
 
 
 def example_cards(examples: Sequence[Example]) -> str:
-    """The examples in use, each with a button to remove it."""
+    """Show the examples in use, each with a button to remove it."""
     cards = (
         f'<figure><img src="{address(example.miniature)}" alt="Example {number + 1}: {escape(example.name)}">'
         f"<figcaption>{escape(example.name)}: {', '.join(map(str, example.prompt.ids))}<br>"
@@ -198,7 +198,7 @@ def example_cards(examples: Sequence[Example]) -> str:
 
 
 def result_card(number: int, result: SegmentedImage, plain: Callable[[str], str]) -> str:
-    """A picture beside what was found in it."""
+    """Show an image beside what was found in it."""
     name = escape(result.picture.name)
     if result.miniatures is None:
         return (
@@ -220,7 +220,7 @@ def result_card(number: int, result: SegmentedImage, plain: Callable[[str], str]
 
 
 def result_found(number: int, areas: Mapping[int, int], size: tuple[int, int], confidence: float) -> str:
-    """What was found in a picture (H, W), by id in pixels, and what can be done with it."""
+    """Say what was found in an image (H, W), by id in pixels, and what can be done with it."""
     buttons = (
         f'<button type="button" class="ic-button" data-accept="{number}">Accept as example</button>'
         f'<button type="button" class="ic-button" data-edit="{number}">Correct</button>'

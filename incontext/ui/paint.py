@@ -35,12 +35,12 @@ _COLORS = np.array([color for _, color in BRUSHES], np.uint8)
 
 
 def brush_names() -> list[str]:
-    """The brushes' colours as a page writes them, that of id 1 first."""
+    """List the brushes' colours as a page writes them, that of id 1 first."""
     return ["#{:02x}{:02x}{:02x}".format(*color) for _, color in BRUSHES]
 
 
 def palette_for(ids: Iterable[int]) -> Palette:
-    """A palette of these ids, 1..7 in the colours of the brushes, others in colours of their own."""
+    """Choose a palette of these ids, 1..7 in the colours of the brushes, others in colours of their own."""
     rows = sorted({int(i) for i in ids} - {0, IGNORED})
     brushes = {number: color for number, (_, color) in enumerate(BRUSHES, start=1)}
     taken = {(0, 0, 0), *brushes.values()}
@@ -95,7 +95,7 @@ def box_on_canvas(shape: tuple[int, int]) -> tuple[int, int, int, int]:
 
 
 def image_on_canvas(image: Pixels) -> Pixels:
-    """A picture (H, W, 3) in the middle of the canvas (720, 960, 3), grey beside it."""
+    """Put an image (H, W, 3) into the middle of the canvas (720, 960, 3), grey beside it."""
     top, left, height, width = box_on_canvas(image.shape[:2])
     canvas = np.full((*CANVAS, 3), _BESIDE, np.uint8)
     canvas[top : top + height, left : left + width] = resized(image, (height, width), quick=True)

@@ -38,7 +38,11 @@ class Places:
         return any(real.is_relative_to(folder) for folder in self.folders)
 
     def check(self, path: str | os.PathLike[str]) -> Path:
-        """The real path. ValueError where it lies outside."""
+        """Return the real path.
+
+        Raises:
+            ValueError: It lies outside.
+        """
         if not self.allows(path):
             opened = ", ".join(map(str, self.folders)) or "none"
             raise ValueError(
@@ -48,7 +52,7 @@ class Places:
         return Path(os.path.realpath(path))
 
     def below(self, folder: Path) -> Iterator[Path]:
-        """The files of an opened folder and its subfolders that are allowed, without hidden ones, by name."""
+        """List the files of an opened folder and its subfolders that are allowed, without hidden ones, by name."""
         for parent, folders, files in os.walk(folder):
             folders[:] = sorted(name for name in folders if name[0] != ".")
             paths = (Path(parent, name) for name in sorted(files) if name[0] != ".")

@@ -76,7 +76,11 @@ class TuneTab:
         self.file = gr.DownloadButton("key.safetensors", visible="hidden", elem_id="key-file")
 
     def connect(self, keys: Sequence[gr.CheckboxGroup]) -> None:
-        """What happens on clicks. keys: where other tabs choose among the keys."""
+        """Connect what happens on clicks.
+
+        Args:
+            keys: Where other tabs choose among the keys.
+        """
         once = self._answers.once
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         known = [self.listed, self.chosen, *keys]
@@ -143,7 +147,7 @@ class TuneTab:
         return note(f"{name} is loaded.")
 
     def _known(self, session: Session) -> tuple[Any, ...]:
-        """What every choice among keys shows. Only the Segment and the Track tab choose some."""
+        """Show the session's prompt tensors wherever they can be chosen: in the Segment and the Track tab."""
         names = list(session.keys)
         rows = "".join(f"<h4>{escape(name)}</h4>{table(key.describe())}" for name, key in session.keys.items())
         groups = [gr.CheckboxGroup(choices=names, visible=bool(names)) for _ in range(2)]
@@ -158,7 +162,7 @@ class TuneTab:
 
 
 def _free_name(session: Session, wanted: str) -> str:
-    """A name for a key that is also a file's, and not taken."""
+    """Choose a name for a prompt tensor that is also a file's, and not taken."""
     plain = "".join(c if c.isalnum() or c in "-_ " else "_" for c in wanted).strip()[:60] or "key"
     number, name = 2, plain
     while name in session.keys:

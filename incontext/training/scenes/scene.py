@@ -66,7 +66,7 @@ def render_views(
 
 
 def compose_scene(wardrobe: Wardrobe) -> list[Layer]:
-    """The layers of some scene, from back to front."""
+    """Compose the layers of some scene, from back to front."""
     return _SCENES[int(np.searchsorted(_CUMULATED, wardrobe.rng.random()))](wardrobe)
 
 
@@ -136,7 +136,7 @@ def _things(
     horizon: float | None = None,
     parts: float = 0.5,
 ) -> Things:
-    """A kind of thing; with probability `parts`, each look of it is an id of its own."""
+    """Make a kind of thing; with probability `parts`, each look of it is an id of its own."""
     rng = w.rng
     build, traits = builders[int(rng.integers(len(builders)))], rng.random(8)
     number = 1 + max(look for look, _ in build(rng, traits))
@@ -159,7 +159,7 @@ def _things(
 
 
 def _twin(w: Wardrobe, kind: Things) -> Things:
-    """A kind that differs from another in one thing only: its colours, its pattern or its shape."""
+    """Make a kind that differs from another in one thing only: its colours, its pattern or its shape."""
     rng = w.rng
     labels = (w.new_id(),) * len(kind.labels)
     way = int(rng.integers(3))
@@ -173,7 +173,7 @@ def _twin(w: Wardrobe, kind: Things) -> Things:
 
 
 def _objects(w: Wardrobe) -> list[Layer]:
-    """A few kinds of objects of any size, in front of each other."""
+    """Compose a few kinds of objects of any size, in front of each other."""
     rng = w.rng
     kinds: list[Things] = []
     for _ in range(int(rng.integers(1, 4))):
@@ -229,7 +229,7 @@ def _micrograph(w: Wardrobe) -> list[Layer]:
 
 
 def _membranes(w: Wardrobe) -> list[Layer]:
-    """A tissue: walls, interiors of one to three kinds, bodies in them that do or do not count as interior."""
+    """Compose a tissue: walls, interiors of one to three kinds, bodies in them that do or do not count as interior."""
     rng = w.rng
     inner = tuple(w.look() for _ in range(int(rng.choice((1, 1, 2, 3)))))
     labels = tuple(w.new_id() for _ in inner)
@@ -329,7 +329,7 @@ def _matter(w: Wardrobe) -> list[Layer]:
 
 
 def _page(w: Wardrobe) -> list[Layer]:
-    """Writing in one or two alphabets and inks, on paper or on anything."""
+    """Compose writing in one or two alphabets and inks, on paper or on anything."""
     rng = w.rng
     layers: list[Layer] = [_ground(w)]
     if rng.random() < 0.4:

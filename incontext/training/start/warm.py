@@ -28,7 +28,7 @@ class Source:
 
 
 def start_from(model: SegGPT, config: ModelConfig, *, seed: int = 0) -> tuple[SegGPT, tuple[str, ...]]:
-    """A network of ``config`` that begins with the weights of ``model``, and the names of those that it could not give.
+    """Make a network of ``config`` that begins with the weights of ``model``; and name those that it could not give.
 
     float32, on the CPU, in eval mode. ``seed`` decides the fresh weights; the global generator is left as it was.
 
@@ -43,14 +43,14 @@ def start_from(model: SegGPT, config: ModelConfig, *, seed: int = 0) -> tuple[Se
 
 
 def fresh(config: ModelConfig, *, seed: int) -> SegGPT:
-    """A network with random weights that depend on the seed alone, on the CPU, in eval mode."""
+    """Make a network with random weights that depend on the seed alone, on the CPU, in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return SegGPT(config).eval()
 
 
 def map_weights(tensors: Mapping[str, Tensor], source: ModelConfig, target: ModelConfig) -> dict[str, Tensor]:
-    """The state of a network of ``source`` -> that of one of ``target``; what has no counterpart there is left out.
+    """Map the state of a network of ``source`` to that of one of ``target``; what has no counterpart is left out.
 
     * Another side: the tables of relative positions are interpolated as the network itself does it, so that the answers
       at the new side stay what they were.
