@@ -134,7 +134,7 @@ def _forget_peak() -> bool:
 
 
 def _resident(field: str) -> int | None:
-    """Bytes: VmRSS what is resident now, VmHWM the most that was."""
+    """Read bytes of this process: VmRSS what is resident now, VmHWM the most that was."""
     found = re.search(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     return int(found[1]) * 1024 if found else None
 
@@ -159,7 +159,7 @@ def hardware(device: torch.device) -> str:
 
 
 def processor(name: str, instructions: str | None) -> str:
-    """`Intel(R) Xeon(R) Processor`, `AMX` -> `Intel Xeon AMX`; a name that says the model stays without the second."""
+    """Shorten `Intel(R) Xeon(R) Processor`, `AMX` to `Intel Xeon AMX`; a name that says the model stays alone."""
     name = re.sub(r"\((R|TM|r|tm)\)|\bCPU\b|\bProcessor\b|\b\d+-Core\b|@.*", " ", name)
     name = " ".join(name.split())
     return name if re.search(r"\d", name) or instructions is None else f"{name} {instructions}"
@@ -224,7 +224,7 @@ class BenchReport:
     rows: tuple[Row, ...]
 
     def to_json(self) -> str:
-        """One line."""
+        """Write it as one line."""
         where = {"picture": f"{PICTURE[1]} x {PICTURE[0]}", "side": self.side}
         rows = [{name: _rounded(value) for name, value in asdict(row).items()} for row in self.rows]
         document = {"benchmark": "segmenter", **self.circumstances, "model": self.segmenter, **where}

@@ -39,7 +39,7 @@ class Crop(NamedTuple):
     mirrored: bool = False
 
     def of(self, photograph: Pixels) -> Pixels:
-        """(H, W, 3) -> (bottom - top, right - left, 3)."""
+        """Cut the crop out of a photograph (H, W, 3): (bottom - top, right - left, 3)."""
         part = photograph[self.top : self.bottom, self.left : self.right]
         return part[:, ::-1] if self.mirrored else part
 
@@ -134,7 +134,7 @@ class JobReport:
         return self.result.seconds / max(1, self.result.done)
 
     def describe(self) -> str:
-        """Two lines for a terminal."""
+        """Write two lines for a terminal."""
         done = f"{self.job.name}: {self.result.done} masks, {self.seconds_per_picture:.2f} s a picture"
         return "\n".join([done, *(f"  failed: {file.error}" for file in self.result.failures), f"  {self.command}"])
 

@@ -384,7 +384,7 @@ class Segmenter:
         return fingerprint(self.model)
 
     def estimate_memory(self, *, shots: int = 1, batch_size: int = 1, side: int | None = None) -> int:
-        """Bytes of tensors at the peak of a batch, the weights included, before anything runs: `memory.estimate`."""
+        """Estimate bytes of tensors at the peak of a batch, the weights included, before anything runs."""
         return memory.estimate(
             self.config,
             side=self._side(side),

@@ -118,7 +118,7 @@ class Hints:
 
     @classmethod
     def of(cls, marks: Iterable[Mark]) -> Self:
-        """Hints of marks in that order.
+        """Make hints of marks in that order.
 
         Raises:
             ValueError: There are none.
@@ -131,7 +131,7 @@ class Hints:
         return hints
 
     def __add__(self, later: Hints) -> Hints:
-        """Both; where they contradict each other, the right one is right."""
+        """Join both; where they contradict each other, the right one is right."""
         if not isinstance(later, Hints):
             return NotImplemented
         return Hints.of((*self.marks, *later.marks))
@@ -233,7 +233,7 @@ class Hints:
     # --- as JSON
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Plain values for JSON: what :meth:`from_json` takes, a part for each run of marks of one call."""
+        """Write plain values for JSON: what :meth:`from_json` takes, a part for each run of marks of one call."""
         parts: list[dict[str, Any]] = []
         last = len(_KINDS)
         for mark in self.marks:
@@ -251,7 +251,7 @@ class Hints:
 
     @classmethod
     def from_json(cls, content: object) -> Self:
-        """Hints from plain values.
+        """Read hints from plain values.
 
         Args:
             content: {"points": [[x, y, id]], "boxes": [[left, top, right, bottom, id]], "polygons": [{"ring": [[x, y]],
@@ -308,7 +308,7 @@ def read_json(path: Path) -> object:
 
 
 def _numbers(values: object, count: int, form: str) -> tuple[list[float], int]:
-    """So many finite coordinates, and an id in 0..254."""
+    """Check so many finite coordinates, and an id in 0..254."""
     listed = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
     plain = [each.item() if isinstance(each, np.generic) else each for each in listed]
     numbers = [each for each in plain if isinstance(each, int | float) and not isinstance(each, bool)]
@@ -394,7 +394,7 @@ def _ids_of(mark: Mark) -> tuple[int, ...]:
 
 
 def _places(mark: Point | Box | Polygon) -> Iterator[tuple[float, float]]:
-    """Its corners (x, y)."""
+    """List its corners (x, y)."""
     if isinstance(mark, Point):
         yield mark.x, mark.y
     elif isinstance(mark, Box):
@@ -405,7 +405,7 @@ def _places(mark: Point | Box | Polygon) -> Iterator[tuple[float, float]]:
 
 
 def _told(mark: Mark) -> str:
-    """For people."""
+    """Write it for people."""
     if isinstance(mark, Scribbles):
         return f"scribbles of {mark.mask.shape[1]} x {mark.mask.shape[0]}"
     if isinstance(mark, Polygon):

@@ -87,7 +87,7 @@ def differences(before: Mapping[str, object], now: Mapping[str, object]) -> str:
 
 
 def _flat(values: Mapping[str, object]) -> dict[str, object]:
-    """With what is inside of a mapping told one by one."""
+    """Tell what is inside of a mapping one by one."""
     flat: dict[str, object] = {}
     for name, value in values.items():
         flat |= {f"{name} {key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}

@@ -117,11 +117,11 @@ class SegmentOptions:
             raise ValueError(f'expected tiles as "auto" or at least {LEAST_TILES} pixels, got {self.tiles!r}')
 
     def keywords(self) -> SegmentKeywords:
-        """All of them as keywords of functions that take these."""
+        """Give all of them as keywords of functions that take these."""
         return cast("SegmentKeywords", asdict(self))
 
     def plain(self) -> dict[str, object]:
-        """All of them by name, in values that JSON holds."""
+        """Give all of them by name, in values that JSON holds."""
         return asdict(self)
 
 

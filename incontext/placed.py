@@ -91,7 +91,7 @@ class PlacedNetwork:
         return self._tables[grid]
 
     def _canvas(self, shown: npt.NDArray[np.generic]) -> Tensor:
-        """(side, side, 3) uint8, or (3, side, side) normalised -> (1, 3, side, side) normalised on the device."""
+        """Bring (side, side, 3) uint8, or (3, side, side) normalised, to the device: (1, 3, side, side) normalised."""
         if shown.dtype == np.uint8:
             return self._to_device(torch.from_numpy(shown[None]))
         return torch.tensor(shown[None]).to(self.device, self.dtype)
@@ -179,7 +179,7 @@ class PlacedNetwork:
         return context._replace(masks=together)
 
     def _to_device(self, pixels: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 -> (B, 3, H, W) normalised, in the network's precision, on its device."""
+        """Bring (B, H, W, 3) uint8 to the device: (B, 3, H, W) normalised, in the network's precision."""
         if self._copies is None:
             return normalise(pixels.to(self.device)).to(self.dtype)
         with torch.cuda.stream(self._copies):
@@ -233,5 +233,5 @@ def to_read(model: SegGPT, seen: Seen, palette: Palette, told: Told | None = Non
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether it is CUDA's, Python's or PyTorch's CPU allocator that has nothing left."""
+    """Tell whether it is CUDA's, Python's or PyTorch's CPU allocator that has nothing left."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

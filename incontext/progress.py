@@ -17,7 +17,7 @@ _TURNS: Final = frozenset(
 
 
 def printable(text: str) -> str:
-    """Text for a line of a terminal: names of files can hold what would move its cursor or turn its letters round."""
+    """Make text fit a line of a terminal: names of files can hold what would move its cursor or turn its letters."""
     return "".join(
         ascii(each)[1:-1] if unicodedata.category(each) in _TRICKS or each in _TURNS else each for each in text
     )
@@ -51,7 +51,7 @@ class ProgressLine:
         self._console.print(printable(sentence))
 
     def update(self, done: int, note: str = "", *, total: int | None = None) -> None:
-        """So much is done by now.
+        """Show that so much is done by now.
 
         Args:
             note: What else to show.

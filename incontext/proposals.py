@@ -91,15 +91,18 @@ class Proposals:
         return self.found[number]
 
     def mask(self, number: int) -> Flags:
-        """(H, W) bool: one of them."""
+        """Return the mask of one of them, (H, W) bool."""
         return rle.to_mask(self.found[number].counts, self.size)
 
     def best(self, count: int) -> Self:
-        """Only the surest so many."""
+        """Keep only the surest so many."""
         return type(self)(self.size, self.found[:count])
 
     def to_mask(self) -> Pixels:
-        """(H, W) uint8 ids: the surest is 1 and so on to 254; where they overlap the smaller lies on top."""
+        """Paint them as ids in a mask (H, W) uint8.
+
+        The surest is 1 and so on to 254; where they overlap the smaller lies on top.
+        """
         ids = np.zeros(self.size, np.uint8)
         shown = list(enumerate(self.found[:MOST_IDS], start=1))
         for i, each in sorted(shown, key=lambda pair: -pair[1].area):
@@ -107,7 +110,7 @@ class Proposals:
         return ids
 
     def to_json(self) -> list[dict[str, Any]]:
-        """As SAM's automatic mode gives them, with COCO's run-length encodings: a dictionary for each."""
+        """Write them as SAM's automatic mode does, with COCO's run-length encodings: a dictionary for each."""
         return [
             {
                 "segmentation": {"size": list(self.size), "counts": each.counts},
@@ -238,7 +241,7 @@ def grid(points_per_side: int, size: tuple[int, int]) -> list[Place]:
 
 
 def surest_of_overlapping(boxes: Sequence[tuple[Sequence[float], float]], most: float) -> list[int]:
-    """Non-maximum suppression: of boxes whose IoU is above `most` keep the surest.
+    """Keep the surest of boxes whose IoU is above `most`: non-maximum suppression.
 
     Args:
         boxes: (left, top, right, bottom) each, and how sure it is.
@@ -275,7 +278,7 @@ def expected_iou(logits: Logits) -> float:
 
 
 def stability_score(logits: Logits, offset: float = STABILITY_SCORE_OFFSET) -> float:
-    """How much of a mask is left when its threshold is raised, against lowered: IoU, 0..1; 0 where nothing is found."""
+    """Compute IoU, 0..1, of a mask at a raised and at a lowered threshold; 0 where nothing is found."""
     wide = int((logits > -offset).sum())
     return int((logits > offset).sum()) / wide if wide else 0.0
 
@@ -330,7 +333,7 @@ def _proposal(each: _Candidate, size: tuple[int, int], least: int) -> Proposal |
 
 
 def _stretched(logits: Logits, size: tuple[int, int]) -> Logits:
-    """Bilinearly, to a size (H, W)."""
+    """Stretch to a size (H, W), bilinearly."""
     import torch
     import torch.nn.functional as F
 

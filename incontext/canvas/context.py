@@ -173,7 +173,7 @@ def _palettes(prompts: Sequence[Prompt], known: set[int]) -> list[Palette]:
 
 
 def grouped(ids: set[int]) -> list[Palette]:
-    """Palettes of far-apart colours for these ids, each for as many as a pass keeps apart."""
+    """Choose palettes of far-apart colours for these ids, each for as many as a pass keeps apart."""
     if not ids:
         return []
     groups = np.array_split(sorted(ids), ceil(len(ids) / COLORS_AT_ONCE))

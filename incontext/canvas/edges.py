@@ -59,7 +59,7 @@ class Guide:
 
 
 def meet(lines: Tensor, colors: Tensor) -> Tensor:
-    """Lines (4, H, W) at the colours (H, W, 3) uint8 of the picture itself -> votes (H, W) float32, 0 or more."""
+    """Evaluate lines (4, H, W) at the colours (H, W, 3) uint8 of the image itself: votes (H, W) float32, 0 or more."""
     votes = lines[3].clone()
     for channel in range(3):
         votes.addcmul_(lines[channel], colors[..., channel].float(), value=1 / 255)

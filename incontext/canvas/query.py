@@ -199,7 +199,7 @@ class ViewSorter:
 
 
 def most_likely(known: Mapping[int, float], painted: Sequence[Paint]) -> dict[int, float]:
-    """For each id the most that was said of its presence, in what is known and in any picture or window of these."""
+    """Keep for each id the most that was said of its presence, in what is known and in any view of these."""
     most = dict(known)
     for each in painted:
         if each.presence is not None:

@@ -39,14 +39,14 @@ class Paint(NamedTuple):
     second: SecondVotes | None = None  # None: the network decides alone
 
     def part(self, first: int, last: int) -> "Paint":
-        """Only these of the batch."""
+        """Take only these of the batch."""
         presence = None if self.presence is None else self.presence[first:last]
         second = None if self.second is None else self.second._replace(leads=self.second.leads[first:last])
         return Paint(self.painted[first:last], self.palette, presence, second)
 
     @classmethod
     def joined(cls, parts: Sequence["Paint"]) -> "Paint":
-        """Parts of a batch in one pass, as one."""
+        """Join parts of a batch in one pass."""
         known = [each.presence for each in parts if each.presence is not None]
         votes = [each.second for each in parts if each.second is not None]
         return cls(
@@ -122,7 +122,7 @@ def read_logits(painted: Tensor, palette: Palette) -> Tensor:
 
 
 def reading_logits(painted: Tensor, colors: Tensor, used: Tensor, *, sharpness: float = SHARPNESS) -> Tensor:
-    """(B, 3, H, W) answers, (B, K, 3) colours, normalised -> (B, K, H, W) logits of the nearest-colour posterior.
+    """Compute the logits of the nearest-colour posterior: answers (B, 3, H, W), colours (B, K, 3) -> (B, K, H, W).
 
     Args:
         used: (B, K) bool, the colours that count.
@@ -138,7 +138,7 @@ def reading_logits(painted: Tensor, colors: Tensor, used: Tensor, *, sharpness: 
 
 
 def color_shares(painted: Tensor, colors: Tensor, used: Tensor, patch: int) -> Tensor:
-    """How far each patch shows each id: the posterior's mean over its pixels, (B, K, H / patch, W / patch), above 0.
+    """Compute how far each patch shows each id: the posterior's mean, (B, K, H / patch, W / patch), over 0.
 
     The other arguments as for :func:`reading_logits`.
     """
@@ -147,7 +147,7 @@ def color_shares(painted: Tensor, colors: Tensor, used: Tensor, patch: int) -> T
 
 
 def shares(painted: Tensor, palette: Palette, patch: int) -> Tensor:
-    """:func:`color_shares` of paint (B, 3, H, W) in one palette of K + 1 ids -> (B, K + 1, H / patch, W / patch)."""
+    """Compute :func:`color_shares` of paint (B, 3, H, W) in one palette of K + 1 ids."""
     colors = normalise_colors(torch.tensor(palette.colors).to(painted.device)).expand(len(painted), -1, -1)
     used = torch.ones(colors.shape[:2], dtype=torch.bool, device=painted.device)
     return color_shares(painted, colors, used, patch)
@@ -204,7 +204,7 @@ def _without_absent(each: Paint, min_presence: float) -> tuple[Tensor, Tensor]:
 
 
 def _joined(readings: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Of the groups that claim a pixel the surest one has it; background where none does, as sure as the least sure."""
+    """Give a pixel to the surest of the groups that claim it; background, as sure as the least sure, where none does."""
     ids, confidence = readings[0]
     for other, its_confidence in readings[1:]:
         claimed, its_claim = ids != 0, other != 0

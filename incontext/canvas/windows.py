@@ -56,7 +56,7 @@ def window_side(prompts: Sequence[Prompt], side: int) -> int:
 
 
 def extent(mask: npt.NDArray[np.uint8]) -> float:
-    """How wide a typical marked part of a mask (H, W) is, in pixels: four times the area over the outline's length.
+    """Measure how wide a typical marked part of a mask (H, W) is: four times the area over the outline's length.
 
     That is the side of squares and the double width of long strips, and needs no parts to be told apart. Outlines run
     where ids meet too; the picture's own edge counts.
@@ -70,7 +70,7 @@ def extent(mask: npt.NDArray[np.uint8]) -> float:
 
 
 def windows(size: tuple[int, int], window: int) -> tuple[Window, ...]:
-    """Squares of `window` pixels that cover a picture (H, W), row by row, evenly spread.
+    """Cover an image (H, W) with squares of `window` pixels, row by row, evenly spread.
 
     Neighbours overlap by a quarter of a window or more. Along a side that is shorter than a window there is one, as
     short as the side.
@@ -116,14 +116,14 @@ def cut(prompt: Prompt, window: int, *, most: int = MOST_CUTS) -> tuple[Prompt, 
 
 
 def _places(length: int, window: int, step: int) -> npt.NDArray[np.int64]:
-    """Where windows may begin along a side: every `step` pixels, and at its end."""
+    """Find where windows may begin along a side: every `step` pixels, and at its end."""
     return np.unique(np.append(np.arange(0, length - window + 1, step), length - window))
 
 
 def _sums(
     flags: npt.NDArray[np.bool_], tops: npt.NDArray[np.int64], lefts: npt.NDArray[np.int64], height: int, width: int
 ) -> npt.NDArray[np.int64]:
-    """How many flags (H, W) are set in each window, (tops, lefts).
+    """Count how many flags (H, W) are set in each window, (tops, lefts).
 
     An integral image in two sums of numpy's, of the rows that are asked for alone: neither numpy nor scipy has one.
     """

@@ -67,7 +67,7 @@ def evaluate_few_shot(
         str, typer.Option("--hide", metavar="NAME,...", help="Sets of which report.html shows no pictures.")
     ] = "",
 ) -> None:
-    """Mean IoU of episodes, beside baselines that need no network: a table on stdout.
+    """Score mean IoU of episodes, beside baselines that need no network: a table on stdout.
 
     Shows the network a query and prompts, and compares its answer with the true mask.
     """

@@ -64,7 +64,7 @@ def evaluate_video(
         ),
     ] = None,
 ) -> None:
-    """J and F of objects that are followed through videos from their first masks, beside the mask copied: a table.
+    """Score J and F of objects followed through videos from their first masks, beside the mask copied: a table.
 
     By the definition of DAVIS. Masks that introduce objects are given to the tracker, the others are compared with its
     answers.

@@ -44,7 +44,7 @@ SnapColors = Annotated[
 
 
 def pairs_of(paths: Sequence[Path] | None) -> list[tuple[Path, Path]]:
-    """[IMAGE, MASK, IMAGE, MASK] -> pairs, as `PairsCommand` leaves them."""
+    """Pair [IMAGE, MASK, IMAGE, MASK], as `PairsCommand` leaves it."""
     given = paths or []
     return list(zip(given[::2], given[1::2], strict=True))
 
@@ -61,7 +61,7 @@ def common(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Options before the command."""
+    """Take the options before the command."""
 
 
 def numbers(option: str, text: str) -> list[int]:
@@ -193,7 +193,7 @@ class PairsCommand(TyperCommand):
 
 
 def _one_by_one(arguments: Sequence[str], paired: Mapping[str, str]) -> list[str]:
-    """`--prompt IMAGE MASK` -> `--prompt=IMAGE --prompt=MASK`, up to a lone `--`.
+    """Write `--prompt IMAGE MASK` as `--prompt=IMAGE --prompt=MASK`, up to a lone `--`.
 
     Args:
         paired: The names of such options, and what their two values are called.

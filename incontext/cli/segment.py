@@ -189,7 +189,11 @@ def segment(
 
 
 def check_runner(runner: RunnerName, networks: "RayNetworks", *, dry_run: bool) -> None:
-    """ValueError where options of the command contradict the runner."""
+    """Refuse options that contradict the runner.
+
+    Raises:
+        ValueError: They do.
+    """
     if runner == "local" and (networks.workers is not None or networks.address is not None):
         given = "--workers" if networks.workers is not None else "--address"
         raise ValueError(f"expected {given} with --runner ray only; add that, or leave it out")
@@ -250,12 +254,12 @@ class _Listener:
         self._done = 0
 
     def earlier(self, masks: int) -> None:
-        """So many are done already."""
+        """Count those that are done already."""
         self._done = masks
         self._progress.say(f"Going on: {_count(masks, 'mask')} of an earlier run in {self._job.outputs.where}.")
 
     def file(self, file: "FileReport") -> None:
-        """One more is done."""
+        """Count one more."""
         self._done += 1
         if file.error is not None:
             self._progress.say(f"Skipped: {file.error}")

@@ -41,7 +41,7 @@ class Lines:
             ) from None
 
     def close(self) -> None:
-        """Nothing more will be added."""
+        """Add no more."""
         self._lines.close()
 
     def add(self, content: Mapping[str, Any]) -> None:

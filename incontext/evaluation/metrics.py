@@ -1,5 +1,6 @@
-"""Intersections, unions, and what is made of them: IoU per class, mIoU, FB-IoU; how sure those figures are; and how
-much a confidence knows.
+"""Intersections, unions, and what is made of them: IoU per class, mIoU, FB-IoU.
+
+And how sure those figures are, and how much a confidence knows.
 
 Refuses to know files, episodes and colours. Masks are (H, W) arrays here: `found` and `truth` bool, `ignored` bool
 where nothing is scored. Counts are summed over many masks first and divided last, as few-shot segmentation does
@@ -55,7 +56,7 @@ def mean(values: Iterable[float]) -> float:
 
 
 def resamples(episodes: int, seed: int) -> npt.NDArray[np.int64]:
-    """How often each of a set's episodes is drawn in each replicate of a bootstrap, (REPLICATES, episodes).
+    """Draw how often each of a set's episodes is in each replicate of a bootstrap, (REPLICATES, episodes).
 
     Every row sums to `episodes`: they are drawn with replacement (Efron, Annals of Statistics 7, 1979). Scores of one
     set that share a seed share their replicates, so their differences may be compared replicate by replicate, for which
@@ -123,7 +124,7 @@ class ConfidenceTally:
         return ConfidenceTally(self.pixels + other.pixels, self.total + other.total)
 
     def below(self, threshold: float) -> tuple[int, int]:
-        """How many wrong and how many right pixels lie below a threshold that is a multiple of 0.05."""
+        """Count how many wrong and how many right pixels lie below a threshold that is a multiple of 0.05."""
         bins = round(threshold * BINS)
         if abs(bins - threshold * BINS) > 1e-9:
             raise ValueError(f"expected a threshold that is a multiple of {1 / BINS:g}, got {threshold:g}")

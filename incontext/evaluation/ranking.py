@@ -229,7 +229,7 @@ def _pictures(
     queries: Sequence[int],
     options: SegmentOptions,
 ) -> list[tuple[FittedQuery | Pixels, Pixels]]:
-    """Each query, as the network sees it where that is the same for all candidates, and its true mask."""
+    """Give each query, as the network sees it where that is the same for all candidates, and its true mask."""
     as_it_is = options.refine or options.tiles is not None
     made: list[tuple[FittedQuery | Pixels, Pixels]] = []
     for q in queries:
@@ -246,7 +246,7 @@ def _scores(
     ids: Sequence[int],
     options: SegmentOptions,
 ) -> Iterator[list[Overlap]]:
-    """For each picture the overlaps of what the context finds in it with its true mask, one for each id."""
+    """Count for each image the overlaps of what the context finds in it with its true mask, one for each id."""
     answers = segmenter.segment_many((query for query, _ in pictures), context, **options.keywords())
     for answer, (_, truth) in zip(answers, pictures, strict=True):
         ignored = truth == IGNORED
@@ -279,7 +279,7 @@ def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any], *, empty: float = 0.
 
 
 def _spans(ids: Sequence[int]) -> str:
-    """[1, 2, 3, 7] -> "1-3, 7"."""
+    """Write [1, 2, 3, 7] as "1-3, 7"."""
     spans: list[list[int]] = []
     for i in ids:
         if spans and spans[-1][1] == i - 1:

@@ -15,7 +15,7 @@ _MOST_WORKERS = 8
 
 @contextmanager
 def shared_processors(segmenter: Segmenter) -> Iterator[int]:
-    """How many episodes to work on at a time.
+    """Count how many episodes to work on at a time.
 
     On a CPU each has a thread of PyTorch's to itself, on many cores some: threads that wait for each other lose far
     more to whatever else the machine does.

@@ -19,7 +19,7 @@ _MOST_PROBLEMS: Final = 3  # in a sentence
 
 
 def is_annotation(path: Path) -> bool:
-    """Whether a file that stands for a mask is an annotation file, by its name."""
+    """Tell whether a file that stands for a mask is an annotation file, by its name."""
     return path.suffix.lower() in ANNOTATION_SUFFIXES
 
 

@@ -81,7 +81,7 @@ def _refuse_address(path: Path) -> None:
 
 
 def _tell_about_empty(opened: OpenedPrompts) -> None:
-    """Which of the prompts are left out."""
+    """Warn which of the prompts are left out."""
     if not opened.empty:
         return
     count, masks = len(opened.empty), some_of([mask for _, mask in opened.empty])

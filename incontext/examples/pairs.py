@@ -167,7 +167,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _keyed(paths: Iterable[Path], root: Path) -> dict[str, list[Path]]:
-    """Files by their path from the root, without the suffix."""
+    """Key files by their path from the root, without the suffix."""
     keyed: defaultdict[str, list[Path]] = defaultdict(list)
     for path in sorted(paths):
         keyed[alike(path.relative_to(root).with_suffix(""))].append(path)
@@ -191,7 +191,7 @@ def _beside(folder: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]
 
 
 def _matched(images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]) -> tuple[list[Pair], list[Path]]:
-    """Pairs of equal names, the mask's with or without an ending, and the masks of no picture."""
+    """Match pairs of equal names, the mask's with or without an ending; and list the masks of no image."""
     owned: defaultdict[str, list[Path]] = defaultdict(list)
     lonely: list[Path] = []
     for key, paths in masks.items():

@@ -232,7 +232,7 @@ class _Run:
         return before
 
     def work(self, arrivals: Iterable[Arrived] | None) -> None:
-        """Everything that is not done."""
+        """Do everything that is not done."""
         if arrivals is None:
             self._round(self._job.queries)
             return
@@ -284,7 +284,7 @@ class _Run:
         return self._handed_out and not self._in_hand
 
     def _undone(self, arrived: Iterable[Query | FileReport]) -> Iterator[tuple[int, Query]]:
-        """Those to segment, with their numbers; what cannot be segmented is finished on the way."""
+        """List those to segment, with their numbers; what cannot be segmented is finished on the way."""
         for each in arrived:
             number = self._number(each)
             known = self._journal.read(number)

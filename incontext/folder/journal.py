@@ -63,7 +63,7 @@ def find_earlier(out: Path, job: Mapping[str, object], *, where: str | None = No
 
 
 def wrote_tars(out: Path) -> bool:
-    """Whether the last run that wrote to this folder, of whatever job, wrote tars."""
+    """Tell whether the last run that wrote to this folder, of whatever job, wrote tars."""
     try:
         found = _find_any(out)
     except ValueError:
@@ -152,19 +152,19 @@ class Journal:
         return parse(self._lines.at(self._places[number]))
 
     def lines(self) -> Iterator[bytes]:
-        """All of them, in the order of the numbers."""
+        """Read all of them, in the order of the numbers."""
         return (self._lines.at(place) for place in self._places if place != _ABSENT)
 
     def totals(self, queries: int) -> Totals:
-        """Of all lines.
+        """Count all lines.
 
         Args:
-            queries: How many pictures there were to be done.
+            queries: How many images there were to be done.
         """
         return count((FileReport.from_line(line) for line in self.lines()), queries)
 
     def remove(self) -> None:
-        """Everything is in the report."""
+        """Remove the file: everything is in the report."""
         self._path.unlink()
 
     def _put(self, number: int, place: int) -> None:

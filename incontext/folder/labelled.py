@@ -1,5 +1,6 @@
-"""Whatever holds masks or labels as one kind of value, `Labels`: what a job wrote, annotations, folders of pictures and
-masks, folders of masks alone. And labels as results, to be written in other formats.
+"""Whatever holds masks or labels as one kind of value, `Labels`; and labels as results, to be written in other formats.
+
+Holders are what a job wrote, annotations, folders of images and masks, and folders of masks alone.
 
 Refuses to know the network and what the formats are.
 """
@@ -162,7 +163,7 @@ def _of_file(out: Path, file: FileReport, mask: str) -> Labelled:
 
 
 def _broken(sentence: str) -> list[Thing]:
-    """In place of things: what is wrong with their file costs that picture."""
+    """Raise, in place of giving things, what is wrong with their file: it costs that image."""
     raise ValueError(sentence)
 
 
@@ -188,7 +189,7 @@ def sweep(folders: Iterable[Path]) -> None:
 
 
 def _of_masks(path: Path, pairs: list[tuple[Path | None, Path]], snap: bool) -> Labels:
-    """Masks, with their pictures where these are known. A colour of RGB masks is the same id in each."""
+    """Make labels of masks, with their images where known. A colour of RGB masks is the same id in each."""
     ids: set[int] = set()
     shown: MaskFile | None = None
     numbers = number_colors((mask for _, mask in pairs), snap=snap)
@@ -228,7 +229,7 @@ def results_of(
     smallest: int = 1,
     on_picture: Callable[[str | None], None] | None = None,
 ) -> Iterator[Result]:
-    """Labels as results, one after another.
+    """Give labels as results, one after another.
 
     Args:
         instances: Each connected part of a thing is a thing of its own.

@@ -71,7 +71,7 @@ class Outputs:
         return self._beside(name, "confidence.png")
 
     def names(self, name: PurePosixPath) -> list[str]:
-        """Everything that may be written for a query, the mask first."""
+        """Name everything that may be written for a query, the mask first."""
         names = [self.mask_name(name)]
         if self.overlay:
             names += [self.overlay_name(name, shape) for shape in ((1, 1), (1, _JPEG_MOST_PIXELS + 1))]
@@ -80,7 +80,7 @@ class Outputs:
         return names
 
     def files(self, names: Iterable[PurePosixPath]) -> Iterator[str]:
-        """Everything that may be there in the end for these queries, as single files or as tars."""
+        """Name everything that may be there in the end for these queries, as single files or as tars."""
         if self.per_tar is None:
             yield from (each for name in names for each in self.names(name))
         else:
@@ -93,7 +93,7 @@ class Outputs:
         return [self.out / each for each in self.names(name)]
 
     def place(self, name: str) -> Path | RemoteFile:
-        """Where a result, or a tar, of this name is in the end."""
+        """Find where a result, or a tar, of this name is in the end."""
         return self.out / name if self.remote is None else RemoteFile(join(self.remote, name))
 
     def put(self, name: str, content: bytes) -> None:

@@ -141,7 +141,11 @@ def look_again(job: FolderJob) -> Iterator[Query]:
 
 
 def _outputs(out: StrPath, *, overlay: bool, confidence: bool, per_tar: int | None) -> Outputs:
-    """ValueError where nothing can be written."""
+    """Decide where results go.
+
+    Raises:
+        ValueError: Nothing can be written there.
+    """
     if per_tar is not None and per_tar < 1:
         raise ValueError(f"expected at least 1 picture in a tar, got {per_tar}")
     where = path_or_address(out)
@@ -164,7 +168,7 @@ def _refuse_unwatchable(given: Iterable[str]) -> None:
 
 
 def _queries(job: FolderJob, search: Search) -> Iterator[Query]:
-    """Each picture once, masks left out."""
+    """List each image once, masks left out."""
     masks = {search.place(mask) for mask in (*(mask for _, mask in job.prompt_files), *job.left_out)}
     seen: set[Place] = set()
     for each in job.inputs:

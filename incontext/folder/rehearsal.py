@@ -206,7 +206,7 @@ def _spread(rest: Sequence[Query]) -> Iterator[Query]:
 
 
 def _seconds_each(measured: Sequence[Measured], *, on_cpu: bool) -> float | None:
-    """Threads read and write beside the network: a CPU's time is shared, on other devices the slower one counts."""
+    """Foresee seconds an image: threads work beside the network; a CPU is shared, elsewhere the slower one counts."""
     if not measured:
         return None
     network = _mean([each.network for each in measured])

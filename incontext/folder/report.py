@@ -41,7 +41,7 @@ class FileReport:
     error: str | None = None
 
     def to_line(self) -> bytes:
-        """As JSON in one line. A name that is not UTF-8 becomes a JSON escape."""
+        """Write it as JSON in one line. A name that is not UTF-8 becomes a JSON escape."""
         return json.dumps(asdict(self), ensure_ascii=False).encode("utf-8", "backslashreplace")
 
     @classmethod
@@ -136,11 +136,11 @@ class ReportedFiles:
         return self._count
 
     def __iter__(self) -> Iterator[FileReport]:
-        """Those whose lines are sound."""
+        """Give those whose lines are sound."""
         return (each for each in self.read() if isinstance(each, FileReport))
 
     def read(self) -> Iterator[FileReport | str]:
-        """Each of them, or a sentence about a line that is damaged: it costs itself and nothing else."""
+        """Read each of them, or a sentence about a line that is damaged: it costs itself and nothing else."""
         with self._path.open("rb") as stream:
             lines = enumerate(stream, start=1)
             for _, line in lines:
@@ -155,7 +155,7 @@ class ReportedFiles:
                     yield f"{self._path}, line {at}: {error}"
 
     def __getitem__(self, position: int) -> FileReport:
-        """One of them; all before it are read as well."""
+        """Read one of them; all before it are read as well."""
         wanted = position + self._count if position < 0 else position
         if not 0 <= wanted < self._count:
             raise IndexError(f"expected a position in {self._count} files, got {position}")

@@ -94,7 +94,7 @@ class LocalRunner:
             yield reader.answered(), answer
 
     def _side_by_side(self, reader: _Reader) -> Iterator[tuple[_Waiting, Answer]]:
-        """Each picture in a thread of its own, their order kept."""
+        """Run each image in a thread of its own, their order kept."""
         import torch
 
         threads = max(1, torch.get_num_threads() // self._lanes)
@@ -317,7 +317,7 @@ class _Writer:
 
 
 def _compute_alone() -> None:
-    """PyTorch in this thread uses no others: they would wait, spinning, on the processors that the network needs."""
+    """Keep PyTorch in this thread from using others: they would spin on the processors that the network needs."""
     import torch
 
     torch.set_num_threads(1)

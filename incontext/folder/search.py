@@ -48,7 +48,7 @@ class Search:
         self._remote = None if outputs.remote is None else _plain(outputs.remote)
 
     def place(self, place: Place) -> Place:
-        """Where a picture lies: the same for all ways to write its path. The name itself is not followed."""
+        """Find where a picture lies: the same for all ways to write its path. The name itself is not followed."""
         if isinstance(place, Path):
             return self._real(place.parent) / place.name
         if isinstance(place, RemoteFile):
@@ -116,7 +116,7 @@ class Search:
             raise FileNotFoundError(f"{given}: there is no such file or folder")
 
     def _named(self, paths: Iterable[Path], root: Path) -> Iterator[Found]:
-        """Files by their paths from a folder, and what is in a tar as if it were in a folder of its name."""
+        """Name files by their paths from a folder, and what is in a tar as if it were in a folder of its name."""
         for path in paths:
             name = PurePosixPath(path.relative_to(root).as_posix())
             if is_tar_name(name.name):
@@ -148,7 +148,7 @@ class Search:
         return self._real(folder).is_relative_to(self._out)
 
     def _is_result(self, url: str) -> bool:
-        """Whether a remote file lies where results go."""
+        """Tell whether a remote file lies where results go."""
         return self._remote is not None and _plain(url).startswith(f"{self._remote}/")
 
     def _real(self, folder: Path) -> Path:
@@ -173,7 +173,7 @@ class Search:
 
 
 def is_source(path: Path) -> bool:
-    """Whether it is a picture, or may hold some."""
+    """Tell whether it is a picture, or may hold some."""
     return is_picture(path) or (is_tar_name(path.name) and may_be_read(path))
 
 

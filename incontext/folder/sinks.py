@@ -46,14 +46,14 @@ class FolderSink:
         """Find out which results are there; before `holds`."""
 
     def forget(self, *, wrote_tars: bool) -> None:
-        """In place of `look`: whatever is there, everything is done anew.
+        """Forget, in place of `look`, whatever is there: everything is done anew.
 
         Args:
             wrote_tars: So did the last run there.
         """
 
     def holds(self, mask: str) -> bool:
-        """Whether a mask, as reports call it, is there: what belongs to it was written before it.
+        """Tell whether a mask, as reports call it, is there: what belongs to it was written before it.
 
         An empty file, which a power cut leaves, is no mask.
         """
@@ -77,7 +77,7 @@ class FolderSink:
         """Note that an image is finished, and in the journal."""
 
     def close(self) -> None:
-        """All pictures are finished."""
+        """Finish, as all images are."""
 
     def publish(self, report: Path) -> None:
         """Put the report where the results are."""
@@ -185,7 +185,7 @@ class TarSink(FolderSink):
         self._states[position] = state
 
     def _tars(self) -> Iterator[tuple[int, Path | RemoteFile]]:
-        """Those that earlier runs left, with their numbers."""
+        """List those that earlier runs left, with their numbers."""
         if self.outputs.remote is None:
             there = ((path.name, path) for path in sorted(self.outputs.out.glob("*.tar")))
             yield from ((int(name[:-4]), path) for name, path in there if TAR_NAME.fullmatch(name))
@@ -201,7 +201,7 @@ class TarSink(FolderSink):
                 yield name
 
     def _fits(self, number: int, members: Sequence[str]) -> bool:
-        """Whether a tar holds what is done of its pictures, and nothing else."""
+        """Tell whether a tar holds what is done of its pictures, and nothing else."""
         there = set(members)
         in_order = [each for name in self._queries(number) for each in self.outputs.names(name) if each in there]
         masks = (self.outputs.mask_name(name) for name in self._queries(number))

@@ -124,7 +124,7 @@ def _put(outputs: Outputs, picture: DecodedQuery, answer: Segmentation) -> None:
 
 
 def by_id(answer: Segmentation) -> tuple[dict[int, int], dict[int, float]]:
-    """For each id that was found its pixels, and the mean confidence over them, 0..1."""
+    """Count for each id that was found its pixels, and average the confidence over them, 0..1."""
     mask, confidence = answer.mask.ravel(), answer.confidence.ravel()
     counts, sums = np.zeros(256, np.int64), np.zeros(256, np.float64)
     for first in range(0, mask.size, _PIXELS_AT_ONCE):
@@ -147,7 +147,11 @@ def failure(query: Query, path: Place | str, error: Exception, *, version: str |
 
 
 def raise_if_unwritable(error: OSError, out: Path) -> None:
-    """UnwritableError, with what to do, where an error says that nothing more can be written."""
+    """Stop the job where an error says that nothing more can be written.
+
+    Raises:
+        UnwritableError: It says so; with what to do.
+    """
     if error.errno in _STOPS:
         raise UnwritableError(
             f"{out}: {(os.strerror(error.errno or 0)).lower()}; stopped, and what was done is kept: "

@@ -56,7 +56,7 @@ def lock(stream: BinaryIO) -> bool | None:
 
 
 def _is_there(path: Path, stream: BinaryIO) -> bool:
-    """Whether the path still leads to the file that is open: another run may have ended, and removed it, meanwhile."""
+    """Tell whether the path still leads to the open file: another run may have ended, and removed it, meanwhile."""
     try:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())
     except FileNotFoundError:

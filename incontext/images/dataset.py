@@ -26,12 +26,12 @@ def described(folder: Path) -> dict[str, Any]:
 
 
 def has_regions(folder: Path) -> bool:
-    """Whether the ids of its masks are regions of their own picture, which mean nothing in another one."""
+    """Tell whether the ids of its masks are regions of their own picture, which mean nothing in another one."""
     return _masks(folder).startswith("regions")
 
 
 def has_instances(folder: Path) -> bool:
-    """Whether the ids of its masks count things of one kind."""
+    """Tell whether the ids of its masks count things of one kind."""
     return _masks(folder).startswith("instances")
 
 

@@ -41,7 +41,7 @@ def noted() -> Iterator[list[str]]:
 
 
 def grey_of(picture: Image.Image, name: str) -> npt.NDArray[np.uint8]:
-    """(H, W) uint8 of a decoded grey picture of up to 16 bits.
+    """Scale a decoded grey image of up to 16 bits to (H, W) uint8.
 
     A TIFF says what white is where it is not 65535; where nothing says it and no value needs all 16 bits, white is that
     of the 8, 10, 12 or 14 bits that they need.
@@ -59,7 +59,7 @@ def grey_of(picture: Image.Image, name: str) -> npt.NDArray[np.uint8]:
 
 
 def is_deep(picture: Image.Image) -> bool:
-    """Whether an opened picture's file has 16 bits for each of several channels, of which Pillow drops the lower 8."""
+    """Tell whether an opened image has 16 bits for each of several channels, of which Pillow drops the lower 8."""
     if picture.format == "PNG":
         tiles: Any = getattr(picture, "tile", ())
         return not picture.mode.startswith("I") and any(str(each.args).endswith(";16B") for each in tiles)
@@ -108,7 +108,7 @@ def _seen_white(high: int, name: str) -> int:
 
 
 def _sixteen_bits(stream: BinaryIO, kind: str) -> npt.NDArray[np.uint16] | None:
-    """(H, W, 4) uint16, by FFmpeg; None where it cannot."""
+    """Decode (H, W, 4) uint16, by FFmpeg; None where it cannot."""
     import av
     from av.error import FFmpegError
 

@@ -35,7 +35,7 @@ class DicomHeader:
 
 
 def is_dicom(head: bytes) -> bool:
-    """Whether a file that begins so is DICOM: its first 132 bytes tell."""
+    """Tell whether a file that begins so is DICOM: its first 132 bytes tell."""
     return head[_MAGIC_AT : _MAGIC_AT + len(_MAGIC)] == _MAGIC
 
 
@@ -48,7 +48,7 @@ def read_header(stream: BinaryIO) -> DicomHeader:
 
 
 def read_frame(stream: BinaryIO, frame: int) -> npt.NDArray[np.uint8]:
-    """One frame (counted from 0) as (H, W) grey or (H, W, 3) RGB, uint8.
+    """Read one frame, counted from 0, as (H, W) grey or (H, W, 3) RGB, uint8.
 
     The stream is at its start.
 
@@ -103,7 +103,7 @@ def _shown(stored: npt.NDArray[Any], data: Dataset, frame: int) -> npt.NDArray[n
 
 
 def _windowed(values: npt.NDArray[Any], center: float, width: float, how: str) -> Floats:
-    """Values -> 0..1 (beyond them where the window ends), by the three functions of C.11.2.1.2 and C.11.2.1.3."""
+    """Map values to 0..1 (beyond them where the window ends), by the functions of C.11.2.1.2 and C.11.2.1.3."""
     if how == "SIGMOID":
         exponent = np.clip(-4 * (values - center) / max(width, 1e-6), -700, 700)
         return np.asarray(1 / (1 + np.exp(exponent)))
@@ -128,7 +128,7 @@ def _of_frame(data: Dataset, frame: int, sequence: str, name: str) -> Any:
 
 
 def _first(value: Any) -> float | None:
-    """Of several windows the first."""
+    """Take the first of several windows."""
     if value is None or value == "":
         return None
     from pydicom.multival import MultiValue
@@ -137,6 +137,6 @@ def _first(value: Any) -> float | None:
 
 
 def _scaled(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.uint8]:
-    """Values with low..high brought to 0..255, clipped and rounded."""
+    """Scale values from low..high to 0..255, clipped and rounded."""
     reach = (values.astype(np.float64) - low) / ((high - low) or 1.0)
     return np.rint(np.clip(reach, 0, 1) * 255).astype(np.uint8)

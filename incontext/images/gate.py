@@ -40,13 +40,13 @@ def checked_name(text: object) -> PurePosixPath:
 
 
 def stays_inside(text: str) -> bool:
-    """Whether a path leads to something below the folder that it starts from, as far as names tell."""
+    """Tell whether a path leads to something below the folder that it starts from, as far as names tell."""
     path = PurePath(text)
     return bool(path.name) and not path.anchor and ".." not in path.parts and "\0" not in text
 
 
 def below(folder: Path, name: PurePath) -> Path:
-    """Where a file of that name is written below a folder, in a subfolder that is there when this returns.
+    """Find where a file of that name is written below a folder, in a subfolder that is there when this returns.
 
     Raises:
         ValueError: the name leads out of the folder, or a link on the way does.

@@ -98,7 +98,7 @@ def read_mask(mask: ImageLike, *, snap: bool = False) -> MaskFile:
 
 
 def is_painted(mask: ImageLike) -> bool:
-    """Whether a readable mask's ids stand for colours, counted anew in each file: other masks hold ids themselves."""
+    """Tell whether a readable mask's ids stand for colours, counted anew in each file, and are not ids themselves."""
     if isinstance(mask, np.ndarray):
         return mask.ndim == 3 and mask.shape[2] > 1
     mode = mask.mode if isinstance(mask, Image.Image) else picture_mode(mask)
@@ -125,7 +125,7 @@ def number_colors(masks: Iterable[Path], *, snap: bool = False) -> dict[Color, i
 
 
 def read_ids(mask: Path, numbers: Mapping[Color, int], *, snap: bool = False) -> Pixels:
-    """(H, W) uint8: the ids of a mask of a set whose colours have these numbers."""
+    """Read the ids of a mask of a set whose colours have these numbers, (H, W) uint8."""
     file = read_mask(mask, snap=snap)
     if not is_painted(mask):
         return file.ids

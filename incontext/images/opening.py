@@ -35,7 +35,7 @@ _WARNINGS_LOCK = threading.Lock()  # the filters of warnings belong to the proce
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings of decoders: from 89 megapixels on Pillow suspects a bomb; the limit here is MAX_PIXELS."""
+    """Leave decoders' warnings out: from 89 megapixels on Pillow suspects a bomb; the limit here is MAX_PIXELS."""
     with _WARNINGS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -43,7 +43,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def promised_formats_only() -> Iterator[None]:
-    """While this lasts, no one in this process opens other kinds of pictures with Pillow, libraries included."""
+    """Keep all of this process, libraries included, from opening other kinds of images with Pillow meanwhile."""
     Image.init()
     before, order = dict(Image.OPEN), list(Image.ID)
     try:
@@ -106,13 +106,13 @@ def loaded(stream: BinaryIO, name: str, turn_to: Callable[[Image.Image], None]) 
 
 @contextmanager
 def one_large(pixels: int) -> Iterator[None]:
-    """Large pictures are worked on one at a time in a process, so that memory does not grow with its threads."""
+    """Work on large images one at a time in a process, so that memory does not grow with its threads."""
     with _ONE_LARGE if pixels > LARGE_PIXELS else nullcontext():
         yield
 
 
 def size_of(picture: Image.Image) -> tuple[int, int]:
-    """(H, W) of an opened picture as people see it, turned upright by its orientation."""
+    """Return (H, W) of an opened image as people see it, turned upright by its orientation."""
     width, height = picture.size
     try:
         with quiet():

@@ -121,7 +121,7 @@ def parts(selected: Flags) -> list[Part]:
 
 
 def fill(corners: Sequence[Corners], size: tuple[int, int]) -> Flags:
-    """Rings -> (H, W) bool: the pixels whose centres lie inside of an odd number of them (the even-odd rule).
+    """Fill rings: (H, W) bool, the pixels whose centres lie inside of an odd number of them (the even-odd rule).
 
     Rings may lie partly or wholly outside; a centre exactly on an edge counts for the pixel right of it or below. So
     the rings of :func:`rings`, in any order, give back their mask exactly.
@@ -136,7 +136,11 @@ def fill(corners: Sequence[Corners], size: tuple[int, int]) -> Flags:
 
 
 def filled(corners: Sequence[Corners], size: tuple[int, int]) -> tuple[Flags, int, int]:
-    """As :func:`fill`, but only the box that the rings touch: (h, w) bool, and the row and column where it begins."""
+    """Fill rings as :func:`fill` does, but only the box that they touch.
+
+    Returns:
+        (h, w) bool, and the row and column where it begins.
+    """
     every = np.concatenate([np.zeros((0, 2)), *corners])
     if not len(every):
         return np.zeros((0, 0), np.bool_), 0, 0
@@ -156,7 +160,7 @@ def filled(corners: Sequence[Corners], size: tuple[int, int]) -> tuple[Flags, in
 def _crossings(
     start: npt.NDArray[np.float64], end: npt.NDArray[np.float64], height: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
-    """Where edges cross the middles of rows: rows and x, some edges at a time."""
+    """Find where edges cross the middles of rows: rows and x, some edges at a time."""
     first, last = (
         np.clip(np.ceil(pick(start[:, 1], end[:, 1]) - 0.5), 0, height).astype(np.int64)
         for pick in (np.minimum, np.maximum)
@@ -168,7 +172,7 @@ def _crossings(
 
 
 def _steps(counts: npt.NDArray[np.int64]) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """For counts (n,) of steps along each edge: the edge and the number of each step, a bounded number at a time.
+    """Step along each edge, for counts (n,) of steps: the edge and the number of each step, a bounded number at a time.
 
     Raises:
         ValueError: An outline goes to and fro far more often than one does that people or tools draw.
@@ -185,7 +189,7 @@ def _steps(counts: npt.NDArray[np.int64]) -> Iterator[tuple[npt.NDArray[np.int64
 
 
 def filled_as_coco(ring: Corners, size: tuple[int, int]) -> tuple[Flags, int, int]:
-    """One ring -> the same pixels as pycocotools makes of it, in the form of :func:`filled`.
+    """Fill one ring with the same pixels as pycocotools, in the form of :func:`filled`.
 
     Its rule is that of pixels' centres too, but with corners rounded to fifths of a pixel, edges walked from fifth to
     fifth, and rows counted from the fifth above (common/maskApi.c, rleFrPoly).
@@ -205,7 +209,7 @@ def filled_as_coco(ring: Corners, size: tuple[int, int]) -> tuple[Flags, int, in
 def _coco_crossings(
     start: npt.NDArray[np.int64], end: npt.NDArray[np.int64], left: int, right: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Where edges (n, 2) in fifths of a pixel cross the middles of the columns left..right: columns and y in fifths.
+    """Find where edges (n, 2) in fifths of a pixel cross the middles of columns: columns and y in fifths.
 
     pycocotools walks along an edge, from fifth to fifth of its longer direction, and looks where x steps over a middle.
     Here that step is found at once, so that the work does not grow with what lies outside of the picture.

@@ -109,7 +109,7 @@ def page_count(source: str | os.PathLike[str] | Encoded, *, name: str | None = N
 
 
 def image_size(source: str | os.PathLike[str] | Encoded, *, name: str | None = None) -> tuple[int, int]:
-    """(H, W) of what `read_image` gives, from the file's header. Raises FileNotFoundError or ValueError as it does."""
+    """Read (H, W) of what `read_image` gives, from the file's header. It raises the same."""
     with _stream(source, "image", name) as (stream, called):
         if _is_dicom(stream):
             return _dicom_header(stream, called).size
@@ -157,7 +157,7 @@ def open_animation(stream: BinaryIO, name: str) -> Image.Image:
 
 
 def picture_mode(source: str | os.PathLike[str]) -> str:
-    """Pillow's mode of a file, from its header."""
+    """Read Pillow's mode of a file, from its header."""
     with _stream(source, "mask", None) as (stream, called):
         if _is_dicom(stream):
             return _from_dicom(stream, called, 0).mode
@@ -166,7 +166,7 @@ def picture_mode(source: str | os.PathLike[str]) -> str:
 
 
 def rgb_from_picture(picture: Image.Image, name: str, *, paper: int) -> Pixels:
-    """(H, W, 3) uint8 of a decoded picture.
+    """Convert a decoded image to (H, W, 3) uint8.
 
     Args:
         paper: The grey value that what is transparent is laid over.
@@ -195,7 +195,7 @@ def _on_paper(picture: Image.Image, paper: int) -> Image.Image:
 
 
 def rgb_from_array(array: npt.NDArray[Any], noun: str, *, paper: int) -> Pixels:
-    """(H, W, 3) uint8 of an array that a user gave.
+    """Check and convert an array that a user gave to (H, W, 3) uint8.
 
     Args:
         paper: As for `rgb_from_picture`.
@@ -219,7 +219,7 @@ def rgb_from_array(array: npt.NDArray[Any], noun: str, *, paper: int) -> Pixels:
 
 
 def as_rgb(grey: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(H, W) -> (H, W, 3)."""
+    """Repeat (H, W) as (H, W, 3)."""
     return np.repeat(grey[..., None], 3, axis=2)
 
 
@@ -302,7 +302,7 @@ def _check_size(width: int, height: int, name: str) -> None:
 
 
 def _turn_to(picture: Image.Image, name: str, page: int) -> None:
-    """Before a picture is decoded: make the page that is wanted the current one, and check the size."""
+    """Make the page that is wanted the current one before an image is decoded, and check the size."""
     if page or picture.format == "TIFF":
         _turn_page(picture, name, page)
     elif getattr(picture, "default_image", False):  # of an animated PNG: a stand-in for programs that know no animation

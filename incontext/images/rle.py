@@ -14,12 +14,12 @@ _MOST_GROUPS: Final = 8  # of 5 bits for one run: far more than pictures need
 
 
 def from_mask(selected: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """COCO's compressed encoding of an (H, W) bool mask: {"size": [H, W], "counts": str}."""
+    """Encode an (H, W) bool mask as COCO does, compressed: {"size": [H, W], "counts": str}."""
     return {"size": list(selected.shape), "counts": to_text(runs(selected))}
 
 
 def runs(selected: npt.NDArray[np.bool_]) -> list[int]:
-    """COCO's uncompressed runs of an (H, W) bool mask: lengths of alternating zeros and ones, column by column."""
+    """Count COCO's uncompressed runs of an (H, W) bool mask: alternating zeros and ones, column by column."""
     flat = selected.astype(np.bool_).ravel(order="F")
     ends = np.concatenate([np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
     lengths: list[int] = np.diff(ends, prepend=0).tolist()

@@ -22,10 +22,10 @@ HALF_WRITTEN: Final = re.compile(r"\.[0-9a-f]{32}\.part")  # what `whole_file` c
 
 
 def refuse_unwritable(out: Path) -> None:
-    """Nothing is written.
+    """Refuse a folder that can be neither made nor written to. Nothing is written.
 
     Raises:
-        ValueError: A folder can be neither made nor written to.
+        ValueError: It is one.
     """
     nearest = next(path for path in (out, *out.parents) if path.exists())
     if not nearest.is_dir():
@@ -67,7 +67,13 @@ def remove_half_written(folder: Path) -> None:
 
 
 def write_mask(path: str | os.PathLike[str], mask: npt.NDArray[Any], colors: Pixels) -> None:
-    """Ids (H, W) in 0..255 as an indexed PNG; colors (256, 3) uint8, row i the colour of id i."""
+    """Write a mask as an indexed PNG.
+
+    Args:
+        path: Of the file, which ends in .png.
+        mask: (H, W) ids in 0..255.
+        colors: (256, 3) uint8, row i the colour of id i.
+    """
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"{path}: masks are saved as PNG, which keeps ids as they are; name it .png")
     content = encode_mask(mask, colors, name=str(path))
@@ -89,7 +95,12 @@ def encode_mask(mask: npt.NDArray[Any], colors: Pixels, *, name: str = "the mask
 
 
 def write_image(path: str | os.PathLike[str], image: Pixels) -> None:
-    """(H, W, 3) uint8 RGB, or (H, W) uint8 grey, in the format that the suffix names."""
+    """Write an image in the format that the suffix names.
+
+    Args:
+        path: Of the file.
+        image: (H, W, 3) uint8 RGB, or (H, W) uint8 grey.
+    """
     content = encode_image(image, name=str(path))
     with whole_file(path) as stream:
         stream.write(content)

@@ -147,7 +147,7 @@ def bend(image: np.ndarray, mask: np.ndarray, rng: Rng, changes: Augmentation) -
 
 
 def _mirrored(length: int, pad: int) -> np.ndarray:
-    """Row numbers of a picture that is continued by ``pad`` mirrored rows on both sides."""
+    """List the rows of an image that is continued by ``pad`` mirrored rows on both sides."""
     positions = np.abs(np.arange(-pad, length + pad))
     mirrored: np.ndarray = (length - 1) - np.abs((length - 1) - positions)
     return mirrored

@@ -153,7 +153,7 @@ def counts(batch: Batch) -> Tensor:
 
 
 def presence_loss(logits: Tensor, batch: Batch, *, total: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy of the presence head's logits (B, K); total as for :func:`training_loss`. Scalar."""
+    """Compute binary cross-entropy of the presence head's logits (B, K); total as for :func:`training_loss`."""
     which, there = asked(batch)
     number = which.sum() if total is None else total[2]
     each = F.binary_cross_entropy_with_logits(logits.float(), there.float(), reduction="none")

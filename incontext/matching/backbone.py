@@ -108,7 +108,7 @@ def of_network(
 
 
 def _chosen(reductions: list[int]) -> tuple[int, ...]:
-    """Of a CNN the last stages at the two coarsest useful resolutions; of a ViT two blocks, the last among them."""
+    """Choose of a CNN the last stages at the two coarsest useful resolutions; of a ViT two blocks with the last."""
     useful = sorted({each for each in reductions if each <= COARSEST})
     if len(useful) > 1:
         last = {each: at for at, each in enumerate(reductions)}

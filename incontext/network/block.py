@@ -111,7 +111,7 @@ class Attention(nn.Module):
         return prompts, found
 
     def _one_canvas(self, x: Tensor, relative: Relative, kernel: str) -> Tensor:
-        """One prompt and the query are one sequence of tokens, as in any Vision Transformer."""
+        """Attend within one canvas: prompt and query are one sequence of tokens, as in any Vision Transformer."""
         q, k, v = self._canvas_heads(x)
         out = attention(q, k, v, *relative, kernel=kernel)
         return self.proj(rearrange(out, "m h t d -> m t (h d)")).unflatten(1, x.shape[1:4])  # type: ignore[no-any-return]
@@ -141,7 +141,7 @@ class Attention(nn.Module):
     def _prompt_rows(
         self, q: Tensor, k: Tensor, v: Tensor, query: _Query, rows: Tensor, columns: Tensor, kernel: str
     ) -> Tensor:
-        """Rows of prompts, which attend to their own half and to the query's."""
+        """Let rows of prompts attend to their own half and to the query's."""
         both_k = torch.cat([k, query.k.expand_as(k)], dim=-2)
         both_v = torch.cat([v, query.v.expand_as(v)], dim=-2)
         return attention(q, both_k, both_v, rows, columns, kernel=kernel)

@@ -46,7 +46,7 @@ def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
 
 
 def products_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
-    """Within it, matrix products and convolutions of float32 tensors happen in that precision."""
+    """Compute matrix products and convolutions of float32 tensors in that precision within the block."""
     reduced = dtype != torch.float32
     return torch.autocast(device.type, dtype if reduced else None, enabled=reduced)
 

@@ -34,7 +34,7 @@ def estimate(
     dtype: torch.dtype,
     kernel: str = "auto",
 ) -> int:
-    """Bytes of tensors at the peak of `SegGPT.answer`, the weights and the prepared context included.
+    """Estimate bytes of tensors at the peak of `SegGPT.answer`, the weights and the prepared context included.
 
     Args:
         side: Pixels along a side of what the network sees.
@@ -142,7 +142,7 @@ def plan(
 
 
 def _generous(config: ModelConfig, side: int, shots: int, batch: int, dtype: torch.dtype) -> int:
-    """More than any kernel needs, without the third of a second that tracing takes."""
+    """Estimate more than any kernel needs, without the third of a second that tracing takes."""
     tokens = (side // config.patch) ** 2
     half = tokens * max(config.width, config.heads * 4 * side // config.patch) * dtype.itemsize
     scores = config.heads * (2 * tokens) ** 2 * 4 * 4  # of the plain kernel, with its softmax in float32

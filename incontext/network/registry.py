@@ -82,7 +82,7 @@ def resolve(name_or_path: Location) -> Path:
 
 
 def cached_path(entry: Entry) -> Path | None:
-    """Where an entry's file lies on this machine, None where it would have to be downloaded. Asks no network."""
+    """Find where an entry's file lies on this machine, None where it would have to be downloaded. Asks no network."""
     if entry.hub is None:
         path = weights_folder() / (entry.file or "")
         return path if path.is_file() else None

@@ -148,7 +148,7 @@ def read_list(data: bytes) -> list[str]:
 
 
 def below_common_folder(places: Sequence[Path | RemoteFile]) -> Iterator[Found | Problem]:
-    """Files of a list, each named by its path from the folder that all of them share."""
+    """Name files of a list by their path from the folder that all of them share."""
     parts = [_parts(place) for place in places]
     folders = [each[:-1] for each in parts]
     least, most = min(folders, default=()), max(folders, default=())

@@ -90,32 +90,32 @@ def shown(url: str) -> str:
 
 
 def is_picture_name(name: str) -> bool:
-    """By its suffix."""
+    """Tell whether it is the name of an image, by its suffix."""
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def is_picture(path: Path) -> bool:
-    """By its name; also a link that leads nowhere, which is then reported, but no pipe or device, which would block."""
+    """Tell whether it is an image, by its name; a link to nowhere too, which is then reported; no pipe or device."""
     return is_picture_name(path.name) and may_be_read(path)
 
 
 def may_be_read(path: Path) -> bool:
-    """Whether it is a file, or nothing at all, which is then reported: no folder, pipe or device."""
+    """Tell whether it is a file, or nothing at all, which is then reported: no folder, pipe or device."""
     return path.is_file() or not path.exists()
 
 
 def alike(path: Place) -> str:
-    """Equal for paths that some file systems take for one: case and the way accents are written do not count."""
+    """Make equal the paths that some file systems take for one: case and the way accents are written do not count."""
     return unicodedata.normalize("NFC", str(path)).casefold()
 
 
 def is_tar_name(name: str) -> bool:
-    """By its suffix."""
+    """Tell whether it is the name of a tar, by its suffix."""
     return PurePosixPath(name).suffix.lower() == TAR_SUFFIX
 
 
 def is_hidden(name: PurePosixPath) -> bool:
-    """Whether a part of this relative path begins with a dot. What points upwards is not hidden, but refused."""
+    """Tell whether a part of this relative path begins with a dot. What points upwards is not hidden, but refused."""
     return any(part.startswith(".") and part != ".." for part in name.parts)
 
 

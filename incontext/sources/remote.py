@@ -39,7 +39,7 @@ _PACKAGES = {
 
 
 def is_address(text: object) -> bool:
-    """Whether this is a URL, such as s3://bucket/folder, and no local path."""
+    """Tell whether this is a URL, such as s3://bucket/folder, and no local path."""
     return isinstance(text, str) and _ADDRESS.match(text) is not None
 
 
@@ -52,7 +52,7 @@ def path_or_address(text: str | os.PathLike[str]) -> Path | str:
 
 
 def is_pattern(url: str) -> bool:
-    """Whether it has wildcards; on the web none are known, and ? begins something else."""
+    """Tell whether it has wildcards; on the web none are known, and ? begins something else."""
     return protocol(url) not in WEB and bool(set(url.partition("://")[2]) & set("*?["))
 
 
@@ -219,10 +219,10 @@ def opened(file: RemoteFile) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def refuse_unwritable_address(url: str) -> None:
-    """Nothing is requested.
+    """Refuse an address that nothing can be written to. Nothing is requested.
 
     Raises:
-        ValueError: A URL can be no folder to write to, or a package is missing.
+        ValueError: It is one.
     """
     if protocol(url) in WEB or not url.partition("://")[2].strip("/") or is_pattern(url):
         raise ValueError(

@@ -94,14 +94,14 @@ class _Chooser:
         self.by_id = np.cumsum([weights[-1] ** sampling.id_balance for weights in self.cumulated])
 
     def visible(self, areas: np.ndarray) -> np.ndarray:
-        """How well things of these areas are seen, 0.1 .. 1."""
+        """Tell how well things of these areas are seen, 0.1 .. 1."""
         return np.clip(areas / self.small, 0.1, 1.0)
 
     def focus(self, rng: np.random.Generator) -> int:
         return self.ids[_pick(self.by_id, rng)]
 
     def showing(self, focus: int, count: int, rng: np.random.Generator) -> list[int]:
-        """``count`` pictures that show an id; the same one twice only where others are hard to come by."""
+        """Choose ``count`` images that show an id; the same one twice only where others are hard to come by."""
         at = self.ids.index(focus)
         drawn: list[int] = []
         for _ in range(4 * count):
@@ -157,7 +157,7 @@ class EpisodeSource:
         return self.draw(index)
 
     def draw(self, index: int, shots: int = 1) -> DrawnEpisode:
-        """Episode number ``index`` with so many prompts."""
+        """Draw episode number ``index`` with so many prompts."""
         rng = np.random.default_rng([self.seed, index])
         for _ in range(4):
             episode = self._draw(rng, shots)
@@ -183,7 +183,7 @@ class EpisodeSource:
         return self._drawn(rng, _pick(self.cumulated, rng), grids, absent)
 
     def _grids(self, rng: np.random.Generator) -> tuple[Grid, Grid]:
-        """How many pictures stand in the prompt half and in the query half."""
+        """Draw how many images stand in the prompt half and in the query half."""
         if not self.grids or rng.random() >= self.sampling.mosaic:
             return (1, 1), (1, 1)
         prompt, query = (self.grids[int(rng.integers(len(self.grids)))] for _ in range(2))
@@ -264,7 +264,7 @@ class EpisodeSource:
     def _beside(
         self, rng: np.random.Generator, source: ImageSet, numbers: Sequence[int], focus: int, grid: Grid
     ) -> list[Sight]:
-        """Parts of pictures beside the thing that they show, half of the time; nothing where no part is without it."""
+        """Draw parts of images beside the thing that they show, half of the time; nothing where all parts have it."""
         boxes = [empty_box(source.masks[number], (focus, IGNORED), rng) for number in numbers]
         if rng.random() < 0.5 or None in boxes:
             return []
@@ -272,7 +272,7 @@ class EpisodeSource:
         return [each._replace(mask=np.zeros_like(each.mask)) for each in seen]
 
     def _elsewhere(self, rng: np.random.Generator, which: int, grid: Grid, count: int) -> list[Sight]:
-        """Pictures that cannot show what a set asks for: of another domain, or rendered where there is none.
+        """Draw images that cannot show what a set asks for: of another domain, or rendered where there is none.
 
         Not rendered ones otherwise: that a drawing beside a photograph is without the thing would be all they teach.
         """
@@ -315,7 +315,7 @@ class EpisodeSource:
     # --- for a teacher
 
     def _without_masks(self, rng: np.random.Generator, shots: int) -> DrawnEpisode:
-        """Pictures of one set, or twice the same, of which nothing is asked."""
+        """Draw images of one set, or twice the same, of which nothing is asked."""
         source, some = self.everything[_pick(self.all_cumulated, rng)], self.sampling
         numbers = rng.integers(len(source.images), size=shots + 1).tolist()
         if rng.random() < 0.5:
@@ -392,7 +392,7 @@ class EpisodeSource:
         return head + tail
 
     def _cell(self, grid: Grid) -> tuple[int, int]:
-        """Height and width of the largest cell of a mosaic."""
+        """Find height and width of the largest cell of a mosaic."""
         return -(-self.side // grid[0]), -(-self.side // grid[1])
 
     def _episode(
@@ -426,7 +426,7 @@ class EpisodeSource:
 
     @staticmethod
     def _traced(sight: Sight) -> np.ndarray:
-        """Where pixels come from; from no picture where that is not known, as of what is rendered."""
+        """Trace where pixels come from; from no image where that is not known, as of what is rendered."""
         return np.full((*sight.mask.shape, 3), -1, np.float32) if sight.origin is None else sight.origin
 
 
@@ -467,7 +467,7 @@ def _bent(sight: Sight, rng: np.random.Generator, changes: Augmentation) -> Sigh
 
 
 def tile(pictures: Sequence[Sight], grid: Grid, side: int) -> Sight:
-    """Pictures side by side in a square, row by row; where there are fewer than cells, they repeat."""
+    """Tile images side by side in a square, row by row; where there are fewer than cells, they repeat."""
     if grid == (1, 1) and pictures[0].mask.shape == (side, side):
         return pictures[0]
     image, mask = mosaic([(each.image, each.mask) for each in pictures], grid, side, cut=1)
@@ -500,12 +500,12 @@ def _pick(cumulated: np.ndarray, rng: np.random.Generator) -> int:
 
 
 def _split(pictures: Sequence[Sight], counts: Sequence[int]) -> list[list[Sight]]:
-    """As many pictures for each half as are counted."""
+    """Split images into as many for each half as are counted."""
     ends = np.cumsum(counts).tolist()
     return [list(pictures[end - count : end]) for end, count in zip(ends, counts, strict=True)]
 
 
 def _filled(grid: Grid, rng: np.random.Generator) -> int:
-    """How many different pictures a mosaic shows: all of its cells, or fewer, which repeat."""
+    """Count how many different pictures a mosaic shows: all of its cells, or fewer, which repeat."""
     cells = grid[0] * grid[1]
     return cells if cells < 4 or rng.random() < 0.5 else int(rng.integers(2, cells + 1))

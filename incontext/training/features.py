@@ -89,7 +89,7 @@ class FeatureFiles:
 
 
 def _squashed(image: Tensor, side: int) -> Tensor:
-    """(H, W, 3) uint8 -> (1, side, side, 3) uint8."""
+    """Squash (H, W, 3) uint8 to (1, side, side, 3) uint8."""
     pixels = F.interpolate(image.permute(2, 0, 1)[None].float(), (side, side), mode="bicubic", antialias=True)
     return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 

@@ -113,12 +113,12 @@ class Recipe:
         raise IndexError(f"step {step} is past the last of {self.steps}")
 
     def shots_at(self, step: int) -> int:
-        """Prompts of each of a step's episodes."""
+        """Draw how many prompts each of a step's episodes has."""
         rng = np.random.default_rng([self.seed, step, 2])
         return int(rng.integers(2, self.most_shots + 1)) if rng.random() < self.several_shots else 1
 
     def decay(self, step: int) -> float:
-        """Progress through the final decay, 0 before it and 1 at the end."""
+        """Tell the progress through the final decay, 0 before it and 1 at the end."""
         length = max(1.0, self.steps * self.decay_share)
         return min(1.0, max(0.0, (step - (self.steps - length)) / length))
 
@@ -136,7 +136,7 @@ class Recipe:
         return replace(self, model=model, stages=stages)
 
     def is_corrected(self, step: int) -> bool:
-        """Whether a step's hints show what the network got wrong."""
+        """Tell whether a step's hints show what the network got wrong."""
         rng = np.random.default_rng([self.seed, step, 3])
         return self.shots_at(step) == 1 and bool(rng.random() < self.corrections)
 
@@ -170,11 +170,11 @@ class Recipe:
         return cls.from_dict(stored)
 
     def to_dict(self) -> dict[str, object]:
-        """Plain numbers and strings, for JSON."""
+        """Write plain numbers and strings, for JSON."""
         return dataclasses.asdict(self)
 
     def is_stored_as(self, stored: Mapping[str, object]) -> bool:
-        """Whether this is what came out of JSON; what an older version did not know yet has its default there."""
+        """Tell whether this is what came out of JSON; what an older version did not know yet has its default there."""
         known = _over(stored, Recipe(ModelConfig(), ()).to_dict())
         return json.dumps(known, sort_keys=True) == json.dumps(self.to_dict(), sort_keys=True)
 

@@ -121,7 +121,7 @@ class Run:
         self._plateau = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     def computes(self) -> str:
-        """In which precision, for people."""
+        """Say in which precision it computes."""
         network, newton_schulz = (
             str(each).removeprefix("torch.") for each in (self.precision.network, self.precision.newton_schulz)
         )
@@ -129,7 +129,7 @@ class Run:
         return f"training in {network}" + (f", Newton-Schulz in {newton_schulz}" if has_muon else "")
 
     def advance(self, batch: Batch) -> tuple[float, dict[str, float]]:
-        """One step: the loss and its parts, of the whole batch of which ``batch`` is this process's share."""
+        """Take one step: return the loss and its parts, of the whole batch of which ``batch`` is a share."""
         recipe, team = self.recipe, self.team
         for optimizer, rates in zip(self.optimizers, self._plateau, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -230,7 +230,7 @@ class Run:
         return model.to(self.device).eval().requires_grad_(False)
 
     def state(self) -> dict[str, Any]:
-        """Everything that a run goes on from. All processes must call this; of a sharded run only process 0 gets it."""
+        """Return everything that a run goes on from. All processes must call this; sharded, only process 0 gets it."""
         state = {
             "recipe": json.dumps(self.recipe.to_dict()),
             "step": self.step,
@@ -299,5 +299,5 @@ class Run:
 
 
 def has_state(out: Path) -> bool:
-    """Whether a folder holds the state of a run."""
+    """Tell whether a folder holds the state of a run."""
     return (out / "state.pt").exists() or (out / "state" / "index.json").exists()

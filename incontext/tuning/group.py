@@ -71,16 +71,16 @@ class FrozenNetwork:
             self.tables: Tables = self.model.tables(self.grid)
 
     def prepare(self, images: Tensor, masks: Tensor) -> ContextTokens:
-        """(N, 3, side, side) each, normalised float32."""
+        """Prepare a context: images and masks (N, 3, side, side) each, normalised float32."""
         shown = (each.unsqueeze(0).to(self.dtype) for each in (images, masks))
         return self.model.prepare(*shown, task=self.task, tables=self.tables)
 
     def answer(self, queries: Tensor, context: ContextTokens) -> Tensor:
-        """(B, 3, side, side) normalised -> the same, float32."""
+        """Answer queries (B, 3, side, side) normalised: the same, float32."""
         return self.model.answer(queries.to(self.dtype), context).float()
 
     def read(self, queries: Tensor, context: ContextTokens, palette: Palette) -> tuple[Tensor, Pixels]:
-        """:meth:`answer`, and the ids (B, side, side) that the segmenter reads from it, absent ones left out."""
+        """Answer, and read the ids (B, side, side) as the segmenter does, absent ones left out."""
         paint = to_read(self.model, self.model.see(queries.to(self.dtype), context), palette)
         return paint.painted, read_small([paint], min_presence=self.min_presence)[0].cpu().numpy()
 
@@ -245,7 +245,7 @@ class Group:
         return images.cpu().numpy(), masks.cpu().numpy()
 
     def _ranked(self, candidates: Sequence[tuple[int, ...]], on_tried: Callable[[], None]) -> list[tuple[int, ...]]:
-        """Those that find most as the only prompt of all other labelled ones first: by mean IoU, then by loss."""
+        """Order the labelled images by what each finds as the only prompt of all others: by mean IoU, then by loss."""
         ranked = []
         for candidate in candidates:
             batch = self._batch([self._tiled(candidate)])
@@ -270,7 +270,7 @@ class Group:
         return _Tested(score, float(np.mean(losses)), found)
 
     def _queries(self, numbers: Sequence[int], count: int, rng: np.random.Generator) -> Iterator[list[LabelledImage]]:
-        """Augmented queries, `count` at a time: the pictures that show the ids in turns, now and then one without."""
+        """Draw augmented queries, `count` at a time: images that show the ids in turns, now and then one without."""
         showing = self._showing(numbers)
         lacking = [*(self._pictures[n] for n in numbers if n not in showing), *self._empty]
         turn: list[int] = []
@@ -299,7 +299,7 @@ class Group:
 
 
 def mean_iou(found: Sequence[Pixels], truth: Sequence[npt.NDArray[np.integer]], ids: Sequence[int]) -> float:
-    """Mean IoU over the ids that are in the truth or were found, 0..1; pixels are summed over all pictures first.
+    """Average IoU over the ids that are in the truth or were found, 0..1; pixels are summed over all images first.
 
     Args:
         found, truth: (H, W) ids each, of the same sizes; where the truth is 255 nothing counts. 1 where nothing was
@@ -321,7 +321,7 @@ _WHOLE = ("forward", "last_rows", "apart")  # what runs a block
 
 @contextmanager
 def frozen(model: SegGPT, checkpointing: bool) -> Iterator[None]:
-    """No parameter asks for a gradient.
+    """Keep all parameters from asking for a gradient.
 
     Args:
         checkpointing: Blocks keep their inputs only and are computed twice.

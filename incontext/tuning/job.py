@@ -154,7 +154,7 @@ def _made(
 
 
 def _score(segmenter: Segmenter, key: PromptTensor, pictures: Sequence[LabelledImage]) -> float:
-    """Mean IoU of a prompt tensor in use, all groups together, on pictures as the network sees them."""
+    """Measure mean IoU of a prompt tensor in use, all groups together, on images as the network sees them."""
     queries = [FittedQuery(picture.image, (key.side, key.side)) for picture in pictures]
     answers = segmenter.segment_many(queries, key, task=key.origin.task)
     return mean_iou([answer.mask for answer in answers], [picture.mask for picture in pictures], key.ids)

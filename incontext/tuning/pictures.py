@@ -47,11 +47,11 @@ class Split(NamedTuple):
         return tuple(n for n in self.judging if n not in self.learning)
 
     def spares(self, numbers: Collection[int]) -> bool:
-        """Whether some are left to judge where these learn."""
+        """Tell whether some are left to judge where these learn."""
         return not self.held_out or bool(set(self.held_out) - set(numbers))
 
     def taught(self, numbers: Collection[int]) -> Split:
-        """With these among those that learn."""
+        """Add these to those that learn."""
         moved = set(numbers) & set(self.held_out)
         return Split(tuple(sorted({*self.learning, *moved})), tuple(n for n in self.judging if n not in moved))
 
@@ -82,7 +82,7 @@ def split(prompts: Sequence[Prompt], share: float, seed: int = 0) -> Split:
 
 
 def relabelled(picture: LabelledImage, palette: Palette) -> LabelledImage:
-    """Ids -> rows of the palette; every other id is background."""
+    """Replace ids by rows of the palette; every other id is background."""
     rows = np.zeros(256, np.uint8)
     rows[palette.ids] = np.arange(len(palette.ids))
     rows[IGNORED] = IGNORED
@@ -96,7 +96,7 @@ def fitted(picture: LabelledImage, side: int) -> LabelledImage:
 
 
 def covering(ids: Sequence[Collection[int]], count: int, most: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
-    """Different choices of ``count`` pictures that together show more than any picture alone, ``most`` at most.
+    """List different choices of ``count`` images that together show more than any alone, ``most`` at most.
 
     Args:
         ids: What each picture shows. Each choice begins with a picture by chance, and goes on with the one that adds
@@ -118,7 +118,7 @@ def covering(ids: Sequence[Collection[int]], count: int, most: int, rng: np.rand
 
 
 def tiled(pictures: Sequence[LabelledImage], side: int) -> LabelledImage:
-    """Pictures side by side in a square, n x n of them: a mosaic (arXiv 2304.03284, section 3.3)."""
+    """Tile images side by side in a square, n x n of them: a mosaic (arXiv 2304.03284, section 3.3)."""
     n = math.isqrt(len(pictures))
     return LabelledImage(*mosaic([(picture.image, picture.mask) for picture in pictures], (n, n), side))
 

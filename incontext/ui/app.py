@@ -25,7 +25,7 @@ _UPLOADS_KEPT: Final = 6 * 3600  # seconds, and looked after every hour
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's plain theme without fonts from elsewhere; light or dark as the browser is."""
+    """Make Gradio's plain theme without fonts from elsewhere; light or dark as the browser is."""
     return gr.themes.Default(font=list(_FONTS), font_mono=["ui-monospace", "monospace"])
 
 

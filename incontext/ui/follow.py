@@ -40,7 +40,7 @@ State = dict[str, Any]
 
 
 def is_video(path: Path) -> bool:
-    """Whether people would expect to choose it as a video: such a file, or a folder of pictures."""
+    """Tell whether people would expect to choose it as a video: such a file, or a folder of pictures."""
     if path.is_dir():
         return any(each.suffix.lower() in IMAGE_SUFFIXES for each in path.iterdir())
     return path.suffix.lower() in VIDEO_SUFFIXES
@@ -67,7 +67,7 @@ def open_video(session: Session, source: Path) -> Following:
 
 
 def frame_of(following: Following, number: int) -> Pixels:
-    """One frame, (H, W, 3) uint8.
+    """Read one frame, (H, W, 3) uint8.
 
     Raises:
         ValueError: There is none of that number.
@@ -80,7 +80,7 @@ def frame_of(following: Following, number: int) -> Pixels:
 
 
 def give_mask(following: Following, number: int, ids: Pixels) -> None:
-    """Objects as they are in a frame, from which on they are followed.
+    """Give objects as they are in a frame, from which on they are followed.
 
     Args:
         ids: (H, W) of the frame's size.
@@ -165,7 +165,7 @@ def _rewound(following: Following, tracker: Tracker, settings: tuple[Any, ...], 
 
 
 def _forget(following: Following, first: int) -> None:
-    """All that was found from this frame on."""
+    """Forget all that was found from this frame on."""
     for frame in [frame for frame in following.done if frame.number >= first]:
         frame.mask.unlink(missing_ok=True)
         frame.miniature.unlink(missing_ok=True)

@@ -174,7 +174,7 @@ class Guard:
             await _answer(send, *refusal)
 
     def _names_uploads_only(self, body: bytes) -> bool:
-        """Whether each file that is named was uploaded.
+        """Tell whether each file that is named was uploaded.
 
         Gradio, mounted in an application, would read any other file, too, and fetch addresses.
         """
@@ -200,7 +200,7 @@ class Guard:
             return False
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
-        """Status and sentence for what nobody may ask, token or not."""
+        """Find status and sentence for what nobody may ask, token or not."""
         host = headers.get("host", "")
         if self._token is None and _name(host) not in LOOPBACK:  # a page elsewhere whose name leads here
             return 403, f"expected this machine to be asked by the name 127.0.0.1 or localhost, got {host[:100]!r}"
@@ -221,7 +221,7 @@ class Guard:
         return self._too_much(length, length)
 
     def _too_much(self, length: int, unwritten: int) -> tuple[int, str] | None:
-        """Status and sentence for too long a request.
+        """Find status and sentence for too long a request.
 
         Args:
             length: Its bytes.
@@ -282,7 +282,7 @@ class _InTime:
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """All that is sent, or None where it is too much."""
+    """Receive all that is sent, or None where it is too much."""
     body = b""
     while True:
         message = await receive()
@@ -314,7 +314,7 @@ async def _answer(send: Send, status: int, sentence: str, more: list[tuple[bytes
 
 
 def _leads_to(origin: str, host: str) -> bool:
-    """Whether an Origin header is that of a page of this Host."""
+    """Tell whether an Origin header is that of a page of this Host."""
     try:
         return urlsplit(origin).netloc == host
     except ValueError:

@@ -130,7 +130,7 @@ class History:
     undone: list[Step] = field(default_factory=list)
 
     def add(self, step: Step) -> None:
-        """One more; what was taken back before cannot be given again."""
+        """Add one more; what was taken back before cannot be given again."""
         self.done = [*self.done, step][-MOST_STEPS:]
         self.undone.clear()
         for target in self.targets.values():

@@ -56,7 +56,7 @@ def accepted(session: Session) -> LabelledSet:
 
 
 def uploaded(session: Session, files: Sequence[str]) -> LabelledSet:
-    """Files that were dropped: NAME.jpg and NAME_mask.png, or NAME.png, beside it in any order."""
+    """Pair files that were dropped: NAME.jpg and NAME_mask.png, or NAME.png, beside it in any order."""
     folder = session.new_folder()
     taken: set[str] = set()
     for path in map(Path, files):

@@ -39,7 +39,7 @@ class Model:
     options: SegmentOptions = DEFAULTS
 
     def choices(self) -> list[str]:
-        """Names of registered weights on this machine, and files of weights in the opened folders."""
+        """List the names of registered weights on this machine, and files of weights in the opened folders."""
         from incontext.network.registry import cached_path, registry
         from incontext.prompt_tensor import is_prompt_tensor
 

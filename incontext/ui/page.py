@@ -82,7 +82,7 @@ class Answers:
         self._folders = re.compile(re.escape(str(root)) + r"/(?:sessions/)?(?:[\w-]+/)+")
 
     def once(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """call(session, *values) -> the outputs."""
+        """Wrap call(session, *values), which returns the outputs."""
 
         def handler(request: gr.Request, *values: Any) -> Any:
             with self._told():
@@ -91,7 +91,7 @@ class Answers:
         return _typed(handler)
 
     def event(self, call: Callable[..., Any], read: Callable[[gr.EventData], Any] | None = None) -> Callable[..., Any]:
-        """call(session, number of the card, or what `read` makes of the event, *values) -> the outputs."""
+        """Wrap call(session, the card's number or what `read` makes of the event, *values): the outputs."""
 
         def handler(request: gr.Request, data: gr.EventData, *values: Any) -> Any:
             with self._told():
@@ -100,7 +100,7 @@ class Answers:
         return _typed(handler)
 
     def stream(self, call: Callable[..., Iterator[Any]]) -> Callable[..., Any]:
-        """call(session, *values) yields the outputs as they come."""
+        """Wrap call(session, *values), which yields the outputs as they come."""
 
         def handler(request: gr.Request, *values: Any) -> Iterator[Any]:
             with self._told():
@@ -109,7 +109,7 @@ class Answers:
         return _typed(handler)
 
     def leave(self) -> Callable[..., None]:
-        """For the end of a visit."""
+        """Hear the end of a visit."""
 
         def handler(request: gr.Request) -> None:
             self._sessions.leave(request.session_hash)
@@ -149,7 +149,7 @@ class _Told:
 
 
 def _typed(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Gradio finds a request by its annotation, which is a string in this module."""
+    """Annotate for Gradio, which finds a request by its annotation, a string in this module."""
     kinds = {"request": gr.Request, "data": gr.EventData}
     handler.__annotations__ = {name: kinds[name] for name in handler.__annotations__ if name in kinds}
     return handler
@@ -166,7 +166,7 @@ def _number(data: gr.EventData) -> int:
 
 
 def address(path: Path) -> str:
-    """Where the page finds a file of a session."""
+    """Find where the page finds a file of a session."""
     return escape(f"/gradio_api/file={quote(str(path))}", quote=True)
 
 
@@ -242,7 +242,7 @@ def _areas(areas: Mapping[int, int], size: tuple[int, int]) -> str:
 
 
 def table(rows: Mapping[str, object]) -> str:
-    """Names and values."""
+    """Write names and values."""
     cells = "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in rows.items())
     return f'<table class="ic-table">{cells}</table>'
 

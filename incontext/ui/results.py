@@ -73,7 +73,11 @@ def accept(session: Session, number: int) -> Example:
 
 
 def result_of(session: Session, number: int) -> SegmentedImage:
-    """ValueError where there is none of that number."""
+    """Find the result of a number.
+
+    Raises:
+        ValueError: There is none.
+    """
     if not 0 <= number < len(session.results):
         raise ValueError(f"expected one of {len(session.results)} results, got number {number}; segment again")
     return session.results[number]
@@ -206,7 +210,7 @@ def _miniatures(session: Session, image: Pixels, found: Segmentation) -> tuple[P
 
 
 def zip_folder(folder: Path, target: Path) -> Path:
-    """All files below a folder, as a ZIP."""
+    """Write all files below a folder as a ZIP."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
@@ -251,7 +255,7 @@ def _written(name: PurePosixPath, result: SegmentedImage, apart: bool) -> Result
 
 
 def _named(results: Sequence[SegmentedImage]) -> Iterator[tuple[PurePosixPath, SegmentedImage]]:
-    """Results with a mask, and names that differ without their suffixes: a.jpg and a.png become a and a_2."""
+    """Name results with a mask so that they differ without suffixes: a.jpg and a.png become a and a_2."""
     taken: set[str] = set()
     for result in results:
         if result.mask is None:

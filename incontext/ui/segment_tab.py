@@ -172,7 +172,7 @@ class SegmentTab:
         download(self.zip, once(self._zip), [self.kind, self.apart], self.file, quick)
 
     def _connect_hints(self, quick: dict[str, Any]) -> None:
-        """Clicks on the picture and on results are answered one after the other; none is lost."""
+        """Connect clicks on the image and on results: they are answered one after the other; none is lost."""
         once, event, answer = self._answers.once, self._answers.event, self.tools.answer
         how: dict[str, Any] = {"concurrency_id": "hints", "concurrency_limit": 1, "trigger_mode": "multiple", **quick}
         self.tools.connect()
@@ -196,7 +196,7 @@ class SegmentTab:
         return editor_value(self._take(session, Path(path).name, read_image(path))), self._panel(session)
 
     def _take(self, session: Session, name: str, image: Pixels) -> Pixels:
-        """From now on this picture is prepared as an example."""
+        """Prepare this image as an example from now on."""
         session.picture = name, image
         history = hinting.history_of(session)
         history.forget(keep=[key for key in history.targets if key != PICTURE])
@@ -323,7 +323,7 @@ def job(
     status: gr.HTML,
     how: dict[str, Any],
 ) -> Any:
-    """One button asks for a job, which waits until the network is free; the other ends it, whether it runs or waits."""
+    """Connect a button that asks for a job, which waits until the network is free, and one that ends it."""
 
     def ask(session: Session) -> None:
         session.begin(kind)
@@ -347,13 +347,13 @@ def job(
 def download(
     button: gr.Button, make: Callable[..., Any], inputs: list[Any], file: gr.DownloadButton, how: dict[str, Any]
 ) -> None:
-    """One click makes a file and saves it: `file` is a hidden link to it that is followed once it is there."""
+    """Let one click make a file and save it: `file` is a hidden link to it that is followed once it is there."""
     follow = f"() => {{ setTimeout(() => document.querySelector('#{file.elem_id}')?.click(), 100); }}"
     button.click(make, inputs, [file], **how).success(None, None, None, js=follow, queue=False)
 
 
 def summary(session: Session, total: int) -> str:
-    """How a round ended."""
+    """Say how a round ended."""
     done = session.results
     failed = sum(result.problem is not None for result in done)
     empty = sum(result.problem is None and not result.areas for result in done)

@@ -248,7 +248,7 @@ def _require_gradio() -> None:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Gradio's own warnings are about its own code."""
+    """Leave Gradio's own warnings out, which are about its own code."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -149,7 +149,7 @@ class Session:
             self.stops[job] = threading.Event()
 
     def end(self) -> None:
-        """All jobs end soon."""
+        """End all jobs soon."""
         for stop in self.stops.values():
             stop.set()
 

@@ -178,7 +178,7 @@ def _status(step: TuningStep) -> str:
 
 
 def _curves(told: Sequence[TuningStep]) -> str:
-    """Mean IoU where it was measured, and the loss as a share of its largest value."""
+    """Draw mean IoU where it was measured, and the loss as a share of its largest value."""
     most = max(step.loss for step in told) or 1.0
     scores = [(step.step, step.score) for step in told if step.score is not None]
     losses = [(step.step, step.loss / most) for step in told]
@@ -188,7 +188,7 @@ def _curves(told: Sequence[TuningStep]) -> str:
 
 
 def _judged(session: Session, labelled: learn.LabelledSet, found: Mapping[int, Pixels]) -> str:
-    """Each picture that judges: with its own mask, and with what is found in it now."""
+    """Show each image that judges: with its own mask, and with what is found in it now."""
     figures = []
     for number, ids in islice(found.items(), _SHOWN):
         prompt, name = labelled.prompts[number], escape(labelled.names[number])

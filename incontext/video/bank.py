@@ -164,7 +164,7 @@ class MemoryBank:
         self._permanent = [frame for frame in without if ids_in(frame.given)]
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """All of it as arrays, to be given to `restore`."""
+        """Return all of it as arrays, to be given to `restore`."""
         square, frames = (-1, self.side, self.side), [*self._permanent, *self._recent]
         return {
             "size": np.array(self.size),
@@ -206,7 +206,7 @@ class MemoryBank:
     # ------------------------------------------------------------------------------------- from here on inside
 
     def _least(self) -> int:
-        """Which of the predicted frames leaves."""
+        """Find which of the predicted frames leaves."""
         if self.policy == "recent":
             return 0
         if self.policy == "spaced":
@@ -235,7 +235,11 @@ class MemoryBank:
 
 
 def refuse_tiles(options: SegmentOptions) -> None:
-    """ValueError where frames would have to be cut to windows."""
+    """Refuse to cut frames to windows.
+
+    Raises:
+        ValueError: Frames would have to be cut.
+    """
     if options.tiles is not None:
         raise ValueError(
             "expected tracking without tiles, as frames are remembered as the network sees them whole, got "
@@ -264,7 +268,7 @@ def _without(frame: _Frame, ids: Iterable[int]) -> _Frame:
 
 
 def _frozen(array: npt.NDArray[Any]) -> Pixels:
-    """Read-only, so that a Prompt need not copy it."""
+    """Make it read-only, so that a Prompt need not copy it."""
     array = array.astype(np.uint8, copy=False)
     array.setflags(write=False)
     return array

@@ -260,7 +260,7 @@ class _Folder:
             yield float(number / self.rate), path.stem, partial(read_image, path)
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """Do nothing, as nothing stays open."""
 
 
 class _Animation:
@@ -302,7 +302,7 @@ class _Animation:
         self._stream.close()
 
     def _milliseconds(self) -> int:
-        """How long the present frame is shown."""
+        """Tell how long the present frame is shown."""
         return max(0, round(self._picture.info.get("duration") or 0)) or _STILL_MILLISECONDS
 
 
@@ -315,7 +315,7 @@ def _has_come(mark: Mark, number: int, seconds: float) -> bool:
 
 
 def _number(mark: Mark, rate: Fraction) -> int:
-    """About which frame comes first from there on."""
+    """Estimate which frame comes first from there on."""
     return ceil(mark / timedelta(seconds=1) * rate - _ROUNDING) if isinstance(mark, timedelta) else mark
 
 
@@ -324,7 +324,7 @@ def _negative(mark: Mark) -> bool:
 
 
 def _before(mark: Mark, other: Mark) -> bool:
-    """Whether it is earlier than another of its kind."""
+    """Tell whether it is earlier than another of its kind."""
     return _seconds(mark) < _seconds(other)
 
 

@@ -179,7 +179,7 @@ class _Run:
         self._save_seconds, self._on_frame = save_seconds, on_frame
 
     def answers(self) -> Iterator[_Answered]:
-        """All frames in order. Each is tracked when it is asked for, but those that an earlier run had done."""
+        """Give all frames in order. Each is tracked when it is asked for, but those that an earlier run had done."""
         unused, unheard = set(self._job.masks), set(self._job.hints)
         try:
             for number, frame in enumerate(self._frames):
@@ -280,7 +280,7 @@ class _Results:
         self._waiting.append(self._thread.submit(self._write, frame, answer, known))
 
     def wait(self) -> None:
-        """Until all is written."""
+        """Wait until all is written."""
         while self._waiting:
             self._waiting.popleft().result()
 

@@ -225,7 +225,7 @@ def _checked(mask: ImageLike, size: tuple[int, int], *, snap: bool) -> ImageLike
 
 
 def _digest(first: ImageLike | None, masks: Mapping[int, ImageLike], context: Sequence[Prompt | PromptTensor]) -> str:
-    """Differs when a pixel of what is given does, or a weight."""
+    """Make a digest that differs when a pixel of what is given does, or a weight."""
     shown = [(-1, first), *masks.items()]
     files = [(number, read_mask(mask, snap=True)) for number, mask in shown if mask is not None]
     of_masks = [part for number, file in files for part in (f"{number}", file.ids, file.colors)]

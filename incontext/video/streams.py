@@ -102,7 +102,7 @@ class VideoFile:
         return Sound(self._path, self._origin or 0.0) if has_sound else None
 
     def pictures(self) -> Iterator[Picture]:
-        """Each one's time since the first in seconds, None (no name), and how to convert it."""
+        """Give each one's time since the first in seconds, None (no name), and how to convert it."""
         number = 0
         for packet in self._packets():
             for frame in self._decoded(packet):
@@ -174,7 +174,7 @@ class VideoFile:
                 )
 
     def _seconds(self) -> float | None:
-        """How long the file says that it is."""
+        """Read how long the file says that it is."""
         duration = self._container.duration
         return None if duration is None or duration <= 0 else duration * _seconds_per_tick()
 
@@ -214,7 +214,7 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
 
 
 def _fraction(value: object) -> Fraction | None:
-    """PyAV's rationals, of which 0 and None both mean that nothing is known."""
+    """Read PyAV's rationals, of which 0 and None both mean that nothing is known."""
     numerator, denominator = getattr(value, "numerator", 0), getattr(value, "denominator", 0)
     return Fraction(numerator, denominator) if numerator and denominator else None
 
@@ -236,7 +236,7 @@ def _turn(frame: VideoFrame) -> Turn | None:
 
 
 def _upright(frame: VideoFrame, turn: Turn | None) -> Pixels:
-    """(H, W, 3) uint8 RGB, turned and mirrored as the file's display matrix says.
+    """Convert a frame to (H, W, 3) uint8 RGB, turned and mirrored as the file's display matrix says.
 
     Angles beside 90, 180 and 270 degrees are left as they are.
     """

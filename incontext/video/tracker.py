@@ -193,7 +193,7 @@ class Tracker:
         self._context = tuple(replace(prompt, mask=np.where(prompt.mask == id, 0, prompt.mask)) for prompt in left)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """Everything that later answers depend on, as arrays (for `numpy.savez`), to be given to `restore`."""
+        """Return everything that later answers depend on, as arrays for `numpy.savez`, to be given to `restore`."""
         return {
             "number": np.array(self._number),
             "frame_size": np.array(self._size or (0, 0)),
@@ -273,7 +273,7 @@ class Tracker:
         return hinted if given is None else _joined([given, hinted])
 
     def _begun(self, image: Pixels, given: Prompt | None, *, hinted: bool) -> Prompt | None:
-        """All that is given of the first frame; the context's other prompts go into the bank."""
+        """Take all that is given of the first frame; the context's other prompts go into the bank."""
         own = [np.array_equal(prompt.image, image) for prompt in self._context]
         masks = [prompt for prompt, is_own in zip(self._context, own, strict=True) if is_own]
         masks += [] if given is None else [given]
@@ -357,7 +357,7 @@ def _checked(context: object) -> tuple[Prompt | PromptTensor, ...]:
 def _with_keys(
     contexts: Sequence[Sequence[Prompt]], keys: Sequence[PromptTensor]
 ) -> list[Sequence[Prompt | PromptTensor]]:
-    """Prompt tensors stand beside the prompts that show an id of theirs, or by themselves where there are none."""
+    """Put prompt tensors beside the prompts that show an id of theirs, or by themselves where there are none."""
     learned = {i for key in keys for i in key.ids}
     shares = [any(learned & set(prompt.ids) for prompt in prompts) for prompts in contexts]
     asked: list[Sequence[Prompt | PromptTensor]] = [
@@ -367,7 +367,7 @@ def _with_keys(
 
 
 def _joined(prompts: Sequence[Prompt]) -> Prompt:
-    """Prompts of one picture as one; where two say something of a pixel, the later one holds."""
+    """Join prompts of one image; where two say something of a pixel, the later one holds."""
     if len(prompts) == 1:
         return prompts[0]
     mask = prompts[0].mask

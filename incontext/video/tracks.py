@@ -156,7 +156,7 @@ def read_head(path: Path) -> dict[str, Any]:
 
 
 def _write_object(stream: BinaryIO, lines: FrameLines, i: int, color: Sequence[int]) -> ObjectTrack:
-    """{"id", "color", "track": [...], and the summary}, the track line by line."""
+    """Write {"id", "color", "track": [...], and the summary}, the track line by line."""
     stream.write(f'{{"id": {i}, "color": {_json(list(color))}, "track": ['.encode())
     spans = _Spans()
     areas, confidences, count = 0, 0.0, 0

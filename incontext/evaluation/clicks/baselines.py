@@ -40,7 +40,7 @@ def start_disc(image: Pixels, _example: Prompt | None) -> Answers:
 
 
 def start_random_walker(image: Pixels, _example: Prompt | None) -> Answers:
-    """Whose click a random walker that shuns edges would meet first; as long as none is negative, or the frame."""
+    """Begin a method that asks whose click a random walker that shuns edges would meet first."""
     small = shrunk(image, _WALKED)
 
     def answer(clicks: Sequence[Click]) -> Flags:

@@ -49,7 +49,7 @@ class Curve:
     done: bool = False
 
     def after(self, count: int) -> float:
-        """IoU after so many clicks; of fewer where the simulation stopped before, as nothing was wrong any more."""
+        """Return the IoU after so many clicks; of fewer where the simulation stopped, as nothing was wrong any more."""
         return self.ious[min(count, len(self.ious) - 1)]
 
 
@@ -79,7 +79,7 @@ def next_click(truth: Flags, ignored: Flags, found: Flags, clicked: Sequence[Cli
 
 
 def _depth(wrong: Flags) -> npt.NDArray[np.float64]:
-    """How far each such pixel is from the nearest that is not, pixels outside of the picture included."""
+    """Measure how far each such pixel is from the nearest that is not, pixels outside of the image included."""
     depth: npt.NDArray[np.float64] = ndimage.distance_transform_edt(np.pad(wrong, 1))[1:-1, 1:-1]
     return depth
 

@@ -137,7 +137,7 @@ def _of_set(each: EpisodeSet, pictures: EpisodeImages) -> Iterator[Thing]:
 
 
 def _of_clip(clip: Clip, frames: int) -> tuple[Thing, ...]:
-    """Each object in frames after that whose mask shows it first."""
+    """Take each object in frames after that whose mask shows it first."""
     if frames < 1:
         raise ValueError(f"expected at least 1 frame of each object, got {frames}")
     shown: dict[int, list[int]] = {}
@@ -167,7 +167,7 @@ def _marked(image: Pixels, mask: Pixels | None, i: int) -> Prompt:
 
 
 def _pairs(data: Path, kind: str, images: str, masks: str) -> tuple[Thing, ...]:
-    """Pictures with a mask of the same stem each, of one thing; no examples."""
+    """Take images with a mask of the same stem each, of one thing; no examples."""
     for folder in (images, masks):
         if not (data / folder).is_dir():
             raise FileNotFoundError(f"{data}: expected a folder {folder} in it for the layout {kind}, got none")

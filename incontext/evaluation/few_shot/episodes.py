@@ -149,7 +149,7 @@ def read_episodes(data: Path) -> tuple[EpisodeSet, ...]:
 def draw(
     each: EpisodeSet, shown: Mapping[str, frozenset[int]], count: int, prompts: int | None, seed: int
 ) -> tuple[Episode, ...]:
-    """`count` episodes, uniformly: first the class, then the query, then the prompts, all distinct pictures of it.
+    """Draw `count` episodes, uniformly: first the class, then the query, then the prompts, all distinct images.
 
     That is the protocol of COCO-20i and PASCAL-5i (HSNet, arXiv 2104.01538).
 
@@ -211,7 +211,7 @@ def files(folder: Path) -> dict[str, Path]:
 def _with_absences(
     sets: Sequence[EpisodeSet], shown: Mapping[str, Mapping[str, frozenset[int]]], seed: int
 ) -> list[EpisodeSet]:
-    """Each episode with a query without its thing: of its own set, else of a set about other things, else none."""
+    """Add to each episode a query without its thing: of its own set, else of one about other things, else none."""
     free = {each.name: _lacking(each, shown[each.name]) for each in sets}
     result = []
     for each in sets:
@@ -235,13 +235,13 @@ def _with_absences(
 
 
 def _lacking(each: EpisodeSet, shown: Mapping[str, frozenset[int]]) -> dict[int, list[str]]:
-    """For each id that is asked for, the pictures without it."""
+    """List for each id that is asked for the images without it."""
     asked = {1 if each.instances_as_one else episode.id for episode in each.episodes}
     return {i: [stem for stem in sorted(shown) if i not in shown[stem]] for i in asked}
 
 
 def related(each: EpisodeSet, i: int, other: EpisodeSet) -> bool:
-    """Whether pictures of the other set may show class i of this one, as far as their descriptions tell.
+    """Tell whether pictures of the other set may show class i of this one, as far as their descriptions tell.
 
     They may where the descriptions share a word, or one of them is missing.
     """
@@ -288,7 +288,7 @@ def _chosen(known: Sequence[EpisodeSet], names: Sequence[str] | None) -> list[Ep
 
 
 def limited(each: EpisodeSet, limit: int | None) -> EpisodeSet:
-    """At most so many of a set's episodes, spread evenly over it so that all classes take part; None: all."""
+    """Keep at most so many of a set's episodes, spread evenly over it so that all classes take part; None: all."""
     if limit is None or limit >= len(each.episodes):
         return each
     picked = np.linspace(0, len(each.episodes) - 1, limit).round().astype(int).tolist()

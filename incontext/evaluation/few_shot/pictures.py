@@ -29,7 +29,7 @@ class PictureSource(Protocol):
     """Where the pictures of episodes come from. Threads may share it."""
 
     def image(self, set_name: str, stem: str, /) -> Pixels:
-        """(H, W, 3) uint8.
+        """Open an image, (H, W, 3) uint8.
 
         Raises:
             FileNotFoundError: There is no such picture.
@@ -37,7 +37,7 @@ class PictureSource(Protocol):
         ...
 
     def asked(self, each: EpisodeSet, i: int, stem: str, /) -> Pixels:
-        """(H, W) uint8, of the picture's size: 1 where a class is, 255 where nothing is scored, else 0."""
+        """Read what is asked, (H, W) uint8 of the image's size: 1 a class, 255 where nothing is scored, else 0."""
         ...
 
     def prompt(self, each: EpisodeSet, i: int, stem: str, /) -> Prompt:
@@ -81,7 +81,7 @@ class EpisodeImages:
         self._kept = Kept()
 
     def image(self, set_name: str, stem: str) -> Pixels:
-        """(H, W, 3) uint8.
+        """Open an image, (H, W, 3) uint8.
 
         Raises:
             FileNotFoundError: There is no such picture.
@@ -90,7 +90,7 @@ class EpisodeImages:
         return self._kept.get(path, lambda: read_image(path))
 
     def ids(self, set_name: str, stem: str) -> Pixels:
-        """(H, W) uint8: the mask's ids, a colour of RGB masks the same in all of a set.
+        """Read the ids of a mask, (H, W) uint8, a colour of RGB masks the same in all of a set.
 
         Raises:
             FileNotFoundError: None.
@@ -99,7 +99,7 @@ class EpisodeImages:
         return self._kept.get(path, lambda: read_ids(path, numbers))
 
     def asked(self, each: EpisodeSet, i: int, stem: str) -> Pixels:
-        """(H, W) uint8: 1 where a class is, 255 where the file ignores, else 0.
+        """Read what is asked, (H, W) uint8: 1 where a class is, 255 where the file ignores, else 0.
 
         Raises:
             ValueError: The mask has not its picture's size.
@@ -125,12 +125,12 @@ class EpisodeImages:
 
 
 def wanted(ids: Pixels, each: EpisodeSet, i: int) -> npt.NDArray[np.bool_]:
-    """(H, W) bool: where the class that is asked for is."""
+    """Find where the class that is asked for is, (H, W) bool."""
     return np.asarray((ids != 0) & (ids != IGNORED) if each.instances_as_one else ids == i)
 
 
 def at_scoring_side(array: npt.NDArray[Any], side: int | None = SCORING_SIDE) -> npt.NDArray[Any]:
-    """(H, W) bool, ids or confidence -> (side, side), nearest neighbour, as Pillow picks it; None: as it is."""
+    """Shrink (H, W) bool, ids or confidence to (side, side), nearest neighbour, as Pillow picks it; None: not."""
     if side is None:
         return array
     kind = np.float32 if array.dtype.kind == "f" else np.uint8

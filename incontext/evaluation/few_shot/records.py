@@ -61,7 +61,7 @@ class Record:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, for JSON."""
+        """Write it in plain numbers, for JSON."""
         tally = self.confidence
         kept = None if tally is None else {"pixels": tally.pixels.tolist(), "total": tally.total.tolist()}
         return {

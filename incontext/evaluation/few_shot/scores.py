@@ -181,7 +181,7 @@ def score(
     seed: int,
     side: int | None = SCORING_SIDE,
 ) -> FewShotReport:
-    """All scores: records of each method and number of shots, by set, in the order of the set's episodes."""
+    """Compute all scores: records of each method and number of shots, by set, in the order of its episodes."""
     drawn = {each.name: resamples(len(each.episodes), seed ^ zlib.crc32(each.name.encode())) for each in sets}
     columns = tuple(_column(asked, of_sets, sets, drawn) for asked, of_sets in records.items())
     names = {

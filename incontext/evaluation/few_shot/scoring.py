@@ -65,7 +65,7 @@ class Method:
     uses_prompts: bool = True
 
     def is_asked(self, shots: int, all_shots: Sequence[int]) -> bool:
-        """Whether it answers with that many shots when a run is about `all_shots`."""
+        """Tell whether it answers with that many shots when a run is about `all_shots`."""
         return shots >= self.fewest_shots and (self.uses_prompts or shots == min(all_shots))
 
 

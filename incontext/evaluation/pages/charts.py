@@ -50,7 +50,7 @@ def reliability(known: ConfidenceReport, title: str) -> str:
 
 
 def _square(left: float, top: float) -> str:
-    """Axes from 0 to 1 with a grid, and the diagonal."""
+    """Draw axes from 0 to 1 with a grid, and the diagonal."""
     parts = []
     for step in range(6):
         x, y = left + _PLOT * step / 5, top + _PLOT * (1 - step / 5)

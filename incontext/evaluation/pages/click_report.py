@@ -39,7 +39,7 @@ def set_table(report: ClickReport, column: ClickColumn) -> Table:
 
 
 def tables(report: ClickReport) -> list[Table]:
-    """Every table of a report."""
+    """List every table of a report."""
     return [summary_table(report), *(set_table(report, column) for column in report.columns)]
 
 

@@ -88,7 +88,7 @@ def gallery(
 
 
 def best_median_worst(scores: Sequence[float]) -> Iterator[tuple[int, str]]:
-    """Which ones: (place, what it is); fewer than three where there are fewer scores. Of equals the first is better."""
+    """Choose the places of the best, the median and the worst score; fewer where there are fewer scores."""
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     ranks = {0: "best", len(order) // 2: "median", len(order) - 1: "worst"}
     for place in sorted({0, len(order) // 2, len(order) - 1}):
@@ -119,7 +119,7 @@ def _show(
 
 
 def _shrunk(array: npt.NDArray[_Kind]) -> npt.NDArray[_Kind]:
-    """At most 240 pixels along the longer side, masks by the nearest pixel."""
+    """Shrink to at most 240 pixels along the longer side, masks by the nearest pixel."""
     if array.dtype == np.bool_:
         small = resized_mask(array.astype(np.uint8), shrunk_size((array.shape[0], array.shape[1]), longest=LONGER_SIDE))
         return small.astype(array.dtype)

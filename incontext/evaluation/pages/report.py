@@ -23,7 +23,7 @@ def to_text(report: FewShotReport) -> str:
 
 
 def to_markdown(report: FewShotReport, about: Mapping[str, object]) -> str:
-    """Every table.
+    """Write every table.
 
     Args:
         about: What ran, name and value.
@@ -36,7 +36,7 @@ def to_markdown(report: FewShotReport, about: Mapping[str, object]) -> str:
 
 
 def to_json(report: FewShotReport, about: Mapping[str, object]) -> str:
-    """Every figure, as one JSON object whose key `about` holds what ran."""
+    """Write every figure, as one JSON object whose key `about` holds what ran."""
     return json.dumps({"about": dict(about), **asdict(report)}, indent=1) + "\n"
 
 

@@ -57,7 +57,7 @@ def beside(report: FewShotReport) -> list[Column]:
 
 
 def set_table(report: FewShotReport, *, intervals: bool = False) -> Table:
-    """mIoU: a row for each set and one for their mean."""
+    """Make a row of mIoU for each set and one for their mean."""
     size = "the queries' own size" if report.side is None else f"{report.side} x {report.side} pixels"
     note = f"Masks are compared at {size}; baselines with the fewest shots."
     if intervals:
@@ -66,7 +66,7 @@ def set_table(report: FewShotReport, *, intervals: bool = False) -> Table:
 
 
 def tables(report: FewShotReport) -> list[Table]:
-    """Every table of a report."""
+    """List every table of a report."""
     made = [summary_table(report), set_table(report, intervals=True)]
     note = "The mean of the foreground's and the background's IoU over all episodes of a set."
     made.append(_of_sets(report, "FB-IoU by set", note, lambda e: (e.fb_iou, e.fb_iou_interval), intervals=True))
@@ -226,7 +226,7 @@ def facts(about: Mapping[str, object]) -> list[str]:
 
 
 def percent(share: float | None) -> str:
-    """0.123 -> 12.3 %."""
+    """Write 0.123 as 12.3 %."""
     return "-" if share is None else f"{100 * share:.1f} %"
 
 

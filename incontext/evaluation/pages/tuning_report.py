@@ -79,7 +79,7 @@ def _sentence(key: PromptTensor, steps: Sequence[TuningStep]) -> str:
 
 
 def _curve(steps: Sequence[TuningStep]) -> str:
-    """Mean IoU on the judging pictures over the steps, a line for each group of ids."""
+    """Draw mean IoU on the judging images over the steps, a line for each group of ids."""
     lines = []
     for number, ids in enumerate(dict.fromkeys(step.ids for step in steps)):
         of_group = [step for step in steps if step.ids == ids]

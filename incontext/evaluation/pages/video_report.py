@@ -57,7 +57,7 @@ def clip_table(report: VideoReport, column: VideoColumn) -> Table:
 
 
 def region_table(report: VideoReport) -> Table:
-    """J of each clip, a column for each method."""
+    """Make a row of J for each clip, a column for each method."""
     rows = [
         (name, *(_figure(column.clips[number].j) for column in report.columns))
         for number, name in enumerate(report.clip_names)
@@ -81,7 +81,7 @@ def object_table(column: VideoColumn) -> Table | None:
 
 
 def tables(report: VideoReport) -> list[Table]:
-    """Every table of a report."""
+    """List every table of a report."""
     model = _model(report)
     made = [summary_table(report), *([region_table(report)] if len(model) > 1 else [])]
     made += [clip_table(report, column) for column in model]
@@ -113,7 +113,7 @@ def to_text(report: VideoReport) -> str:
 
 
 def to_markdown(report: VideoReport, about: Mapping[str, object]) -> str:
-    """Every table.
+    """Write every table.
 
     Args:
         about: What ran, name and value.
@@ -125,7 +125,7 @@ def to_markdown(report: VideoReport, about: Mapping[str, object]) -> str:
 
 
 def to_json(report: VideoReport, about: Mapping[str, object]) -> str:
-    """Every figure, as one JSON object whose key `about` holds what ran."""
+    """Write every figure, as one JSON object whose key `about` holds what ran."""
     return json.dumps({"about": dict(about), **asdict(report)}, indent=1) + "\n"
 
 
@@ -154,7 +154,7 @@ def write_report(folder: Path, report: VideoReport, about: Mapping[str, object])
 
 
 def _timelines(report: VideoReport) -> Iterator[str]:
-    """J over time, a drawing for each clip with something to score."""
+    """Draw J over time, for each clip with something to score."""
     if len(report.unscored) == len(report.clip_names):
         return
     kinds = _kinds(report)

@@ -98,7 +98,7 @@ def few_shot_outcome(benchmark: Benchmark, report: FewShotReport, shown: Sequenc
 
 
 def shots_name(shots: int) -> str:
-    """1 shot, 5 shots."""
+    """Write 1 shot, 5 shots."""
     return f"{shots} shot{'s' * (shots > 1)}"
 
 

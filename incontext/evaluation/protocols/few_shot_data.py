@@ -97,7 +97,11 @@ class FewShotData:
     about: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, names: Iterable[str]) -> None:
-        """FileNotFoundError where one of these images, or its mask, is not there."""
+        """Look whether these images and their masks are there.
+
+        Raises:
+            FileNotFoundError: One of them is not.
+        """
         check_files([path for name in dict.fromkeys(names) for path in self.files(name)], "an episode names it")
 
     def state(self) -> str:
@@ -117,11 +121,11 @@ class FoldPictures:
         self._kept = Kept()
 
     def image(self, _set_name: str, stem: str) -> Pixels:
-        """(H, W, 3) uint8."""
+        """Open an image, (H, W, 3) uint8."""
         return self._kept.get(stem, lambda: read_image(self._data.image(stem)))
 
     def asked(self, _each: EpisodeSet, i: int, stem: str) -> Pixels:
-        """(H, W) uint8: 1 where the class is, 255 where nothing is scored.
+        """Read what is asked, (H, W) uint8: 1 where the class is, 255 where nothing is scored.
 
         Raises:
             ValueError: For another size than its image's.

@@ -71,7 +71,7 @@ class FewShotRun:
         return few_shot_content(self.lists)
 
     def estimate(self, segmenter: Segmenter) -> Estimate:
-        """Time and memory, by a call with noise for each number of shots and ensemble."""
+        """Estimate time and memory, by a call with noise for each number of shots and ensemble."""
         seconds, count = 0.0, 0
         rng = np.random.default_rng(0)
         image = rng.integers(0, 256, (*_PICTURE, 3), dtype=np.uint8)
@@ -114,7 +114,7 @@ class FewShotRun:
         return few_shot_outcome(self.request.benchmark, report, shown, shots)
 
     def _methods(self, segmenter: Segmenter) -> list[Method]:
-        """With one prompt both ensembles are the same, so only the first of them is asked then."""
+        """Make the methods. With one prompt both ensembles are the same, so only the first of them is asked then."""
         ensembles = self.request.ensembles
         return [self._method(segmenter, each, 2 if each != ensembles[0] else 1) for each in ensembles]
 

@@ -27,7 +27,7 @@ class Part:
     what: str
 
     def found(self, root: Path) -> Path | None:
-        """Where it lies, the first path that exists."""
+        """Find where it lies, the first path that exists."""
         return next((root / path for path in self.paths if (root / path).exists()), None)
 
 
@@ -88,7 +88,11 @@ def lines_of(path: Path) -> list[str]:
 
 
 def check_files(paths: Sequence[Path], what: str) -> None:
-    """FileNotFoundError where files are missing: the first of them, and how many there are."""
+    """Look whether files are there.
+
+    Raises:
+        FileNotFoundError: Some are missing: the first of them is named, and how many there are.
+    """
     if missing := [path for path in paths if not path.is_file()]:
         others = len(missing) - 1
         more = f", nor {'is' if others == 1 else 'are'} {others} more" if others else ""

@@ -31,7 +31,7 @@ _HARMLESS: Final = {
 
 
 def read_labels(path: Path) -> Pixels:
-    """(H, W) uint8: the numbers of an indexed or grey label file, as they are.
+    """Read the numbers of an indexed or grey label file as they are, (H, W) uint8.
 
     Raises:
         FileNotFoundError, or ValueError: It is of another kind.
@@ -43,7 +43,7 @@ def read_labels(path: Path) -> Pixels:
 
 
 def read_brightness(path: Path) -> Pixels:
-    """(H, W) uint8: the brightness of a picture, as Pillow makes grey of colours."""
+    """Read the brightness of an image, as Pillow makes grey of colours, (H, W) uint8."""
     return np.array(open_picture(path, "mask")[0].convert("L"))
 
 
@@ -64,7 +64,7 @@ class ClassesOfCoco:
         self.stems: dict[int, list[str]] = _stems(source.document, order)
 
     def mask(self, i: int, stem: str) -> npt.NDArray[np.bool_]:
-        """(H, W) bool: where a class is in a picture.
+        """Find where a class is in an image, (H, W) bool.
 
         Raises:
             ValueError: The file does not know the picture.

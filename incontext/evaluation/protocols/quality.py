@@ -24,7 +24,7 @@ _MATCH: Final = 0.5
 
 
 def overlaps(found: Pixels, truth: Pixels) -> Counts:
-    """By class: pixels in both, and pixels in either.
+    """Count by class pixels in both, and pixels in either.
 
     Args:
         found: (H, W) uint8 ids, 0 none.
@@ -40,7 +40,7 @@ def overlaps(found: Pixels, truth: Pixels) -> Counts:
 
 
 def iou(sums: Floats) -> Floats:
-    """(..., 2) sums of `overlaps` -> (...) IoU, NaN where there is nothing."""
+    """Compute IoU of sums of `overlaps` (..., 2): (...), NaN where there is nothing."""
     return _ratio(sums[..., 0], sums[..., 1])
 
 
@@ -113,17 +113,17 @@ def matches(numbers: npt.NDArray[np.int32], classes: Mapping[int, int], things: 
 
 
 def panoptic_quality(sums: Floats) -> Floats:
-    """(..., 4) sums of `matches` -> (...) PQ, NaN where there is nothing."""
+    """Compute PQ of sums of `matches` (..., 4): (...), NaN where there is nothing."""
     return _ratio(sums[..., 0], sums[..., 1] + (sums[..., 2] + sums[..., 3]) / 2)
 
 
 def segmentation_quality(sums: Floats) -> Floats:
-    """(..., 4) sums of `matches` -> (...) the mean IoU of matches, 0 where none matches, NaN where there is nothing."""
+    """Compute the mean IoU of matches (SQ) of sums of `matches` (..., 4): (...), 0 without any, NaN without all."""
     return np.where(np.isnan(panoptic_quality(sums)), np.nan, np.nan_to_num(_ratio(sums[..., 0], sums[..., 1])))
 
 
 def recognition_quality(sums: Floats) -> Floats:
-    """(..., 4) sums of `matches` -> (...) the share of segments that match, NaN where there is nothing."""
+    """Compute the share of segments that match (RQ) of sums of `matches` (..., 4): (...), NaN without any."""
     return _ratio(sums[..., 1], sums[..., 1] + (sums[..., 2] + sums[..., 3]) / 2)
 
 

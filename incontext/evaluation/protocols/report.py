@@ -63,7 +63,7 @@ def to_text(outcome: Outcome, ours: str) -> str:
 
 
 def to_markdown(outcome: Outcome, about: Mapping[str, object], ours: str) -> str:
-    """Every table.
+    """Write every table.
 
     Args:
         about: What ran, name and value.
@@ -76,7 +76,7 @@ def to_markdown(outcome: Outcome, about: Mapping[str, object], ours: str) -> str
 
 
 def to_json(outcome: Outcome, about: Mapping[str, object]) -> str:
-    """Every figure, ours and the published ones, as one JSON object whose key `about` holds what ran."""
+    """Write every figure, ours and the published ones, as one JSON object whose key `about` holds what ran."""
     report = outcome.report
     scores: Any = asdict(report) if is_dataclass(report) and not isinstance(report, type) else report
     content = {

@@ -56,7 +56,11 @@ class Request:
     smallest: int | None = None
 
     def check(self) -> None:
-        """ValueError where something is wanted that the benchmark has not."""
+        """Refuse what the benchmark has not.
+
+        Raises:
+            ValueError: Something of the kind is wanted.
+        """
         kind = self.benchmark.kind
         kinds = {
             "--shots": (self.shots is not None, ("few-shot", "scenes")),
@@ -106,7 +110,7 @@ class Estimate:
         return self.count * self.seconds_each
 
     def sentence(self) -> str:
-        """For people."""
+        """Write it for people."""
         return (
             f"{self.count} {self.unit}, about {timedelta(seconds=round(self.seconds))} at {self.seconds_each:.3g} s "
             f"each, {self.memory / 1e9:.1f} GB of memory, {self.disk / 1e9:.2f} GB of files (estimated)"
@@ -114,5 +118,5 @@ class Estimate:
 
 
 def memory_with(network: int, cached: int) -> int:
-    """Bytes: of this process by now, of the network's tensors, of the images that are kept."""
+    """Add up bytes: of this process by now, of the network's tensors, of the images that are kept."""
     return int(psutil.Process().memory_info().rss) + network + cached

@@ -91,7 +91,7 @@ def choose_examples(
     seed: int = 0,
     on_image: Callable[[int, int], None] | None = None,
 ) -> dict[int, tuple[str, ...]]:
-    """For each class, the images that are its prompts: the first in a random order that show it.
+    """Choose for each class the images that are its prompts: the first in a random order that show it.
 
     Those count first in which it takes at least a thousandth of the image. A class of which there are fewer images gets
     those; fewer shots of the same seed are the beginnings of more. on_image(done, total) is called after each image.
@@ -213,7 +213,7 @@ def _coco_scenes(source: Source) -> tuple[Scenes, dict[int, str]]:
 
 
 def _shares(document: Mapping[str, Any]) -> Iterator[tuple[object, dict[int, float]]]:
-    """Of each image by its id: the categories that it shows, crowds left out, and the share of the image of each."""
+    """Tell of each image by its id the categories that it shows, crowds left out, and each one's share of it."""
     pixels = {entry["id"]: entry["height"] * entry["width"] for entry in document["images"]}
     for annotation in document["annotations"]:
         found: dict[int, float] = {}

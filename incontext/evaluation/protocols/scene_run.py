@@ -83,7 +83,7 @@ class SceneRun:
         return {"queries": list(self.names), "prompts": {str(i): list(names) for i, names in self.examples.items()}}
 
     def estimate(self, segmenter: Segmenter) -> Estimate:
-        """Time and memory, by an image of noise asked for one group of classes."""
+        """Estimate time and memory, by an image of noise asked for one group of classes."""
         image = np.random.default_rng(0).integers(0, 256, (*_PICTURE, 3), dtype=np.uint8)
         groups = [set(palette.ids.tolist()) - {0} for palette in grouped(set(self.data.classes))]
         if self.request.keys:
@@ -136,7 +136,7 @@ class SceneRun:
         return (request.shots or request.benchmark.shots)[0]
 
     def _prepared(self, segmenter: Segmenter) -> PreparedContext:
-        """All classes, as many at a time as colours can be told apart."""
+        """Prepare all classes, as many at a time as colours can be told apart."""
         request = self.request
         if request.keys:
             keys = [PromptTensor.load(path) for path in request.keys]

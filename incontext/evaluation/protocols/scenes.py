@@ -172,7 +172,7 @@ def _counted(data: SceneData, name: str, mask: Pixels, out: Path, smallest: int)
 
 
 def mask_path(out: Path, name: str) -> Path:
-    """Where the answer to an image is kept."""
+    """Find where the answer to an image is kept."""
     return out / MASKS / f"{name}.png"
 
 
@@ -229,7 +229,7 @@ def score_scenes(data: SceneData, names: Sequence[str], journal: SceneJournal) -
 
 
 def _others(data: SceneData, classes: Sequence[int], sums: Floats) -> dict[str, float]:
-    """SQ and RQ, and all three of things and of stuff."""
+    """Add SQ and RQ, and all three of things and of stuff."""
     countable = np.isin(classes, sorted(data.countable))
     found = {"SQ": _mean(segmentation_quality(sums)), "RQ": _mean(recognition_quality(sums))}
     for kind, chosen in (("things", countable), ("stuff", ~countable)):
@@ -241,7 +241,7 @@ def _others(data: SceneData, classes: Sequence[int], sums: Floats) -> dict[str, 
 
 
 def _interval(counts: Floats, figure_of: Callable[[Floats], Floats]) -> Interval:
-    """Of the mean over classes: a bootstrap over images, some replicates at a time."""
+    """Bootstrap the mean over classes: over images, some replicates at a time."""
     drawn = resamples(len(counts), _SEED)
     flat = counts.reshape(len(counts), -1)
     replicates = [
@@ -252,7 +252,7 @@ def _interval(counts: Floats, figure_of: Callable[[Floats], Floats]) -> Interval
 
 
 def _means(figures: npt.NDArray[np.float64]) -> Floats:
-    """(R, K) figures -> (R,) means over what is known."""
+    """Average figures (R, K) over what is known: (R,)."""
     known = ~np.isnan(figures)
     means: Floats = np.where(known, figures, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     return means

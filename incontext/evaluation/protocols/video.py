@@ -77,15 +77,15 @@ class Answers:
             self._write(self.path(clip, number), clip, ids)
 
     def path(self, clip: Clip, number: int) -> Path:
-        """Where the mask of a frame is."""
+        """Find where the mask of a frame is."""
         return self.out / MASKS / clip.name / f"{clip.frames[number].stem}.png"
 
     def read(self, clip: Clip, number: int) -> Pixels:
-        """(H, W) uint8: the mask of a frame that was handed in."""
+        """Read the mask of a frame that was handed in, (H, W) uint8."""
         return read_labels(self.path(clip, number))
 
     def palette(self, clip: Clip) -> Pixels:
-        """(256, 3) uint8: the colours of the clip's ids."""
+        """Give the colours of the clip's ids, (256, 3) uint8."""
         if clip.name not in self._colors:
             first = clip.masks[min(clip.masks)]
             file = read_mask(first)
@@ -157,7 +157,7 @@ def video_outcome(benchmark: Benchmark, report: VideoReport, answers: Answers) -
 
 
 def _interval(column: VideoColumn, of: Callable[[ObjectScore], float]) -> Interval:
-    """Of a mean over objects: a bootstrap over clips, as objects of one clip fail together."""
+    """Bootstrap a mean over objects: over clips, as objects of one clip fail together."""
     scored = [clip for clip in column.clips if clip.objects]
     sums = np.array([(sum(map(of, clip.objects)), len(clip.objects)) for clip in scored])
     totals = resamples(len(scored), 0) @ sums
@@ -165,7 +165,7 @@ def _interval(column: VideoColumn, of: Callable[[ObjectScore], float]) -> Interv
 
 
 def _overall(column: VideoColumn, videos: Videos) -> Iterator[Figure]:
-    """G of YouTube-VOS: the mean of J and F of seen and of unseen categories, where both are there."""
+    """Compute G of YouTube-VOS: the mean of J and F of seen and of unseen categories, where both are there."""
     groups: defaultdict[bool, list[ObjectScore]] = defaultdict(list)
     for clip in column.clips:
         for each in clip.objects:
@@ -257,7 +257,11 @@ def listed_videos(path: Path, document: Mapping[str, Any]) -> list[str]:
 
 
 def check_given(path: Path, document: Mapping[str, Any], videos: Videos) -> None:
-    """ValueError where the data give another object, or at another frame, than a list says."""
+    """Look whether the data give the objects that a list says, at the frames that it says.
+
+    Raises:
+        ValueError: They do not.
+    """
     listed = {str(each["name"]): each.get("objects", {}) for each in document["clips"]}
     for entry in video_content(videos)["clips"]:
         if entry["objects"] != listed[entry["name"]]:
@@ -266,7 +270,7 @@ def check_given(path: Path, document: Mapping[str, Any], videos: Videos) -> None
 
 
 def frames_in(videos: Videos) -> int:
-    """How many frames are followed."""
+    """Count how many frames are followed."""
     return sum(len(clip.frames) for clip in videos.clips)
 
 

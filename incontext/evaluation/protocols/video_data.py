@@ -97,7 +97,7 @@ def _folders(
     all_frames: bool,
     names: Sequence[str] | None,
 ) -> Videos:
-    """YouTube-VOS and MOSE: a folder of frames and one of masks for each video."""
+    """Pair the folders of frames and of masks for each video, as YouTube-VOS and MOSE have them."""
     known = [folder.name for folder in subfolders(root / "Annotations")]
     if missing := [name for name in names or () if name not in known]:
         raise ValueError(f"expected videos of {root / 'Annotations'}, got {', '.join(missing)}")

@@ -80,7 +80,7 @@ class VideoRun:
         return video_content(self.videos)
 
     def estimate(self, segmenter: Segmenter) -> Estimate:
-        """Time and memory, by following noise until the memory is full."""
+        """Estimate time and memory, by following noise until the memory is full."""
         rng = np.random.default_rng(0)
         mask = np.zeros(_PICTURE, np.uint8)
         mask[100:300, 200:400] = 1

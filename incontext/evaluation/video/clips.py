@@ -197,7 +197,7 @@ def clip_of(name: str, frames: Path, masks: Path) -> Clip:
 
 
 def limited(clip: Clip, limit: int) -> Clip:
-    """At most so many of a clip's frames, from its start."""
+    """Keep at most so many of a clip's frames, from its start."""
     if limit < 1:
         raise ValueError(f"expected a limit of at least 1 frame, got {limit}")
     return replace(clip, frames=clip.frames[:limit], masks={i: path for i, path in clip.masks.items() if i < limit})

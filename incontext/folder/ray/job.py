@@ -235,7 +235,7 @@ class RayRunner:
         self.identity = said.identity
 
     def _tell_of_deaths(self) -> bool:
-        """Whether workers have died since the last time."""
+        """Tell whether workers have died since the last time."""
         import ray
 
         before, self._deaths = self._deaths, ray.get(self._ledger.deaths.remote())
@@ -257,7 +257,7 @@ class RayRunner:
 
 
 def _witness(outputs: Outputs) -> Path | None:
-    """Something in the output folder that only those see who write to the same one."""
+    """Put something into the output folder that only those see who write to the same one."""
     if outputs.folder is None:
         return None
     journal = outputs.out / JOURNAL_NAME
@@ -265,7 +265,7 @@ def _witness(outputs: Outputs) -> Path | None:
 
 
 def share_out(resources: Mapping[str, float], asked: int | None, device: str) -> tuple[int, Share]:
-    """How many workers, and what each has.
+    """Decide how many workers there are, and what each has.
 
     Args:
         resources: The "CPU" and "GPU" of the cluster.
@@ -334,7 +334,7 @@ def _begin(address: str | None, workers: int | None) -> None:
 
 
 def _refuse_silent(address: str) -> None:
-    """Ray itself would try for a minute."""
+    """Refuse an address where nothing answers: Ray itself would try for a minute."""
     host, _, port = address.rpartition(":")
     if address == "auto":
         return
@@ -358,7 +358,7 @@ def _refuse_silent(address: str) -> None:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Without what Ray's own processes write to stderr: they say that they were told to say nothing."""
+    """Leave out what Ray's own processes write to stderr: they say that they were told to say nothing."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:

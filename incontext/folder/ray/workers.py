@@ -160,7 +160,7 @@ class Ledger:
         self._deaths = 0
 
     def begin(self, thing: Hashable) -> int:
-        """How often it has been begun by now."""
+        """Count how often it has been begun by now."""
         self._begun[thing] += 1
         return self._begun[thing]
 
@@ -169,12 +169,12 @@ class Ledger:
         self._begun.pop(thing, None)
 
     def died(self) -> int:
-        """Another worker has died. Returns how many by now."""
+        """Note that another worker has died, and count how many by now."""
         self._deaths += 1
         return self._deaths
 
     def deaths(self) -> int:
-        """How many workers have died with a block in hand."""
+        """Count how many workers have died with a block in hand."""
         return self._deaths
 
 

@@ -44,7 +44,7 @@ class Team:
         return value
 
     def all(self, value: bool) -> bool:
-        """Whether it holds for every process."""
+        """Tell whether it holds for every process."""
         if self.size > 1:
             said = self._small(int(value))
             distributed.all_reduce(said, distributed.ReduceOp.MIN)

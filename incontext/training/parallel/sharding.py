@@ -64,7 +64,7 @@ def part_like(value: Tensor, other: Tensor) -> Tensor:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """`load_state_dict` of a whole state, of which this process keeps what belongs to its parts."""
+    """Load a whole state, of which this process keeps what belongs to its parts."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state = {
         number: {

@@ -99,7 +99,7 @@ class Things:
     def _place(
         self, view: View, pose: _Pose, foot: float, k: int, count: int, scale: float, tilt: float
     ) -> shapes.Parts:
-        """One thing, placed: its parts with outlines in pixels."""
+        """Place one thing: its parts with outlines in pixels."""
         rng, side = view.rng, view.side
         grow, lean, stretch, bend, dx, dy = rng.standard_normal(6).tolist()
         x, y, turn, flip, phase = rng.random(5).tolist()
@@ -146,7 +146,7 @@ def _look(part: tuple[int, NDArray[np.float64]]) -> int:
 
 
 def _relief(rng: Rng, size: tuple[int, int]) -> Image.Image:
-    """Light from one side over a patch."""
+    """Light a patch from one side."""
     corners = Image.frombytes("L", (2, 2), rng.integers(90, 256, 4, dtype=np.uint8).tobytes())
     return corners.resize(size, Image.Resampling.BILINEAR)
 

@@ -180,7 +180,7 @@ class View:
         self.ids = Image.new("L", (self.side, self.side))
 
     def texture(self, look: Look) -> Image.Image:
-        """`look` over the whole picture, RGB, the same each time within this view."""
+        """Spread `look` over the whole image, RGB, the same each time within this view."""
         key = id(look)
         if key not in self.textures:
             colors, size = look.colors(self.rng, self.gain), (self.side, self.side)

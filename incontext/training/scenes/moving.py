@@ -120,7 +120,7 @@ def move_cutouts(
     *,
     every: int = 1,
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Like `render_clip`, of photographs: things cut out of some move before another.
+    """Film photographs as `render_clip` does scenes: things cut out of some move before another.
 
     Args:
         scene: (H, W, 3) uint8.
@@ -148,7 +148,7 @@ def move_cutouts(
 
 
 def _scene_side(size: tuple[int, int]) -> int:
-    """How large a scene is of which the camera sees a part."""
+    """Tell how large a scene is of which the camera sees a part."""
     if min(size) < _LEAST_SIDE:
         raise ValueError(f"expected frames of at least {_LEAST_SIDE} x {_LEAST_SIDE}, got {size}")
     return math.ceil(1.25 * max(size))
@@ -157,7 +157,7 @@ def _scene_side(size: tuple[int, int]) -> int:
 def _film(
     rng: Rng, size: tuple[int, int], numbers: range, scene: Image.Image, sprites: Sequence[_Sprite]
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Images and ids of these frames.
+    """Draw images and ids of these frames.
 
     Args:
         scene: A square of `_scene_side`.
@@ -181,7 +181,7 @@ def _film(
 
 
 def _course(rng: Rng, largest: float, turn: float, period: float) -> tuple[_Wave, _Wave, _Wave, _Wave]:
-    """Where a thing is, how large, and how it is turned.
+    """Plan where a thing is, how large, and how it is turned.
 
     Args:
         largest: Of the frame's shorter side.

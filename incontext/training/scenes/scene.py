@@ -122,7 +122,7 @@ class _Camera:
 
 
 def _ground(w: Wardrobe, *looks: Look) -> Ground:
-    """Unlabelled ground; in half of the pairs the second picture stands on another one."""
+    """Lay unlabelled ground; in half of the pairs the second image stands on another one."""
     first = looks[0] if looks else w.look()
     return Ground(first, w.look() if w.rng.random() < 0.5 and not looks else first)
 
@@ -190,7 +190,7 @@ def _objects(w: Wardrobe) -> list[Layer]:
 
 
 def _portrait(w: Wardrobe) -> list[Layer]:
-    """One thing fills most of the picture; some clutter."""
+    """Compose one thing that fills most of the image; some clutter."""
     rng = w.rng
     clutter: list[Layer] = []
     if rng.random() < 0.5:
@@ -205,7 +205,7 @@ def _portrait(w: Wardrobe) -> list[Layer]:
 
 
 def _micrograph(w: Wardrobe) -> list[Layer]:
-    """Many small things with soft borders on a dark or a light ground: nuclei, cells, beads, seeds."""
+    """Compose many small things with soft borders on a dark or light ground: nuclei, cells, beads, seeds."""
     rng = w.rng
     dark = rng.random() < 0.6
     low, high = (90, 250) if dark else (30, 190)
@@ -243,7 +243,7 @@ def _membranes(w: Wardrobe) -> list[Layer]:
 
 
 def _street(w: Wardrobe) -> list[Layer]:
-    """Bands from sky to ground, a road in perspective, things that stand on it and shrink towards the horizon."""
+    """Compose bands from sky to ground, a road in perspective, things on it that shrink towards the horizon."""
     rng = w.rng
     horizon = uniform(rng, 0.3, 0.6)
     sky = w.look("plain", "clouds", low=120)
@@ -266,7 +266,7 @@ def _street(w: Wardrobe) -> list[Layer]:
 
 
 def _aerial(w: Wardrobe) -> list[Layer]:
-    """Ground from above: fields, roads, roofs, trees, water."""
+    """Compose ground from above: fields, roads, roofs, trees, water."""
     rng = w.rng
     layers: list[Layer] = [_ground(w)]
     layers += [
@@ -285,7 +285,7 @@ def _aerial(w: Wardrobe) -> list[Layer]:
 
 
 def _surface(w: Wardrobe) -> list[Layer]:
-    """Thin structures on a textured surface: cracks, wires, vessels; stains beside them."""
+    """Compose thin structures on a textured surface: cracks, wires, vessels; stains beside them."""
     rng = w.rng
     base = w.look("grain", "clouds", "plain", "marble", "stripes", "checks")
     layers: list[Layer] = [_ground(w, base) if rng.random() < 0.6 else _ground(w)]
@@ -300,7 +300,7 @@ def _surface(w: Wardrobe) -> list[Layer]:
 
 
 def _garden(w: Wardrobe) -> list[Layer]:
-    """Plants on soil or grass, in rows or wild, two kinds of green among them."""
+    """Compose plants on soil or grass, in rows or wild, two kinds of green among them."""
     rng = w.rng
     layers: list[Layer] = [_ground(w, w.look("clouds", "grain", "tufts", "marble"))]
     for _ in range(int(rng.integers(1, 4))):
@@ -317,7 +317,7 @@ def _garden(w: Wardrobe) -> list[Layer]:
 
 
 def _matter(w: Wardrobe) -> list[Layer]:
-    """No things, only stuff: regions that differ in texture and colour."""
+    """Compose no things, only stuff: regions that differ in texture and colour."""
     rng = w.rng
     first = w.look()
     layers: list[Layer] = [Ground(first, first, w.new_id() * int(rng.random() < 0.6))]

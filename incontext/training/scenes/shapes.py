@@ -76,14 +76,14 @@ def ellipse(rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def polygon(rng: np.random.Generator, traits: Traits) -> Parts:
-    """Three to seven corners, more or less regular."""
+    """Draw three to seven corners, more or less regular."""
     corners = 3 + int(traits[0] * 5)
     turn = (np.arange(corners) + 0.35 * traits[1] * rng.random(corners)) * 2 * math.pi / corners
     return [(0, 0.5 * np.stack([np.cos(turn), (0.4 + 0.6 * traits[2]) * np.sin(turn)], axis=1))]
 
 
 def star(rng: np.random.Generator, traits: Traits) -> Parts:
-    """Three to seven points."""
+    """Draw three to seven points."""
     points = 3 + int(traits[0] * 5)
     radius = np.where(np.arange(2 * points) % 2, 0.15 + 0.2 * traits[1], 0.5) * (
         1 + 0.08 * rng.standard_normal(2 * points)
@@ -93,7 +93,7 @@ def star(rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def flower(rng: np.random.Generator, traits: Traits) -> Parts:
-    """0 petals, 1 the disc in their middle."""
+    """Draw a flower: 0 petals, 1 the disc in their middle."""
     petals = 4 + int(traits[0] * 7)
     turns = np.arange(petals) * 2 * math.pi / petals + 0.1 * rng.standard_normal(petals)
     width = (0.6 + 1.0 * traits[1]) * 3 / petals
@@ -187,7 +187,7 @@ def person(rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def bust(rng: np.random.Generator, traits: Traits) -> Parts:
-    """Head and shoulders: 0 skin, 1 hair, 2 clothes, 3 eyes and mouth."""
+    """Draw head and shoulders: 0 skin, 1 hair, 2 clothes, 3 eyes and mouth."""
     wide, tall, turn = 0.15 + 0.05 * traits[0], 0.2 + 0.06 * traits[1], 0.03 * rng.standard_normal()
     long = 0.3 * traits[2]
     parts: Parts = [
@@ -232,7 +232,7 @@ def front(rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def house(rng: np.random.Generator, traits: Traits) -> Parts:
-    """0 wall, 1 roof, 2 windows and door."""
+    """Draw a house: 0 wall, 1 roof, 2 windows and door."""
     half, eave = 0.25 + 0.2 * traits[0], -0.2 + 0.2 * traits[1]
     columns, rows = 2 + int(3 * traits[2]), 1 + int(3 * traits[3] * (0.2 - eave))
     parts: Parts = [(0, box(-half, eave, half, 0.48))]
@@ -247,7 +247,7 @@ def house(rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def tree(rng: np.random.Generator, traits: Traits) -> Parts:
-    """0 crown, 1 trunk."""
+    """Draw a tree: 0 crown, 1 trunk."""
     if traits[0] < 0.3:  # a fir
         half = 0.12 + 0.15 * traits[1]
         crown = [box(-half * k, -0.75 + 0.35 * k, half * k, -0.3 + 0.4 * k, half * k * 0.95) for k in (1.0, 0.75, 0.5)]
@@ -270,7 +270,7 @@ def vessel(_rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def creature(rng: np.random.Generator, traits: Traits) -> Parts:
-    """Nothing in particular: a chain of ovals, sized by the traits, bent by chance, its last link another look."""
+    """Draw nothing in particular: a chain of ovals, sized by the traits, bent by chance, its last link another look."""
     parts: Parts = []
     x, y, angle = -0.35, 0.0, rng.normal(0, 0.4)
     count = 2 + int(traits[7] * 4)
