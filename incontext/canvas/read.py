@@ -204,7 +204,7 @@ def _without_absent(each: Paint, min_presence: float) -> tuple[Tensor, Tensor]:
 
 
 def _joined(readings: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Give a pixel to the surest of the groups that claim it; background, as sure as the least sure, where none does."""
+    """Give a pixel to the surest of the groups that claim it; background, as sure as the least, where none does."""
     ids, confidence = readings[0]
     for other, its_confidence in readings[1:]:
         claimed, its_claim = ids != 0, other != 0
