@@ -25,17 +25,21 @@ GPU_SECONDS ?= 500
 
 .PHONY: demo test fast check gpu figures quotes docs clean chromium
 
+# Two files at a time, in the order that tests/conftest.py gives: slow files first.
+TESTS := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST_OPTIONS ?=
+
 test: $(VENV)/.installed-dev chromium
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python $(TESTS) $(PYTEST_OPTIONS)
 
 fast: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not (browser or ray or kill or slow)"
+	$(VENV)/bin/python $(TESTS) -m "not (browser or ray or kill or slow)" $(PYTEST_OPTIONS)
 
 check: $(VENV)/.installed-dev chromium
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python $(TESTS) $(PYTEST_OPTIONS)
 
 # A browser for the tests of the page: Debian's, where it is missing and can be had. Without it they skip.
 chromium:

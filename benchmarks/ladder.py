@@ -133,7 +133,7 @@ class Ladder:
     def _folder_seconds(self) -> float:
         """How long the folder job will take: twice the network's share, and the files."""
         images = self.options.folder_images
-        return images * (2 * self._fastest()["ms"] / 1000 + 0.03)
+        return float(images * (2 * self._fastest()["ms"] / 1000 + 0.03))
 
     def _fastest(self) -> dict[str, Any]:
         ours = [

@@ -37,7 +37,7 @@ def rendered(path: Path, frames: int) -> Pixels:
     with movie(path, SIZE, rate=RATE) as film:
         for number, (image, mask) in enumerate(render_clip(np.random.default_rng(1), SIZE, frames, things=3)):
             first = mask if first is None else first
-            film.add(number / RATE, image)
+            film.add(float(number / RATE), image)
     assert first is not None
     return first
 

@@ -19,6 +19,7 @@ import argparse
 import json
 import operator
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -193,13 +194,17 @@ def requote(*, newest: bool = False) -> list[Path]:
     return changed
 
 
-def main() -> None:
+def main() -> int:
     """Rewrite, and say what."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--newest", action="store_true", help="from the newest files")
-    for path in requote(newest=parser.parse_args().newest):
+    parser.add_argument("--check", action="store_true", help="exit with 1 where something was rewritten")
+    given = parser.parse_args()
+    changed = requote(newest=given.newest)
+    for path in changed:
         print(f"rewrote {path.relative_to(ROOT)}")
+    return int(given.check and bool(changed))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

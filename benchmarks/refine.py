@@ -19,6 +19,7 @@ import numpy as np
 from record import record
 
 from incontext.canvas import votes
+from incontext.canvas.query import PaintedAnswer
 from incontext.canvas.read import read_small
 from incontext.engine import Segmenter, load
 from incontext.evaluation.few_shot.episodes import EpisodeSet, read_sets
@@ -28,10 +29,11 @@ from incontext.evaluation.video.davis import boundary
 from incontext.images.ids import IGNORED, Pixels
 from incontext.network.checkpoint import info
 from incontext.network.registry import resolve
+from incontext.options import SegmentKeywords
 from incontext.types import Prompt
 
 CELL, CELLS, SHOWING = 256, 3, 4  # pixels, cells along a side, cells with the thing
-WAYS = {  # to see a mosaic: options of Segmenter.segment
+WAYS: dict[str, SegmentKeywords] = {  # to see a mosaic: options of Segmenter.segment
     "whole": {},
     "whole, refined": {"refine": True},
     "side 320": {"side": 320},
@@ -51,6 +53,7 @@ def measure_edges(segmenter: Segmenter, sets: Sequence[EpisodeSet], pictures: Ep
             truth = pictures.prompt(each, episode.id, episode.query).mask
             prompt = pictures.prompt(each, episode.id, episode.prompts[0])
             (answer,) = segmenter.answer_many([query], prompt)
+            assert isinstance(answer, PaintedAnswer)  # it is seen whole
             ids, confidence = (one[0] for one in read_small(answer.painted))
             for name, guide in (("plain", None), ("refined", query)):
                 start = time.perf_counter()

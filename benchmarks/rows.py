@@ -155,7 +155,9 @@ class Models:
         model = self._network(row)
         if row.kind == "naive" and row.savings == NAIVE:
             reference = Reference(model)
-            return Answering(lambda images, masks: (images, masks), lambda queries, shown: reference(*shown, queries))
+            return Answering(
+                lambda images, masks: (images, masks), lambda queries, shown: reference(shown[0], shown[1], queries)
+            )
         if row.kind == "naive":
             network = Network(model, row.savings)
             return Answering(network.prepare, network.answer)
@@ -220,7 +222,7 @@ def transformers_model(model: SegGPT) -> Any:
     own = {name: value for name, value in model.state_dict().items() if not name.startswith("presence.")}
     tensors = {transformers_name(name): value for name, value in own.items()}
     theirs.load_state_dict(tensors, strict=True, assign=True)
-    return theirs.eval()
+    return theirs.eval()  # type: ignore[no-untyped-call]
 
 
 def random_large(device: torch.device) -> SegGPT:

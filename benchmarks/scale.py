@@ -29,7 +29,7 @@ from machine import photographs
 from PIL import Image
 from record import record
 
-from incontext.engine import Segmenter, load
+from incontext.engine import Answer, Segmenter, load
 from incontext.folder import FileReport, FolderReport, Outputs, plan, segment_folder, work
 from incontext.folder.ray.job import PICTURES_FOR_THREAD, RayRunner, segment_on_ray
 from incontext.folder.ray.workers import RayNetworks, Setup
@@ -142,7 +142,7 @@ def _steps(folder: Path, source: Path, size: tuple[int, int], segmenter: Segment
     prepared = segmenter.prepare(example(picture.image))
     fitted = prepared.fit(picture.image)
 
-    def network() -> work.Answer:
+    def network() -> Answer:
         (answer,) = segmenter.answer_many([fitted], prepared)
         return answer
 

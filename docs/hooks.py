@@ -39,7 +39,7 @@ def on_post_build(config: MkDocsConfig) -> None:
 
 def commands() -> str:
     """Return the help of every command as Markdown."""
-    from incontext.cli import app
+    from incontext.cli.options import app
 
     return "\n\n".join(_told(typer.main.get_command(app), "incontext", 2))
 

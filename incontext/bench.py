@@ -134,7 +134,7 @@ def _forget_peak() -> bool:
 
 
 def _resident(field: str) -> int | None:
-    """Bytes: VmRSS what is resident now, VmHWM the most that was."""
+    """Read bytes of this process: VmRSS what is resident now, VmHWM the most that was."""
     found = re.search(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     return int(found[1]) * 1024 if found else None
 
@@ -143,7 +143,7 @@ def _resident(field: str) -> int | None:
 
 
 def hardware(device: torch.device) -> str:
-    """What a figure was measured on: the card, or the processor with its cores.
+    """Name what a figure was measured on: the card, or the processor with its cores.
 
     A processor whose model the virtual machine hides is told by its widest vector instructions and by its numbers of
     family and model: generations that share the one may differ by half in speed.
@@ -159,14 +159,14 @@ def hardware(device: torch.device) -> str:
 
 
 def processor(name: str, instructions: str | None) -> str:
-    """`Intel(R) Xeon(R) Processor`, `AMX` -> `Intel Xeon AMX`; a name that says the model stays without the second."""
+    """Shorten `Intel(R) Xeon(R) Processor`, `AMX` to `Intel Xeon AMX`; a name that says the model stays alone."""
     name = re.sub(r"\((R|TM|r|tm)\)|\bCPU\b|\bProcessor\b|\b\d+-Core\b|@.*", " ", name)
     name = " ".join(name.split())
     return name if re.search(r"\d", name) or instructions is None else f"{name} {instructions}"
 
 
 def generation(cpuinfo: str) -> str | None:
-    """The widest vector instructions that the text of /proc/cpuinfo lists, and the numbers of family and model if any.
+    """Find the widest vector instructions that the text of /proc/cpuinfo lists, and the numbers of family and model.
 
     `AVX512-BF16 family 25 model 17`: an EPYC of the fourth generation.
     """
@@ -178,7 +178,7 @@ def generation(cpuinfo: str) -> str | None:
 
 
 def circumstances(device: torch.device) -> dict[str, object]:
-    """What a figure needs to be judged by: date, hardware, threads, versions."""
+    """Note what a figure needs to be judged by: date, hardware, threads, versions."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": hardware(device),
@@ -224,14 +224,14 @@ class BenchReport:
     rows: tuple[Row, ...]
 
     def to_json(self) -> str:
-        """One line."""
+        """Write it as one line."""
         where = {"picture": f"{PICTURE[1]} x {PICTURE[0]}", "side": self.side}
         rows = [{name: _rounded(value) for name, value in asdict(row).items()} for row in self.rows]
         document = {"benchmark": "segmenter", **self.circumstances, "model": self.segmenter, **where}
         return json.dumps({**document, "load_seconds": _rounded(self.load_seconds), "rows": rows})
 
     def to_markdown(self) -> str:
-        """What runs, and a table."""
+        """Write what runs, and a table."""
         what, about = self.segmenter, self.circumstances
         head = (
             f"{what['weights']}, side {self.side}, {what['dtype']}, attention {what['attention']}"
@@ -267,8 +267,12 @@ def bench(
 ) -> BenchReport:
     """Measure a Segmenter on noise: 640 x 480 pictures in memory, with a context of each number of shots.
 
-    batch_sizes: pictures that go through the network together. seconds: about how long each figure may take.
-    load_seconds: how long loading took, for the report. on_row: called after each row. options: see `SegmentOptions`.
+    Args:
+        batch_sizes: Pictures that go through the network together.
+        seconds: About how long each figure may take.
+        load_seconds: How long loading took, for the report.
+        on_row: Called after each row.
+        options: See `SegmentOptions`.
 
     Raises:
         ValueError: no shots or batch sizes, or some below one; what `Segmenter.segment` raises about the side.

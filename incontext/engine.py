@@ -64,18 +64,24 @@ def load(
     compile: bool = False,
     min_presence: float | None = None,
 ) -> Segmenter:
-    """A Segmenter with the weights of that registry name or path.
+    """Open weights and make a Segmenter with them.
 
-    device: "auto" (a CUDA device if there is one, else the CPU) or a PyTorch device, which must be there. dtype: "auto"
-    is bfloat16 on CUDA and on CPUs that multiply it in hardware, else float32, which gives the published network's
-    answers exactly. compile: torch.compile; the first batch of each side and number of shots then takes up to minutes,
-    the following ones less time than without. min_presence: 0..1; ids that are less likely to be in a query at all are
-    left out of its mask, if the weights can tell (`Segmentation.presence`); 0 leaves out none, None is 0.3.
+    Args:
+        name: A name that `incontext weights list` knows, or a path.
+        device: "auto" (a CUDA device if there is one, else the CPU) or a PyTorch device, which must be there.
+        dtype: "auto" is bfloat16 on CUDA and on CPUs that multiply it in hardware, else float32, which gives the
+            published
+            network's answers exactly.
+        compile: Use torch.compile; the first batch of each side and number of shots then takes up to minutes, the
+            following ones less time than without.
+        min_presence: 0..1; ids that are less likely to be in a query at all are left out of its mask, if the weights
+            can
+            tell (`Segmentation.presence`); 0 leaves out none, None is 0.3.
 
     Raises:
-        FileNotFoundError: there is no file and no registered weights of that name.
-        CheckpointError: the file is not a checkpoint of this network.
-        ValueError: the device or the dtype is unknown or not available, or min_presence is outside of 0..1.
+        FileNotFoundError: There is no file and no registered weights of that name.
+        CheckpointError: The file is not a checkpoint of this network.
+        ValueError: The device or the dtype is unknown or not available, or min_presence is outside of 0..1.
     """
     chosen = choose_device(device)  # first: a missing device should not cost a download
     path = resolve(name)
@@ -97,7 +103,9 @@ def load_with(asked: LoadOptions, *, compile: bool = False) -> Segmenter:
 
 @dataclass(frozen=True, eq=False)
 class PreparedContext:
-    """A context inside a Segmenter: what all queries share, computed once. Made by `Segmenter.prepare`.
+    """A context inside a Segmenter: what all queries share, computed once.
+
+    Made by `Segmenter.prepare`.
 
     Attributes:
         segmenter: Whose it is.
@@ -119,7 +127,9 @@ class PreparedContext:
     tokens: Mapping[str, PromptTokens] = field(default_factory=dict)
 
     def fit(self, query: ImageLike, *, hints: Hints | None = None) -> FittedQuery:
-        """Read a query and squeeze it to what the network sees. Uses no device, so that any thread may do it.
+        """Read a query and squeeze it to what the network sees.
+
+        Uses no device, so that any thread may do it.
 
         Args:
             query: A path, a PIL image or an (H, W, 3) uint8 array.
@@ -344,7 +354,7 @@ class Segmenter:
                 yield logits, expected_iou(logits)
 
     def describe(self) -> dict[str, object]:
-        """What really runs: weights, parameters, side, device, dtype, attention kernel, compilation, versions."""
+        """Say what really runs: weights, parameters, side, device, dtype, attention kernel, compilation, versions."""
         on_cuda = self.device.type == "cuda"
         return {
             "weights": self.name,
@@ -374,7 +384,7 @@ class Segmenter:
         return fingerprint(self.model)
 
     def estimate_memory(self, *, shots: int = 1, batch_size: int = 1, side: int | None = None) -> int:
-        """Bytes of tensors at the peak of a batch, the weights included, before anything runs: `memory.estimate`."""
+        """Estimate bytes of tensors at the peak of a batch, the weights included, before anything runs."""
         return memory.estimate(
             self.config,
             side=self._side(side),

@@ -66,7 +66,9 @@ KEYS = {Box: "boxes", Polygon: "polygons", Scribbles: "scribbles", Point: "point
 
 @dataclass(frozen=True, eq=False, init=False)
 class Hints:
-    """What a user says of a picture. Made of points, boxes, polygons and scribbles; ``+`` joins them.
+    """What a user says of a picture.
+
+    Made of points, boxes, polygons and scribbles; ``+`` joins them.
 
     All coordinates are pixels of the picture as :func:`incontext.images.read.read_image` gives it, so of a photograph
     as people see it, whichever way it was held: (0, 0) is its upper left corner, x goes right, y goes down. An id from
@@ -81,7 +83,8 @@ class Hints:
     Where hints contradict each other the later wins: of two that are joined the right one; of one call points over
     scribbles, those over polygons, those over boxes.
 
-    marks: all of it in order.
+    Attributes:
+        marks: All of it in order.
     """
 
     marks: tuple[Mark, ...]
@@ -115,7 +118,11 @@ class Hints:
 
     @classmethod
     def of(cls, marks: Iterable[Mark]) -> Self:
-        """Hints of marks in that order. ValueError where there are none."""
+        """Make hints of marks in that order.
+
+        Raises:
+            ValueError: There are none.
+        """
         listed = tuple(marks)
         if not listed:
             raise ValueError("expected at least one mark as hints, got none")
@@ -124,7 +131,7 @@ class Hints:
         return hints
 
     def __add__(self, later: Hints) -> Hints:
-        """Both; where they contradict each other, the right one is right."""
+        """Join both; where they contradict each other, the right one is right."""
         if not isinstance(later, Hints):
             return NotImplemented
         return Hints.of((*self.marks, *later.marks))
@@ -168,7 +175,7 @@ class Hints:
         return digest(json.dumps(self.to_json()))[:16]
 
     def about(self, ids: Collection[int]) -> Hints:
-        """The same for those who ask for these ids alone: of everything else that is pointed at they say "not this"."""
+        """Keep what these ids are told: of everything else that is pointed at they say "not this"."""
 
         def turned(mark: Mark) -> Mark:
             if isinstance(mark, Scribbles):
@@ -197,11 +204,14 @@ class Hints:
                 )
 
     def resized(self, size: Size, to: Size) -> Hints:
-        """The same for a picture of another size. ValueError where they do not lie within one of `size` (H, W).
+        """Move the hints to an image of another size.
 
         Args:
             size: (H, W) of the picture that they are for.
             to: (H, W) of the same picture, enlarged or shrunk.
+
+        Raises:
+            ValueError: They do not lie within one of `size` (H, W).
         """
         self.check(size)
         down, across = to[0] / size[0], to[1] / size[1]
@@ -223,7 +233,7 @@ class Hints:
     # --- as JSON
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Plain values for JSON: what :meth:`from_json` takes, a part for each run of marks of one call."""
+        """Write plain values for JSON: what :meth:`from_json` takes, a part for each run of marks of one call."""
         parts: list[dict[str, Any]] = []
         last = len(_KINDS)
         for mark in self.marks:
@@ -241,7 +251,7 @@ class Hints:
 
     @classmethod
     def from_json(cls, content: object) -> Self:
-        """Hints from plain values.
+        """Read hints from plain values.
 
         Args:
             content: {"points": [[x, y, id]], "boxes": [[left, top, right, bottom, id]], "polygons": [{"ring": [[x, y]],
@@ -298,7 +308,7 @@ def read_json(path: Path) -> object:
 
 
 def _numbers(values: object, count: int, form: str) -> tuple[list[float], int]:
-    """So many finite coordinates, and an id in 0..254."""
+    """Check so many finite coordinates, and an id in 0..254."""
     listed = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
     plain = [each.item() if isinstance(each, np.generic) else each for each in listed]
     numbers = [each for each in plain if isinstance(each, int | float) and not isinstance(each, bool)]
@@ -384,7 +394,7 @@ def _ids_of(mark: Mark) -> tuple[int, ...]:
 
 
 def _places(mark: Point | Box | Polygon) -> Iterator[tuple[float, float]]:
-    """Its corners (x, y)."""
+    """List its corners (x, y)."""
     if isinstance(mark, Point):
         yield mark.x, mark.y
     elif isinstance(mark, Box):
@@ -395,7 +405,7 @@ def _places(mark: Point | Box | Polygon) -> Iterator[tuple[float, float]]:
 
 
 def _told(mark: Mark) -> str:
-    """For people."""
+    """Write it for people."""
     if isinstance(mark, Scribbles):
         return f"scribbles of {mark.mask.shape[1]} x {mark.mask.shape[0]}"
     if isinstance(mark, Polygon):

@@ -22,8 +22,15 @@ _MOST_LETTERS = 60  # of a value, in a sentence
 
 
 def of_network(segmenter: Segmenter, options: SegmentOptions, side: int) -> dict[str, object]:
-    """Name everything about the network that changes a mask: its weights, by the SHA-256 of their file, its precision,
-    and the options. Not the device. side: pixels along a side of what the network sees."""
+    """Name everything about the network that changes a mask, not the device.
+
+    That is its weights, by the SHA-256 of their file, its precision, and the options.
+
+    Args:
+        segmenter: Whose network it is.
+        options: Of the segmentation.
+        side: Pixels along a side of what the network sees.
+    """
     described = segmenter.describe()
     return {
         "weights": segmenter.sha256,
@@ -80,7 +87,7 @@ def differences(before: Mapping[str, object], now: Mapping[str, object]) -> str:
 
 
 def _flat(values: Mapping[str, object]) -> dict[str, object]:
-    """With what is inside of a mapping told one by one."""
+    """Tell what is inside of a mapping one by one."""
     flat: dict[str, object] = {}
     for name, value in values.items():
         flat |= {f"{name} {key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}

@@ -26,7 +26,9 @@ def begin(path: Path, head: Mapping[str, object], lines: Iterable[bytes] = ()) -
 
 
 def head_of(path: Path) -> dict[str, Any] | None:
-    """Read the first line of a file. None: there is no file, or a run was killed before that line was whole.
+    """Read the first line of a file.
+
+    None: there is no file, or a run was killed before that line was whole.
 
     Raises:
         ValueError: it is no JSON object.
@@ -55,7 +57,9 @@ def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 class JsonLines:
-    """The lines of a file that is there, and a place to add more. A context manager.
+    """The lines of a file that is there, and a place to add more.
+
+    A context manager.
 
     What was written half goes when the file is opened; `keep` says how many bytes to keep at most.
     """
@@ -81,7 +85,9 @@ class JsonLines:
         self._reader.close()
 
     def add(self, line: bytes) -> int:
-        """Write a line and return where it begins. All of it is in the file then, or nothing when this raises OSError.
+        """Write a line and return where it begins.
+
+        All of it is in the file then, or nothing when this raises OSError.
 
         Args:
             line: JSON, without the end of the line.

@@ -47,8 +47,14 @@ def tiles_of(text: str) -> Tiles:
 
 
 def _about(doc: str, brief: str, **more: Any) -> dict[str, Any]:
-    """Say of an option what Python's documentation (`doc`) and the command line's help (`brief`) say; for the latter
-    also its `metavar`, the `least` and `most` number, and how to `parse` what is no plain number, word or switch."""
+    """Gather what is said of an option.
+
+    Args:
+        doc: What Python's documentation says.
+        brief: What the command line's help says.
+        **more: For the latter its `metavar`, the `least` and `most` number, and how to `parse` what is no plain number,
+            word or switch.
+    """
     return {"doc": doc, "brief": brief, **more}
 
 
@@ -111,11 +117,11 @@ class SegmentOptions:
             raise ValueError(f'expected tiles as "auto" or at least {LEAST_TILES} pixels, got {self.tiles!r}')
 
     def keywords(self) -> SegmentKeywords:
-        """All of them as keywords of functions that take these."""
+        """Give all of them as keywords of functions that take these."""
         return cast("SegmentKeywords", asdict(self))
 
     def plain(self) -> dict[str, object]:
-        """All of them by name, in values that JSON holds."""
+        """Give all of them by name, in values that JSON holds."""
         return asdict(self)
 
 

@@ -92,7 +92,7 @@ class PlacedNetwork:
         return self._tables[grid]
 
     def _canvas(self, shown: npt.NDArray[np.generic]) -> Tensor:
-        """(side, side, 3) uint8, or (3, side, side) normalised -> (1, 3, side, side) normalised on the device."""
+        """Bring (side, side, 3) uint8, or (3, side, side) normalised, to the device: (1, 3, side, side) normalised."""
         if shown.dtype == np.uint8:
             return self._to_device(torch.from_numpy(shown[None]))
         return torch.tensor(shown[None]).to(self.device, self.dtype)
@@ -158,14 +158,14 @@ class PlacedNetwork:
         return to_read(self.model, self.model.see(query, self._with_told(query, None, told, task, 1)), palette, told)
 
     def _told(self, views: Sequence[View], palette: Palette) -> Told | None:
-        """What is said of views in a pass; None: nothing of any."""
+        """Gather what is said of views in a pass; None: nothing of any."""
         grid = views[0].pixels.shape[0] // self.config.patch
         return paint_told([view.told(palette.ids.tolist(), grid) for view in views], palette, self.config.patch)
 
     def _with_told(
         self, queries: Tensor, context: ContextTokens | None, told: Told | None, task: Task, chunk: int
     ) -> ContextTokens:
-        """The context of a batch of which some is told; those of which nothing is keep the shared one to the bit."""
+        """Add what is told to the context of a batch; queries of which nothing is keep the shared one to the bit."""
         if told is None:
             assert context is not None  # alone something is said of every view
             return context
@@ -180,7 +180,7 @@ class PlacedNetwork:
         return context._replace(masks=together)
 
     def _to_device(self, pixels: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 -> (B, 3, H, W) normalised, in the network's precision, on its device."""
+        """Bring (B, H, W, 3) uint8 to the device: (B, 3, H, W) normalised, in the network's precision."""
         if self._copies is None:
             return normalise(pixels.to(self.device)).to(self.dtype)
         with torch.cuda.stream(self._copies):
@@ -217,9 +217,10 @@ def by_passes(views: Sequence[View], passes: Passes) -> Iterator[tuple[Passes, S
 
 
 def to_read(model: SegGPT, seen: Seen, palette: Palette, told: Told | None = None) -> Paint:
-    """What a network saw, as ids are read from it: float32, and how likely each id is there if the network can tell.
+    """Ready what a network saw for reading: float32, and how likely each id is there if the network can tell.
 
-    told: what was said of it; what is pointed at is there.
+    Args:
+        told: What was said of it; what is pointed at is there.
     """
     painted = seen.painted.float()
     if model.presence is None:
@@ -233,5 +234,5 @@ def to_read(model: SegGPT, seen: Seen, palette: Palette, told: Told | None = Non
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether it is CUDA's, Python's or PyTorch's CPU allocator that has nothing left."""
+    """Tell whether it is CUDA's, Python's or PyTorch's CPU allocator that has nothing left."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

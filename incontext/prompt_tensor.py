@@ -42,8 +42,9 @@ _MOST_NAMES = 20  # of pictures, where people read them
 class LearnedGroup:
     """What one pass through the network is shown of the ids in its palette.
 
-    images, masks: (N, 3, side, side) float32, normalised: the prompt half of both canvases for each of N shots.
-    palette: the colours that the network sees, in which its answer is read.
+    Attributes:
+        images, masks: (N, 3, side, side) float32, normalised: the prompt half of both canvases for each of N shots.
+        palette: The colours that the network sees, in which its answer is read.
     """
 
     palette: Palette
@@ -75,10 +76,15 @@ class LearnedGroup:
 class Origin:
     """Where a prompt tensor comes from: what it is worth, and what it can be used with.
 
-    weights, sha256: name of the network's weights, and of their file (see `Segmenter.sha256`). task: the type token
-    that it was learned with. pictures: names of those that it was learned from; held_out: of those that it was judged
-    by. before, after: mean IoU on these, 0..1, of what learning started from and of the result (on `pictures`, where
-    nothing was held out). date: ISO 8601. version: of this library.
+    Attributes:
+        weights, sha256: Name of the network's weights, and of their file (see `Segmenter.sha256`).
+        task: The type token that it was learned with.
+        pictures: Names of those that it was learned from.
+        held_out: Of those that it was judged by.
+        before, after: Mean IoU on these, 0..1, of what learning started from and of the result (on `pictures`, where
+            nothing was held out).
+        date: ISO 8601.
+        version: Of this library.
     """
 
     weights: str
@@ -111,8 +117,11 @@ class Origin:
 class PromptTensor:
     """A learned context: what the network is shown in place of prompts, for one set of weights.
 
-    groups: ids in groups, each with canvases of its own, as many ids need several passes. origin: what it was made
-    from. palette: the colours to show answers in; covers all ids. names: what ids mean, as far as that is known.
+    Attributes:
+        groups: Ids in groups, each with canvases of its own, as many ids need several passes.
+        origin: What it was made from.
+        palette: The colours to show answers in; covers all ids.
+        names: What ids mean, as far as that is known.
     """
 
     groups: tuple[LearnedGroup, ...]
@@ -151,7 +160,11 @@ class PromptTensor:
         return max(len(group.images) for group in self.groups)
 
     def check_use(self, *, weights: str, sha256: str, task: str, side: int) -> None:
-        """ValueError where it was not learned for these weights, this task and this side."""
+        """Refuse to be used with what it was not learned for.
+
+        Raises:
+            ValueError: It was not learned for these weights, this task and this side.
+        """
         made = self.origin
         if sha256 != made.sha256:
             raise ValueError(
@@ -168,7 +181,7 @@ class PromptTensor:
             )
 
     def describe(self) -> dict[str, object]:
-        """What people want to know of it, by name."""
+        """Tell what people want to know of it, by name."""
         made = self.origin
         judged = f"on {len(made.held_out)} held-out pictures" if made.held_out else "on the pictures it was tuned on"
         return {
@@ -206,7 +219,9 @@ class PromptTensor:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote. The file's words are checked before its numbers are read.
+        """Read what `save` wrote.
+
+        The file's words are checked before its numbers are read.
 
         Raises:
             FileNotFoundError: there is nothing at the path.
@@ -242,7 +257,7 @@ class _RefusedError(ValueError):
 
 
 def is_prompt_tensor(path: str | os.PathLike[str]) -> bool:
-    """Whether a file says of itself that it is a prompt tensor; nothing else of it is checked."""
+    """Tell whether a file says of itself that it is a prompt tensor; nothing else of it is checked."""
     if not Path(path).is_file():
         return False
     try:
@@ -264,7 +279,7 @@ def _check_file(path: Path) -> None:
 
 
 def _record(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    """The record of a file, of a format that is known here."""
+    """Read the record of a file, of a format that is known here."""
     if _RECORD not in (metadata or {}):
         raise _RefusedError(
             f"{path}: expected a prompt tensor, as `incontext tune` writes it, got another safetensors file"
@@ -288,7 +303,7 @@ def _record(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
 
 
 def _check_tensors(path: Path, file: Any, groups: int, side: object) -> None:
-    """The file's tensors are the groups' and no others, (N, 3, side, side) float32; none has been read so far."""
+    """Check that the file's tensors, unread so far, are the groups' and no others, (N, 3, side, side) float32."""
     expected = {f"group{number}.{kind}" for number in range(groups) for kind in ("images", "masks")}
     if found := expected ^ set(file.keys()):
         raise _RefusedError(

@@ -57,9 +57,13 @@ class AnswersClicks(Protocol):
 class Proposal:
     """One mask that nobody has named.
 
-    counts: COCO's compressed runs of it, at the picture's size. box: left, top, right and bottom edge. area: in pixels.
-    predicted_iou: as what answered expects it. stability_score: area with the threshold raised over that with it
-    lowered, 0..1. point: (x, y) that was clicked on.
+    Attributes:
+        counts: COCO's compressed runs of it, at the picture's size.
+        box: Left, top, right and bottom edge.
+        area: In pixels.
+        predicted_iou: As what answered expects it.
+        stability_score: Area with the threshold raised over that with it lowered, 0..1.
+        point: (x, y) that was clicked on.
     """
 
     counts: str
@@ -87,15 +91,18 @@ class Proposals:
         return self.found[number]
 
     def mask(self, number: int) -> Flags:
-        """(H, W) bool: one of them."""
+        """Return the mask of one of them, (H, W) bool."""
         return rle.to_mask(self.found[number].counts, self.size)
 
     def best(self, count: int) -> Self:
-        """Only the surest so many."""
+        """Keep only the surest so many."""
         return type(self)(self.size, self.found[:count])
 
     def to_mask(self) -> Pixels:
-        """(H, W) uint8 ids: the surest is 1 and so on to 254; where they overlap the smaller lies on top."""
+        """Paint them as ids in a mask (H, W) uint8.
+
+        The surest is 1 and so on to 254; where they overlap the smaller lies on top.
+        """
         ids = np.zeros(self.size, np.uint8)
         shown = list(enumerate(self.found[:MOST_IDS], start=1))
         for i, each in sorted(shown, key=lambda pair: -pair[1].area):
@@ -103,7 +110,7 @@ class Proposals:
         return ids
 
     def to_json(self) -> list[dict[str, Any]]:
-        """As SAM's automatic mode gives them, with COCO's run-length encodings: a dictionary for each."""
+        """Write them as SAM's automatic mode does, with COCO's run-length encodings: a dictionary for each."""
         return [
             {
                 "segmentation": {"size": list(self.size), "counts": each.counts},
@@ -122,7 +129,7 @@ class Proposals:
             stream.write(self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """What :meth:`save` writes."""
+        """Make the bytes that :meth:`save` writes."""
         return (json.dumps({"size": list(self.size), "masks": self.to_json()}) + "\n").encode()
 
     @classmethod
@@ -234,7 +241,7 @@ def grid(points_per_side: int, size: tuple[int, int]) -> list[Place]:
 
 
 def surest_of_overlapping(boxes: Sequence[tuple[Sequence[float], float]], most: float) -> list[int]:
-    """Non-maximum suppression: of boxes whose IoU is above `most` keep the surest.
+    """Keep the surest of boxes whose IoU is above `most`: non-maximum suppression.
 
     Args:
         boxes: (left, top, right, bottom) each, and how sure it is.
@@ -259,7 +266,7 @@ def surest_of_overlapping(boxes: Sequence[tuple[Sequence[float], float]], most: 
 
 
 def expected_iou(logits: Logits) -> float:
-    """The IoU that logits (h, w) promise, if their probabilities are taken at their word; 0 where nothing is found.
+    """Estimate the IoU that logits (h, w) promise, if their probabilities are taken at their word; 0 without a find.
 
     The thing is expected to share with the mask what is likely in it, and to be as large as all that is likely.
     """
@@ -271,7 +278,7 @@ def expected_iou(logits: Logits) -> float:
 
 
 def stability_score(logits: Logits, offset: float = STABILITY_SCORE_OFFSET) -> float:
-    """How much of a mask is left when its threshold is raised, against lowered: IoU, 0..1; 0 where nothing is found."""
+    """Compute IoU, 0..1, of a mask at a raised and at a lowered threshold; 0 where nothing is found."""
     wide = int((logits > -offset).sum())
     return int((logits > offset).sum()) / wide if wide else 0.0
 
@@ -317,7 +324,7 @@ def _candidate(logits: Logits, expected: float, point: Place) -> _Candidate | No
 
 
 def _proposal(each: _Candidate, size: tuple[int, int], least: int) -> Proposal | None:
-    """A candidate at the picture's size. None where nothing is left of it."""
+    """Enlarge a candidate to the image's size. None where nothing is left of it."""
     mask = without_specks_and_holes(_stretched(each.logits.astype(np.float32), size) > 0, least)
     if not mask.any():
         return None
@@ -326,7 +333,7 @@ def _proposal(each: _Candidate, size: tuple[int, int], least: int) -> Proposal |
 
 
 def _stretched(logits: Logits, size: tuple[int, int]) -> Logits:
-    """Bilinearly, to a size (H, W)."""
+    """Stretch to a size (H, W), bilinearly."""
     import torch
     import torch.nn.functional as F
 

@@ -118,21 +118,33 @@ class Rounds:
         return answer
 
     def undo(self) -> Segmentation | None:
-        """Take back what was said last; the answer as it was before. ValueError where nothing was said."""
+        """Take back what was said last; the answer as it was before.
+
+        Raises:
+            ValueError: Nothing was said.
+        """
         if len(self._done) == 1:
             raise ValueError("expected a hint to take back, got none")
         self._undone.append(self._done.pop())
         return self.answer
 
     def redo(self) -> Segmentation | None:
-        """Say again what was taken back last; the answer to it. ValueError where nothing was taken back."""
+        """Say again what was taken back last; the answer to it.
+
+        Raises:
+            ValueError: Nothing was taken back.
+        """
         if not self._undone:
             raise ValueError("expected a hint that was taken back, got none")
         self._done.append(self._undone.pop())
         return self.answer
 
     def prompt(self, *, weight: float = 1.0) -> Prompt:
-        """The query with its answer, as an example for other queries. ValueError where nothing is found in it yet."""
+        """Take the query with its answer as an example for other queries.
+
+        Raises:
+            ValueError: Nothing is found in it yet.
+        """
         if self.answer is None or self.answer.is_empty:
             raise ValueError("expected an answer that marks something to make an example of, got none; give a hint")
         return Prompt(self.query, self.answer.mask, palette=self.answer.palette, weight=weight)

@@ -74,12 +74,12 @@ def write_video(
     """A video; `times` in seconds, else evenly at `rate`. codec "ffv1" with pixels "bgr0" (.mkv) keeps all pixels."""
     shown = [i / rate for i in range(len(images))] if times is None else times
     with av.open(str(path), "w", options=options or {}) as container:
-        video = container.add_stream(codec, rate=rate, options={"crf": "8"} if codec == "libx264" else {})
+        video: Any = container.add_stream(codec, rate=rate, options={"crf": "8"} if codec == "libx264" else {})
         video.height, video.width = images[0].shape[:2]
         video.pix_fmt = pixels
         video.codec_context.time_base = Fraction(1, 1000)
         video.codec_context.sample_aspect_ratio = pixel_aspect
-        audio = None if sound is None else container.add_stream(sound, rate=SOUND_RATE)
+        audio: Any = None if sound is None else container.add_stream(sound, rate=SOUND_RATE)
         if audio is not None:
             audio.codec_context.layout = "mono"
             _write_sound(container, audio, shown[-1] + 1 / rate)
@@ -128,7 +128,8 @@ def cut(path: Path, share: float) -> None:
 def decoded(path: Path) -> list[tuple[float, Pixels]]:
     """All pictures of a video with their times, through PyAV alone."""
     with av.open(str(path)) as container:
-        return [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+        frames = ((frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0))
+        return [(seconds, np.asarray(pixels, np.uint8)) for seconds, pixels in frames]
 
 
 def sound_packets(path: Path) -> list[tuple[float, bytes]]:
@@ -136,8 +137,8 @@ def sound_packets(path: Path) -> list[tuple[float, bytes]]:
     with av.open(str(path)) as container:
         if not container.streams.audio:
             return []
-        packets = [packet for packet in container.demux(audio=0) if packet.pts is not None]
-        return [(float(packet.pts * packet.time_base), bytes(packet)) for packet in packets]
+        packets = ((packet.pts, packet.time_base, bytes(packet)) for packet in container.demux(audio=0))
+        return [(float(at * base), sound) for at, base, sound in packets if at is not None and base is not None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -20,6 +19,7 @@ import pytest
 import torch
 from commands import Done, runner
 from PIL import Image
+from waiting import PATIENCE, wait_until
 
 import incontext
 from incontext import cli, engine, progress
@@ -490,17 +490,16 @@ def test_progress_is_a_bar_in_a_terminal(
     assert "Skipped: PHOTOS/z.jpg" in done.err
 
 
+@pytest.mark.kill
 def test_ctrl_c_leaves_a_report_and_status_130(photos: Path, weights: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (400, 600, 3), np.uint8)
     for number in range(400):
         write_image(photos / "PHOTOS" / f"{number:03}.jpg", noise)
     command = [sys.executable, "-m", "incontext", "segment", "PHOTOS", *EXAMPLE, "--weights", str(weights)]
     running = subprocess.Popen(command, cwd=photos, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 60
-    while len(list(photos.glob("MASKS/*.png"))) < 3 and time.monotonic() < end:
-        time.sleep(0.01)
+    wait_until(lambda: len(list(photos.glob("MASKS/*.png"))) >= 3)
     running.send_signal(signal.SIGINT)
-    _, complaint = running.communicate(timeout=30)
+    _, complaint = running.communicate(timeout=PATIENCE)
     assert running.returncode == 130, complaint
     assert complaint.splitlines()[-1].startswith("Stopped after ")
     assert "Traceback" not in complaint

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 from bright import PALETTE, PROMPT, Bright, files, picture, run_job
 from killing import contents
 from PIL import Image
+from waiting import PATIENCE, wait_until
 
 from incontext.folder import (
     JOURNAL_NAME,
@@ -795,30 +795,24 @@ def command(tmp_path: Path, tiny: Any) -> list[str]:
     return [*program, "--weights", "tiny.safetensors", "--device", "cpu"]
 
 
+@pytest.mark.kill
 def test_the_command_watches_until_ctrl_c(tmp_path: Path, command: list[str]) -> None:
     out = tmp_path / "out"
     (tmp_path / "in" / "05b.jpg").unlink()
     running = subprocess.Popen([*command, "--watch"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        wait(lambda: (out / "11.png").exists() or running.poll() is not None)
+        wait_until(lambda: (out / "11.png").exists() or running.poll() is not None)
         assert running.poll() is None
         picture(tmp_path / "in" / "late.png", bright=1)
-        wait((out / "late.png").exists)
-        wait(lambda: b"late.png" in (out / JOURNAL_NAME).read_bytes())
+        wait_until((out / "late.png").exists)
+        wait_until(lambda: b"late.png" in (out / JOURNAL_NAME).read_bytes())
     finally:
         running.send_signal(signal.SIGINT)
-        shown, complaint = running.communicate(timeout=20)
+        shown, complaint = running.communicate(timeout=PATIENCE)
     assert running.returncode == 0, complaint
     assert shown.decode().startswith("13 masks in out")
     assert open_report(out / REPORT_NAME).finished
     assert not (out / JOURNAL_NAME).exists()
-
-
-def wait(condition: Any, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_the_command_rehearses_goes_on_and_refuses(

@@ -23,6 +23,7 @@ import psutil
 import pytest
 from bright import PROMPT
 from PIL import Image
+from waiting import PATIENCE
 
 from incontext import cli
 from incontext.engine import load
@@ -47,7 +48,7 @@ from incontext.options import DEFAULTS, LoadOptions
 from incontext.types import Palette, Prompt
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.ray,
     pytest.mark.filterwarnings("ignore:::ray.data.context"),  # Ray's defaults are deprecated in Ray's own eyes
 ]
 COUNT = 40
@@ -400,12 +401,12 @@ def test_ctrl_c_ends_with_a_report_and_the_local_runner_goes_on(tmp_path: Path, 
         time.sleep(0.02)
     started = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, errors
     assert output == ""
     assert "Traceback" not in errors
     assert "Stopped after" in errors
-    assert psutil.wait_procs(started, timeout=10)[1] == []
+    assert psutil.wait_procs(started, timeout=PATIENCE)[1] == []
     stopped = open_report(tmp_path / "out" / "report.json")
     assert not stopped.finished
     assert 8 <= stopped.done < 300

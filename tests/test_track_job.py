@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -20,6 +19,7 @@ import pytest
 import torch
 from clips import ByColor, cut, decoded, scene, scene_mask, sound_packets, write_frames, write_video
 from PIL import Image
+from waiting import PATIENCE, wait_until
 
 import incontext
 from incontext.engine import Segmenter
@@ -420,16 +420,15 @@ run(Path("in"), Path("out"), save_seconds=0.05, on_frame=lambda now: time.sleep(
 """
 
 
+@pytest.mark.kill
 def test_a_killed_run_leaves_no_partial_files_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     source, out = write_frames(Path("in"), (scene(i) for i in range(40))), Path("out")
     program = PROGRAM.format(tests=str(Path(__file__).parent))
     running = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
-    end = time.monotonic() + 60
-    while len(list(out.glob("masks/*.png"))) < 15 and time.monotonic() < end:
-        time.sleep(0.005)
+    wait_until(lambda: len(list(out.glob("masks/*.png"))) >= 15)
     running.send_signal(signal.SIGKILL)
-    _, complaint = running.communicate(timeout=20)
+    _, complaint = running.communicate(timeout=PATIENCE)
     assert running.returncode == -signal.SIGKILL, complaint
     assert {path.name for path in out.iterdir() if path.name[0] != "."} == {"masks", "state.npz", "frames.jsonl"}
     for path in out.glob("masks/[0-9]*.png"):

@@ -6,7 +6,6 @@ import asyncio
 import json
 import subprocess
 import sys
-import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ from incontext.options import LoadOptions
 from incontext.prompt_tensor import PromptTensor
 from incontext.tuning import TuningStep
 from incontext.ui import follow, learn, paint, results
+from incontext.ui import sessions as sessions_module
 from incontext.ui.guard import LEAST_FREE, MOST_UPLOADED, Guard
 from incontext.ui.model import Model
 from incontext.ui.places import Places
@@ -310,8 +310,12 @@ def test_nothing_stays_of_an_upload_that_is_cut_off(
 # ------------------------------------------------------------------------------------------ sessions
 
 
-def test_visitors_are_kept_apart_and_forgotten(tmp_path: Path) -> None:
-    sessions = Sessions(tmp_path, grace=0.2)
+def test_visitors_are_kept_apart_and_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    later: list[Callable[[], None]] = []
+    monkeypatch.setattr(sessions_module, "after", lambda _, call: later.append(call))
+    now = [0.0]
+    monkeypatch.setattr(sessions_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    sessions = Sessions(tmp_path, grace=20)
     one, other = sessions.of("one"), sessions.of("other")
     assert sessions.of("one") is one
     assert one.folder != other.folder
@@ -324,13 +328,15 @@ def test_visitors_are_kept_apart_and_forgotten(tmp_path: Path) -> None:
     sessions.leave("nobody")
     assert all(stop.is_set() for stop in one.stops.values())
     assert sessions.of("one") is one  # the connection came back
-    time.sleep(0.4)
+    now[0] = 40.0
+    later.pop()()
     assert one.folder.exists()
     sessions.leave("one")
-    for _ in range(100):
-        time.sleep(0.02)
-        if not one.folder.exists():
-            break
+    now[0] = 59.0
+    sessions.of("other")
+    assert one.folder.exists(), "its page may come back"
+    now[0] = 61.0
+    later.pop()()
     assert not one.folder.exists()
     assert other.folder.exists()
     assert upload.exists()

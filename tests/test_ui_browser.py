@@ -35,11 +35,16 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 )
+FRAMES = """count => new Promise(done => {
+    const frame = () => count-- ? requestAnimationFrame(frame) : done();
+    frame();
+})"""  # of the page, however long it takes for one
 EDITED = re.compile(r"/image\.png$")  # what an editor fetches
-WAIT = 120_000  # milliseconds: these wait for the network, on machines that may be busy
+QUEUED = re.compile(r"/queue/join")  # asks for a job
+WAIT = 300_000  # milliseconds: these wait for the network, on machines that may be busy
 SHOTS = os.environ.get("INCONTEXT_UI_PICTURES")  # a folder for pictures of the page, as the README has them
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.browser]
 pytest.importorskip("gradio", reason="needs gradio, of the extra ui", exc_type=ImportError)
 playwright_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra dev")
 
@@ -89,7 +94,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     (root,) = temporary.glob("incontext-ui-*")
     yield Server(found.group(), folder, root, asked, process)
     process.send_signal(signal.SIGTERM)
-    process.wait(30)
+    process.wait(WAIT / 1000)
     process.stdout.close()
     assert not root.exists(), "the server leaves its folder behind"
     assert not asked.exists(), f"the server asked other machines: {asked.read_text()}"
@@ -131,7 +136,18 @@ class Visit:
         with self.page.expect_response(EDITED, timeout=WAIT):
             yield
         self.page.locator(f"#{where} button[aria-label='Brush']").wait_for()
-        self.page.wait_for_timeout(1500)  # it moves the picture into its place
+        self.settled(where)
+
+    def settled(self, where: str) -> None:
+        """Wait until an editor has moved its picture into its place: until it looks the same twenty frames on."""
+        editor, before = self.page.locator(f"#{where} canvas").first, b""
+        for _ in range(WAIT // 100):
+            self.page.evaluate(FRAMES, 20)
+            shown = editor.screenshot()
+            if shown == before:
+                return
+            before = shown
+        raise AssertionError(f"{where} moves on and on")
 
     def paint(self, where: str, shape: tuple[int, int], discs: list[tuple[int, int, int]], color: int = 0) -> None:
         """Fill discs (row, column, radius) of a picture of this shape with the mouse, in the brush of that number."""
@@ -465,8 +481,8 @@ def test_each_job_has_its_own_stop(visits: Any, files: list[Path]) -> None:
     page.click("#tune")
     visit.says("tune-status", "Choosing where to start")
     visit.tab("Segment")
-    page.click("#segment")
-    page.wait_for_timeout(1000)  # until it waits behind the tuning
+    with page.expect_response(QUEUED, timeout=WAIT):  # from then on it waits behind the tuning
+        page.click("#segment")
     page.click("#stop")
     visit.says("status", "Stopping")
     visit.tab("Tune")
@@ -499,7 +515,7 @@ def test_two_visitors_at_once(visits: Any, files: list[Path], server: Server) ->
     other.count("#examples figure", 1)
     folders = set((server.root / "sessions").iterdir())
     other.page.context.close()
-    for _ in range(100):
+    for _ in range(WAIT // 200):
         if len(set((server.root / "sessions").iterdir())) < len(folders):
             break
         one.page.wait_for_timeout(200)
@@ -519,8 +535,7 @@ def test_a_telephone_at_night_and_the_keyboard(visits: Any) -> None:
             page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
         else:
             visit.tab(name)
-        page.wait_for_timeout(200)
-        assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0, name
+        page.wait_for_function("document.documentElement.scrollWidth <= window.innerWidth")
     assert brightness(visit) < 50
     visit.tab("Segment")
     reached = set()
@@ -590,7 +605,7 @@ def test_pictures_of_the_page(visits: Any, tmp_path: Path) -> None:
 def test_what_a_server_refuses(server: Server, path: str, headers: dict[str, str], status: int) -> None:
     request = urllib.request.Request(server.address + path, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=WAIT / 1000) as answer:
             got, sent = answer.status, answer.headers
     except urllib.error.HTTPError as error:
         got, sent = error.code, error.headers
@@ -604,7 +619,7 @@ def test_a_session_cannot_be_asked_for_other_files(server: Server, tmp_path: Pat
     """What the page sends is not trusted: files by name, addresses, folders that were not opened."""
     secret = tmp_path / "secret.png"
     shutil.copyfile(server.folder / "discs" / "in_folder_4.png", secret)
-    config = json.loads(urllib.request.urlopen(server.address + "config", timeout=10).read())
+    config = json.loads(urllib.request.urlopen(server.address + "config", timeout=WAIT / 1000).read())
     by_name = {each["props"].get("elem_id"): each["id"] for each in config["components"]}
     for element, value in (
         ("picture", {"path": str(secret), "meta": {"_type": "gradio.FileData"}}),
@@ -628,11 +643,12 @@ def asked(server: Server, function: int, data: list[Any]) -> dict[str, Any]:
     body = json.dumps({"data": data, "fn_index": function, "session_hash": "intruder", "trigger_id": None}).encode()
     join = urllib.request.Request(server.address + "gradio_api/queue/join", body, {"Content-Type": "application/json"})
     try:
-        urllib.request.urlopen(join, timeout=10).close()
+        urllib.request.urlopen(join, timeout=WAIT / 1000).close()
     except urllib.error.HTTPError as error:
         error.close()
         return {"success": False, "status": error.code}
-    with urllib.request.urlopen(server.address + "gradio_api/queue/data?session_hash=intruder", timeout=20) as stream:
+    told = server.address + "gradio_api/queue/data?session_hash=intruder"
+    with urllib.request.urlopen(told, timeout=WAIT / 1000) as stream:
         for line in stream:
             if line.startswith(b"data:"):
                 message: dict[str, Any] = json.loads(line[5:])

@@ -89,7 +89,11 @@ def read(source: Source) -> Labels:
 
 
 def listed(path: Path, document: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """The objects of a list of the document. ValueError where it is none."""
+    """The objects of a list of the document.
+
+    Raises:
+        ValueError: It is none.
+    """
     values = document.get(key)
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
         raise ValueError(f'{path}: expected "{key}", a list of objects, got {brief(values)}')
@@ -273,7 +277,8 @@ Put = Callable[[Result, Iterator[dict[str, Any]]], None]
 def coco_file(path: Path, categories: Categories, *, numbered: bool = True) -> Iterator[Put]:
     """A COCO file that takes pictures with their annotations one after another, and appears when all are there.
 
-    numbered: annotations get ids. Annotations wait on disk, as they come after all images in the file.
+    Args:
+        numbered: Annotations get ids. Annotations wait on disk, as they come after all images in the file.
     """
     image = annotation = 0
     with whole_file(path) as stream, tempfile.TemporaryFile(dir=path.parent) as waiting:

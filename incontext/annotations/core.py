@@ -57,8 +57,11 @@ class Categories:
 
     @classmethod
     def listed(cls, names: Iterable[str], colors: Sequence[Color] = ()) -> Self:
-        """Categories of formats that list names without ids: counted from 1 in this order. Where all names are
-        different numbers in 1..254, they are the ids, so that what was written without names comes back as it was."""
+        """Categories of formats that list names without ids: counted from 1 in this order.
+
+        Where all names are different numbers in 1..254, they are the ids, so that what was written without names comes
+        back as it was.
+        """
         listed = list(names)
         if len(listed) > MOST_IDS:
             raise ValueError(f"expected at most 254 categories, got {len(listed)}; leave some out")
@@ -93,8 +96,11 @@ class Categories:
 class Thing:
     """An object, or all of a kind, in a picture; made by :meth:`cut`.
 
-    category: its id (0 where it is ignored). selected: (h, w) bool, its pixels inside of its box, whose upper left
-    pixel is (top, left) of the picture. confidence: 0..1, or None where nobody said. is_ignored: painted as 255.
+    Attributes:
+        category: Its id (0 where it is ignored).
+        selected: (h, w) bool, its pixels inside of its box, whose upper left pixel is (top, left) of the picture.
+        confidence: 0..1, or None where nobody said.
+        is_ignored: Painted as 255.
     """
 
     category: int
@@ -177,11 +183,17 @@ def things_of(mask: Pixels, confidences: Mapping[int, float] | None = None) -> l
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """A picture with its labels, as they are in `file`. Nothing is decoded before it is asked for.
+    """A picture with its labels, as they are in `file`.
 
-    name: the picture's path, from the folder that all pictures lie in, with its suffix; never leads out of a folder.
-    size: (H, W). draw: its things in painting order; ValueError in a sentence where they are broken. image: where the
-    picture lies, None where there is no such file. embedded: reads a picture that is part of the annotation file.
+    Nothing is decoded before it is asked for.
+
+    Attributes:
+        name: The picture's path, from the folder that all pictures lie in, with its suffix; never leads out of a
+            folder.
+        size: (H, W).
+        draw: Its things in painting order; ValueError in a sentence where they are broken.
+        image: Where the picture lies, None where there is no such file.
+        embedded: Reads a picture that is part of the annotation file.
     """
 
     name: PurePosixPath
@@ -196,7 +208,11 @@ class Labelled:
         return paint(self.draw(), self.size, meaning)
 
     def read_image(self) -> Pixels:
-        """(H, W, 3) uint8 RGB. FileNotFoundError or ValueError where there is none, or it cannot be read."""
+        """(H, W, 3) uint8 RGB.
+
+        Raises:
+            FileNotFoundError or ValueError: There is none, or it cannot be read.
+        """
         if self.embedded is not None:
             return self.embedded()
         if self.image is None:
@@ -215,7 +231,8 @@ class Collected(Protocol):
 class Labels:
     """The labelled pictures of an annotation file or folder, in its own order.
 
-    problems: what had to be left out of it, a sentence each, with the name of the file.
+    Attributes:
+        problems: What had to be left out of it, a sentence each, with the name of the file.
     """
 
     path: Path
@@ -244,7 +261,11 @@ class Source:
 
     @cached_property
     def document(self) -> Any:
-        """What a .json file holds, None for any other file or a folder. ValueError where it is broken."""
+        """What a .json file holds, None for any other file or a folder.
+
+        Raises:
+            ValueError: It is broken.
+        """
         if self.is_folder or self.path.suffix.lower() != ".json":
             return None
         return read_json(self.path)
@@ -263,14 +284,19 @@ class Source:
 
 @dataclass(frozen=True)
 class Format:
-    """An annotation format. name: as in --format and --to; about: a few words for people.
+    """An annotation format.
 
-    recognises: whether a source is of this format, a file or a folder; cheap, raises nothing but ValueError for a file
-    that is broken. read: makes Labels of such a source; ValueError only where nothing at all can be used.
-    write: a context manager that gives `add`, to be called with one Result after another. Everything is in the folder
-    `out`, which exists, when it ends well; nothing half-written is left when it raises. A result that the format cannot
-    hold is a ValueError of `add`, before anything of it is written. Memory does not grow with the number of results.
-    by_name: a picture gets a file called after it, so two of them must differ in more than their suffixes.
+    Attributes:
+        name: As in --format and --to.
+        about: A few words for people.
+        recognises: Whether a source is of this format, a file or a folder; cheap, raises nothing but ValueError for a
+            file that is broken.
+        read: Makes Labels of such a source; ValueError only where nothing at all can be used.
+        write: A context manager that gives `add`, to be called with one Result after another. Everything is in the
+            folder `out`, which exists, when it ends well; nothing half-written is left when it raises. A result that
+            the format cannot hold is a ValueError of `add`, before anything of it is written. Memory does not grow with
+            the number of results.
+        by_name: A picture gets a file called after it, so two of them must differ in more than their suffixes.
     """
 
     name: str
@@ -288,8 +314,11 @@ class Format:
 class Result:
     """A picture and what was found in it, to be written.
 
-    name: the picture's path, as in `Labelled`, with its suffix. mask: (H, W) uint8 ids of categories, 255 ignored.
-    things: its objects in painting order, ignored ones among them. image: where the picture lies, if that is known.
+    Attributes:
+        name: The picture's path, as in `Labelled`, with its suffix.
+        mask: (H, W) uint8 ids of categories, 255 ignored.
+        things: Its objects in painting order, ignored ones among them.
+        image: Where the picture lies, if that is known.
     """
 
     name: PurePosixPath
@@ -310,7 +339,11 @@ Add: TypeAlias = Callable[[Result], None]
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. ValueError where it is broken, FileNotFoundError where there is none."""
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: It is broken, FileNotFoundError where there is none.
+    """
     try:
         return json.loads(path.read_bytes().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -325,7 +358,10 @@ def relative_name(text: object) -> PurePosixPath:
 def place_of(out: Path, name: PurePosixPath) -> Path:
     """Where a result of this name is written below the folder of results; its own folder is there when this returns.
 
-    Every writer makes its paths here. ValueError for a name that the gate refuses, and for a link that leads out.
+    Every writer makes its paths here.
+
+    Raises:
+        ValueError: For a name that the gate refuses, and for a link that leads out.
     """
     return gate.below(out, gate.checked_name(name.as_posix()))
 
@@ -363,7 +399,11 @@ def is_file(path: Path) -> bool:
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """(H, W) of a picture as `read_image` gives it, from its header. ValueError where it cannot be read."""
+    """(H, W) of a picture as `read_image` gives it, from its header.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
     try:
         return image_size(path)
     except (ValueError, OSError) as error:
@@ -372,7 +412,11 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 
 def checked_size(height: object, width: object) -> tuple[int, int]:
-    """(H, W) as a file says it, as integers. ValueError unless that is a picture of at most 100 megapixels."""
+    """(H, W) as a file says it, as integers.
+
+    Raises:
+        ValueError: Unless that is a picture of at most 100 megapixels.
+    """
     whole = [int(side) for side in (height, width) if is_number(side) and float(side) == int(side) and side > 0]
     if len(whole) < 2:
         raise ValueError(f"expected height and width of at least 1 pixel, got {brief(height)} and {brief(width)}")

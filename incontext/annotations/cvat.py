@@ -113,7 +113,11 @@ class _Image:
 
 @dataclass(eq=False)
 class _Outline:
-    """What a file holds, without the shapes themselves. colors: by the category's name."""
+    """What a file holds, without the shapes themselves.
+
+    Attributes:
+        colors: By the category's name.
+    """
 
     images: list[_Image] = field(default_factory=list)
     names: dict[str, None] = field(default_factory=dict)

@@ -60,7 +60,11 @@ _PAGE_FILE: Final = "label_studio.xml"
 
 @dataclass(frozen=True, eq=False)
 class _Brushed:
-    """A region, its percentages still unread. strokes: those of a brush, taken out of JSON, which needs more memory."""
+    """A region, its percentages still unread.
+
+    Attributes:
+        strokes: Those of a brush, taken out of JSON, which needs more memory.
+    """
 
     kind: str
     name: str

@@ -36,7 +36,11 @@ class Region(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """A shape of a category. group: pieces of one name and group are one thing; None: a thing of its own."""
+    """A shape of a category.
+
+    Attributes:
+        group: Pieces of one name and group are one thing; None: a thing of its own.
+    """
 
     name: str
     region: Region

@@ -63,7 +63,12 @@ _VOC_NAMES: Final = [
 
 @dataclass(frozen=True)
 class _Legend:
-    """What masks mean. ids: of each colour, with 0 and 255; told: whether a file said so, rather than VOC's custom."""
+    """What masks mean.
+
+    Attributes:
+        ids: Of each colour, with 0 and 255.
+        told: Whether a file said so, rather than VOC's custom.
+    """
 
     categories: Categories
     ids: Mapping[Color, int] = field(default_factory=dict)
@@ -122,8 +127,10 @@ def _lines(path: Path) -> list[str]:
 
 
 def _told(path: Path) -> _Legend:
-    """What labelmap.txt says: NAME:R,G,B:parts:actions, the classes counted from 1 in its order. A line without a
-    colour has VOC's of its place."""
+    """What labelmap.txt says: NAME:R,G,B:parts:actions, the classes counted from 1 in its order.
+
+    A line without a colour has VOC's of its place.
+    """
     names: list[str] = []
     colors: list[Color] = []
     special: dict[Color, int] = {(0, 0, 0): 0}

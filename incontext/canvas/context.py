@@ -29,8 +29,11 @@ COLORS_AT_ONCE: Final = 7  # ids painted in one pass; see docs/log/groups.md
 class Stitched:
     """One pass through the network: some of the context's ids, painted in a palette.
 
-    images, masks: (N, side, side, 3) uint8, the shots that show prompts, with the ids of the palette; a mosaic counts
-    as one. learned: the shots of prompt tensors, which come before those. weights: of all canvases, in their order.
+    Attributes:
+        images, masks: (N, side, side, 3) uint8, the shots that show prompts, with the ids of the palette; a mosaic
+            counts as one.
+        learned: The shots of prompt tensors, which come before those.
+        weights: Of all canvases, in their order.
     """
 
     palette: Palette
@@ -63,7 +66,7 @@ def content_of(image: npt.NDArray[Any], mask: npt.NDArray[Any], task: str) -> st
 
 
 def stitch(context: Sequence[Prompt | PromptTensor], side: int, ensemble: Ensemble) -> tuple[Stitched, ...]:
-    """The passes of a context, one for each group of at most ``COLORS_AT_ONCE`` ids.
+    """Stitch a context into passes, one for each group of at most ``COLORS_AT_ONCE`` ids.
 
     A prompt takes part in the passes whose ids it shows; what it shows of other ids is background there. Prompt tensors
     bring their groups, whose colours cannot be changed: groups that share an id and agree on colours are one pass, and
@@ -84,9 +87,12 @@ def stitch(context: Sequence[Prompt | PromptTensor], side: int, ensemble: Ensemb
 def cut_to_windows(
     context: Sequence[Prompt | PromptTensor], side: int, tiles: Tiles
 ) -> tuple[int | None, tuple[Prompt | PromptTensor, ...]]:
-    """The size of windows in pixels along a side, and the context with its prompts cut to them.
+    """Cut the prompts of a context to windows. Prompt tensors stay as they are.
 
-    None and the context itself where there are to be no windows. Prompt tensors stay as they are.
+    Returns:
+        The size of windows in pixels along a side, and the context; None and the context itself where there are to be
+            no
+        windows.
 
     Raises:
         ValueError: `tiles` is "auto" where no prompt shows how large things are.
@@ -103,7 +109,7 @@ def cut_to_windows(
 
 
 def shown_palette(context: Sequence[Prompt | PromptTensor]) -> Palette:
-    """The colours that people see: those of the first prompt's file where they cover all ids, else far-apart ones."""
+    """Choose the colours that people see: those of the first prompt's file where they cover all ids, else far ones."""
     ids, shown = {i for each in context for i in each.ids}, context[0].palette
     return Palette.spread(ids) if shown is None or ids - set(shown.ids.tolist()) else shown
 
@@ -129,7 +135,7 @@ def _check(context: Sequence[Prompt | PromptTensor]) -> None:
 
 
 def _learned(keys: Sequence[PromptTensor]) -> list[tuple[Palette, tuple[LearnedGroup, ...]]]:
-    """The groups of prompt tensors, together where they show the same things in the same colours."""
+    """Gather the groups of prompt tensors, together where they show the same things in the same colours."""
     passes: list[tuple[Palette, tuple[LearnedGroup, ...]]] = []
     for group in (group for key in keys for group in key.groups):
         joined = [_agreed(palette, group.palette) for palette, _ in passes]
@@ -142,7 +148,7 @@ def _learned(keys: Sequence[PromptTensor]) -> list[tuple[Palette, tuple[LearnedG
 
 
 def _agreed(one: Palette, other: Palette) -> Palette | None:
-    """The colours of both; None where they share no id, contradict each other, or are too many."""
+    """Join the colours of both; None where they share no id, contradict each other, or are too many."""
     colors = dict(zip(one.ids.tolist(), map(tuple, one.colors.tolist()), strict=True))
     shared = set(other.ids.tolist()) & set(colors) - {0}
     for i, color in zip(other.ids.tolist(), map(tuple, other.colors.tolist()), strict=True):
@@ -155,8 +161,7 @@ def _agreed(one: Palette, other: Palette) -> Palette | None:
 
 
 def _palettes(prompts: Sequence[Prompt], known: set[int]) -> list[Palette]:
-    """The colours in which the network sees ids that are not `known`, a palette for each group: far apart, or the
-    prompts' own raw colours."""
+    """Choose a palette for each group of ids that are not `known`: far-apart colours, or the prompts' own raw ones."""
     if prompts and prompts[0].colors is not None:
         palettes = [prompt.palette for prompt in prompts if prompt.palette is not None]
         if any(not np.array_equal(palette.table, palettes[0].table) for palette in palettes):
@@ -168,7 +173,7 @@ def _palettes(prompts: Sequence[Prompt], known: set[int]) -> list[Palette]:
 
 
 def grouped(ids: set[int]) -> list[Palette]:
-    """Palettes of far-apart colours for these ids, each for as many as a pass keeps apart."""
+    """Choose palettes of far-apart colours for these ids, each for as many as a pass keeps apart."""
     if not ids:
         return []
     groups = np.array_split(sorted(ids), ceil(len(ids) / COLORS_AT_ONCE))

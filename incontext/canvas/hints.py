@@ -28,8 +28,12 @@ Size = tuple[int, int]
 class Told:
     """What a batch is told of its masks in one pass, where anything is.
 
-    at: numbers of those in the batch, (n,). masks: (n, side, side, 3) uint8, what is painted on them. hidden:
-    (n, grid, grid) bool, false where that is revealed. pointed: (n, K + 1) bool, which ids of the palette are.
+    (n, grid, grid) bool, false where that is revealed.
+
+    Attributes:
+        at: Numbers of those in the batch, (n,).
+        masks: (n, side, side, 3) uint8, what is painted on them. hidden:
+        pointed: (n, K + 1) bool, which ids of the palette are.
     """
 
     at: npt.NDArray[np.int64]
@@ -148,7 +152,7 @@ def outside(boxes: Iterable[Iterable[float]], size: Size, grid: int) -> Flags:
 
 
 def _outside_of_all(hints: Hints, view: Window, grid: int, ids: Collection[int]) -> Flags:
-    """Where none of these ids can be, because each lies within boxes of its own."""
+    """Find where none of these ids can be, because each lies within boxes of its own."""
     boxed = {i: [_seen(box, view) for box in hints.boxes if box.id == i] for i in ids if i}
     if not boxed or not all(boxed.values()):
         return np.zeros((grid, grid), np.bool_)
@@ -156,7 +160,7 @@ def _outside_of_all(hints: Hints, view: Window, grid: int, ids: Collection[int])
 
 
 def _seen(box: Box, view: Window) -> tuple[float, float, float, float]:
-    """Its edges as a window sees them."""
+    """Cut its edges as a window sees them."""
     return box.left - view.left, box.top - view.top, box.right - view.left, box.bottom - view.top
 
 
@@ -194,6 +198,6 @@ def _point_at(said: Pixels, x: float, y: float, i: int, size: Size) -> None:
 
 
 def _inside(first: float, last: float, length: int, grid: int) -> Flags:
-    """Which of the patches along a side lie wholly between two edges."""
+    """Find which of the patches along a side lie wholly between two edges."""
     low = np.arange(grid) * length / grid
     return (low >= first) & (low + length / grid <= last)

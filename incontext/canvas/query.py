@@ -28,7 +28,10 @@ from incontext.types import Palette, Segmentation
 class View:
     """What the network sees at once of a query: pixels (side, side, 3) uint8.
 
-    size: (H, W) of the query; hints: what is said of it; window: the part of it that is seen, None: all.
+    Attributes:
+        size: (H, W) of the query.
+        hints: What is said of it.
+        window: The part of it that is seen, None: all.
     """
 
     pixels: Pixels
@@ -37,7 +40,7 @@ class View:
     window: Window | None = None
 
     def told(self, ids: Collection[int], grid: int) -> Pixels | None:
-        """What is revealed of patches in a pass for these ids: (grid, grid) uint8, 255 where nothing is; None: none."""
+        """Reveal patches to a pass for these ids: (grid, grid) uint8, 255 where nothing is known; None: none is."""
         if self.hints is None:
             return None
         said = reveal(self.hints, self.size, grid, ids, window=self.window)
@@ -48,8 +51,10 @@ class View:
 class FittedQuery:
     """A query squeezed to what a network sees: pixels (side, side, 3) uint8; size (H, W) of the picture itself.
 
-    image: the picture, (H, W, 3) uint8, where windows are cut from it or edges follow it. windows: what the network is
-    to see of it one by one, instead of the pixels. hints: what is said of it, in its own pixels.
+    Attributes:
+        image: The picture, (H, W, 3) uint8, where windows are cut from it or edges follow it.
+        windows: What the network is to see of it one by one, instead of the pixels.
+        hints: What is said of it, in its own pixels.
     """
 
     pixels: Pixels
@@ -64,7 +69,7 @@ class FittedQuery:
         return len(self.windows) or 1
 
     def seen(self) -> Iterator[View]:
-        """What the network sees of it, each made when it is asked for."""
+        """Make what the network sees of it, each view when it is asked for."""
         if self.image is None or not self.windows:
             yield View(self.pixels, self.size, self.hints)
             return
@@ -76,10 +81,15 @@ class FittedQuery:
 def fit_query(
     image: Pixels, side: int, *, window: int | None = None, keep: bool = False, hints: Hints | None = None
 ) -> FittedQuery:
-    """A picture (H, W, 3) uint8 for a network that sees `side` x `side` pixels.
+    """Fit an image (H, W, 3) uint8 to a network that sees `side` x `side` pixels.
 
-    window: pixels along a side of the windows that a larger picture is cut to. keep: the picture for its edges. hints:
-    what is said of it. ValueError where those do not lie within it.
+    Args:
+        window: Pixels along a side of the windows that a larger picture is cut to.
+        keep: The picture for its edges.
+        hints: What is said of it.
+
+    Raises:
+        ValueError: Those do not lie within it.
     """
     size = image.shape[0], image.shape[1]
     if hints is not None:
@@ -90,7 +100,9 @@ def fit_query(
 
 @dataclass(frozen=True, eq=False)
 class PaintedAnswer:
-    """A query's painting, not yet read: a batch of one for each pass. `read` may run in any thread.
+    """A query's painting, not yet read: a batch of one for each pass.
+
+    `read` may run in any thread.
 
     Attributes:
         painted: What each pass painted.
@@ -115,7 +127,9 @@ class PaintedAnswer:
 
 @dataclass(frozen=True, eq=False)
 class WindowedAnswer:
-    """What was read in each window of a query, to be put together. `read` may run in any thread.
+    """What was read in each window of a query, to be put together.
+
+    `read` may run in any thread.
 
     Attributes:
         readings: One for each window; together they cover the query.
@@ -145,19 +159,24 @@ class ViewSorter:
     """Sorts what the network painted, view by view, to the queries that it belongs to."""
 
     def __init__(self, shown: Palette | None, *, follow: bool, min_presence: float = 0.0) -> None:
-        """shown: colours of answers; None: those of what hints point at. follow: edges are to follow the pictures.
-        min_presence: see :class:`PaintedAnswer`."""
+        """Begin without queries.
+
+        Args:
+            shown: Colours of answers; None: those of what hints point at.
+            follow: Whether edges are to follow the images.
+            min_presence: See :class:`PaintedAnswer`.
+        """
         self._shown, self._follow, self._min_presence = shown, follow, min_presence
         self._waiting: deque[tuple[FittedQuery, list[Reading]]] = deque()
         self._presence: dict[int, float] = {}  # of the first that waits, in the windows that were read
 
     def views(self, query: FittedQuery) -> Iterator[View]:
-        """What the network is to see of the next query."""
+        """Make what the network is to see of the next query."""
         self._waiting.append((query, []))
         return query.seen()
 
     def add(self, painted: Sequence[Paint]) -> Iterator[Answer]:
-        """The paint of the next views, in their order -> the answers that it completes."""
+        """Take the paint of the next views, in their order, and give the answers that it completes."""
         first, count = 0, len(painted[0].painted)
         while first < count:
             query, readings = self._waiting[0]
@@ -180,7 +199,7 @@ class ViewSorter:
 
 
 def most_likely(known: Mapping[int, float], painted: Sequence[Paint]) -> dict[int, float]:
-    """For each id the most that was said of its presence, in what is known and in any picture or window of these."""
+    """Keep for each id the most that was said of its presence, in what is known and in any view of these."""
     most = dict(known)
     for each in painted:
         if each.presence is not None:

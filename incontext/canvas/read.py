@@ -39,14 +39,14 @@ class Paint(NamedTuple):
     second: SecondVotes | None = None  # None: the network decides alone
 
     def part(self, first: int, last: int) -> "Paint":
-        """Only these of the batch."""
+        """Take only these of the batch."""
         presence = None if self.presence is None else self.presence[first:last]
         second = None if self.second is None else self.second._replace(leads=self.second.leads[first:last])
         return Paint(self.painted[first:last], self.palette, presence, second)
 
     @classmethod
     def joined(cls, parts: Sequence["Paint"]) -> "Paint":
-        """Parts of a batch in one pass, as one."""
+        """Join parts of a batch in one pass."""
         known = [each.presence for each in parts if each.presence is not None]
         votes = [each.second for each in parts if each.second is not None]
         return cls(
@@ -122,10 +122,11 @@ def read_logits(painted: Tensor, palette: Palette) -> Tensor:
 
 
 def reading_logits(painted: Tensor, colors: Tensor, used: Tensor, *, sharpness: float = SHARPNESS) -> Tensor:
-    """(B, 3, H, W) answers, (B, K, 3) colours, normalised -> (B, K, H, W) logits of the nearest-colour posterior.
+    """Compute the logits of the nearest-colour posterior: answers (B, 3, H, W), colours (B, K, 3) -> (B, K, H, W).
 
-    used: (B, K) bool, the colours that count. sharpness: nats by which an answer that hits a colour prefers it to the
-    one nearest to that.
+    Args:
+        used: (B, K) bool, the colours that count.
+        sharpness: Nats by which an answer that hits a colour prefers it to the one nearest to that.
     """
     between = torch.cdist(colors, colors).square()
     others = used.unsqueeze(1) & used.unsqueeze(2) & ~torch.eye(colors.shape[1], dtype=torch.bool, device=used.device)
@@ -137,7 +138,7 @@ def reading_logits(painted: Tensor, colors: Tensor, used: Tensor, *, sharpness: 
 
 
 def color_shares(painted: Tensor, colors: Tensor, used: Tensor, patch: int) -> Tensor:
-    """How far each patch shows each id: the posterior's mean over its pixels, (B, K, H / patch, W / patch), above 0.
+    """Compute how far each patch shows each id: the posterior's mean, (B, K, H / patch, W / patch), over 0.
 
     The other arguments as for :func:`reading_logits`.
     """
@@ -146,7 +147,7 @@ def color_shares(painted: Tensor, colors: Tensor, used: Tensor, patch: int) -> T
 
 
 def shares(painted: Tensor, palette: Palette, patch: int) -> Tensor:
-    """:func:`color_shares` of paint (B, 3, H, W) in one palette of K + 1 ids -> (B, K + 1, H / patch, W / patch)."""
+    """Compute :func:`color_shares` of paint (B, 3, H, W) in one palette of K + 1 ids."""
     colors = normalise_colors(torch.tensor(palette.colors).to(painted.device)).expand(len(painted), -1, -1)
     used = torch.ones(colors.shape[:2], dtype=torch.bool, device=painted.device)
     return color_shares(painted, colors, used, patch)
@@ -161,13 +162,15 @@ def read(
 ) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]:
     """Paint -> for each query, at its own size (H, W), ids uint8 and confidence in 0..1.
 
-    painted: several when the ids went through the network in groups.
     Colours are read at the network's resolution, so no blend of two is taken for a third. What is upsampled is each
     pixel's vote for its id, weighted by its confidence: the id with most votes wins, and the confidence is its lead
     over all others together. For one id this follows the zero line of the signed colour margin, smooth where nearest
     upsampling is blocky. At (side, side) nothing changes. Memory is that of a band of rows, for any number of ids.
-    guides: the queries (H, W, 3) uint8 themselves, for edges that follow them (edges.py). min_presence: what is less
-    likely to be there at all is left out.
+
+    Args:
+        painted: Several when the ids went through the network in groups.
+        guides: The queries (H, W, 3) uint8 themselves, for edges that follow them (edges.py).
+        min_presence: What is less likely to be there at all is left out.
     """
     if any(each.painted.ndim != 4 or each.painted.shape[:2] != (len(sizes), 3) for each in painted):
         shapes = ", ".join(str(tuple(each.painted.shape)) for each in painted)
@@ -185,7 +188,7 @@ def read_small(painted: Sequence[Paint], *, min_presence: float = 0.0) -> tuple[
 
 
 def _without_absent(each: Paint, min_presence: float) -> tuple[Tensor, Tensor]:
-    """What was read, less the ids that are not there; as sure as it is that they are not."""
+    """Read what was painted, less the ids that are not there; as sure as it is that they are not."""
     colors = unpaint(each.painted)
     ids, confidence = (
         read_colors(colors, each.palette) if each.second is None else read_both(colors, each.palette, each.second)
@@ -201,7 +204,7 @@ def _without_absent(each: Paint, min_presence: float) -> tuple[Tensor, Tensor]:
 
 
 def _joined(readings: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Of the groups that claim a pixel the surest one has it; background where none does, as sure as the least sure."""
+    """Give a pixel to the surest of the groups that claim it; background, as sure as the least, where none does."""
     ids, confidence = readings[0]
     for other, its_confidence in readings[1:]:
         claimed, its_claim = ids != 0, other != 0

@@ -67,7 +67,7 @@ def evaluate_few_shot(
         str, typer.Option("--hide", metavar="NAME,...", help="Sets of which report.html shows no pictures.")
     ] = "",
 ) -> None:
-    """Mean IoU of episodes, beside baselines that need no network: a table on stdout.
+    """Score mean IoU of episodes, beside baselines that need no network: a table on stdout.
 
     Shows the network a query and prompts, and compares its answer with the true mask.
     """
@@ -117,7 +117,11 @@ def evaluated(
     options: SegmentOptions,
     out: Path | None,
 ) -> "FewShotReport":
-    """Ask the methods and the baselines, and tell how it goes. out: the folder that keeps every answer's counts."""
+    """Ask the methods and the baselines, and tell how it goes.
+
+    Args:
+        out: The folder that keeps every answer's counts.
+    """
     from incontext.evaluation import AnswerJournal, evaluate
     from incontext.evaluation.few_shot.baselines import BASELINES
     from incontext.evaluation.workers import shared_processors
@@ -149,7 +153,7 @@ def _hidden(text: str, known: list[str]) -> list[str]:
 
 
 def _method(segmenter: "Segmenter", options: SegmentOptions, *, alone: bool) -> "Method":
-    """The network with an ensemble. With one prompt both are the same, so only the feature ensemble is asked then."""
+    """Make the network's method with an ensemble. With one prompt both are the same, so only one is asked then."""
     from incontext.evaluation import Method
 
     return Method(
@@ -160,7 +164,7 @@ def _method(segmenter: "Segmenter", options: SegmentOptions, *, alone: bool) -> 
 
 
 def _state(data: Path, sets: "Iterable[EpisodeSet]") -> str:
-    """A digest that changes when a picture or a mask does, or what is said of them: of names, sizes and times."""
+    """Make a digest that changes when an image or a mask does, or what is said of them: of names, sizes and times."""
     folders = {data, *(each.folder for each in sets)}  # a set may be a link, which ** does not follow
     patterns = ("**/images/*", "**/masks/*", "**/dataset.json", "episodes.json")
     files = sorted({path for folder in folders for pattern in patterns for path in folder.glob(pattern)})

@@ -61,7 +61,7 @@ def evaluate_clicks(
         ),
     ] = None,
 ) -> None:
-    """Clicks until masks are good (NoC@85, NoC@90), and IoU after some, simulated as RITM does: a table on stdout.
+    """Count clicks until masks are good (NoC@85, NoC@90), and score IoU after some, as RITM does: a table on stdout.
 
     With an example of the thing in another picture, and alone; beside baselines that have learnt nothing.
     """

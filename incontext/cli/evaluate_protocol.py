@@ -118,7 +118,7 @@ def evaluate_protocol(
     loading: LoadOptions = LOADING,
     dry_run: _DryRun = False,
 ) -> None:
-    """A benchmark of the field by its own rules, beside the published figures: a table.
+    """Run a benchmark of the field by its own rules, beside the published figures: a table.
 
     Finds the data by what is in the folder, makes the published episodes, scores by the official definitions, and
     writes what servers take.
@@ -162,7 +162,7 @@ def evaluate_protocol(
 
 
 def _opened(request: "Request") -> "Run":
-    """The run of a request; looking through training images shows how far it is."""
+    """Open the run of a request; looking through training images shows how far it is."""
     from incontext.evaluation.protocols.runs import open_run
 
     with ProgressLine("images looked through", None) as progress:

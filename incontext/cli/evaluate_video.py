@@ -64,7 +64,7 @@ def evaluate_video(
         ),
     ] = None,
 ) -> None:
-    """J and F of objects that are followed through videos from their first masks, beside the mask copied: a table.
+    """Score J and F of objects followed through videos from their first masks, beside the mask copied: a table.
 
     By the definition of DAVIS. Masks that introduce objects are given to the tracker, the others are compared with its
     answers.
@@ -98,7 +98,11 @@ def evaluated(
     options: SegmentOptions,
     out: Path | None,
 ) -> "VideoReport":
-    """Ask the methods beside the mask copied, and tell how it goes. out: the folder that keeps what was measured."""
+    """Ask the methods beside the mask copied, and tell how it goes.
+
+    Args:
+        out: The folder that keeps what was measured.
+    """
     from incontext.evaluation.video.scoring import COPY, VideoJournal, evaluate_video
 
     if out is not None:
@@ -137,7 +141,7 @@ def policies_of(text: str) -> list[Policy]:
 def _methods(
     segmenter: "Segmenter", memories: list[int], policies: list[Policy], options: SegmentOptions
 ) -> "list[VideoMethod]":
-    """A tracker for each memory and policy. Without memory there is nothing to choose, so that is asked once."""
+    """Make a tracker for each memory and policy. Without memory there is nothing to choose, so that is asked once."""
     from incontext.evaluation.video.scoring import VideoMethod
     from incontext.video.tracker import Tracker
 

@@ -75,7 +75,11 @@ def export(
 
 
 def formats_beside(job: "FolderJob", text: str | None, *, instances: bool, smallest: int) -> Beside:
-    """Decide what to write beside the masks of a job. ValueError where that cannot end well."""
+    """Decide what to write beside the masks of a job.
+
+    Raises:
+        ValueError: That cannot end well.
+    """
     from incontext.annotations.exports import writable
 
     if text is None:

@@ -62,7 +62,9 @@ def mark(
     options: SegmentOptions = DEFAULTS,
     loading: LoadOptions = LOADING,
 ) -> None:
-    """Find a thing in a picture by what you say of it: pixels of it, pixels that are not, a box. No example is needed.
+    """Find a thing in a picture by what you say of it: pixels of it, pixels that are not, a box.
+
+    No example is needed.
 
     The mask is then an example for others: incontext segment FOLDER --prompt IMAGE MASK -o MASKS
     """

@@ -44,7 +44,7 @@ SnapColors = Annotated[
 
 
 def pairs_of(paths: Sequence[Path] | None) -> list[tuple[Path, Path]]:
-    """[IMAGE, MASK, IMAGE, MASK] -> pairs, as `PairsCommand` leaves them."""
+    """Pair [IMAGE, MASK, IMAGE, MASK], as `PairsCommand` leaves it."""
     given = paths or []
     return list(zip(given[::2], given[1::2], strict=True))
 
@@ -61,11 +61,15 @@ def common(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Options before the command."""
+    """Take the options before the command."""
 
 
 def numbers(option: str, text: str) -> list[int]:
-    """ "1,4" -> [1, 4]. ValueError for anything but numbers of at least 1, each once."""
+    """Read "1,4" as [1, 4].
+
+    Raises:
+        ValueError: It is anything but numbers of at least 1, each once.
+    """
     parts = names(text)
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts) or len(set(parts)) < len(parts):
         raise ValueError(
@@ -75,13 +79,17 @@ def numbers(option: str, text: str) -> list[int]:
 
 
 def name_below(path: Path, source: Path) -> str:
-    """A file's name as seen from the folder that ``source`` is or lies in; the whole path where it lies elsewhere."""
+    """Name a file as seen from the folder that ``source`` is or lies in; in full where it lies elsewhere."""
     root = source if source.is_dir() else source.parent
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def decimals(option: str, text: str) -> list[float]:
-    """ "7,3" or "0.7, 0.3" -> floats. ValueError for anything else."""
+    """Read "7,3" or "0.7, 0.3" as floats.
+
+    Raises:
+        ValueError: It is anything else.
+    """
     try:
         return [float(part) for part in names(text)]
     except ValueError:
@@ -89,12 +97,16 @@ def decimals(option: str, text: str) -> list[float]:
 
 
 def names(text: str) -> list[str]:
-    """ "a, b" -> ["a", "b"]."""
+    """Read "a, b" as ["a", "b"]."""
     return [part.strip() for part in text.split(",")]
 
 
 def named_ids(text: str | None, ids: set[int]) -> dict[int, str]:
-    """ "1=rust, 2=dent" -> {1: "rust", 2: "dent"}. ValueError for anything else or other ids than these."""
+    """Read "1=rust, 2=dent" as {1: "rust", 2: "dent"}.
+
+    Raises:
+        ValueError: It is anything else, or names other ids than these.
+    """
     called: dict[int, str] = {}
     for part in names(text) if text is not None else []:
         number, equals, name = part.partition("=")
@@ -146,7 +158,7 @@ def with_options(*, only: Collection[str] = (), without: Collection[str] = ()) -
 
 
 def _parameter(option: Field[Any], kind: Any, place: Any) -> inspect.Parameter:
-    """An option as typer takes it: a word, a number, a switch, or a text that is parsed."""
+    """Make an option as typer takes it: a word, a number, a switch, or a text that is parsed."""
     about = option.metadata
     shown = typer.Option(
         f"--{option.name.replace('_', '-')}",
@@ -170,6 +182,7 @@ class PairsCommand(TyperCommand):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Join the two words of each pair, and parse on."""
         options = (each for each in self.params if len((getattr(each, "metavar", None) or "").split()) == 2)
         paired = {name: str(each.metavar) for each in options for name in each.opts if name.startswith("-")}
         try:
@@ -180,9 +193,13 @@ class PairsCommand(TyperCommand):
 
 
 def _one_by_one(arguments: Sequence[str], paired: Mapping[str, str]) -> list[str]:
-    """`--prompt IMAGE MASK` -> `--prompt=IMAGE --prompt=MASK`, up to a lone `--`. ValueError for half a pair.
+    """Write `--prompt IMAGE MASK` as `--prompt=IMAGE --prompt=MASK`, up to a lone `--`.
 
-    paired: the names of such options, and what their two values are called.
+    Args:
+        paired: The names of such options, and what their two values are called.
+
+    Raises:
+        ValueError: For half a pair.
     """
     done: list[str] = []
     rest = list(arguments)

@@ -125,7 +125,7 @@ def ranked(
 
 
 def _target(out: Path | None, top: int | None, examples: int) -> Path | None:
-    """The context file to write. What lies there already may only be another context file."""
+    """Choose the context file to write. What lies there already may only be another context file."""
     from incontext.examples import read_context
 
     if top is None:

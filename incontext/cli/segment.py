@@ -189,7 +189,11 @@ def segment(
 
 
 def check_runner(runner: RunnerName, networks: "RayNetworks", *, dry_run: bool) -> None:
-    """ValueError where options of the command contradict the runner."""
+    """Refuse options that contradict the runner.
+
+    Raises:
+        ValueError: They do.
+    """
     if runner == "local" and (networks.workers is not None or networks.address is not None):
         given = "--workers" if networks.workers is not None else "--address"
         raise ValueError(f"expected {given} with --runner ray only; add that, or leave it out")
@@ -210,7 +214,11 @@ def runner_of(runner: RunnerName, networks: "RayNetworks", *, dry_run: bool) -> 
 
 
 def rehearsed(run: "Callable[..., Rehearsal]", job: "FolderJob", *, watch: bool) -> "Rehearsal":
-    """Measure a job. ValueError where it is also to be watched."""
+    """Measure a job.
+
+    Raises:
+        ValueError: It is also to be watched.
+    """
     from incontext.folder import arrivals
 
     return run(arrivals=arrivals(job) if watch else None)
@@ -246,25 +254,25 @@ class _Listener:
         self._done = 0
 
     def earlier(self, masks: int) -> None:
-        """So many are done already."""
+        """Count those that are done already."""
         self._done = masks
         self._progress.say(f"Going on: {_count(masks, 'mask')} of an earlier run in {self._job.outputs.where}.")
 
     def file(self, file: "FileReport") -> None:
-        """One more is done."""
+        """Count one more."""
         self._done += 1
         if file.error is not None:
             self._progress.say(f"Skipped: {file.error}")
         self._progress.update(self._done)
 
     def stopped(self) -> None:
-        """The user wants no more."""
+        """Hear that the user wants no more."""
         of_all = f"{self._done} of {_count(len(self._job.queries), 'picture')}"
         where = self._job.outputs.place("report.json")
         self._progress.say(f"Stopped after {of_all}; {where} lists them, and the same command goes on from there.")
 
     def finished(self, report: "FolderReport") -> None:
-        """What came of it."""
+        """Print what came of it."""
         outputs = self._job.outputs
         tars = "" if outputs.per_tar is None else f"tars of {_count(outputs.per_tar, 'picture')} in "
         parts = [f"{_count(report.done, 'mask')} in {tars}{outputs.where}"]

@@ -100,11 +100,12 @@ def track(
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write overlay.mp4.")] = True,
     snap_colors: SnapColors = False,
 ) -> None:
-    """Follow objects through a video, from a mask of its first frame (--mask), from hints on it (--hints), or from
-    examples (--prompt, --prompts, --prompt-tensor).
+    """Follow objects through a video.
 
-    Writes masks/, an indexed PNG for each frame; overlay.mp4; sheet.jpg; and tracks.json, which says where each object
-    is and where it was lost. Stop with Ctrl-C; the same command goes on where the last state was saved.
+    They are shown by a mask of its first frame (--mask), by hints on it (--hints), or by examples (--prompt, --prompts,
+    --prompt-tensor). Writes masks/, an indexed PNG for each frame; overlay.mp4; sheet.jpg; and tracks.json, which says
+    where
+    each object is and where it was lost. Stop with Ctrl-C; the same command goes on where the last state was saved.
     """
     from incontext.engine import load_with
     from incontext.examples import open_context

@@ -97,7 +97,9 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Train weights by in-context coloring. Stop with Ctrl-C; the same command goes on where the last state was saved.
+    """Train weights by in-context coloring.
+
+    Stop with Ctrl-C; the same command goes on where the last state was saved.
 
     Of every set of 20 pictures or more, one in 20 is held out for validation. Under `torchrun -m incontext train ...`
     the processes share every batch, and the weights come out as from one.

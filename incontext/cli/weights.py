@@ -12,7 +12,7 @@ from incontext.options import Layout, StoredDtype
 
 @weights_app.command("list")
 def weights_list() -> None:
-    """The weights that have a name."""
+    """List the weights that have a name."""
     from incontext.network.registry import cached_path, registry
 
     entries = registry().values()
@@ -24,7 +24,7 @@ def weights_list() -> None:
 
 @weights_app.command("info")
 def weights_info(weights: Annotated[str, typer.Argument(metavar="NAME|PATH|KEY")] = "default") -> None:
-    """What is in a file of weights, or in a prompt tensor. Nothing is downloaded."""
+    """Say what is in a file of weights, or in a prompt tensor. Nothing is downloaded."""
     from incontext.network.checkpoint import info
     from incontext.network.registry import cached_path, registry, resolve
     from incontext.prompt_tensor import PromptTensor, is_prompt_tensor
@@ -87,7 +87,7 @@ def weights_average(
     ] = None,
     dtype: Annotated[StoredDtype, typer.Option("--dtype")] = "float32",
 ) -> None:
-    """The mean of weights: of a run and what it started from, say, which is often better than both."""
+    """Average weights: of a run and what it started from, say, which is often better than both."""
     from incontext.network.checkpoint import average
     from incontext.network.registry import resolve
 

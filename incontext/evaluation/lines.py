@@ -20,9 +20,11 @@ _FORMAT = 1
 class Lines:
     """The lines of a file, and a place to add more.
 
-    settings: plain values of everything that an answer depends on (weights, side, data). take: called with each line
-    that is there. A file made with other settings is refused, and one of whose lines `take` raises KeyError, TypeError
-    or ValueError (all as ValueError). What a killed process wrote half is dropped.
+    Args:
+        settings: Plain values of everything that an answer depends on (weights, side, data).
+        take: Called with each line that is there. A file made with other settings is refused, and one of whose lines
+            `take` raises KeyError, TypeError or ValueError (all as ValueError). What a killed process wrote half is
+            dropped.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, object], take: Callable[[dict[str, Any]], None]) -> None:
@@ -39,7 +41,7 @@ class Lines:
             ) from None
 
     def close(self) -> None:
-        """Nothing more will be added."""
+        """Add no more."""
         self._lines.close()
 
     def add(self, content: Mapping[str, Any]) -> None:

@@ -32,9 +32,13 @@ _LEAST_SHOWN = 2  # queries of each id in a sample: a candidate among them still
 class Ranking:
     """What each of C candidates does as the only prompt for Q queries with K ids in them.
 
-    names: (C) of the candidates. ids: (K) ascending. shown: (C, K) bool, the candidate's mask has the id. queries: (Q)
-    numbers of pictures, those below C being the candidates themselves; nobody is tried on itself. wanted: (Q, K) bool,
-    the query shows the id. intersection, union: (C, Q, K) pixels, zeros where nothing was tried.
+    Attributes:
+        names: (C) of the candidates.
+        ids: (K) ascending.
+        shown: (C, K) bool, the candidate's mask has the id.
+        queries: (Q) numbers of pictures, those below C being the candidates themselves; nobody is tried on itself.
+        wanted: (Q, K) bool, the query shows the id.
+        intersection, union: (C, Q, K) pixels, zeros where nothing was tried.
     """
 
     names: tuple[str, ...]
@@ -69,7 +73,7 @@ class Ranking:
         return tuple(np.argsort(-np.nan_to_num(self.score, nan=-1.0), kind="stable").tolist())
 
     def best(self, count: int) -> tuple[int, ...]:
-        """The numbers of `count` candidates for one context, in the order in which they were chosen.
+        """Choose the numbers of `count` candidates for one context, in the order in which they were chosen.
 
         Each is the one with the highest sum of IoU over those of its ids of which the chosen have the fewest examples
         so far. So all ids are shown as soon as that is possible, each by about as many, and with one id the chosen are
@@ -91,7 +95,7 @@ class Ranking:
         return tuple(chosen)
 
     def to_markdown(self) -> str:
-        """A table, best first: mean IoU, that of each id where they are few, else which ids; and how many queries."""
+        """Write a table, best first: mean IoU, that of each id where they are few, else which; and how many queries."""
         few = self.ids if 1 < len(self.ids) <= _MOST_COLUMNS else ()
         many = len(self.ids) > _MOST_COLUMNS
         heads = ["example", "mean IoU", *(f"id {i}" for i in few), *(["ids"] if many else []), "queries"]
@@ -106,7 +110,7 @@ class Ranking:
         return "\n".join(lines) + "\n"
 
     def to_json(self) -> str:
-        """The same as one JSON object; what is not known is null."""
+        """Write the same as one JSON object; what is not known is null."""
         iou, score, tried = self.iou, self.score, self.tried.sum(axis=1)
         examples = [
             {
@@ -124,7 +128,9 @@ class Ranking:
 class Trial:
     """A chosen context on the queries that are not part of it, mean IoU over the ids that these show, 0..1.
 
-    together: of the context. alone: of the first that was chosen, as the only prompt for the same queries.
+    Attributes:
+        together: Of the context.
+        alone: Of the first that was chosen, as the only prompt for the same queries.
     """
 
     together: float
@@ -146,10 +152,13 @@ def rank(
 ) -> Ranking:
     """Segment every prompt's image by every other prompt alone, and score the answers (leave one out).
 
-    names: of the prompts, for the tables; None: their numbers. empty: (H, W, 3) uint8 pictures in which nothing is to
-    be found; queries only. limit: at most so many queries, the same for all candidates, drawn with `seed` so that each
-    id is among them; the cost is candidates x queries answers. options: see `SegmentOptions`. on_answer(done,
-    total) is called after each answer. Answers are scored at the queries' own sizes, so large pictures cost time.
+    Args:
+        names: Of the prompts, for the tables; None: their numbers.
+        empty: (H, W, 3) uint8 pictures in which nothing is to be found; queries only.
+        limit: At most so many queries, the same for all candidates, drawn with `seed` so that each id is among them;
+            the cost is candidates x queries answers.
+        options: See `SegmentOptions`. on_answer(done, total) is called after each answer. Answers are scored at the
+            queries' own sizes, so large pictures cost time.
 
     Raises:
         ValueError: fewer than two prompts, no id that two of them show, or an option that cannot be used.
@@ -195,7 +204,8 @@ def try_together(
 ) -> Trial | None:
     """Segment the ranking's queries that are not chosen by the chosen prompts as one context; None if none is left.
 
-    prompts, empty, options: what the ranking was made with.
+    Args:
+        prompts, empty, options: What the ranking was made with.
     """
     columns = [n for n, q in enumerate(ranking.queries.tolist()) if q not in chosen]
     wanted = np.flatnonzero(ranking.wanted[columns].any(axis=0)).tolist()
@@ -219,7 +229,7 @@ def _pictures(
     queries: Sequence[int],
     options: SegmentOptions,
 ) -> list[tuple[FittedQuery | Pixels, Pixels]]:
-    """Each query, as the network sees it where that is the same for all candidates, and its true mask."""
+    """Give each query, as the network sees it where that is the same for all candidates, and its true mask."""
     as_it_is = options.refine or options.tiles is not None
     made: list[tuple[FittedQuery | Pixels, Pixels]] = []
     for q in queries:
@@ -236,7 +246,7 @@ def _scores(
     ids: Sequence[int],
     options: SegmentOptions,
 ) -> Iterator[list[Overlap]]:
-    """For each picture the overlaps of what the context finds in it with its true mask, one for each id."""
+    """Count for each image the overlaps of what the context finds in it with its true mask, one for each id."""
     answers = segmenter.segment_many((query for query, _ in pictures), context, **options.keywords())
     for answer, (_, truth) in zip(answers, pictures, strict=True):
         ignored = truth == IGNORED
@@ -244,7 +254,7 @@ def _scores(
 
 
 def _sample(shown: npt.NDArray[np.bool_], limit: int | None, seed: int) -> npt.NDArray[np.int64]:
-    """The numbers of at most `limit` pictures out of (pictures, K), ascending; each id twice before any at random."""
+    """Choose at most `limit` images out of (images, K), by their numbers; each id twice before any at random."""
     if limit is None or limit >= len(shown):
         return np.arange(len(shown))
     if limit < 1:
@@ -269,7 +279,7 @@ def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any], *, empty: float = 0.
 
 
 def _spans(ids: Sequence[int]) -> str:
-    """[1, 2, 3, 7] -> "1-3, 7"."""
+    """Write [1, 2, 3, 7] as "1-3, 7"."""
     spans: list[list[int]] = []
     for i in ids:
         if spans and spans[-1][1] == i - 1:

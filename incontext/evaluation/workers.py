@@ -15,8 +15,11 @@ _MOST_WORKERS = 8
 
 @contextmanager
 def shared_processors(segmenter: Segmenter) -> Iterator[int]:
-    """How many episodes to work on at a time. On a CPU each has a thread of PyTorch's to itself, on many cores some:
-    threads that wait for each other lose far more to whatever else the machine does."""
+    """Count how many episodes to work on at a time.
+
+    On a CPU each has a thread of PyTorch's to itself, on many cores some: threads that wait for each other lose far
+    more to whatever else the machine does.
+    """
     threads = torch.get_num_threads()
     if segmenter.device.type != "cpu":
         yield min(_MOST_WORKERS, max(2, (os.cpu_count() or 2) // 2))  # some read pictures while others compute

@@ -19,7 +19,7 @@ _MOST_PROBLEMS: Final = 3  # in a sentence
 
 
 def is_annotation(path: Path) -> bool:
-    """Whether a file that stands for a mask is an annotation file, by its name."""
+    """Tell whether a file that stands for a mask is an annotation file, by its name."""
     return path.suffix.lower() in ANNOTATION_SUFFIXES
 
 
@@ -31,7 +31,11 @@ class Annotations:
         self._taken: dict[tuple[Path, Path], tuple[Labelled, Labels]] = {}
 
     def take(self, image: Path, file: Path) -> None:
-        """The labels of one picture. FileNotFoundError or ValueError where the file has none for it."""
+        """Take the labels of one image.
+
+        Raises:
+            FileNotFoundError or ValueError: The file has none for it.
+        """
         if not image.exists():
             raise FileNotFoundError(f"{image}: there is no such file")
         if file not in self._opened:
@@ -43,7 +47,7 @@ class Annotations:
         self._taken[image, file] = found, opened.labels
 
     def take_all(self, labels: Labels) -> tuple[list[tuple[Path, Path]], list[str]]:
-        """The labels of all pictures that are there: (image, annotation file) of each, and sentences about the rest."""
+        """Take the labels of all images that are there: (image, annotation file) each, and sentences on the rest."""
         pairs, missing = [], []
         for labelled in labels:
             if labelled.image is None and labelled.embedded is None:
@@ -63,7 +67,7 @@ class Annotations:
         return pairs, told + list(labels.problems[:_MOST_PROBLEMS]) + _rest(labels.problems)
 
     def finish(self) -> tuple[dict[tuple[Path, Path], Labelled], Categories]:
-        """The labels of each picture, with ids that mean the same in all, and what they mean."""
+        """Return the labels of each image, with ids that mean the same in all, and what they mean."""
         sources = {id(labels): labels for _, labels in self._taken.values()}
         categories, numbers = agreed([labels.categories for labels in sources.values()])
         ids = dict(zip(sources, numbers, strict=True))

@@ -50,6 +50,9 @@ def open_context(
 ) -> GivenContext:
     """Open everything that a user names.
 
+    Warns:
+        PromptWarning: prompts mark nothing and are left out, or files of a folder are no prompts.
+
     Args:
         pairs: Images with their masks, or with the annotation file that has these.
         source: A folder of examples, a context file, or annotations: see `gather`.
@@ -60,9 +63,6 @@ def open_context(
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: a file cannot be used, is an address, or there is nothing although something is needed.
-
-    Warns:
-        PromptWarning: prompts mark nothing and are left out, or files of a folder are no prompts.
     """
     for path in (*(path for pair in pairs for path in pair), *([] if source is None else [source])):
         _refuse_address(path)
@@ -81,7 +81,7 @@ def _refuse_address(path: Path) -> None:
 
 
 def _tell_about_empty(opened: OpenedPrompts) -> None:
-    """Which of the prompts are left out."""
+    """Warn which of the prompts are left out."""
     if not opened.empty:
         return
     count, masks = len(opened.empty), some_of([mask for _, mask in opened.empty])

@@ -23,8 +23,12 @@ _MOST_PROBLEMS = 3  # in a sentence
 
 @dataclass(frozen=True)
 class OpenedPrompts:
-    """Prompts and, in the same order, the files that they came from; empty: pairs whose mask is background throughout,
-    in which nothing is to be found. names: what ids mean, as far as annotation files say it."""
+    """Prompts and, in the same order, the files that they came from.
+
+    Attributes:
+        empty: Pairs whose mask is background throughout, in which nothing is to be found.
+        names: What ids mean, as far as annotation files say it.
+    """
 
     prompts: tuple[Prompt, ...]
     pairs: tuple[Pair, ...]
@@ -35,12 +39,14 @@ class OpenedPrompts:
 def open_prompts(files: PromptFiles, *, snap: bool = False, longest: int | None = None) -> OpenedPrompts:
     """Open all prompts; one that marks nothing is set apart, unless it was named.
 
-    snap: see `formats.read_mask`. longest: shrink pictures whose longer side has more pixels, as long as no id gets
-    lost; None keeps them as they are. Colours of RGB masks are counted over all of them in ascending order of
-    (R, G, B), so that a colour is the same id in each; where the masks agree on the colour of each id, all prompts know
-    all of these colours.
+    Args:
+        snap: See `formats.read_mask`.
+        longest: Shrink pictures whose longer side has more pixels, as long as no id gets lost; None keeps them as they
+            are. Colours of RGB masks are counted over all of them in ascending order of (R, G, B), so that a colour is
+            the same id in each; where the masks agree on the colour of each id, all prompts know all of these colours.
 
-    Raises ValueError (or FileNotFoundError), each problem with the name of its file.
+    Raises:
+        ValueError: (or FileNotFoundError), each problem with the name of its file.
     """
     prompts: list[Prompt] = []
     pairs: list[Pair] = []
@@ -87,7 +93,7 @@ def _opened(pair: Pair, files: PromptFiles, snap: bool) -> Prompt:
 
 
 def read_empty(pair: Pair, *, longest: int) -> Pixels:
-    """The picture of an empty pair, (H, W, 3) uint8, shrunk as :func:`open_prompts` does it."""
+    """Read the image of an empty pair, (H, W, 3) uint8, shrunk as :func:`open_prompts` does it."""
     return shrunk(read_image(pair[0]), longest)
 
 
@@ -102,7 +108,7 @@ def _is_empty(pair: Pair, files: PromptFiles) -> bool:
 
 
 def _agreed(prompts: Sequence[Prompt], painted: Sequence[bool]) -> list[Prompt]:
-    """The prompts, a colour of RGB masks the same id in each, and with one palette where their colours agree."""
+    """Give a colour of RGB masks the same id in each prompt, and one palette to all where their colours agree."""
     named = [p.palette for p, is_rgb in zip(prompts, painted, strict=True) if is_rgb and p.palette is not None]
     colors = sorted({tuple(color) for palette in named for color in palette.colors[1:].tolist()})
     if len(colors) >= IGNORED:
@@ -127,7 +133,7 @@ def _recounted(prompt: Prompt, ids: Mapping[tuple[int, ...], int]) -> Prompt:
 
 
 def _common_palette(prompts: Sequence[Prompt]) -> Palette | None:
-    """The colours of all prompts, or None where two of them disagree."""
+    """Join the colours of all prompts; None where two of them disagree."""
     colors: dict[int, tuple[int, ...]] = {}
     for palette in (prompt.palette for prompt in prompts if prompt.palette is not None):
         for i, color in zip(palette.ids.tolist(), map(tuple, palette.colors.tolist()), strict=True):

@@ -32,7 +32,11 @@ def identify(
 
 
 def refuse_another(where: str, before: Mapping[str, object], now: Mapping[str, object]) -> None:
-    """ValueError, with the differences, where the masks of a folder are another job's."""
+    """Refuse to write where the masks of another job are.
+
+    Raises:
+        ValueError: They are another job's; the differences are named.
+    """
     if told := differences(before, now):
         raise ValueError(
             f"{where}: this folder holds the masks of another job: {told}; choose another folder, or --no-resume to do "

@@ -36,8 +36,12 @@ class Runner(Protocol):
         """Seconds that the network waited for files so far."""
 
     def run(self, queries: Iterable[tuple[int, Query]], finish: Finish) -> None:
-        """Segment numbered queries and write their results. finish: called once for each, in any order, in the thread
-        that called; also for what was in flight when something stops the run. `UnwritableError` stops it."""
+        """Segment numbered queries and write their results.
+
+        Args:
+            finish: Called once for each, in any order, in the thread that called; also for what was in flight when
+                something stops the run. `UnwritableError` stops it.
+        """
 
 
 @takes_options
@@ -121,15 +125,18 @@ def run_job(
 ) -> FolderReport:
     """Run a plan by a runner, from where earlier runs of the same job left it.
 
-    settings, segmenter: for the report; identity: what all masks depend on, see `identity.identify`.
-    resume: leave out pictures that are done: their masks are there, and their files have not changed since. Those that
-    failed are tried again. False does everything anew.
-    arrivals: what comes in place of the plan's queries, see `watch.arrivals`; Ctrl-C is then the way to end.
-    on_file: called in this thread for each file when it is finished or has failed; the local runner keeps the order of
-    the queries. on_resume: called once, with how many masks are left from earlier runs, where there are any.
-
     Whatever stops the run, Ctrl-C included, leaves a report of what was done, unless the disk is full. A run that is
     killed leaves a journal, `report.partial.jsonl`, from which the next one goes on; what was in flight is lost.
+
+    Args:
+        settings, segmenter: For the report.
+        identity: What all masks depend on, see `identity.identify`.
+        resume: Leave out pictures that are done: their masks are there, and their files have not changed since. Those
+            that failed are tried again. False does everything anew.
+        arrivals: What comes in place of the plan's queries, see `watch.arrivals`; Ctrl-C is then the way to end.
+        on_file: Called in this thread for each file when it is finished or has failed; the local runner keeps the order
+            of the queries.
+        on_resume: Called once, with how many masks are left from earlier runs, where there are any.
 
     Raises:
         UnwritableError: the disk is full or has become read-only. The journal is kept.
@@ -198,7 +205,13 @@ class _Run:
         self._in_hand: set[int] = set()  # what it was given and has not finished
 
     def begin(self, *, resume: bool, had_tars: bool) -> int:
-        """Take over what is done, if anything. Returns how many pictures that are. had_tars: of the last run."""
+        """Take over what is done, if anything.
+
+        Returns how many pictures that are.
+
+        Args:
+            had_tars: Of the last run.
+        """
         if resume:
             self._sink.look()
         else:
@@ -219,7 +232,7 @@ class _Run:
         return before
 
     def work(self, arrivals: Iterable[Arrived] | None) -> None:
-        """Everything that is not done."""
+        """Do everything that is not done."""
         if arrivals is None:
             self._round(self._job.queries)
             return
@@ -271,7 +284,7 @@ class _Run:
         return self._handed_out and not self._in_hand
 
     def _undone(self, arrived: Iterable[Query | FileReport]) -> Iterator[tuple[int, Query]]:
-        """Those to segment, with their numbers; what cannot be segmented is finished on the way."""
+        """List those to segment, with their numbers; what cannot be segmented is finished on the way."""
         for each in arrived:
             number = self._number(each)
             known = self._journal.read(number)
@@ -294,7 +307,7 @@ class _Run:
         return self._numbers[name]
 
     def _number_of_done(self, file: FileReport) -> int | None:
-        """The number of a line's picture, if there is nothing to do for it any more."""
+        """Find the number of a line's image, if there is nothing to do for it any more."""
         if file.mask is None or file.error is not None or not self._sink.holds(file.mask):
             return None
         number = self._numbers.get(self._sink.name(file.mask))
@@ -326,10 +339,10 @@ class _Run:
 
 
 def _names(context: Context | None) -> dict[int, str]:
-    """What ids mean, as far as prompt tensors say it."""
+    """Tell what ids mean, as far as prompt tensors say it."""
     return {i: name for key in listed(context) if isinstance(key, PromptTensor) for i, name in key.names.items()}
 
 
 def _learned(context: Context | None) -> list[dict[str, object]]:
-    """What tells the context's prompt tensors from others."""
+    """Note what tells the context's prompt tensors from others."""
     return [{"ids": list(key.ids), **asdict(key.origin)} for key in listed(context) if isinstance(key, PromptTensor)]

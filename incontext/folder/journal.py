@@ -27,24 +27,31 @@ _ABSENT: Final = -1
 
 @dataclass(frozen=True)
 class Earlier:
-    """What earlier runs left in an output folder. job: what their masks depend on. was_killed: the last one did not
-    end by itself."""
+    """What earlier runs left in an output folder.
+
+    Attributes:
+        job: What their masks depend on.
+        was_killed: The last one did not end by itself.
+    """
 
     job: Mapping[str, object]
     was_killed: bool
     path: Path
 
     def lines(self) -> Iterator[bytes]:
-        """A line for each picture; of a picture that was done again, an earlier one as well."""
+        """Read a line for each image; of an image that was done again, an earlier one as well."""
         if self.was_killed:
             return (line for place, line in whole_lines(self.path) if place)
         return (file.to_line() for file in open_report(self.path).files)
 
 
 def find_earlier(out: Path, job: Mapping[str, object], *, where: str | None = None) -> Earlier | None:
-    """What earlier runs of the same job left in an output folder, None where there is nothing. Nothing is written.
+    """Find what earlier runs of the same job left in an output folder; None where there is nothing.
 
-    where: what users call the folder, if it is not that one.
+    Nothing is written.
+
+    Args:
+        where: What users call the folder, if it is not that one.
 
     Raises:
         ValueError: the folder holds the masks of another job, or a report that is none of this program.
@@ -56,7 +63,7 @@ def find_earlier(out: Path, job: Mapping[str, object], *, where: str | None = No
 
 
 def wrote_tars(out: Path) -> bool:
-    """Whether the last run that wrote to this folder, of whatever job, wrote tars."""
+    """Tell whether the last run that wrote to this folder, of whatever job, wrote tars."""
     try:
         found = _find_any(out)
     except ValueError:
@@ -72,7 +79,7 @@ def _find_any(out: Path) -> Earlier | None:
 
 
 def parse(line: bytes) -> FileReport | None:
-    """The picture of a line, None where the line is damaged: that picture is done again."""
+    """Read the image of a line; None where the line is damaged: that image is done again."""
     try:
         return FileReport.from_line(line)
     except ValueError:
@@ -80,10 +87,15 @@ def parse(line: bytes) -> FileReport | None:
 
 
 class Journal:
-    """The lines of a job, in a file that no other run has open. A context manager.
+    """The lines of a job, in a file that no other run has open.
 
-    Pictures are known by their numbers, which are those of this run. job: what all masks depend on. earlier: what to go
-    on from; None begins anew, whatever is there.
+    A context manager.
+
+    Pictures are known by their numbers, which are those of this run.
+
+    Args:
+        job: What all masks depend on.
+        earlier: What to go on from; None begins anew, whatever is there.
 
     Raises:
         ValueError: another run is writing to this folder.
@@ -113,8 +125,13 @@ class Journal:
         return number < len(self._places) and self._places[number] != _ABSENT
 
     def keep(self, number_of: Callable[[FileReport], int | None]) -> int:
-        """Take over the lines that are there. number_of: the number of a picture whose line still holds, else None.
-        Returns how many do."""
+        """Take over the lines that are there.
+
+        Returns how many do.
+
+        Args:
+            number_of: The number of a picture whose line still holds, else None.
+        """
         for place, line in whole_lines(self._path):
             file = parse(line) if place else None
             if file is not None and (number := number_of(file)) is not None:
@@ -122,26 +139,32 @@ class Journal:
         return sum(place != _ABSENT for place in self._places)
 
     def add(self, number: int, file: FileReport) -> None:
-        """Write a picture's line, in any order of the numbers; the last one of a number counts. It is in the file when
-        this returns, and all of it or nothing when this raises OSError."""
+        """Write a picture's line, in any order of the numbers; the last one of a number counts.
+
+        It is in the file when this returns, and all of it or nothing when this raises OSError.
+        """
         self._put(number, self._lines.add(file.to_line()))
 
     def read(self, number: int) -> FileReport | None:
-        """A picture's line, None where there is none."""
+        """Read an image's line; None where there is none."""
         if number not in self:
             return None
         return parse(self._lines.at(self._places[number]))
 
     def lines(self) -> Iterator[bytes]:
-        """All of them, in the order of the numbers."""
+        """Read all of them, in the order of the numbers."""
         return (self._lines.at(place) for place in self._places if place != _ABSENT)
 
     def totals(self, queries: int) -> Totals:
-        """Of all lines; queries: how many pictures there were to be done."""
+        """Count all lines.
+
+        Args:
+            queries: How many images there were to be done.
+        """
         return count((FileReport.from_line(line) for line in self.lines()), queries)
 
     def remove(self) -> None:
-        """Everything is in the report."""
+        """Remove the file: everything is in the report."""
         self._path.unlink()
 
     def _put(self, number: int, place: int) -> None:
@@ -151,12 +174,12 @@ class Journal:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """The journal to write to, locked: what is written is in the file at once, all of it or a part."""
+    """Open the journal to write to, locked: what is written is in the file at once, all of it or a part."""
     return open_alone(path, buffering=0)
 
 
 def _journal_job(path: Path) -> Mapping[str, object] | None:
-    """What the masks of a journal depend on. None: there is no journal, or it was killed before its first line."""
+    """Read what the masks of a journal depend on. None: there is none, or it was killed before its first line."""
     refuse_special(path)
     try:
         head = head_of(path)

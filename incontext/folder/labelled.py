@@ -1,5 +1,6 @@
-"""Whatever holds masks or labels as one kind of value, `Labels`: what a job wrote, annotations, folders of pictures and
-masks, folders of masks alone. And labels as results, to be written in other formats.
+"""Whatever holds masks or labels as one kind of value, `Labels`; and labels as results, to be written in other formats.
+
+Holders are what a job wrote, annotations, folders of images and masks, and folders of masks alone.
 
 Refuses to know the network and what the formats are.
 """
@@ -39,12 +40,20 @@ class _Pictures:
 
 
 def open_any(path: Path, *, images: Path | None = None, snap: bool = False) -> Labels:
-    """The masks or labels at a path: the folder of a job, with its report; annotations in any format; a folder of
-    pictures and masks, or of masks alone; a context file.
+    """Open the masks or labels at a path.
 
-    images: the folder of the pictures, where they lie elsewhere than the masks or labels say; they are looked for by
-    their names. snap: see `formats.read_mask`.
-    Raises FileNotFoundError, or ValueError where it is none of these, or not clear which.
+    It may be the folder of a job, with its report; annotations in any format; a folder of images and masks, or of masks
+    alone; a context file.
+
+    Args:
+        path: The file or folder.
+        images: The folder of the images, where they lie elsewhere than the masks or labels say; they are looked for by
+            their names.
+        snap: See `read_mask`.
+
+    Raises:
+        FileNotFoundError: There is nothing.
+        ValueError: It is none of these, or not clear which.
     """
     is_job = path.is_dir() and (path / REPORT_NAME).is_file()
     hits = recognised(path, images=images) if path.exists() and not is_job else ()
@@ -55,7 +64,7 @@ def open_any(path: Path, *, images: Path | None = None, snap: bool = False) -> L
 
 
 def _with_pictures(labels: Labels, images: Path) -> Labels:
-    """The same labels, with what is called like their pictures in a folder, whatever its suffix, as the pictures."""
+    """Take what is called like the labels' images in a folder, whatever its suffix, as their images."""
     pictures = Pictures(images)
 
     def make() -> Iterator[Labelled]:
@@ -71,7 +80,7 @@ def _with_pictures(labels: Labels, images: Path) -> Labels:
 
 
 def _open_gathered(path: Path, snap: bool) -> Labels:
-    """A folder of pictures and masks, or of masks alone; a context file."""
+    """Open a folder of images and masks, or of masks alone, or a context file."""
     try:
         files = gather(source=path)
     except ValueError:
@@ -87,7 +96,7 @@ def _open_gathered(path: Path, snap: bool) -> Labels:
 
 
 def _only_masks(folder: Path) -> list[Path]:
-    """The masks of a folder that has nothing but PNG files."""
+    """List the masks of a folder that has nothing but PNG files."""
     pictures = sorted((p for p in folder.rglob("*") if p.name[0] != "." and is_picture(p)), key=natural_order)
     return pictures if all(p.suffix.lower() == ".png" for p in pictures) else []
 
@@ -96,9 +105,10 @@ def _only_masks(folder: Path) -> list[Path]:
 
 
 def open_job(out: Path) -> Labels:
-    """The masks that a job wrote, as its report lists them; ids are called what its context called them.
+    """Open the masks that a job wrote, as its report lists them; ids are called what its context called them.
 
-    Raises FileNotFoundError or ValueError where there is no report, or no mask.
+    Raises:
+        FileNotFoundError, ValueError: There is no report, or no mask.
     """
     report = open_report(out / REPORT_NAME)
     if report.job.get("per_tar") is not None:
@@ -121,14 +131,14 @@ def open_job(out: Path) -> Labels:
 
 
 def _names(report: FolderReport) -> dict[int, str]:
-    """What the context called its ids."""
+    """Tell what the context called its ids."""
     named = report.settings.get("names")
     ids = {str(i): i for i in range(1, MOST_IDS + 1)}
     return {ids[i]: str(name) for i, name in named.items() if i in ids} if isinstance(named, dict) else {}
 
 
 def _readable(out: Path, file: FileReport) -> MaskFile | None:
-    """The mask of a picture in which something was found, if it can be read."""
+    """Read the mask of an image in which something was found, if it can be read."""
     try:
         return read_mask(out / file.mask) if file.mask is not None and file.ids else None
     except (ValueError, OSError):
@@ -153,7 +163,7 @@ def _of_file(out: Path, file: FileReport, mask: str) -> Labelled:
 
 
 def _broken(sentence: str) -> list[Thing]:
-    """In place of things: what is wrong with their file costs that picture."""
+    """Raise, in place of giving things, what is wrong with their file: it costs that image."""
     raise ValueError(sentence)
 
 
@@ -179,7 +189,7 @@ def sweep(folders: Iterable[Path]) -> None:
 
 
 def _of_masks(path: Path, pairs: list[tuple[Path | None, Path]], snap: bool) -> Labels:
-    """Masks, with their pictures where these are known. A colour of RGB masks is the same id in each."""
+    """Make labels of masks, with their images where known. A colour of RGB masks is the same id in each."""
     ids: set[int] = set()
     shown: MaskFile | None = None
     numbers = number_colors((mask for _, mask in pairs), snap=snap)
@@ -219,10 +229,12 @@ def results_of(
     smallest: int = 1,
     on_picture: Callable[[str | None], None] | None = None,
 ) -> Iterator[Result]:
-    """Labels as results, one after another.
+    """Give labels as results, one after another.
 
-    instances: each connected part of a thing is a thing of its own; smallest: leave out those with fewer pixels.
-    on_picture: called after each picture, with a sentence where it could not be read and is left out, else None.
+    Args:
+        instances: Each connected part of a thing is a thing of its own.
+        smallest: Leave out those with fewer pixels.
+        on_picture: Called after each picture, with a sentence where it could not be read and is left out, else None.
     """
     for labelled in labels:
         try:

@@ -36,7 +36,11 @@ _BYTES_BEFORE, _BYTES_BEHIND = 3, 8  # of a picture that waits before the networ
 
 @dataclass(frozen=True)
 class Measured:
-    """What one picture took: seconds, alone and one after the other; size: bytes of its results."""
+    """What one picture took: seconds, alone and one after the other.
+
+    Attributes:
+        size: Bytes of its results.
+    """
 
     pixels: int
     reading: float
@@ -47,8 +51,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a job would take. before: of the queries, how many are done already; device_bytes: of the network on a
-    device with memory of its own, 0 on a CPU. The rest is None where no picture could be measured."""
+    """What a job would take.
+
+    Attributes:
+        before: Of the queries, how many are done already.
+        device_bytes: Of the network on a device with memory of its own, 0 on a CPU. The rest is None where no picture
+            could be measured.
+    """
 
     queries: int
     before: int
@@ -138,7 +147,11 @@ def _measured(
     count: int,
     on_file: Callable[[FileReport], None] | None,
 ) -> tuple[tuple[Measured, ...], tuple[FileReport, ...]]:
-    """What could be measured, and what could not be read. count: images that go through the network together."""
+    """Measure what can be measured, and tell what cannot be read.
+
+    Args:
+        count: Images that go through the network together.
+    """
     done: list[Measured] = []
     failures: list[FileReport] = []
     with tempfile.TemporaryDirectory() as name:
@@ -172,7 +185,7 @@ def _measure(
 
 
 def _answered(segmenter: Segmenter, prepared: PreparedContext, picture: DecodedQuery, count: int) -> Answer:
-    """The answer to a batch of so many times this picture."""
+    """Answer a batch of so many times this image."""
     from incontext.canvas.query import PaintedAnswer
 
     fitted = prepared.fit(picture.image, hints=picture.query.hints)
@@ -184,7 +197,7 @@ def _answered(segmenter: Segmenter, prepared: PreparedContext, picture: DecodedQ
 
 
 def _spread(rest: Sequence[Query]) -> Iterator[Query]:
-    """The middle of each third, then others."""
+    """Take the middle of each third, then others."""
     count = len(rest)
     first = [count * (2 * i + 1) // (2 * MOST_MEASURED) for i in range(min(count, MOST_MEASURED))]
     others = (i for i in range(min(count, _MOST_TRIED)) if i not in first)
@@ -193,7 +206,7 @@ def _spread(rest: Sequence[Query]) -> Iterator[Query]:
 
 
 def _seconds_each(measured: Sequence[Measured], *, on_cpu: bool) -> float | None:
-    """Threads read and write beside the network: a CPU's time is shared, on other devices the slower one counts."""
+    """Foresee seconds an image: threads work beside the network; a CPU is shared, elsewhere the slower one counts."""
     if not measured:
         return None
     network = _mean([each.network for each in measured])
@@ -202,7 +215,7 @@ def _seconds_each(measured: Sequence[Measured], *, on_cpu: bool) -> float | None
 
 
 def _memory(measured: Sequence[Measured], rest: int) -> int | None:
-    """What this process has by now, and the pictures that wait before and behind the network."""
+    """Add up what this process has by now, and the images that wait before and behind the network."""
     if not measured:
         return None
     pixels, largest = _mean([each.pixels for each in measured]), max(each.pixels for each in measured)

@@ -41,12 +41,16 @@ class FileReport:
     error: str | None = None
 
     def to_line(self) -> bytes:
-        """As JSON in one line. A name that is not UTF-8 becomes a JSON escape."""
+        """Write it as JSON in one line. A name that is not UTF-8 becomes a JSON escape."""
         return json.dumps(asdict(self), ensure_ascii=False).encode("utf-8", "backslashreplace")
 
     @classmethod
     def from_line(cls, line: bytes) -> FileReport:
-        """What `to_line` made. Anything else is a ValueError: lines may be damaged, and reports come from others."""
+        """Read what `to_line` made.
+
+        Raises:
+            ValueError: It is anything else: lines may be damaged, and reports come from others.
+        """
         content = _object(line)
         known = {each.name for each in fields(cls)}
         if not _NEEDED <= content.keys() <= known:
@@ -113,8 +117,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
 
 @dataclass(frozen=True)
 class Totals:
-    """How many pictures were to be segmented, were, could not be, and of those that were, in how many nothing was
-    found."""
+    """How many images were to be segmented, were, could not be, and in how many of those nothing was found."""
 
     queries: int
     done: int
@@ -133,11 +136,11 @@ class ReportedFiles:
         return self._count
 
     def __iter__(self) -> Iterator[FileReport]:
-        """Those whose lines are sound."""
+        """Give those whose lines are sound."""
         return (each for each in self.read() if isinstance(each, FileReport))
 
     def read(self) -> Iterator[FileReport | str]:
-        """Each of them, or a sentence about a line that is damaged: it costs itself and nothing else."""
+        """Read each of them, or a sentence about a line that is damaged: it costs itself and nothing else."""
         with self._path.open("rb") as stream:
             lines = enumerate(stream, start=1)
             for _, line in lines:
@@ -152,7 +155,7 @@ class ReportedFiles:
                     yield f"{self._path}, line {at}: {error}"
 
     def __getitem__(self, position: int) -> FileReport:
-        """One of them; all before it are read as well."""
+        """Read one of them; all before it are read as well."""
         wanted = position + self._count if position < 0 else position
         if not 0 <= wanted < self._count:
             raise IndexError(f"expected a position in {self._count} files, got {position}")
@@ -161,10 +164,13 @@ class ReportedFiles:
 
 @dataclass(frozen=True)
 class FolderReport:
-    """What a run did: `report.json` in the output folder. Reading ``files`` reads that file.
+    """What a run did: `report.json` in the output folder.
 
-    job: what all masks of the folder depend on; see `identity.identify`. Only ``started``, ``seconds``,
-    ``waiting_seconds`` and ``masks`` are not the same in each run, and the seconds of each file.
+    Reading ``files`` reads that file.
+
+    Attributes:
+        job: What all masks of the folder depend on; see `identity.identify`. Only ``started``, ``seconds``,
+            ``waiting_seconds`` and ``masks`` are not the same in each run, and the seconds of each file.
     """
 
     path: Path
@@ -229,7 +235,7 @@ class FolderReport:
 
 
 def count(files: Iterable[FileReport], queries: int) -> Totals:
-    """The totals of these files."""
+    """Count the totals of these files."""
     done = failed = empty = 0
     for file in files:
         failed += file.error is not None
@@ -239,7 +245,9 @@ def count(files: Iterable[FileReport], queries: int) -> Totals:
 
 
 def open_report(path: Path) -> FolderReport:
-    """What a run wrote. Only what stands before the files is read now.
+    """Open what a run wrote.
+
+    Only what stands before the files is read now.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -278,7 +286,7 @@ def _totals(told: Mapping[str, Any]) -> Totals:
 
 
 def _head(path: Path) -> Mapping[str, Any]:
-    """What stands before the files, which may be more than fits into memory."""
+    """Read what stands before the files, which may be more than fits into memory."""
     before: list[bytes] = []
     with path.open("rb") as stream:
         first = stream.readline(100), stream.readline(100)

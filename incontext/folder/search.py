@@ -34,8 +34,11 @@ from incontext.sources.tars import find_in_tar
 
 
 class Search:
-    """Finds pictures, and remembers what could not be read. needs_inputs, needs_matches: an input that is not there, a
-    pattern that matches nothing is a mistake."""
+    """Finds pictures, and remembers what could not be read.
+
+    Args:
+        needs_inputs, needs_matches: An input that is not there, a pattern that matches nothing is a mistake.
+    """
 
     def __init__(self, outputs: Outputs, *, needs_inputs: bool, needs_matches: bool) -> None:
         self._needs_inputs, self._needs_matches = needs_inputs, needs_matches
@@ -45,7 +48,7 @@ class Search:
         self._remote = None if outputs.remote is None else _plain(outputs.remote)
 
     def place(self, place: Place) -> Place:
-        """Where a picture lies: the same for all ways to write its path. The name itself is not followed."""
+        """Find where a picture lies: the same for all ways to write its path. The name itself is not followed."""
         if isinstance(place, Path):
             return self._real(place.parent) / place.name
         if isinstance(place, RemoteFile):
@@ -53,7 +56,7 @@ class Search:
         return TarMember(self._real(place.tar) if isinstance(place.tar, Path) else place.tar, place.name, 0, 0)
 
     def find(self, given: str) -> Iterator[Found]:
-        """The pictures of one input; see `plan.plan`.
+        """Find the images of one input; see `plan.plan`.
 
         Raises:
             FileNotFoundError: there is nothing.
@@ -76,7 +79,7 @@ class Search:
                 raise
 
     def find_listed(self, lines: Iterable[str]) -> Iterator[Found]:
-        """The pictures of a list. What cannot be found in it is noted, or fails when it is read."""
+        """Find the images of a list. What cannot be found in it is noted, or fails when it is read."""
         parts: list[list[Found] | Path | RemoteFile] = [self._line(line) for line in lines]
         files = [part for part in parts if not isinstance(part, list)]
         found = below_common_folder(files)
@@ -84,7 +87,7 @@ class Search:
             yield from part if isinstance(part, list) else self._noted([next(found)])
 
     def _line(self, line: str) -> list[Found] | Path | RemoteFile:
-        """What a line stands for, or one file, which will be named later."""
+        """Find what a line stands for, or one file, which will be named later."""
         source = path_or_address(line)
         try:
             if isinstance(source, Path):
@@ -113,7 +116,7 @@ class Search:
             raise FileNotFoundError(f"{given}: there is no such file or folder")
 
     def _named(self, paths: Iterable[Path], root: Path) -> Iterator[Found]:
-        """Files by their paths from a folder, and what is in a tar as if it were in a folder of its name."""
+        """Name files by their paths from a folder, and what is in a tar as if it were in a folder of its name."""
         for path in paths:
             name = PurePosixPath(path.relative_to(root).as_posix())
             if is_tar_name(name.name):
@@ -136,7 +139,7 @@ class Search:
                 yield hit
 
     def _walk(self, folder: Path) -> Iterator[Path]:
-        """The pictures and tars below a folder, its own first, then those of each subfolder in turn."""
+        """List the images and tars below a folder, its own first, then those of each subfolder in turn."""
         for parent, folders, files in os.walk(folder, onerror=self._note):
             folders[:] = sorted(n for n in folders if n[0] != "." and self._real(Path(parent, n)) != self._out)
             yield from (path for n in sorted(files) if n[0] != "." and is_source(path := Path(parent, n)))
@@ -145,7 +148,7 @@ class Search:
         return self._real(folder).is_relative_to(self._out)
 
     def _is_result(self, url: str) -> bool:
-        """Whether a remote file lies where results go."""
+        """Tell whether a remote file lies where results go."""
         return self._remote is not None and _plain(url).startswith(f"{self._remote}/")
 
     def _real(self, folder: Path) -> Path:
@@ -170,7 +173,7 @@ class Search:
 
 
 def is_source(path: Path) -> bool:
-    """Whether it is a picture, or may hold some."""
+    """Tell whether it is a picture, or may hold some."""
     return is_picture(path) or (is_tar_name(path.name) and may_be_read(path))
 
 
@@ -182,12 +185,12 @@ def _same(given: str, other: str) -> str:
 
 
 def _wild_part(pattern: Path) -> tuple[str, ...]:
-    """The parts of a path from the first with a wildcard on."""
+    """Take the parts of a path from the first with a wildcard on."""
     fixed = tuple(takewhile(lambda part: not set(part) & set("*?["), pattern.parts))
     return pattern.parts[len(fixed) :]
 
 
 def _plain(url: str) -> str:
-    """The same for most ways to write an address."""
+    """Write an address in one way, whichever of the usual ones it came in."""
     kind, _, rest = url.partition("://")
     return f"{ {'s3a': 's3', 'gcs': 'gs'}.get(kind.lower(), kind.lower()) }://{rest.strip('/')}"

@@ -40,7 +40,13 @@ class UnwritableError(OSError):
 
 @dataclass(frozen=True, eq=False)
 class DecodedQuery:
-    """A decoded query. image: (H, W, 3) uint8. version: see `version_of`. seconds: what it has cost so far."""
+    """A decoded query.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        version: See `version_of`.
+        seconds: What it has cost so far.
+    """
 
     query: Query
     image: Pixels
@@ -54,7 +60,7 @@ class DecodedQuery:
 
 
 def version_of(query: Query) -> str | None:
-    """What changes when a picture does, see `sources.version`, or what is said of it."""
+    """Tell what changes when an image does, see `incontext.sources.find.version`, or what is said of it."""
     version = version_at(query.place)
     return version if version is None or query.hints is None else f"{version} {query.hints.digest}"
 
@@ -118,7 +124,7 @@ def _put(outputs: Outputs, picture: DecodedQuery, answer: Segmentation) -> None:
 
 
 def by_id(answer: Segmentation) -> tuple[dict[int, int], dict[int, float]]:
-    """For each id that was found its pixels, and the mean confidence over them, 0..1."""
+    """Count for each id that was found its pixels, and average the confidence over them, 0..1."""
     mask, confidence = answer.mask.ravel(), answer.confidence.ravel()
     counts, sums = np.zeros(256, np.int64), np.zeros(256, np.float64)
     for first in range(0, mask.size, _PIXELS_AT_ONCE):
@@ -130,14 +136,22 @@ def by_id(answer: Segmentation) -> tuple[dict[int, int], dict[int, float]]:
 
 
 def failure(query: Query, path: Place | str, error: Exception, *, version: str | None, seconds: float) -> FileReport:
-    """A skipped file. path: what the error is about, put before the error's text where that does not name it."""
+    """Report a skipped file.
+
+    Args:
+        path: What the error is about, put before the error's text where that does not name it.
+    """
     what = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     sentence = what if str(path) in what else f"{path}: {what}"
     return FileReport(str(query.place), version=version, error=sentence, seconds=round(seconds, 4))
 
 
 def raise_if_unwritable(error: OSError, out: Path) -> None:
-    """UnwritableError, with what to do, where an error says that nothing more can be written."""
+    """Stop the job where an error says that nothing more can be written.
+
+    Raises:
+        UnwritableError: It says so; with what to do.
+    """
     if error.errno in _STOPS:
         raise UnwritableError(
             f"{out}: {(os.strerror(error.errno or 0)).lower()}; stopped, and what was done is kept: "

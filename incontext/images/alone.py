@@ -12,12 +12,13 @@ from typing import BinaryIO
 
 
 def open_alone(path: Path, *, buffering: int = -1) -> BinaryIO:
-    """A file to read and write, made where there is none and not emptied, that is locked for this process as long as it
-    is open, where the system can do so.
+    """Open a file to read and write, locked for this process as long as it is open where the system can do so.
+
+    It is made where there is none, and not emptied.
 
     Raises:
-        ValueError: another run has it, or there is a link, a pipe or the like in its place.
-        OSError: it cannot be opened.
+        ValueError: Another run has it, or there is a link, a pipe or the like in its place.
+        OSError: It cannot be opened.
     """
     if path.is_symlink():
         raise ValueError(f"{path}: expected a file, got a link; remove it, or choose another folder")
@@ -39,8 +40,10 @@ def open_alone(path: Path, *, buffering: int = -1) -> BinaryIO:
 
 
 def lock(stream: BinaryIO) -> bool | None:
-    """Lock an open file for as long as it stays open. Whether it could be; None where the system or the disk knows no
-    locks."""
+    """Lock an open file for as long as it stays open.
+
+    Whether it could be; None where the system or the disk knows no locks.
+    """
     try:
         import fcntl
 
@@ -53,7 +56,7 @@ def lock(stream: BinaryIO) -> bool | None:
 
 
 def _is_there(path: Path, stream: BinaryIO) -> bool:
-    """Whether the path still leads to the file that is open: another run may have ended, and removed it, meanwhile."""
+    """Tell whether the path still leads to the open file: another run may have ended, and removed it, meanwhile."""
     try:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())
     except FileNotFoundError:

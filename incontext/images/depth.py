@@ -41,8 +41,11 @@ def noted() -> Iterator[list[str]]:
 
 
 def grey_of(picture: Image.Image, name: str) -> npt.NDArray[np.uint8]:
-    """(H, W) uint8 of a decoded grey picture of up to 16 bits. A TIFF says what white is where it is not 65535; where
-    nothing says it and no value needs all 16 bits, white is that of the 8, 10, 12 or 14 bits that they need."""
+    """Scale a decoded grey image of up to 16 bits to (H, W) uint8.
+
+    A TIFF says what white is where it is not 65535; where nothing says it and no value needs all 16 bits, white is that
+    of the 8, 10, 12 or 14 bits that they need.
+    """
     values = np.asarray(picture)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > _WHITE:
@@ -56,7 +59,7 @@ def grey_of(picture: Image.Image, name: str) -> npt.NDArray[np.uint8]:
 
 
 def is_deep(picture: Image.Image) -> bool:
-    """Whether an opened picture's file has 16 bits for each of several channels, of which Pillow drops the lower 8."""
+    """Tell whether an opened image has 16 bits for each of several channels, of which Pillow drops the lower 8."""
     if picture.format == "PNG":
         tiles: Any = getattr(picture, "tile", ())
         return not picture.mode.startswith("I") and any(str(each.args).endswith(";16B") for each in tiles)
@@ -65,8 +68,10 @@ def is_deep(picture: Image.Image) -> bool:
 
 
 def deep_colors(picture: Image.Image, stream: BinaryIO, name: str) -> Image.Image:
-    """A decoded picture of 16 bits a channel, by the range that its values have. Where they need all bits it stays as
-    it is, and so it does where no other decoder is at hand."""
+    """Scale a decoded image of 16 bits a channel by the range that its values have.
+
+    Where they need all bits it stays as it is, and so it does where no other decoder is at hand.
+    """
     bands = [band for band in picture.getbands() if band != "A"]
     if max(high for band in bands for high in [picture.getchannel(band).getextrema()[1]]) >= _DARK:  # type: ignore[operator]
         return picture
@@ -83,13 +88,13 @@ def deep_colors(picture: Image.Image, stream: BinaryIO, name: str) -> Image.Imag
 
 
 def tag_of(picture: Image.Image, tag: int) -> Any:
-    """The value of a TIFF's tag, the first where it has several; None for what is no TIFF."""
+    """Return the value of a TIFF's tag, the first where it has several; None for what is no TIFF."""
     value = getattr(picture, "tag_v2", {}).get(tag)
     return value[0] if isinstance(value, tuple) else value
 
 
 def _seen_white(high: int, name: str) -> int:
-    """The value that is white, where none is above `high`."""
+    """Return the value that is white, where none is above `high`."""
     bits = next((each for each in _RANGES if 0 < high < 1 << each), None)
     if bits is None:
         return _WHITE
@@ -103,7 +108,7 @@ def _seen_white(high: int, name: str) -> int:
 
 
 def _sixteen_bits(stream: BinaryIO, kind: str) -> npt.NDArray[np.uint16] | None:
-    """(H, W, 4) uint16, by FFmpeg; None where it cannot."""
+    """Decode (H, W, 4) uint16, by FFmpeg; None where it cannot."""
     import av
     from av.error import FFmpegError
 

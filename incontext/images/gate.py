@@ -19,7 +19,7 @@ _MOST_LETTERS: Final = 80  # of a name in a sentence
 
 
 def checked_name(text: object) -> PurePosixPath:
-    """A name that a file of others says -> a path that stays inside of the folder it is put into.
+    """Make a name that a file of others says a path that stays inside of the folder it is put into.
 
     Raises:
         ValueError: it is no text, empty, absolute, leads out of the folder ("..", a drive's letter), has a part of more
@@ -40,13 +40,13 @@ def checked_name(text: object) -> PurePosixPath:
 
 
 def stays_inside(text: str) -> bool:
-    """Whether a path leads to something below the folder that it starts from, as far as names tell."""
+    """Tell whether a path leads to something below the folder that it starts from, as far as names tell."""
     path = PurePath(text)
     return bool(path.name) and not path.anchor and ".." not in path.parts and "\0" not in text
 
 
 def below(folder: Path, name: PurePath) -> Path:
-    """Where a file of that name is written below a folder, in a subfolder that is there when this returns.
+    """Find where a file of that name is written below a folder, in a subfolder that is there when this returns.
 
     Raises:
         ValueError: the name leads out of the folder, or a link on the way does.
@@ -60,7 +60,11 @@ def below(folder: Path, name: PurePath) -> Path:
 
 
 def folder_below(folder: Path, name: str | PurePath) -> Path:
-    """A subfolder, made if need be, of a folder that is there. ValueError where it is a link that leads out of it."""
+    """Make a subfolder, if need be, of a folder that is there.
+
+    Raises:
+        ValueError: It is a link that leads out of it.
+    """
     path = folder / name
     if not (real := Path(os.path.realpath(path))).is_relative_to(os.path.realpath(folder)):
         raise ValueError(f"{path}: expected a folder inside of {folder}, got a link to {real}; remove the link")

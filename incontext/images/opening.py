@@ -35,7 +35,7 @@ _WARNINGS_LOCK = threading.Lock()  # the filters of warnings belong to the proce
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings of decoders: from 89 megapixels on Pillow suspects a bomb; the limit here is MAX_PIXELS."""
+    """Leave decoders' warnings out: from 89 megapixels on Pillow suspects a bomb; the limit here is MAX_PIXELS."""
     with _WARNINGS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -43,7 +43,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def promised_formats_only() -> Iterator[None]:
-    """While this lasts, no one in this process opens other kinds of pictures with Pillow, libraries included."""
+    """Keep all of this process, libraries included, from opening other kinds of images with Pillow meanwhile."""
     Image.init()
     before, order = dict(Image.OPEN), list(Image.ID)
     try:
@@ -57,7 +57,11 @@ def promised_formats_only() -> Iterator[None]:
 
 
 def opened(stream: BinaryIO, name: str) -> Image.Image:
-    """The picture, its header read and no pixel decoded. ValueError, with the name, for what is none."""
+    """Read an image's header and decode no pixel.
+
+    Raises:
+        ValueError: It is no image; its name is said.
+    """
     try:
         return _by_pillow(stream)
     except UnidentifiedImageError:
@@ -82,7 +86,11 @@ def opened(stream: BinaryIO, name: str) -> Image.Image:
 
 
 def loaded(stream: BinaryIO, name: str, turn_to: Callable[[Image.Image], None]) -> Image.Image:
-    """The picture, decoded; `turn_to` is called before. ValueError, with the name, where it is broken."""
+    """Decode an image; `turn_to` is called before.
+
+    Raises:
+        ValueError: It is broken; its name is said.
+    """
     picture = opened(stream, name)
     turn_to(picture)
     try:
@@ -98,13 +106,13 @@ def loaded(stream: BinaryIO, name: str, turn_to: Callable[[Image.Image], None]) 
 
 @contextmanager
 def one_large(pixels: int) -> Iterator[None]:
-    """Large pictures are worked on one at a time in a process, so that memory does not grow with its threads."""
+    """Work on large images one at a time in a process, so that memory does not grow with its threads."""
     with _ONE_LARGE if pixels > LARGE_PIXELS else nullcontext():
         yield
 
 
 def size_of(picture: Image.Image) -> tuple[int, int]:
-    """(H, W) of an opened picture as people see it, turned upright by its orientation."""
+    """Return (H, W) of an opened image as people see it, turned upright by its orientation."""
     width, height = picture.size
     try:
         with quiet():
@@ -118,8 +126,10 @@ def size_of(picture: Image.Image) -> tuple[int, int]:
 
 
 def without_words(stream: BinaryIO) -> BinaryIO | None:
-    """A PNG without its texts and its colour profile, which Pillow refuses where they are long. None where it has none,
-    or is no PNG."""
+    """Leave out a PNG's texts and colour profile, which Pillow refuses where they are long.
+
+    None where it has none, or is no PNG.
+    """
     stream.seek(0)
     if stream.read(len(_PNG_MARK)) != _PNG_MARK:
         return None
@@ -135,13 +145,17 @@ def without_words(stream: BinaryIO) -> BinaryIO | None:
 
 
 def too_large(name: str, pixels: int | None = None) -> str:
-    """The sentence for a picture above MAX_PIXELS. pixels: how many, where that is known."""
+    """Say in a sentence that an image is above MAX_PIXELS.
+
+    Args:
+        pixels: How many, where that is known.
+    """
     came = "more than that" if pixels is None else f"{pixels / 1e6:.0f}"
     return f"{name}: expected at most {MAX_PIXELS / 1e6:.0f} megapixels, got {came}; make it smaller first"
 
 
 def broken(name: str, error: Exception) -> str:
-    """The sentence for a file that a decoder refuses."""
+    """Say in a sentence that a decoder refuses a file."""
     what = " ".join(str(error).split()) or type(error).__name__
     return (
         f"{name}: the file is broken or cut off ({what}), or stored in a way that is not read here; "
@@ -156,7 +170,7 @@ def _by_pillow(stream: BinaryIO) -> Image.Image:
 
 
 def _brands(head: bytes) -> set[bytes]:
-    """What an ISO base media file says it is, the first its own kind; nothing for other files."""
+    """List what an ISO base media file says it is, its own kind first; nothing for other files."""
     if head[4:8] != b"ftyp":
         return set()
     end = min(len(head), int.from_bytes(head[:4], "big"))

@@ -32,8 +32,20 @@ class Part:
 
 
 def connected(ids: npt.NDArray[Any], *, diagonal: bool = True) -> npt.NDArray[np.int32]:
-    """(H, W) bool or integers -> (H, W) int32: 0 where they are 0, else the number of the connected region of equal
-    ids, from 1 in the order of first pixels. diagonal: pixels that touch at a corner are connected, too."""
+    """Find the connected regions of equal ids, and number them.
+
+    Runs of pixels are found by numpy and joined by scipy's graphs: `scipy.ndimage.label` takes one id at a time.
+
+    Args:
+        ids: (H, W) bool or integers.
+        diagonal: Pixels that touch at a corner are connected, too.
+
+    Returns:
+        (H, W) int32: 0 where they are 0, else the number of the region, from 1 in the order of first pixels.
+    """
+    from scipy.sparse import coo_array  # here, so that `import incontext.types` stays cheap
+    from scipy.sparse.csgraph import connected_components
+
     height, width = ids.shape
     values = ids.astype(np.int32)
     padded = np.pad(values, ((0, 0), (1, 1)))
@@ -48,27 +60,17 @@ def connected(ids: npt.NDArray[Any], *, diagonal: bool = True) -> npt.NDArray[np
     upper = np.repeat(np.arange(len(row)), counts)
     lower = np.repeat(low - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
     same = values[row[upper], first[upper]] == values[row[lower], first[lower]]
-    owner = _joined(len(row), upper[same], lower[same])
-    _, numbers = np.unique(owner, return_inverse=True)
+    pairs = np.ones(int(same.sum()), np.bool_), (upper[same], lower[same])
+    owner = connected_components(coo_array(pairs, shape=(len(row), len(row))), directed=False)[1]
+    _, begins = np.unique(owner, return_index=True)
+    numbers = np.argsort(np.argsort(begins))[owner]  # scipy does not promise an order
     labels = np.zeros((height, width), np.int32)
     labels[inside] = np.repeat(numbers.astype(np.int32) + 1, last - first + 1)
     return labels
 
 
-def _joined(count: int, left: npt.NDArray[np.intp], right: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """For each of `count` things the smallest that it is joined with, by chains of pairs (left, right)."""
-    owner = np.arange(count)
-    while True:
-        one, other = owner[left], owner[right]
-        if np.array_equal(one, other):
-            return owner
-        np.minimum.at(owner, np.maximum(one, other), np.minimum(one, other))
-        while not np.array_equal(owner, above := owner[owner]):
-            owner = above
-
-
 def rings(selected: Flags) -> list[Ring]:
-    """The outlines of an (H, W) bool mask, exactly along the pixels' edges: int32 rings.
+    """Trace the outlines of an (H, W) bool mask, exactly along the pixels' edges: int32 rings.
 
     Pixels belong together when they share an edge. Outer rings run clockwise as seen, so the shoelace formula gives
     them a positive area (y points down); holes are rings of their own and run the other way.
@@ -103,7 +105,7 @@ def rings(selected: Flags) -> list[Ring]:
 
 
 def parts(selected: Flags) -> list[Part]:
-    """The regions of an (H, W) bool mask that are connected by edges, in the order of their first pixels."""
+    """Find the regions of an (H, W) bool mask that are connected by edges, in the order of first pixels."""
     labels = connected(selected, diagonal=False)
     outer: dict[int, Ring] = {}
     holes: dict[int, list[Ring]] = {}
@@ -119,11 +121,13 @@ def parts(selected: Flags) -> list[Part]:
 
 
 def fill(corners: Sequence[Corners], size: tuple[int, int]) -> Flags:
-    """Rings -> (H, W) bool: the pixels whose centres lie inside of an odd number of them (the even-odd rule).
-    ValueError for an outline that crosses rows or columns millions of times.
+    """Fill rings: (H, W) bool, the pixels whose centres lie inside of an odd number of them (the even-odd rule).
 
     Rings may lie partly or wholly outside; a centre exactly on an edge counts for the pixel right of it or below. So
     the rings of :func:`rings`, in any order, give back their mask exactly.
+
+    Raises:
+        ValueError: An outline crosses rows or columns millions of times.
     """
     selected = np.zeros(size, np.bool_)
     found, top, left = filled(corners, size)
@@ -132,7 +136,11 @@ def fill(corners: Sequence[Corners], size: tuple[int, int]) -> Flags:
 
 
 def filled(corners: Sequence[Corners], size: tuple[int, int]) -> tuple[Flags, int, int]:
-    """As :func:`fill`, but only the box that the rings touch: (h, w) bool, and the row and column where it begins."""
+    """Fill rings as :func:`fill` does, but only the box that they touch.
+
+    Returns:
+        (h, w) bool, and the row and column where it begins.
+    """
     every = np.concatenate([np.zeros((0, 2)), *corners])
     if not len(every):
         return np.zeros((0, 0), np.bool_), 0, 0
@@ -152,7 +160,7 @@ def filled(corners: Sequence[Corners], size: tuple[int, int]) -> tuple[Flags, in
 def _crossings(
     start: npt.NDArray[np.float64], end: npt.NDArray[np.float64], height: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
-    """Where edges cross the middles of rows: rows and x, some edges at a time."""
+    """Find where edges cross the middles of rows: rows and x, some edges at a time."""
     first, last = (
         np.clip(np.ceil(pick(start[:, 1], end[:, 1]) - 0.5), 0, height).astype(np.int64)
         for pick in (np.minimum, np.maximum)
@@ -164,8 +172,11 @@ def _crossings(
 
 
 def _steps(counts: npt.NDArray[np.int64]) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """For counts (n,) of steps along each edge: the edge and the number of each step, a bounded number at a time.
-    ValueError for an outline that goes to and fro far more often than one does that people or tools draw."""
+    """Step along each edge, for counts (n,) of steps: the edge and the number of each step, a bounded number at a time.
+
+    Raises:
+        ValueError: An outline goes to and fro far more often than one does that people or tools draw.
+    """
     begins = np.concatenate([[0], np.cumsum(counts)])
     if begins[-1] > _MOST_CROSSINGS:
         raise ValueError(
@@ -178,7 +189,7 @@ def _steps(counts: npt.NDArray[np.int64]) -> Iterator[tuple[npt.NDArray[np.int64
 
 
 def filled_as_coco(ring: Corners, size: tuple[int, int]) -> tuple[Flags, int, int]:
-    """One ring -> the same pixels as pycocotools makes of it, in the form of :func:`filled`.
+    """Fill one ring with the same pixels as pycocotools, in the form of :func:`filled`.
 
     Its rule is that of pixels' centres too, but with corners rounded to fifths of a pixel, edges walked from fifth to
     fifth, and rows counted from the fifth above (common/maskApi.c, rleFrPoly).
@@ -198,7 +209,7 @@ def filled_as_coco(ring: Corners, size: tuple[int, int]) -> tuple[Flags, int, in
 def _coco_crossings(
     start: npt.NDArray[np.int64], end: npt.NDArray[np.int64], left: int, right: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Where edges (n, 2) in fifths of a pixel cross the middles of the columns left..right: columns and y in fifths.
+    """Find where edges (n, 2) in fifths of a pixel cross the middles of columns: columns and y in fifths.
 
     pycocotools walks along an edge, from fifth to fifth of its longer direction, and looks where x steps over a middle.
     Here that step is found at once, so that the work does not grow with what lies outside of the picture.
@@ -215,7 +226,7 @@ def _coco_crossings(
     last = np.minimum((farthest - middle - 1) // _COCO_STEPS, right - 1)
 
     def beside(edge: npt.NDArray[np.int64], step: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The other coordinate after so many steps."""
+        """Compute the other coordinate after so many steps."""
         found: npt.NDArray[np.int64] = np.trunc(low[edge, 1 - axis[edge]] + slope[edge] * step + 0.5).astype(np.int64)
         return found
 

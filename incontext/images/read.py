@@ -57,15 +57,21 @@ _PIXELS_AT_ONCE = 4_000_000  # converted at a time, for which Pillow needs up to
 
 
 def read_image(image: ImageLike | Encoded, *, name: str | None = None, page: int = 0) -> Pixels:
-    """An image as people see it: (H, W, 3) uint8 RGB, at most 100 megapixels.
+    """Read an image as people see it: (H, W, 3) uint8 RGB, at most 100 megapixels.
 
-    image: a path; the bytes of a file, or a stream of them that can seek; a PIL image; a uint8 array (H, W), (H, W, 1),
-    (H, W, 3: not copied) or (H, W, 4). name: what messages call it, None: its path. page: of a TIFF or DICOM file, from
-    0; `page_count` says how many there are.
-    Turned upright by its EXIF orientation, transparency laid over white, 16 bits scaled to 8 by the range that they
-    hold (a `RangeWarning` says where that is less than 16), CMYK and indexed colours converted, the first frame of an
-    animation; DICOM through the window that it stores.
-    Raises FileNotFoundError, or ValueError with the file's name.
+    It is turned upright by its EXIF orientation, transparency is laid over white, 16 bits are scaled to 8 by the range
+    that they hold (a `RangeWarning` says where that is less than 16), CMYK and indexed colours are converted; of an
+    animation the first frame is taken, and DICOM is seen through the window that it stores.
+
+    Args:
+        image: A path; the bytes of a file, or a stream of them that can seek; a PIL image; a uint8 array (H, W), (H, W,
+            1), (H, W, 3: not copied) or (H, W, 4).
+        name: What messages call it; None: its path.
+        page: Of a TIFF or DICOM file, from 0; `page_count` says how many there are.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read as an image; the file is named.
     """
     if isinstance(image, np.ndarray):
         return rgb_from_array(image, "image", paper=255)
@@ -74,7 +80,7 @@ def read_image(image: ImageLike | Encoded, *, name: str | None = None, page: int
 
 
 def read_colors(mask: ImageLike | Encoded, *, name: str | None = None) -> Pixels:
-    """A mask's colours as they are, (H, W, 3) uint8 RGB, nothing read into them; what is transparent is black."""
+    """Read a mask's colours as they are, (H, W, 3) uint8 RGB; what is transparent is black."""
     if isinstance(mask, np.ndarray):
         return rgb_from_array(mask, "mask", paper=0)
     picture, called = open_picture(mask, "mask", name=name)
@@ -82,10 +88,14 @@ def read_colors(mask: ImageLike | Encoded, *, name: str | None = None) -> Pixels
 
 
 def page_count(source: str | os.PathLike[str] | Encoded, *, name: str | None = None) -> int:
-    """How many pages a file has for `read_image`: pages of a TIFF (its smaller copies left out), frames of a DICOM
-    file, 1 for all else, animations too. Decodes no pixel.
+    """Count the pages that a file has for `read_image`. No pixel is decoded.
 
-    Raises FileNotFoundError, or ValueError with the file's name.
+    Returns:
+        Pages of a TIFF, its smaller copies left out; frames of a DICOM file; 1 for all else, animations too.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no image; the file is named.
     """
     with _stream(source, "image", name) as (stream, called):
         if _is_dicom(stream):
@@ -99,7 +109,7 @@ def page_count(source: str | os.PathLike[str] | Encoded, *, name: str | None = N
 
 
 def image_size(source: str | os.PathLike[str] | Encoded, *, name: str | None = None) -> tuple[int, int]:
-    """(H, W) of what `read_image` gives, from the file's header. Raises FileNotFoundError or ValueError as it does."""
+    """Read (H, W) of what `read_image` gives, from the file's header. It raises the same."""
     with _stream(source, "image", name) as (stream, called):
         if _is_dicom(stream):
             return _dicom_header(stream, called).size
@@ -118,8 +128,12 @@ def open_picture(
     page: int = 0,
     by_range: bool = False,
 ) -> tuple[Image.Image, str]:
-    """The decoded, upright picture, and the name to use in messages. noun: what it is, where it has no name. by_range:
-    colours of 16 bits a channel are seen by the range that they have."""
+    """Decode an image and turn it upright; return it with the name to use in messages.
+
+    Args:
+        noun: What it is, where it has no name.
+        by_range: Colours of 16 bits a channel are seen by the range that they have.
+    """
     if isinstance(source, Image.Image):
         called = name or f"the {noun}"
         return _decoded(source, called), called
@@ -138,12 +152,12 @@ def open_picture(
 
 
 def open_animation(stream: BinaryIO, name: str) -> Image.Image:
-    """A picture whose frames can be sought, the first one decoded; the stream stays open for them."""
+    """Open an image whose frames can be sought, the first one decoded; the stream stays open for them."""
     return loaded(stream, name, partial(_check_picture, name=name))
 
 
 def picture_mode(source: str | os.PathLike[str]) -> str:
-    """Pillow's mode of a file, from its header."""
+    """Read Pillow's mode of a file, from its header."""
     with _stream(source, "mask", None) as (stream, called):
         if _is_dicom(stream):
             return _from_dicom(stream, called, 0).mode
@@ -152,7 +166,11 @@ def picture_mode(source: str | os.PathLike[str]) -> str:
 
 
 def rgb_from_picture(picture: Image.Image, name: str, *, paper: int) -> Pixels:
-    """(H, W, 3) uint8 of a decoded picture; paper: the grey value that what is transparent is laid over."""
+    """Convert a decoded image to (H, W, 3) uint8.
+
+    Args:
+        paper: The grey value that what is transparent is laid over.
+    """
     if picture.mode == "F":
         raise ValueError(f"{name}: expected 8 or 16 bits per channel, got floating point; save it as an 8-bit PNG")
     if picture.mode.startswith("I"):
@@ -177,7 +195,11 @@ def _on_paper(picture: Image.Image, paper: int) -> Image.Image:
 
 
 def rgb_from_array(array: npt.NDArray[Any], noun: str, *, paper: int) -> Pixels:
-    """(H, W, 3) uint8 of an array that a user gave; paper: as for `rgb_from_picture`."""
+    """Check and convert an array that a user gave to (H, W, 3) uint8.
+
+    Args:
+        paper: As for `rgb_from_picture`.
+    """
     expected = f"expected the {noun} as a uint8 array (H, W, 3) of RGB or (H, W) of grey values"
     if array.dtype != np.uint8:
         raise ValueError(f"{expected}, got {array.dtype}; convert it to 0..255 and uint8")
@@ -197,7 +219,7 @@ def rgb_from_array(array: npt.NDArray[Any], noun: str, *, paper: int) -> Pixels:
 
 
 def as_rgb(grey: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(H, W) -> (H, W, 3)."""
+    """Repeat (H, W) as (H, W, 3)."""
     return np.repeat(grey[..., None], 3, axis=2)
 
 
@@ -206,7 +228,7 @@ def as_rgb(grey: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 @contextmanager
 def _stream(source: object, noun: str, name: str | None) -> Iterator[tuple[BinaryIO, str]]:
-    """A stream at the start of the file, and the name to use in messages."""
+    """Open a stream at the start of the file, and tell the name to use in messages."""
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         called = name or str(path)
@@ -245,7 +267,7 @@ def _nothing_in(name: str) -> str:
 
 
 def _decoded(picture: Image.Image, name: str) -> Image.Image:
-    """What a user opened."""
+    """Decode what a user opened."""
     _check_picture(picture, name)
     try:
         with one_large(picture.width * picture.height):
@@ -280,7 +302,7 @@ def _check_size(width: int, height: int, name: str) -> None:
 
 
 def _turn_to(picture: Image.Image, name: str, page: int) -> None:
-    """Before a picture is decoded: make the page that is wanted the current one, and check the size."""
+    """Make the page that is wanted the current one before an image is decoded, and check the size."""
     if page or picture.format == "TIFF":
         _turn_page(picture, name, page)
     elif getattr(picture, "default_image", False):  # of an animated PNG: a stand-in for programs that know no animation
@@ -301,7 +323,7 @@ def _turn_page(picture: Image.Image, name: str, page: int) -> None:
 
 
 def _tiff_pages(picture: Image.Image, name: str, most: int = MAX_PAGES + 1) -> list[int]:
-    """The first pages of a TIFF, up to `most`, by their directories; those that hold a smaller copy are left out."""
+    """List the first pages of a TIFF, up to `most`; those that hold a smaller copy are left out."""
     pages: list[int] = []
     try:
         with quiet():

@@ -17,8 +17,10 @@ _SHARE: Final = 0.8  # of the bytes at every second place that are zero in UTF-1
 
 
 def encoding_of(content: bytes) -> tuple[str, int]:
-    """The encoding that a text says or shows itself to be in, and how many bytes of it are the mark that says so.
-    UTF-8 where nothing speaks for another."""
+    """Tell the encoding of a text, and how many bytes of it are the mark that says so.
+
+    UTF-8 where nothing speaks for another.
+    """
     for mark, name in _MARKS:
         if content.startswith(mark):
             return name, len(mark)
@@ -31,7 +33,10 @@ def encoding_of(content: bytes) -> tuple[str, int]:
 
 
 def decoded(content: bytes, errors: str = "replace") -> str:
-    """The text of a file in UTF-8, UTF-16 or UTF-32, with a mark at its beginning or without. errors: as for
-    `bytes.decode`, where it is in none of them."""
+    """Decode the text of a file in UTF-8, UTF-16 or UTF-32, with a mark at its beginning or without.
+
+    Args:
+        errors: As for `bytes.decode`, where it is in none of them.
+    """
     name, length = encoding_of(content)
     return content[length:].decode(name, errors)

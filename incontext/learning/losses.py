@@ -106,7 +106,7 @@ def painting_loss(
 
 
 def judged(batch: Batch) -> tuple[Tensor, Tensor]:
-    """What the loss looks at: hidden and known pixels (B, (N + 1) * side, side), ids with such pixels (B, K)."""
+    """Find what the loss looks at: hidden and known pixels (B, (N + 1) * side, side), ids with such pixels (B, K)."""
     patch = batch.ids.shape[-1] // batch.masked.shape[-1]
     hidden = batch.masked.repeat_interleave(patch, dim=1).repeat_interleave(patch, dim=2) & (batch.ids != IGNORED)
     present = torch.zeros_like(batch.used)
@@ -117,9 +117,12 @@ def judged(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def asked(batch: Batch) -> tuple[Tensor, Tensor]:
-    """What the presence head is asked, where a prompt is all that is known: which ids (B, K), and what is true of them.
+    """Find what the presence head is asked, where a prompt is all that is known.
 
-    Both bool. Asked is after ids that the prompts show, in episodes that hide the query's whole mask and no other.
+    It is asked after ids that the prompts show, in episodes that hide the query's whole mask and no other.
+
+    Returns:
+        Which ids, and what is true of them: both (B, K) bool.
     """
     side = batch.ids.shape[-1]
     grid = batch.masked.shape[-1]
@@ -132,7 +135,7 @@ def asked(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def unjudged_where_absent(batch: Batch) -> Batch:
-    """The same batch, but where a query shows none of its episode's ids its painting is not judged: all is ignored.
+    """Leave the painting of queries that show none of their episode's ids unjudged: all of it is ignored.
 
     That a thing is not there is for the presence head to learn, as in SAM 2 (arXiv 2408.00714, training details). Where
     such paintings are judged, the network learns to leave black what it sees badly.
@@ -145,12 +148,12 @@ def unjudged_where_absent(batch: Batch) -> Batch:
 
 
 def counts(batch: Batch) -> Tensor:
-    """What the parts of the loss are means over: (3,) int64, pixels, ids, and ids whose presence is asked after."""
+    """Count what the parts of the loss are means over: (3,) int64, pixels, ids, and ids whose presence is asked."""
     return torch.stack([each.sum() for each in (*judged(batch), asked(batch)[0])])
 
 
 def presence_loss(logits: Tensor, batch: Batch, *, total: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy of the presence head's logits (B, K); total as for :func:`training_loss`. Scalar."""
+    """Compute binary cross-entropy of the presence head's logits (B, K); total as for :func:`training_loss`."""
     which, there = asked(batch)
     number = which.sum() if total is None else total[2]
     each = F.binary_cross_entropy_with_logits(logits.float(), there.float(), reduction="none")
@@ -160,10 +163,15 @@ def presence_loss(logits: Tensor, batch: Batch, *, total: Tensor | None = None) 
 def training_loss(
     painted: Tensor, batch: Batch, weights: LossWeights, *, beta: float, total: Tensor | None = None
 ) -> tuple[Tensor, dict[str, float]]:
-    """The loss of a batch of answers (B, 3, (N + 1) * side, side), and its parts as plain numbers for the log.
+    """Compute the loss of a batch of answers, and its parts as plain numbers for the log.
 
-    total: the :func:`counts` of a larger batch of which this is a part; the losses of the parts then add up to that of
-    the whole, and so do their gradients. None: this is the whole.
+    Args:
+        painted: (B, 3, (N + 1) * side, side) normalised.
+        batch: The episodes.
+        weights: Of the parts.
+        beta: Of smooth L1.
+        total: The :func:`counts` of a larger batch of which this is a part; the losses of the parts then add up to that
+            of the whole, and so do their gradients. None: this is the whole.
     """
     painted = painted.float()
     hidden, present = judged(batch)

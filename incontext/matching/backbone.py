@@ -66,7 +66,9 @@ class Backbone:
 def of_network(
     name: str, network: nn.Module, *, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None
 ) -> Backbone:
-    """Return the backbone that a network of timm is. Mean and standard deviation are the network's own by default.
+    """Return the backbone that a network of timm is.
+
+    Mean and standard deviation are the network's own by default.
 
     Raises:
         ValueError: it has no spatial features.
@@ -106,7 +108,7 @@ def of_network(
 
 
 def _chosen(reductions: list[int]) -> tuple[int, ...]:
-    """Of a CNN the last stages at the two coarsest useful resolutions; of a ViT two blocks, the last among them."""
+    """Choose of a CNN the last stages at the two coarsest useful resolutions; of a ViT two blocks with the last."""
     useful = sorted({each for each in reductions if each <= COARSEST})
     if len(useful) > 1:
         last = {each: at for at, each in enumerate(reductions)}
@@ -116,7 +118,7 @@ def _chosen(reductions: list[int]) -> tuple[int, ...]:
 
 
 def _sha256(network: nn.Module) -> str:
-    """A hash of the weights: of the sorted names, shapes and values in float32."""
+    """Hash the weights: the sorted names, shapes and values in float32."""
     found = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         found.update(f"{name} {tuple(value.shape)}".encode())

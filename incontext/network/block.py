@@ -111,13 +111,13 @@ class Attention(nn.Module):
         return prompts, found
 
     def _one_canvas(self, x: Tensor, relative: Relative, kernel: str) -> Tensor:
-        """One prompt and the query are one sequence of tokens, as in any Vision Transformer."""
+        """Attend within one canvas: prompt and query are one sequence of tokens, as in any Vision Transformer."""
         q, k, v = self._canvas_heads(x)
         out = attention(q, k, v, *relative, kernel=kernel)
         return self.proj(rearrange(out, "m h t d -> m t (h d)")).unflatten(1, x.shape[1:4])  # type: ignore[no-any-return]
 
     def _of_query(self, x: Tensor, relative: Relative, kernel: str) -> _Query:
-        """What the query's half is to all prompts: its rows attend to its own keys once, not once for each shot."""
+        """Prepare what the query's half is to all prompts: its rows attend to its own keys once, not once a shot."""
         rows, columns = relative
         height = x.shape[2]
         q, k, v = self._heads(x[:, -1:])
@@ -125,10 +125,13 @@ class Attention(nn.Module):
         return _Query(q, k, v, out, lse)
 
     def _answers(self, query: _Query, k: Tensor, v: Tensor, relative: Relative, kernel: str) -> Tensor:
-        """The query's rows by each prompt: (M, n, heads, R * W, d).
+        """Answer the query's rows by each prompt, as attention to both halves of a canvas at once would.
 
-        The same as attention to both halves of a canvas at once: attention to disjoint sets of keys can be merged by
-        their log-sum-exps. So 3N + 1 products of halves do in place of 4N.
+        Attention to disjoint sets of keys can be merged by their log-sum-exps. So 3N + 1 products of halves do in place
+        of 4N.
+
+        Returns:
+            (M, n, heads, R * W, d).
         """
         rows, columns = relative
         height = len(rows) // 2
@@ -138,7 +141,7 @@ class Attention(nn.Module):
     def _prompt_rows(
         self, q: Tensor, k: Tensor, v: Tensor, query: _Query, rows: Tensor, columns: Tensor, kernel: str
     ) -> Tensor:
-        """Rows of prompts, which attend to their own half and to the query's."""
+        """Let rows of prompts attend to their own half and to the query's."""
         both_k = torch.cat([k, query.k.expand_as(k)], dim=-2)
         both_v = torch.cat([v, query.v.expand_as(v)], dim=-2)
         return attention(q, both_k, both_v, rows, columns, kernel=kernel)
@@ -173,7 +176,10 @@ class Block(nn.Module):
 
         The query's half is carried once. The same as in the published network, in which each shot has a query half of
         its own: there all of them are replaced by their mean in every block, so they are equal. For the arguments see
-        :meth:`Attention.forward`; chunk: None is all at once.
+        :meth:`Attention.forward`;
+
+        Args:
+            chunk: None is all at once.
         """
         chunk = chunk or x.shape[1]
         x = x + self.attn(self.norm1(x), relative, kernel, shares, chunk)

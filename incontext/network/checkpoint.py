@@ -60,7 +60,7 @@ def load_model(path: Location) -> SegGPT:
 
 
 def read_config(path: Location) -> ModelConfig:
-    """The configuration of a checkpoint, stored or inferred. Errors as in :func:`load_model`."""
+    """Read the configuration of a checkpoint, stored or inferred. Errors as in :func:`load_model`."""
     return _checked(layouts.read(Path(path))).config
 
 
@@ -72,7 +72,9 @@ def save_model(
     layout: Layout = "incontext",
     dtype: StoredDtype = "float32",
 ) -> None:
-    """Write a model: a file, or a folder of two for "transformers". Each file appears whole or not at all.
+    """Write a model: a file, or a folder of two for "transformers".
+
+    Each file appears whole or not at all.
 
     ``metadata`` travels along in every layout. "published" is what the authors' code reads. Only "incontext" keeps the
     presence head, of which the others do not know.
@@ -117,10 +119,13 @@ def average(
     shares: Sequence[float] | None = None,
     dtype: StoredDtype = "float32",
 ) -> WeightsInfo:
-    """Write the mean of checkpoints of one configuration, and describe it. shares: their weights, equal by default.
+    """Write the mean of checkpoints of one configuration, and describe it.
 
     Weights and those that training went on to from them often do worse, each, than their mean (arXiv 2109.01903). The
     metadata is that of the first, with the SHA-256 and the share of each under "average".
+
+    Args:
+        shares: Their weights, equal by default.
 
     Raises:
         CheckpointError: the configurations differ; or as in :func:`load_model` and :func:`save_model`.
@@ -163,7 +168,10 @@ def info(path: Location) -> WeightsInfo:
 
 
 def fingerprint(model: SegGPT) -> str:
-    """A SHA-256 of weights that came from no file: of the parameters rounded to bfloat16, in which they may run."""
+    """Compute a SHA-256 of weights that came from no file.
+
+    It is of the parameters rounded to bfloat16, in which they may run.
+    """
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)}".encode())
@@ -180,7 +188,11 @@ def _load(stored: Stored) -> SegGPT:
 
 
 def _checked(stored: Stored) -> SegGPT:
-    """The network for these tensors, on the meta device: shapes without memory. Every difference is named at once."""
+    """Make the network for these tensors, on the meta device: shapes without memory.
+
+    Raises:
+        CheckpointError: They do not fit; every difference is named at once.
+    """
     config = stored.config
     size = f"a network of width {config.width}, {config.depth} blocks, {config.heads} heads and side {config.side}"
     if config.depth > len(stored.tensors):  # before an absurd depth is built

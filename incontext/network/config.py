@@ -11,7 +11,9 @@ _MOST_MLP_RATIO = 64  # far above any network: what lies beyond is a mistake
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Size of a network. The defaults are the published large model (370.7 M parameters).
+    """Size of a network.
+
+    The defaults are the published large model (370.7 M parameters).
 
     A canvas is (2 * side, side) pixels, cut into square patches: 2 * side / patch rows of side / patch columns.
     """

@@ -15,7 +15,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 def choose_device(name: DeviceName) -> torch.device:
-    """The PyTorch device of that name. Never falls back to another one than asked for."""
+    """Find the PyTorch device of that name. It never falls back to another one than asked for."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -35,7 +35,7 @@ def choose_device(name: DeviceName) -> torch.device:
 
 
 def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
-    """The precision of that name. "auto" is the fastest that the device computes in hardware without overflow."""
+    """Choose the precision of that name; "auto" is the fastest that the hardware computes without overflow."""
     if name != "auto":
         if name not in _DTYPES:
             raise ValueError(f"expected a dtype among auto, {', '.join(_DTYPES)}; got {name!r}")
@@ -46,7 +46,7 @@ def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
 
 
 def products_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
-    """Within it, matrix products and convolutions of float32 tensors happen in that precision."""
+    """Compute matrix products and convolutions of float32 tensors in that precision within the block."""
     reduced = dtype != torch.float32
     return torch.autocast(device.type, dtype if reduced else None, enabled=reduced)
 

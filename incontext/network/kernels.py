@@ -45,7 +45,7 @@ def plain(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Ten
 
 
 def plain_with_lse(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`plain`, and the log-sum-exp."""
+    """Compute :func:`plain`, and the log-sum-exp."""
     scores = _scores(q, k, rows, columns)
     return torch.softmax(scores, dim=-1).to(q.dtype) @ v, torch.logsumexp(scores, dim=-1)
 
@@ -59,7 +59,7 @@ def _scores(q: Tensor, k: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def pieces(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """:func:`plain` for a CPU without gradients: some heads at a time, in memory that each thread keeps."""
+    """Compute :func:`plain` on a CPU without gradients: some heads at a time, in memory that each thread keeps."""
     if not _fits_pieces(q, k, v, rows, columns):
         return plain(q, k, v, rows, columns)
 
@@ -72,7 +72,7 @@ def pieces(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Te
 
 
 def pieces_with_lse(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`pieces`, and the log-sum-exp."""
+    """Compute :func:`pieces`, and the log-sum-exp."""
     if not _fits_pieces(q, k, v, rows, columns):
         return plain_with_lse(q, k, v, rows, columns)
 
@@ -91,7 +91,7 @@ def _fits_pieces(q: Tensor, *others: Tensor) -> bool:
 
 
 def _kept_scores(q: Tensor, k: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Memory for the weights in q's dtype, and the scores in float32 at least; both kept by the thread."""
+    """Keep memory for the weights in q's dtype, and the scores in float32 at least, with the thread."""
     wide = torch.promote_types(q.dtype, torch.float32)
     shape = *_lead(q, k), q.shape[-2], k.shape[-2]
     by_row, by_column = (each.to(wide) for each in relative_bias(q, rows, columns))
@@ -112,7 +112,7 @@ class _Kept(threading.local):
         self._of: dict[torch.dtype, Tensor] = {}
 
     def take(self, like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """A tensor of any content, the same memory each time. Fresh if it is large, or ``like`` has no memory."""
+        """Take a tensor of any content, in the same memory each time; fresh if it is large, or `like` has no memory."""
         count = math.prod(shape)
         if type(like) is not Tensor or count * dtype.itemsize > PIECE_BYTES:
             return like.new_empty(shape, dtype=dtype)
@@ -139,7 +139,7 @@ def bias_mask(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) ->
 
 
 def bias_mask_with_lse(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`bias_mask`, and the log-sum-exp."""
+    """Compute :func:`bias_mask`, and the log-sum-exp."""
     if q.device.type != "cpu" or needs_grad(q, k, v, rows, columns):
         return _dot_product_with_lse(q, k, v, full_bias(q, rows, columns).to(q.dtype), _scale(q))
     return _in_pieces_with_lse(
@@ -164,7 +164,7 @@ def folded(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Te
 
 
 def folded_with_lse(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`folded`, and the log-sum-exp."""
+    """Compute :func:`folded`, and the log-sum-exp."""
     out, lse = _dot_product_with_lse(*_folded(q, k, v, rows, columns), None, 1.0)
     return out[..., : v.shape[-1]], lse
 
@@ -198,7 +198,7 @@ def flex(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tens
 
 
 def flex_with_lse(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`flex`, and the log-sum-exp; it raises the same."""
+    """Compute :func:`flex`, and the log-sum-exp; it raises the same."""
     _refuse_flex(q)
     return flex_with_lse_by(_compiled(written_out_with_lse), q, k, v, rows, columns)
 
@@ -221,7 +221,7 @@ def flex_by(run: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, rows: T
 def flex_with_lse_by(
     run: Callable[..., tuple[Tensor, Tensor]], q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """:func:`flex_by` for what also gives the log-sum-exp."""
+    """Compute :func:`flex_by` for what also gives the log-sum-exp."""
     lead = _lead(q, k)
     out, lse = run(*(_batched(each, lead) for each in (q, k, v, *relative_bias(q, rows, columns))))
     return _unbatched(out, lead), _unbatched(lse, lead)
@@ -236,7 +236,7 @@ def written_out(q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_column: Tens
 
 
 def written_out_with_lse(q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_column: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`written_out`, and the log-sum-exp."""
+    """Compute :func:`written_out`, and the log-sum-exp."""
     from torch.nn.attention.flex_attention import flex_attention
 
     out, lse = flex_attention(q, k, v, score_mod=_adding(by_row, by_column), return_lse=True)
@@ -270,12 +270,12 @@ KERNELS: Final[dict[str, Kernel]] = {
 
 
 def needs_grad(*tensors: Tensor) -> bool:
-    """Whether a gradient of one of these tensors is asked for."""
+    """Tell whether a gradient of one of these tensors is asked for."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _in_pieces(one: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """An attention of queries, keys and values, of so many at a time as PIECE_BYTES of scores allow."""
+    """Run an attention on so many queries, keys and values at a time as PIECE_BYTES of scores allow."""
     parts = list(_parts(q, k))
     if len(parts) == 1:
         return one(q, k, v)
@@ -288,7 +288,7 @@ def _in_pieces(one: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Te
 def _in_pieces_with_lse(
     one: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]], q: Tensor, k: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """:func:`_in_pieces` for what also gives the log-sum-exp."""
+    """Compute :func:`_in_pieces` for what also gives the log-sum-exp."""
     parts = list(_parts(q, k))
     if len(parts) == 1:
         return one(q, k, v)
@@ -301,7 +301,7 @@ def _in_pieces_with_lse(
 
 
 def _parts(q: Tensor, k: Tensor) -> Iterator[tuple[Any, ...]]:
-    """Slices of the first axis and of the heads whose scores fit into PIECE_BYTES."""
+    """Cut the first axis and the heads into slices whose scores fit into PIECE_BYTES."""
     lead, per_head = _lead(q, k), q.shape[-2] * k.shape[-2] * torch.promote_types(q.dtype, torch.float32).itemsize
     at_once, heads = PIECE_BYTES // per_head, lead[-1]
     if at_once >= lead.numel():
@@ -314,7 +314,7 @@ def _parts(q: Tensor, k: Tensor) -> Iterator[tuple[Any, ...]]:
 
 
 def _dot_product(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """scaled_dot_product_attention for any number of leading axes."""
+    """Compute scaled_dot_product_attention for any number of leading axes."""
     lead = _lead(q, k)
     q, k, v = (_batched(each, lead) for each in (q, k, v))
     mask = None if bias is None else _batched(bias, lead)
@@ -322,7 +322,7 @@ def _dot_product(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: fl
 
 
 def _dot_product_with_lse(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    """:func:`_dot_product` with the log-sum-exp, which only the operators beneath it return."""
+    """Compute :func:`_dot_product` with the log-sum-exp, which only the operators beneath it return."""
     lead, tokens = _lead(q, k), q.shape[-2]
     q, k, v = (_batched(each, lead) for each in (q, k, v))
     mask = None if bias is None else _batched(bias, lead)
@@ -342,12 +342,12 @@ def _dot_product_with_lse(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, 
 
 
 def _lead(q: Tensor, k: Tensor) -> torch.Size:
-    """The leading axes of the answer: those of q and k, broadcast."""
+    """Find the leading axes of the answer: those of q and k, broadcast."""
     return torch.Size(max(pair) for pair in zip(q.shape[:-2], k.shape[:-2], strict=True))
 
 
 def _batched(tensor: Tensor, lead: torch.Size) -> Tensor:
-    """(..., heads, n, m) -> (batch, heads, n, m), which is what PyTorch's operators take; a view where it can be."""
+    """View (..., heads, n, m) as (batch, heads, n, m), which PyTorch's operators take."""
     return tensor.expand(*lead, *tensor.shape[-2:]).flatten(0, len(lead) - 2)
 
 

@@ -22,6 +22,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, canvas: Tensor) -> Tensor:
         # A convolution whose windows do not overlap is one matrix product.
+        """Embed the patches of canvases, (M, 3, H, W) normalised: (M, H / patch, W / patch, C)."""
         patches = rearrange(
             canvas, "m c (r p) (w q) -> m r w (c p q)", p=self.proj.kernel_size[0], q=self.proj.kernel_size[1]
         )
@@ -37,6 +38,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map each token (..., C) to another."""
         return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
 
 
@@ -44,6 +46,7 @@ class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise the channels of each pixel of (B, C, H, W)."""
         normed = F.layer_norm(
             rearrange(x, "b c h w -> b h w c"), self.normalized_shape, self.weight, self.bias, self.eps
         )
@@ -66,7 +69,15 @@ class Presence(nn.Module):
         self.fc2 = nn.Linear(hidden, 1)
 
     def forward(self, tokens: Tensor, shares: Tensor) -> Tensor:
-        """tokens (B, R, W, C); shares (B, K, R, W) above 0, how far each patch shows an id -> (B, K) logits."""
+        """Judge which ids are in the queries.
+
+        Args:
+            tokens: (B, R, W, C), the tapped tokens of the queries.
+            shares: (B, K, R, W) above 0, how far each patch shows an id.
+
+        Returns:
+            (B, K) logits.
+        """
         shares = (shares / shares.sum(dim=(2, 3), keepdim=True)).to(tokens.dtype)
         under = torch.einsum("bkrw,brwc->bkc", shares, tokens)
         everywhere = tokens.mean(dim=(1, 2)).unsqueeze(1).expand_as(under)

@@ -34,10 +34,13 @@ def estimate(
     dtype: torch.dtype,
     kernel: str = "auto",
 ) -> int:
-    """Bytes of tensors at the peak of `SegGPT.answer`, the weights and the prepared context included.
+    """Estimate bytes of tensors at the peak of `SegGPT.answer`, the weights and the prepared context included.
 
-    side: pixels along a side of what the network sees; batch: queries; chunk: halves that a block works on at a time.
-    device: the kind, "cpu" or "cuda"; it need not be here.
+    Args:
+        side: Pixels along a side of what the network sees.
+        batch: Queries.
+        chunk: Halves that a block works on at a time.
+        device: The kind, "cpu" or "cuda"; it need not be here.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -112,7 +115,7 @@ def plan(
     dtype: torch.dtype,
     kernel: str = "auto",
 ) -> Room:
-    """The largest batch, up to ``most``, that fits into ``free`` bytes beside weights that are there already.
+    """Find the largest batch, up to ``most``, that fits into ``free`` bytes beside weights that are there already.
 
     Where one query does not fit with all its shots, the shots go through the blocks in chunks. What does not fit with
     chunks of one half is planned all the same: the estimate may be wrong, and running out of memory says so.
@@ -139,7 +142,7 @@ def plan(
 
 
 def _generous(config: ModelConfig, side: int, shots: int, batch: int, dtype: torch.dtype) -> int:
-    """More than any kernel needs, without the third of a second that tracing takes."""
+    """Estimate more than any kernel needs, without the third of a second that tracing takes."""
     tokens = (side // config.patch) ** 2
     half = tokens * max(config.width, config.heads * 4 * side // config.patch) * dtype.itemsize
     scores = config.heads * (2 * tokens) ** 2 * 4 * 4  # of the plain kernel, with its softmax in float32

@@ -94,7 +94,7 @@ class SegGPT(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Fresh weights: truncated normal, 0.02, zero biases, as in the Painter code that SegGPT starts from."""
+        """Draw fresh weights: truncated normal, 0.02, zero biases, as in the Painter code that SegGPT starts from."""
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
                 nn.init.constant_(parameter, 1.0 if "norm" in name and name.endswith("weight") else 0.0)
@@ -144,7 +144,9 @@ class SegGPT(nn.Module):
     def forward(
         self, prompt_images: Tensor, prompt_masks: Tensor, queries: Tensor, *, task: Task = "instance"
     ) -> Tensor:
-        """Paint the masks of B queries, each with its own N shots. Different queries never touch.
+        """Paint the masks of B queries, each with its own N shots.
+
+        Different queries never touch.
 
         Any side that is a multiple of the patch size will do; the tables are interpolated.
 
@@ -329,23 +331,23 @@ class SegGPT(nn.Module):
         return self.blocks[number]  # type: ignore[return-value]
 
     def _image_tokens(self, images: Tensor, positions: Tensor) -> Tensor:
-        """(B, N, 3, side, side) -> (B, N, R, W, C), but for the type token."""
+        """Embed images (B, N, 3, side, side) as tokens (B, N, R, W, C), but for the type token."""
         tokens: Tensor = self._patches(images) + self.segment_token_x + positions
         return tokens
 
     def _mask_tokens(self, patches: Tensor, positions: Tensor) -> Tensor:
-        """Patches of painted masks (B, N, R, W, C) -> their tokens, but for the type token."""
+        """Make tokens of the patches of painted masks (B, N, R, W, C), but for the type token."""
         tokens: Tensor = patches + self.segment_token_y + positions
         return tokens
 
     def _told(self, masks: Tensor, hidden: Tensor, positions: Tensor) -> Tensor:
-        """(B, 3, side, side) of which only some patches are to be seen -> (B, 1, R, W, C), but for the type token."""
+        """Embed (B, 3, side, side) of which only some patches are seen as (B, 1, R, W, C), but for the type token."""
         patches = self._patches(masks.unsqueeze(1))
         seen = torch.where(hidden[:, None, :, :, None], self.mask_token.to(patches.dtype), patches)
         return self._mask_tokens(seen, positions)
 
     def _patches(self, images: Tensor) -> Tensor:
-        """(B, N, 3, side, side) -> (B, N, R, W, C)."""
+        """Embed the patches of (B, N, 3, side, side): (B, N, R, W, C)."""
         embedded: Tensor = self.patch_embed(images.flatten(0, 1))
         return rearrange(embedded, "(b n) r w c -> b n r w c", n=images.shape[1])
 
@@ -355,7 +357,7 @@ class SegGPT(nn.Module):
         return self.type_token_cls if task == "semantic" else self.type_token_ins
 
     def _decode(self, taps: Tensor) -> Tensor:
-        """(B, R, W, taps * C) -> (B, 3, R * patch, W * patch)."""
+        """Decode tapped tokens (B, R, W, taps * C) to paint (B, 3, R * patch, W * patch)."""
         return self.decoder_pred(self._pixels(taps))  # type: ignore[no-any-return]
 
     def _decode_query(self, taps: Tensor) -> Tensor:

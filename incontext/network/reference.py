@@ -38,8 +38,10 @@ class Reference:
     ) -> Tensor:
         """Paint the masks of B queries: most arguments and the answer are those of `SegGPT.forward`.
 
-        query_masks: (B, 3, side, side), what is painted on the queries' halves. hidden: (B, rows, columns) bool, the
-        patches of whole canvases that the network must paint; None is all of the queries' and none of the prompts'.
+        Args:
+            query_masks: (B, 3, side, side), what is painted on the queries' halves.
+            hidden: (B, rows, columns) bool, the patches of whole canvases that the network must paint; None is all of
+                the queries' and none of the prompts'.
         """
         config, batch, shots, side = self.config, len(queries), prompt_images.shape[1], queries.shape[-1]
         images, masks = (each.expand(batch, -1, -1, -1, -1) for each in (prompt_images, prompt_masks))
@@ -62,7 +64,7 @@ class Reference:
         return canvases[:, 0, :, side:]
 
     def _embedded(self, images: Tensor, masks: Tensor, hidden: Tensor, task: Task) -> Tensor:
-        """Canvases (B, N, 3, 2 * side, side), hidden (B, R, W) -> both streams, (B, S, N, R, W, C)."""
+        """Embed canvases (B, N, 3, 2 * side, side), hidden (B, R, W), as both streams: (B, S, N, R, W, C)."""
         weights, config = self._weights, self.config
         rows, columns = (length // config.patch for length in images.shape[-2:])
         x, y = (self._patches(each) for each in (images, masks))
@@ -76,13 +78,13 @@ class Reference:
         return both + rearrange(positions, "1 c r w -> r w c") + type_token
 
     def _patches(self, canvases: Tensor) -> Tensor:
-        """(B, N, 3, H, W) -> (B, N, H / patch, W / patch, C)."""
+        """Embed the patches of (B, N, 3, H, W): (B, N, H / patch, W / patch, C)."""
         weight, bias = (self._weights[f"patch_embed.proj.{name}"] for name in ("weight", "bias"))
         patches = F.conv2d(canvases.flatten(0, 1), weight, bias, stride=self.config.patch)
         return rearrange(patches, "(b n) c r w -> b n r w c", b=len(canvases))
 
     def _block(self, name: str, x: Tensor) -> Tensor:
-        """(B, S, N, R, W, C) -> the same. The query halves of all shots become their mean before the residual."""
+        """Run a block on (B, S, N, R, W, C). The query halves of all shots become their mean before the residual."""
         seen = self._attention(f"{name}.attn", self._norm(f"{name}.norm1", x))
         prompts, queries = seen.chunk(2, dim=3)
         mean = queries.mean(dim=2, keepdim=True).expand_as(queries)
@@ -107,7 +109,7 @@ class Reference:
         return self._linear(f"{name}.proj", rearrange(weights @ v, "b s n h (r w) d -> b s n r w (h d)", w=width))
 
     def _decoded(self, taps: Tensor) -> Tensor:
-        """(B, N, R, W, taps * C) -> (B, N, 3, R * patch, W * patch)."""
+        """Decode tapped tokens (B, N, R, W, taps * C) to paint (B, N, 3, R * patch, W * patch)."""
         weights, patch = self._weights, self.config.patch
         pixels = rearrange(
             self._linear("decoder_embed", taps), "b n r w (p q c) -> (b n) c (r p) (w q)", p=patch, q=patch
@@ -127,7 +129,7 @@ class Reference:
 
 
 def _offsets(table: Tensor, length: int) -> Tensor:
-    """(2 * L - 1, d) for any L -> (length, length, d), entry [i, j] for the offset i - j."""
+    """Look a table (2 * L - 1, d) of any L up for each pair: (length, length, d), entry [i, j] for i - j."""
     if len(table) != 2 * length - 1:
         resized = F.interpolate(rearrange(table, "l d -> 1 d l"), size=2 * length - 1, mode="linear")
         table = rearrange(resized, "1 d l -> l d")

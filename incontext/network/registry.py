@@ -41,14 +41,14 @@ class Entry:
 
 
 def weights_folder() -> Path:
-    """The folder of the manifest and the embedded weights: inside an installed package, beside it in a checkout."""
+    """Find the folder of the manifest and the embedded weights: in an installed package, beside it in a clone."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "weights"
     return installed if installed.is_dir() else package.parent / "weights"
 
 
 def registry() -> dict[str, Entry]:
-    """The entries of ``manifest.json`` by name, in its order."""
+    """Read the entries of ``manifest.json`` by name, in its order."""
     rows = json.loads((weights_folder() / "manifest.json").read_text(encoding="utf-8"))
     entries = (
         Entry(**{**row, "config": ModelConfig(**row["config"]), "hub": Hub(**row["hub"]) if "hub" in row else None})
@@ -58,10 +58,12 @@ def registry() -> dict[str, Entry]:
 
 
 def resolve(name_or_path: Location) -> Path:
-    """Find weights by a name of the registry, else by their path. What is not on this machine is downloaded.
+    """Find weights by a name of the registry, else by their path.
 
-    A name wins over a file of the same name, which ``./name`` or a Path reaches. Embedded files are checked against
-    the manifest's SHA-256 (milliseconds); those of the hub when they are downloaded.
+    What is not on this machine is downloaded.
+
+    A name wins over a file of the same name, which ``./name`` or a Path reaches. Embedded files are checked against the
+    manifest's SHA-256 (milliseconds); those of the hub when they are downloaded.
 
     Raises:
         FileNotFoundError: neither a name nor a path; or not in the cache, and the hub does not give it.
@@ -80,7 +82,7 @@ def resolve(name_or_path: Location) -> Path:
 
 
 def cached_path(entry: Entry) -> Path | None:
-    """Where an entry's file lies on this machine, None where it would have to be downloaded. Asks no network."""
+    """Find where an entry's file lies on this machine, None where it would have to be downloaded. Asks no network."""
     if entry.hub is None:
         path = weights_folder() / (entry.file or "")
         return path if path.is_file() else None
@@ -91,8 +93,10 @@ def cached_path(entry: Entry) -> Path | None:
 
 
 def download(name: str) -> Path:
-    """Bring named weights into the hub's cache, with a progress bar, and check their SHA-256. Errors as in
-    :func:`resolve`. Embedded weights are there already."""
+    """Bring named weights into the hub's cache, with a progress bar, and check their SHA-256.
+
+    Errors as in :func:`resolve`. Embedded weights are there already.
+    """
     entry = _named(name)
     if entry is None:
         raise FileNotFoundError(f"there are no weights named {name!r}; expected one of {', '.join(registry())}")

@@ -30,7 +30,7 @@ def relative_table(table: Tensor, length: int) -> Tensor:
 
 
 def relative_bias(q: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """The two terms of the bias: (..., Rq * W, Rk) for the rows and (..., Rq * W, W) for the columns of the keys."""
+    """Compute the terms of the bias: (..., Rq * W, Rk) for the rows and (..., Rq * W, W) for the columns of keys."""
     grid = rearrange(q, "... (r w) d -> ... r w d", r=rows.shape[0])
     by_row = torch.einsum("...rwd,rkd->...rwk", grid, rows)
     by_column = torch.einsum("...rwd,wkd->...rwk", grid, columns)
@@ -38,7 +38,7 @@ def relative_bias(q: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Ten
 
 
 def full_bias(q: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """The bias of every pair: (..., Rq * W, Rk * W), in float32 at least: a CPU adds that several times as fast."""
+    """Add up the bias of every pair: (..., Rq * W, Rk * W), in float32 at least, which a CPU adds faster."""
     wide = torch.promote_types(q.dtype, torch.float32)
     by_row, by_column = (each.to(wide) for each in relative_bias(q, rows, columns))
     return (by_row.unsqueeze(-1) + by_column.unsqueeze(-2)).flatten(-2)

@@ -33,12 +33,12 @@ from incontext.sources.tars import find_in_tar
 
 
 def contents(place: Place) -> Path | bytes:
-    """What `formats.read_image` takes: a local file's path as it is, the bytes of anything else.
+    """Give an image what `read_image` takes: a local file's path as it is, the bytes of anything else.
 
     Raises:
-        FileNotFoundError: there is no such remote file.
-        ValueError: it cannot be fetched, is larger than 1 GiB, or its tar has changed.
-        OSError: a local tar cannot be read.
+        FileNotFoundError: There is no such remote file.
+        ValueError: It cannot be fetched, is larger than 1 GiB, or its tar has changed.
+        OSError: A local tar cannot be read.
     """
     if isinstance(place, Path):
         return place
@@ -50,7 +50,7 @@ def contents(place: Place) -> Path | bytes:
 
 
 def read_member(member: TarMember) -> bytes:
-    """The contents of a file in a tar.
+    """Read the contents of a file in a tar.
 
     Raises:
         OSError, ValueError: the tar cannot be read, or has changed.
@@ -71,8 +71,10 @@ def _part_of_file(tar: Path, member: TarMember) -> bytes:
 
 
 def version(place: Place) -> str | None:
-    """What changes when a picture does: its size in bytes and the time of its last change, or what stands for that in
-    a listing. None: it is gone, or nothing is known without a request."""
+    """Tell what changes when an image does: its size in bytes and the time of its last change.
+
+    What stands for that in a listing will do. None: it is gone, or nothing is known without a request.
+    """
     if isinstance(place, TarMember):
         of_tar = version(place.tar)
         return None if of_tar is None else f"{place.size}-{of_tar}"
@@ -89,7 +91,7 @@ def version(place: Place) -> str | None:
 
 
 def find_remote(url: str) -> Iterator[Found | Problem]:
-    """The pictures at an address: itself; those below a folder, hidden ones passed over; those that match a pattern.
+    """Find the images at an address: itself; those below a folder, hidden ones passed over; those of a pattern.
 
     What ends like a picture is taken for one and looked at when it is read; a tar counts as a folder. Folders of the
     web cannot be listed. In the order of their names.
@@ -128,7 +130,7 @@ def _find_listed(url: str) -> Iterator[Found | Problem]:
 
 
 def file_name(url: str) -> str:
-    """The last part of a URL's path, as a file would be called."""
+    """Take the last part of a URL's path, as a file would be called."""
     name = shown(url).partition("://")[2].partition("/")[2].rpartition("/")[2]
     return unquote(name) if protocol(url) in WEB else name
 
@@ -137,14 +139,16 @@ def file_name(url: str) -> str:
 
 
 def read_list(data: bytes) -> list[str]:
-    """The paths and addresses of a list: a line each, or with a zero byte after each, as `find -print0` writes them.
-    Empty lines are passed over."""
+    """Read the paths and addresses of a list: a line each, or a zero byte after each, as `find -print0` has it.
+
+    Empty lines are passed over.
+    """
     separator = b"\0" if b"\0" in data else b"\n"
     return [os.fsdecode(line) for each in data.split(separator) if (line := each.rstrip(b"\r\n"))]
 
 
 def below_common_folder(places: Sequence[Path | RemoteFile]) -> Iterator[Found | Problem]:
-    """Files of a list, each named by its path from the folder that all of them share."""
+    """Name files of a list by their path from the folder that all of them share."""
     parts = [_parts(place) for place in places]
     folders = [each[:-1] for each in parts]
     least, most = min(folders, default=()), max(folders, default=())

@@ -19,7 +19,7 @@ _BLOCK = 512  # bytes of a header
 
 
 def find_in_tar(tar: Path | RemoteFile) -> Iterator[Found | Problem]:
-    """The pictures in a tar, in its order, named as in it; hidden ones are passed over, and what is no picture.
+    """Find the images in a tar, in its order, named as in it; hidden ones are passed over, and what is no image.
 
     A tar that is broken or cut off gives what comes before, then a `Problem`; so do names that point out of the tar,
     names that come twice, links and sparse files. Nothing is raised.
@@ -60,7 +60,7 @@ def _checked(tar: Path | RemoteFile, member: tarfile.TarInfo, seen: set[PurePosi
 
 
 def members_of(tar: Path | RemoteFile) -> tuple[list[TarMember], bool]:
-    """The plain files in a tar that stay inside of a folder, whatever they are; and whether the tar is whole.
+    """List the plain files in a tar that stay inside of a folder; and tell whether the tar is whole.
 
     Raises:
         OSError, ValueError: it cannot be read.
@@ -88,8 +88,10 @@ def _file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def headers(stream: BinaryIO, size: int) -> Iterator[tarfile.TarInfo | str]:
-    """The members of a tar of `size` bytes; last, where it has no proper end, a sentence about that. In constant
-    memory, and for hostile headers too in finite time."""
+    """Read the members of a tar of `size` bytes; last, where it has no proper end, a sentence about that.
+
+    In constant memory, and for hostile headers too in finite time.
+    """
     count = 0
     try:
         with tarfile.open(fileobj=stream, mode="r:") as tar:

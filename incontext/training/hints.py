@@ -18,7 +18,7 @@ _NEAR = 3  # patches from a thing that are still beside it
 
 
 def reveal(mask: np.ndarray, count: int, patch: int, rng: Rng, *, every_id: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Hint at some patches of a query's mask: clicks (half of the time), a scribble or a box.
+    """Reveal some patches of a query's mask: clicks (half of the time), a scribble or a box.
 
     Args:
         mask: (side, side) ids 0..count, 255 ignored.
@@ -67,7 +67,7 @@ def _click(said: np.ndarray, allowed: np.ndarray, value: int, rng: Rng) -> None:
 
 
 def _clicks(said: np.ndarray, mask: np.ndarray, count: int, patch: int, rng: Rng) -> None:
-    """One to five clicks, on things or beside them, often near them."""
+    """Draw one to five clicks, on things or beside them, often near them."""
     there = [i for i in range(1, count + 1) if (mask == i).any()]
     for number in range(int(rng.integers(1, 6))):
         if there and rng.random() < (0.8 if number == 0 else 0.5):
@@ -89,7 +89,7 @@ def _clicks(said: np.ndarray, mask: np.ndarray, count: int, patch: int, rng: Rng
 
 
 def _inside(said: np.ndarray, mask: np.ndarray, patch: int, rng: Rng) -> None:
-    """Patches within the box that a user drags over a thing: around a pixel of it, as far as all is of its id."""
+    """Choose patches within the box that a user drags over a thing: around a pixel, as far as all is of its id."""
     places = np.argwhere((mask != 0) & (mask != IGNORED))
     if not len(places):
         return
@@ -107,7 +107,7 @@ def _inside(said: np.ndarray, mask: np.ndarray, patch: int, rng: Rng) -> None:
 
 
 def _scribble(allowed: np.ndarray, rng: Rng) -> np.ndarray:
-    """A connected path over allowed patches that mostly keeps its direction."""
+    """Draw a connected path over allowed patches that mostly keeps its direction."""
     chosen = np.zeros_like(allowed)
     places = np.argwhere(allowed)
     if not len(places):
@@ -128,7 +128,7 @@ def _scribble(allowed: np.ndarray, rng: Rng) -> np.ndarray:
 
 
 def _box(mask: np.ndarray, patch: int, rng: Rng) -> np.ndarray:
-    """The patches outside a box around everything asked for, or only the frame around that box; all background."""
+    """Choose the patches outside a box around everything asked for, or the frame around that box; all background."""
     size, grid = (len(mask), len(mask)), len(mask) // patch
     marked = (mask > 0) & (mask != IGNORED)
     if not marked.any():

@@ -85,7 +85,7 @@ def _batches(
     *,
     unlit: bool,
 ) -> Iterator[Stacked]:
-    """This process's collated share of each batch, from ``first_step`` to the end of the run."""
+    """Collate the share of each batch that this process has, from ``first_step`` to the end of the run."""
     step = first_step
     while step < recipe.steps:
         stage, start, episodes_before = recipe.stage_at(step)
@@ -129,20 +129,23 @@ def train(
 ) -> Path:
     """Run a recipe, or go on with what ``out`` holds of it, and return the path of the averaged weights.
 
-    sets: what episodes are drawn from; held_out: pictures for validation, drawn into ``out/validation/*.png``.
-    ``out/state.pt``, or ``out/state/`` with ``slices``, is the whole state, written every ``save_minutes`` and every
-    ``save_every`` steps: a run that is killed loses no more than that. Every ``save_every`` steps the averaged weights
-    are also written to ``out/model.safetensors`` in float32, and validated. ``out/log.jsonl`` has a line per report
-    (20 steps), and tells the precision. ``init``: weights to start from, of the recipe's configuration. workers:
-    processes that make episodes; 0 makes them between the steps. dtype: precision of the products; "auto" is bfloat16
-    where the hardware multiplies it, else float32, and a run may go on in the other one. on_start: gets the precision
-    in words before the first step.
-
     With a ``team`` every process calls this with the same arguments, its own device apart, and an ``out`` that all of
     them see; only process 0 writes and reports. All together take the recipe's batch, with the same episodes and up to
     rounding the same losses and weights as one process, so a run may go on with another number of processes.
     ``sharded``: each process holds a part of weights, average and optimizer state (FSDP2), for networks of which not
     each can hold all; a run may go on with or without it.
+
+    Args:
+        sets: What episodes are drawn from.
+        held_out: Pictures for validation, drawn into ``out/validation/*.png``. ``out/state.pt``, or ``out/state/`` with
+            ``slices``, is the whole state, written every ``save_minutes`` and every ``save_every`` steps: a run that is
+            killed loses no more than that. Every ``save_every`` steps the averaged weights are also written to
+            ``out/model.safetensors`` in float32, and validated. ``out/log.jsonl`` has a line per report (20 steps), and
+            tells the precision. ``init``: weights to start from, of the recipe's configuration.
+        workers: Processes that make episodes; 0 makes them between the steps.
+        dtype: Precision of the products; "auto" is bfloat16 where the hardware multiplies it, else float32, and a run
+            may go on in the other one.
+        on_start: Gets the precision in words before the first step.
 
     Raises:
         ValueError: ``out`` holds the state of another recipe, or is not the same folder for all processes; a batch has
@@ -188,7 +191,8 @@ def train(
 class _Watch:
     """What is known of how a run goes: its loss, its speed, its scores; the log is kept here.
 
-    judging: sets to validate by, by the word that their pictures are called after.
+    Args:
+        judging: Sets to validate by, by the word that their pictures are called after.
     """
 
     def __init__(self, recipe: Recipe, out: Path, judging: Mapping[str, Sequence[ImageSet]]) -> None:
@@ -240,7 +244,7 @@ class _Watch:
 def _make_heads(
     recipe: Recipe, sets: Sequence[ImageSet], targets: Targets | None, init: SegGPT | None, *, fresh: bool
 ) -> Heads | None:
-    """The heads that a recipe needs for its teacher; a new run begins with the best that the tokens allow."""
+    """Make the heads that a recipe needs for its teacher; a new run begins with the best that the tokens allow."""
     if recipe.teaching is None:
         return None
     if targets is None:

@@ -21,7 +21,7 @@ class Precision:
 
     @classmethod
     def choose(cls, name: TrainingDtype, device: torch.device, team: Team = ALONE) -> Precision:
-        """The precision of that name; "auto" is bfloat16 where the hardware of all processes multiplies it.
+        """Choose the precision of that name; "auto" is bfloat16 where the hardware of all processes multiplies it.
 
         Where it does not, Newton-Schulz is computed in float32 whatever was asked for: emulated bfloat16 takes more
         than ten times as long and gives nothing in return. All processes must call this.

@@ -94,7 +94,7 @@ def settled(asked: Asked, out: Path) -> TrainingPlan:
 
 
 def _taught(recipe: Recipe, teacher: str | None, unlabelled: Sequence[Path]) -> Recipe:
-    """The recipe with the teacher that was asked for, and a share of episodes for images without masks."""
+    """Add the teacher that was asked for to a recipe, and a share of episodes for images without masks."""
     if teacher is not None:
         known = recipe.teaching or Teaching(teacher)
         recipe = replace(recipe, teaching=replace(known, name=teacher))
@@ -108,7 +108,7 @@ def _taught(recipe: Recipe, teacher: str | None, unlabelled: Sequence[Path]) -> 
 
 
 def _start(init: str | None, recipe: Recipe, out: Path) -> tuple[Recipe, SegGPT | None, str]:
-    """The recipe, whose model follows a ViT; the weights to start from; what to tell about them."""
+    """Find the recipe, whose model follows a ViT; the weights to start from; what to tell about them."""
     if recipe.only_presence and (init is None or init.startswith("timm:")):
         raise ValueError("expected --init with weights whose network is to get a presence head; --init default")
     if init is None:

@@ -121,7 +121,7 @@ class Run:
         self._plateau = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     def computes(self) -> str:
-        """In which precision, for people."""
+        """Say in which precision it computes."""
         network, newton_schulz = (
             str(each).removeprefix("torch.") for each in (self.precision.network, self.precision.newton_schulz)
         )
@@ -129,7 +129,7 @@ class Run:
         return f"training in {network}" + (f", Newton-Schulz in {newton_schulz}" if has_muon else "")
 
     def advance(self, batch: Batch) -> tuple[float, dict[str, float]]:
-        """One step: the loss and its parts, of the whole batch of which ``batch`` is this process's share."""
+        """Take one step: return the loss and its parts, of the whole batch of which ``batch`` is a share."""
         recipe, team = self.recipe, self.team
         for optimizer, rates in zip(self.optimizers, self._plateau, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -148,7 +148,7 @@ class Run:
         return values[0], dict(zip(parts, values[1:], strict=True))
 
     def backward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """The gradients of the whole batch, in every process; this one's share of the loss and of its parts.
+        """Compute the gradients of the whole batch, in every process; and this one's share of the loss and its parts.
 
         The loss is a mean over pixels, ids and patches, of which processes, and the pieces that a process takes at a
         time, have different numbers. So each piece is divided by the numbers of the whole batch: the losses of pieces,
@@ -174,7 +174,7 @@ class Run:
         return whole, sums
 
     def _loss(self, piece: Batch, task: Task, total: Tensor, seen: Tensor | None) -> tuple[Tensor, dict[str, float]]:
-        """A piece's share of the loss of a batch that has ``total`` and ``seen`` in all."""
+        """Compute a piece's share of the loss of a batch that has ``total`` and ``seen`` in all."""
         recipe = self.recipe
         with self._products():
             painted, presence, cosines = self._paint(piece, task)
@@ -192,7 +192,7 @@ class Run:
         return loss, parts
 
     def _pieces(self, batch: Batch) -> Iterator[Batch]:
-        """The batch in pieces whose activations a processor's memory and caches hold; whole on an accelerator."""
+        """Cut the batch to pieces whose activations a processor's memory and caches hold; not on an accelerator."""
         tokens = batch.masked[0].numel()
         size = max(1, _CPU_TOKENS // tokens) if self.device.type == "cpu" else len(batch.ids)
         for first in range(0, len(batch.ids), size):
@@ -204,7 +204,7 @@ class Run:
 
     @torch.no_grad()
     def _corrected(self, batch: Batch, task: Task) -> Batch:
-        """The batch with hints where the network errs, as it is now."""
+        """Add hints where the network errs, as it is now, to a batch."""
         with self._products():
             answers = [
                 paint(self.model, piece.image_canvas, piece.mask_canvas, piece.masked, task)
@@ -217,7 +217,7 @@ class Run:
         return corrected(batch, painted, most=self.recipe.most_corrections, generator=generator)
 
     def averaged(self) -> SegGPT | None:
-        """The network of the averaged weights, in eval mode; it shares them with a run that is not sharded.
+        """Make the network of the averaged weights, in eval mode; it shares them with a run that is not sharded.
 
         All processes must call this; of a sharded run only process 0 gets it.
         """
@@ -230,7 +230,7 @@ class Run:
         return model.to(self.device).eval().requires_grad_(False)
 
     def state(self) -> dict[str, Any]:
-        """Everything that a run goes on from. All processes must call this; of a sharded run only process 0 gets it."""
+        """Return everything that a run goes on from. All processes must call this; sharded, only process 0 gets it."""
         state = {
             "recipe": json.dumps(self.recipe.to_dict()),
             "step": self.step,
@@ -299,5 +299,5 @@ class Run:
 
 
 def has_state(out: Path) -> bool:
-    """Whether a folder holds the state of a run."""
+    """Tell whether a folder holds the state of a run."""
     return (out / "state.pt").exists() or (out / "state" / "index.json").exists()

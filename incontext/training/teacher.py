@@ -124,7 +124,7 @@ class Heads(nn.Module):
 
 
 def _known(targets: Tensor, dims: Sequence[int]) -> Tensor:
-    """(B, P, W, D) -> (B, P, W) bool: where the teacher saw something."""
+    """Find where the teacher saw something: (B, P, W, D) -> (B, P, W) bool."""
     return targets[..., : dims[0]].abs().sum(dim=-1) > 0
 
 

@@ -71,16 +71,16 @@ class FrozenNetwork:
             self.tables: Tables = self.model.tables(self.grid)
 
     def prepare(self, images: Tensor, masks: Tensor) -> ContextTokens:
-        """(N, 3, side, side) each, normalised float32."""
+        """Prepare a context: images and masks (N, 3, side, side) each, normalised float32."""
         shown = (each.unsqueeze(0).to(self.dtype) for each in (images, masks))
         return self.model.prepare(*shown, task=self.task, tables=self.tables)
 
     def answer(self, queries: Tensor, context: ContextTokens) -> Tensor:
-        """(B, 3, side, side) normalised -> the same, float32."""
+        """Answer queries (B, 3, side, side) normalised: the same, float32."""
         return self.model.answer(queries.to(self.dtype), context).float()
 
     def read(self, queries: Tensor, context: ContextTokens, palette: Palette) -> tuple[Tensor, Pixels]:
-        """:meth:`answer`, and the ids (B, side, side) that the segmenter reads from it, absent ones left out."""
+        """Answer, and read the ids (B, side, side) as the segmenter does, absent ones left out."""
         paint = to_read(self.model, self.model.see(queries.to(self.dtype), context), palette)
         return paint.painted, read_small([paint], min_presence=self.min_presence)[0].cpu().numpy()
 
@@ -96,8 +96,10 @@ class _Tested(NamedTuple):
 class Group:
     """The ids of one palette: the labelled pictures as the network sees them, and the learning.
 
-    pictures: what tuning was given, with rows of the palette for masks; others are told by their numbers among them.
-    empty: pictures with nothing in them.
+    Args:
+        pictures: What tuning was given, with rows of the palette for masks; others are told by their numbers among
+            them.
+        empty: Pictures with nothing in them.
     """
 
     def __init__(
@@ -113,8 +115,11 @@ class Group:
         self._empty = list(empty)
 
     def to_try(self, start: Start, shots: int, parts: Split, rng: np.random.Generator) -> list[tuple[int, ...]]:
-        """The examples that will be tried as a start: by themselves, at least one more than needed, as the last that
-        judges cannot be taken; and in mosaics, of those that learn, where none of them shows all ids.
+        """Choose the examples that will be tried as a start.
+
+        They are tried by themselves, at least one more than needed, as the last that judges cannot be taken; and in
+        mosaics,
+        of those that learn, where none of them shows all ids.
         """
         if start != "best":
             return []
@@ -132,11 +137,20 @@ class Group:
         tried: Sequence[tuple[int, ...]],
         on_tried: Callable[[], None],
     ) -> tuple[LearnedGroup, Split]:
-        """What learning begins with, and who learns and judges then: held-out pictures that it begins with learn,
-        unless none would be left to judge. tried: what `to_try` gave; on_tried is called for each of them.
+        """Find what learning begins with, and who learns and judges then.
+
+        Held-out images that it begins with learn, unless none would be left to judge.
+
+        Args:
+            start: From the best of the examples, their mean, or noise.
+            shots: How many canvases are learned.
+            parts: Who learns and who judges so far.
+            rng: For what is drawn.
+            tried: What `to_try` gave.
+            on_tried: Called for each of them.
 
         Raises:
-            ValueError: too few pictures show the ids.
+            ValueError: Too few images show the ids.
         """
         side, needed, showing = self.network.side, 1 if start == "noise" else shots, self._showing(parts.learning)
         if len(showing) < needed:
@@ -169,9 +183,10 @@ class Group:
         rng: np.random.Generator,
         on_step: Callable[[TuningStep], None],
     ) -> LearnedGroup:
-        """The best of what gradient descent passes through, by the judging pictures: see `_STEADY` and `_CLEARLY`.
+        """Keep the best of what gradient descent passes through, by the judging images: see `_STEADY` and `_CLEARLY`.
 
-        cell: pixels along a side of the squares that are moved as one, all of a square by the same colour.
+        Args:
+            cell: Pixels along a side of the squares that are moved as one, all of a square by the same colour.
         """
         device, judging = self.network.device, parts.judging
         begun = [torch.tensor(each, device=device) for each in (start.images, start.masks)]
@@ -222,7 +237,7 @@ class Group:
         return tiled([self._pictures[n] for n in numbers], self.network.side)
 
     def _mean(self, numbers: Sequence[int]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """The mean of their canvases, (3, side, side) each."""
+        """Average their canvases, (3, side, side) each."""
         batches = [self._batch([self._pictures[n]]) for n in numbers]
         images, masks = (
             sum(getattr(batch, name)[0] for batch in batches) / len(batches) for name in ("image_canvas", "mask_canvas")
@@ -230,7 +245,7 @@ class Group:
         return images.cpu().numpy(), masks.cpu().numpy()
 
     def _ranked(self, candidates: Sequence[tuple[int, ...]], on_tried: Callable[[], None]) -> list[tuple[int, ...]]:
-        """Those that find most as the only prompt of all other labelled ones first: by mean IoU, then by loss."""
+        """Order the labelled images by what each finds as the only prompt of all others: by mean IoU, then by loss."""
         ranked = []
         for candidate in candidates:
             batch = self._batch([self._tiled(candidate)])
@@ -242,7 +257,7 @@ class Group:
 
     @torch.no_grad()
     def _test(self, images: Tensor, masks: Tensor, numbers: Sequence[int]) -> _Tested:
-        """What a key is worth on pictures as the network sees them."""
+        """Measure what a prompt tensor is worth on images as the network sees them."""
         context, found, losses = self.network.prepare(images, masks), [], []
         rows = Palette(np.arange(len(self.palette.ids), dtype=np.uint8), self.palette.colors)
         pictures = [self._pictures[n] for n in numbers]
@@ -255,7 +270,7 @@ class Group:
         return _Tested(score, float(np.mean(losses)), found)
 
     def _queries(self, numbers: Sequence[int], count: int, rng: np.random.Generator) -> Iterator[list[LabelledImage]]:
-        """Augmented queries, `count` at a time: the pictures that show the ids in turns, now and then one without."""
+        """Draw augmented queries, `count` at a time: images that show the ids in turns, now and then one without."""
         showing = self._showing(numbers)
         lacking = [*(self._pictures[n] for n in numbers if n not in showing), *self._empty]
         turn: list[int] = []
@@ -271,7 +286,7 @@ class Group:
             yield drawn
 
     def _batch(self, pictures: Sequence[LabelledImage]) -> Batch:
-        """Queries of (side, side) with their masks painted in the group's colours, the whole mask hidden."""
+        """Make queries of (side, side) with their masks painted in the group's colours, the whole mask hidden."""
         count, grid = len(pictures), self.network.grid
         stacked = Stacked(
             torch.from_numpy(np.stack([picture.image for picture in pictures])),
@@ -284,10 +299,11 @@ class Group:
 
 
 def mean_iou(found: Sequence[Pixels], truth: Sequence[npt.NDArray[np.integer]], ids: Sequence[int]) -> float:
-    """Mean IoU over the ids that are in the truth or were found, 0..1; pixels are summed over all pictures first.
+    """Average IoU over the ids that are in the truth or were found, 0..1; pixels are summed over all images first.
 
-    found, truth: (H, W) ids each, of the same sizes; where the truth is 255 nothing counts. 1 where nothing was there
-    and nothing was found.
+    Args:
+        found, truth: (H, W) ids each, of the same sizes; where the truth is 255 nothing counts. 1 where nothing was
+            there and nothing was found.
     """
     intersection, union = np.zeros(256, np.int64), np.zeros(256, np.int64)
     for one, other in zip(found, truth, strict=True):
@@ -305,7 +321,11 @@ _WHOLE = ("forward", "last_rows", "apart")  # what runs a block
 
 @contextmanager
 def frozen(model: SegGPT, checkpointing: bool) -> Iterator[None]:
-    """No parameter asks for a gradient. checkpointing: blocks keep their inputs only and are computed twice."""
+    """Keep all parameters from asking for a gradient.
+
+    Args:
+        checkpointing: Blocks keep their inputs only and are computed twice.
+    """
     asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.requires_grad_(False)
     if checkpointing:

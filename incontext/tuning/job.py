@@ -122,9 +122,16 @@ def _made(
     task: Task,
     names: Mapping[int, str],
 ) -> PromptTensor:
-    """The prompt tensor of what was learned, judged beside what learning started from.
+    """Make the prompt tensor of what was learned, judged beside what learning started from.
 
-    labelled: names of the images, and these as the network sees them; groups: before and after learning.
+    Args:
+        segmenter: Whose network it was learned for.
+        prompts: The labelled images.
+        parts: Who learned and who judged.
+        labelled: Names of the images, and these as the network sees them.
+        groups: Before and after learning.
+        task: That it was learned for.
+        names: What ids mean.
     """
     stems, images = labelled
     shown = shown_palette(prompts)
@@ -147,7 +154,7 @@ def _made(
 
 
 def _score(segmenter: Segmenter, key: PromptTensor, pictures: Sequence[LabelledImage]) -> float:
-    """Mean IoU of a prompt tensor in use, all groups together, on pictures as the network sees them."""
+    """Measure mean IoU of a prompt tensor in use, all groups together, on images as the network sees them."""
     queries = [FittedQuery(picture.image, (key.side, key.side)) for picture in pictures]
     answers = segmenter.segment_many(queries, key, task=key.origin.task)
     return mean_iou([answer.mask for answer in answers], [picture.mask for picture in pictures], key.ids)

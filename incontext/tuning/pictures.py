@@ -47,11 +47,11 @@ class Split(NamedTuple):
         return tuple(n for n in self.judging if n not in self.learning)
 
     def spares(self, numbers: Collection[int]) -> bool:
-        """Whether some are left to judge where these learn."""
+        """Tell whether some are left to judge where these learn."""
         return not self.held_out or bool(set(self.held_out) - set(numbers))
 
     def taught(self, numbers: Collection[int]) -> Split:
-        """With these among those that learn."""
+        """Add these to those that learn."""
         moved = set(numbers) & set(self.held_out)
         return Split(tuple(sorted({*self.learning, *moved})), tuple(n for n in self.judging if n not in moved))
 
@@ -82,7 +82,7 @@ def split(prompts: Sequence[Prompt], share: float, seed: int = 0) -> Split:
 
 
 def relabelled(picture: LabelledImage, palette: Palette) -> LabelledImage:
-    """Ids -> rows of the palette; every other id is background."""
+    """Replace ids by rows of the palette; every other id is background."""
     rows = np.zeros(256, np.uint8)
     rows[palette.ids] = np.arange(len(palette.ids))
     rows[IGNORED] = IGNORED
@@ -90,15 +90,17 @@ def relabelled(picture: LabelledImage, palette: Palette) -> LabelledImage:
 
 
 def fitted(picture: LabelledImage, side: int) -> LabelledImage:
-    """A whole picture as the network is shown it."""
+    """Squeeze a whole image to what the network is shown of it."""
     size = (side, side)
     return LabelledImage(resized(picture.image, size), resized_mask(picture.mask, size))
 
 
 def covering(ids: Sequence[Collection[int]], count: int, most: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
-    """Different choices of ``count`` pictures that together show more than any picture alone, ``most`` at most.
+    """List different choices of ``count`` images that together show more than any alone, ``most`` at most.
 
-    ids: what each picture shows. Each choice begins with a picture by chance, and goes on with the one that adds most.
+    Args:
+        ids: What each picture shows. Each choice begins with a picture by chance, and goes on with the one that adds
+            most.
     """
     alone, found = max((len(each) for each in ids), default=0), list[tuple[int, ...]]()
     showing = [number for number, each in enumerate(ids) if each]
@@ -116,13 +118,13 @@ def covering(ids: Sequence[Collection[int]], count: int, most: int, rng: np.rand
 
 
 def tiled(pictures: Sequence[LabelledImage], side: int) -> LabelledImage:
-    """Pictures side by side in a square, n x n of them: a mosaic (arXiv 2304.03284, section 3.3)."""
+    """Tile images side by side in a square, n x n of them: a mosaic (arXiv 2304.03284, section 3.3)."""
     n = math.isqrt(len(pictures))
     return LabelledImage(*mosaic([(picture.image, picture.mask) for picture in pictures], (n, n), side))
 
 
 def changed(picture: LabelledImage, rng: np.random.Generator) -> LabelledImage:
-    """A query: a whole picture as the network sees it, perhaps mirrored, bent a little, and in another light."""
+    """Draw a query: a whole image as the network sees it, perhaps mirrored, bent a little, and in another light."""
     image, mask = picture.image, picture.mask
     if rng.random() < _CHANGES.bend:
         image, mask = bend(image, mask, rng, _CHANGES)

@@ -22,6 +22,7 @@ class Connection(H11Protocol):
     _stuck: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
         super().connection_made(transport)
         self._since = self.loop.time()
         self._watch()
@@ -30,24 +31,29 @@ class Connection(H11Protocol):
             min(waiting, key=lambda each: each._since, default=self).close()  # noqa: SLF001  of the same class
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
         for timer in (self._late, self._stuck):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Take what was sent, and give the request that is coming its time."""
         super().data_received(data)
         self._watch()
 
     def on_response_complete(self) -> None:
+        """Wait for the next request."""
         self._since = self.loop.time()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
+        """Note that the other side does not take what is sent."""
         super().pause_writing()
         self._stuck = self.loop.call_later(TAKING_SECONDS, self.close)
 
     def resume_writing(self) -> None:
+        """Note that the other side takes it again."""
         if self._stuck is not None:
             self._stuck.cancel()
         super().resume_writing()

@@ -60,9 +60,11 @@ _HEADERS = (
 class Guard:
     """Lets through what the page needs.
 
-    token: asked for once in the address (?token=...), then kept as a cookie; None where only this machine can ask.
-    uploads: the folder in which uploads end up. on_heartbeat: told of the connection that a page keeps open while it is
-    shown: whose it is, and whether it begins or ends.
+    Args:
+        token: Asked for once in the address (?token=...), then kept as a cookie; None where only this machine can ask.
+        uploads: The folder in which uploads end up.
+        on_heartbeat: Told of the connection that a page keeps open while it is shown: whose it is, and whether it
+            begins or ends.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Guard:
         self._on_heartbeat = on_heartbeat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse a request, or hand it on."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -171,8 +174,10 @@ class Guard:
             await _answer(send, *refusal)
 
     def _names_uploads_only(self, body: bytes) -> bool:
-        """Whether each file that is named was uploaded. Gradio, mounted in an application, would read any other file,
-        too, and fetch addresses."""
+        """Tell whether each file that is named was uploaded.
+
+        Gradio, mounted in an application, would read any other file, too, and fetch addresses.
+        """
         try:
             asked: list[object] = [json.loads(body)]
         except (ValueError, RecursionError):
@@ -195,7 +200,7 @@ class Guard:
             return False
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
-        """Status and sentence for what nobody may ask, token or not."""
+        """Find status and sentence for what nobody may ask, token or not."""
         host = headers.get("host", "")
         if self._token is None and _name(host) not in LOOPBACK:  # a page elsewhere whose name leads here
             return 403, f"expected this machine to be asked by the name 127.0.0.1 or localhost, got {host[:100]!r}"
@@ -216,7 +221,12 @@ class Guard:
         return self._too_much(length, length)
 
     def _too_much(self, length: int, unwritten: int) -> tuple[int, str] | None:
-        """Status and sentence for too long a request. length: its bytes; unwritten: those that are not on the disk."""
+        """Find status and sentence for too long a request.
+
+        Args:
+            length: Its bytes.
+            unwritten: Those that are not on the disk.
+        """
         if length > MOST_UPLOADED:
             return (
                 413,
@@ -272,7 +282,7 @@ class _InTime:
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """All that is sent, or None where it is too much."""
+    """Receive all that is sent, or None where it is too much."""
     body = b""
     while True:
         message = await receive()
@@ -286,7 +296,7 @@ async def _body(receive: Receive) -> bytes | None:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """What was received, to be received once more."""
+    """Receive once more what was received."""
     first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
@@ -304,7 +314,7 @@ async def _answer(send: Send, status: int, sentence: str, more: list[tuple[bytes
 
 
 def _leads_to(origin: str, host: str) -> bool:
-    """Whether an Origin header is that of a page of this Host."""
+    """Tell whether an Origin header is that of a page of this Host."""
     try:
         return urlsplit(origin).netloc == host
     except ValueError:
@@ -312,7 +322,7 @@ def _leads_to(origin: str, host: str) -> bool:
 
 
 def _name(host: str) -> str:
-    """The host of a Host header, without its port and brackets."""
+    """Take the host of a Host header, without its port and brackets."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

@@ -205,18 +205,26 @@ class Tools:
         self.answer = gr.JSON(None, visible="hidden", elem_id="hint-answer")
 
     def connect(self) -> None:
-        """What needs no server."""
+        """Connect what needs no server."""
         self.way.change(None, [self.way], None, js=SET_WAY, queue=False)
 
 
 def said_of(data: gr.EventData) -> tuple[Said, bool]:
-    """What was done, and whether by itself it means "not this". ValueError for anything else."""
+    """Read what was done, and whether by itself it means "not this".
+
+    Raises:
+        ValueError: It is anything else.
+    """
     said = Said.of(getattr(data, "key", None), getattr(data, "kind", None), getattr(data, "at", None))
     return said, bool(getattr(data, "not", False))
 
 
 def stack(key: str, picture: str, name: str, mask: str = _EMPTY) -> str:
-    """A picture to click on, under its mask. picture, mask: addresses."""
+    """Show an image to click on, under its mask.
+
+    Args:
+        picture, mask: addresses.
+    """
     shown = escape(name)
     return (
         f'<div class="ic-stack ic-hint" data-hint="{escape(key)}" tabindex="0" role="application" '
@@ -228,12 +236,17 @@ def stack(key: str, picture: str, name: str, mask: str = _EMPTY) -> str:
 
 
 def prepared(picture: str, name: str) -> str:
-    """The picture that is being prepared as an example."""
+    """Show the image that is being prepared as an example."""
     return stack(PICTURE, picture, name).replace("ic-stack ic-hint", "ic-stack ic-hint ic-prepared", 1)
 
 
 def shown_answer(key: str, target: Target | None, found: str, number: int) -> dict[str, Any]:
-    """What a browser shows of an answer. found: HTML of what was found; number: of answers so far."""
+    """Describe what a browser shows of an answer.
+
+    Args:
+        found: HTML of what was found.
+        number: Of answers so far.
+    """
     answer = None if target is None else target.answer()
     said = [] if target is None else plain(target.drawn)
     mask = _EMPTY if answer is None else _address(answer)
@@ -241,7 +254,7 @@ def shown_answer(key: str, target: Target | None, found: str, number: int) -> di
 
 
 def _address(answer: Segmentation) -> str:
-    """A mask's colours, clear where nothing was found, as an address that holds them."""
+    """Write a mask's colours, clear where nothing was found, as an address that holds them."""
     ids = answer.mask
     if ids.any():
         table = answer.palette.table.copy()
@@ -255,7 +268,7 @@ def _address(answer: Segmentation) -> str:
 
 
 def picture_address(image: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
-    """A small picture (H, W, 3) as an address that holds it."""
+    """Write a small image (H, W, 3) as an address that holds it."""
     stream = BytesIO()
     Image.fromarray(image).save(stream, "JPEG", quality=88)
     return "data:image/jpeg;base64," + b64encode(stream.getvalue()).decode()

@@ -45,7 +45,11 @@ class Said:
 
     @classmethod
     def of(cls, key: object, kind: object, places: object) -> Said:
-        """Check what comes from a browser. ValueError for anything else."""
+        """Check what comes from a browser.
+
+        Raises:
+            ValueError: For anything else.
+        """
         usable = isinstance(key, str) and (key == PICTURE or key.isdecimal()) and kind in get_args(Kind)
         listed = places if isinstance(places, list) and len(places) <= MOST_PLACES else []
         numbers = [tuple(at) for at in listed if isinstance(at, list) and len(at) == 2]
@@ -75,8 +79,11 @@ class Said:
 
 @dataclass(eq=False)
 class Target:
-    """A picture that is clicked on: at its own size, and the rounds on its small copy. settled: no round came since its
-    result was written."""
+    """A picture that is clicked on: at its own size, and the rounds on its small copy.
+
+    Attributes:
+        settled: No round came since its result was written.
+    """
 
     name: str
     image: Pixels
@@ -87,12 +94,16 @@ class Target:
     settled: bool = True
 
     def answer(self) -> Segmentation | None:
-        """What the rounds came to, in the colours of the brushes."""
+        """Return what the rounds came to, in the colours of the brushes."""
         found = self.rounds.answer
         return None if found is None else replace(found, palette=palette_for(found.palette.ids.tolist()))
 
     def whole(self, segmenter: Segmenter) -> Segmentation:
-        """The answer at the picture's own size. ValueError where nothing was said and there is no example."""
+        """Return the answer at the image's own size.
+
+        Raises:
+            ValueError: Nothing was said and there is no example.
+        """
         hints = self.rounds.hints
         if self.rounds.query.shape != self.image.shape or self.rounds.answer is None:
             scaled = None if hints is None else hints.resized(self.rounds.query.shape[:2], self.image.shape[:2])
@@ -119,7 +130,7 @@ class History:
     undone: list[Step] = field(default_factory=list)
 
     def add(self, step: Step) -> None:
-        """One more; what was taken back before cannot be given again."""
+        """Add one more; what was taken back before cannot be given again."""
         self.done = [*self.done, step][-MOST_STEPS:]
         self.undone.clear()
         for target in self.targets.values():
@@ -133,7 +144,7 @@ class History:
 
 
 def history_of(session: Session) -> History:
-    """The history of a session."""
+    """Return the history of a session."""
     if session.history is None:
         session.history = History()
     history: History = session.history
@@ -141,7 +152,11 @@ def history_of(session: Session) -> History:
 
 
 def target_of(session: Session, segmenter: Segmenter, key: str) -> Target:
-    """The picture of that key. ValueError where there is none."""
+    """Find the image of that key.
+
+    Raises:
+        ValueError: There is none.
+    """
     history = history_of(session)
     if key not in history.targets:
         if key == PICTURE:
@@ -158,7 +173,11 @@ def target_of(session: Session, segmenter: Segmenter, key: str) -> Target:
 
 
 def say(session: Session, segmenter: Segmenter, said: Said, i: int) -> Target:
-    """Take a hint and answer it. ValueError where it cannot be used."""
+    """Take a hint and answer it.
+
+    Raises:
+        ValueError: It cannot be used.
+    """
     target = target_of(session, segmenter, said.key)
     target.rounds.hint(said.hints(target.rounds.query.shape[:2], i))
     history_of(session).add(Step(said.key))
@@ -168,7 +187,11 @@ def say(session: Session, segmenter: Segmenter, said: Said, i: int) -> Target:
 
 
 def accept(session: Session, segmenter: Segmenter, key: str) -> Example:
-    """Make an example of an answer. ValueError where nothing was found yet."""
+    """Make an example of an answer.
+
+    Raises:
+        ValueError: Nothing was found yet.
+    """
     if key == PICTURE:
         target = target_of(session, segmenter, key)
         if target.rounds.hints is None:
@@ -182,7 +205,11 @@ def accept(session: Session, segmenter: Segmenter, key: str) -> Example:
 
 
 def undo(session: Session) -> str:
-    """Take the last step back; the key of its picture. ValueError where there is none."""
+    """Take the last step back; the key of its picture.
+
+    Raises:
+        ValueError: There is none.
+    """
     history = history_of(session)
     if not history.done:
         raise ValueError("expected something to undo, got nothing")
@@ -198,7 +225,11 @@ def undo(session: Session) -> str:
 
 
 def redo(session: Session) -> str:
-    """Do again what was taken back last; the key of its picture. ValueError where there is nothing."""
+    """Do again what was taken back last; the key of its picture.
+
+    Raises:
+        ValueError: There is nothing.
+    """
     history = history_of(session)
     if not history.undone:
         raise ValueError("expected something to redo, got nothing")
@@ -222,5 +253,5 @@ def settle(session: Session, segmenter: Segmenter) -> None:
 
 
 def plain(drawn: Sequence[tuple[Said, int]]) -> list[Mapping[str, Any]]:
-    """What was drawn on a picture, for a browser."""
+    """Describe for a browser what was drawn on an image."""
     return [{"kind": said.kind, "id": i, "at": [list(at) for at in said.places]} for said, i in drawn]

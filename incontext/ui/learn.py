@@ -49,14 +49,14 @@ class _StoppedError(Exception):
 
 
 def accepted(session: Session) -> LabelledSet:
-    """The examples of the session."""
+    """Take the examples of the session."""
     if not session.examples:
         raise ValueError("expected examples to tune on, got none; accept some results in the Segment tab first")
     return LabelledSet(tuple(each.name for each in session.examples), tuple(each.prompt for each in session.examples))
 
 
 def uploaded(session: Session, files: Sequence[str]) -> LabelledSet:
-    """Files that were dropped: NAME.jpg and NAME_mask.png, or NAME.png, beside it in any order."""
+    """Pair files that were dropped: NAME.jpg and NAME_mask.png, or NAME.png, beside it in any order."""
     folder = session.new_folder()
     taken: set[str] = set()
     for path in map(Path, files):
@@ -68,7 +68,7 @@ def uploaded(session: Session, files: Sequence[str]) -> LabelledSet:
 
 
 def in_folder(places: Places, folder: str) -> LabelledSet:
-    """The labelled pictures of an opened folder."""
+    """Find the labelled images of an opened folder."""
     return _opened(places.check(folder), places)
 
 
@@ -87,12 +87,12 @@ def _opened(folder: Path, places: Places | None = None) -> LabelledSet:
 def tuning(
     session: Session, segmenter: Segmenter, labelled: LabelledSet, *, steps: int, shots: int, task: Task = "instance"
 ) -> Iterator[Tried | TuningStep | PromptTensor]:
-    """The examples that were tried as a start, the steps as they are done, and at last the key.
+    """Tune, and tell how it goes: the examples that were tried as a start, the steps, and at last the prompt tensor.
 
-    Ends without a key when the session is told to stop.
+    It ends without one when the session is told to stop.
 
     Raises:
-        ValueError: what `tune` says of the pictures and the options.
+        ValueError: As `tune` says of the images and the options.
     """
     from incontext.tuning import tune
 

@@ -27,7 +27,11 @@ _TIMED: Final = 5  # calls
 
 @dataclass
 class Model:
-    """The Segmenter in use. loading, options: what was asked for at the start, and holds for other weights, too."""
+    """The Segmenter in use.
+
+    Attributes:
+        loading, options: What was asked for at the start, and holds for other weights, too.
+    """
 
     segmenter: Segmenter
     places: Places
@@ -35,7 +39,7 @@ class Model:
     options: SegmentOptions = DEFAULTS
 
     def choices(self) -> list[str]:
-        """Names of registered weights on this machine, and files of weights in the opened folders."""
+        """List the names of registered weights on this machine, and files of weights in the opened folders."""
         from incontext.network.registry import cached_path, registry
         from incontext.prompt_tensor import is_prompt_tensor
 
@@ -47,7 +51,8 @@ class Model:
     def switch(self, name: str, sessions: Sessions) -> None:
         """Use other weights from now on; what sessions keep of those before goes.
 
-        ValueError where they are neither registered nor in an opened folder.
+        Raises:
+            ValueError: They are neither registered nor in an opened folder.
         """
         from incontext.engine import load_with
         from incontext.network.registry import cached_path, registry
@@ -61,9 +66,10 @@ class Model:
         sessions.forget_network()
 
     def prepared(self, session: Session, keys: list[str]) -> PreparedContext:
-        """The session's examples and these keys of it, as a context; that of last time where nothing changed.
+        """Prepare the session's examples and these prompt tensors of it as a context; last time's if nothing changed.
 
-        ValueError where there is none, or a key was made for other weights.
+        Raises:
+            ValueError: There is none, or a key was made for other weights.
         """
         chosen = [session.keys[name] for name in keys if name in session.keys]
         prompts = [example.prompt for example in session.examples]
@@ -78,7 +84,7 @@ class Model:
         return prepared  # type: ignore[no-any-return]
 
     def seconds_per_picture(self) -> float:
-        """The median of some pictures of 640 x 480 that are segmented by one example, one after the other."""
+        """Measure the median of some images of 640 x 480 that are segmented by one example, one after the other."""
         rng = np.random.default_rng(0)
         image = rng.integers(0, 256, (480, 640, 3), np.uint8)
         mask = np.zeros((480, 640), np.uint8)
@@ -91,7 +97,7 @@ class Model:
         return median(taken[1:])
 
     def describe(self) -> dict[str, object]:
-        """What really runs."""
+        """Say what really runs."""
         told = self.segmenter.describe()
         name = str(told["weights"])
         return {**told, "weights": Path(name).name if Path(name).is_absolute() else name}

@@ -29,7 +29,7 @@ class ModelTab:
         self.status = gr.HTML(note(""), elem_id="model-status")
 
     def connect(self) -> None:
-        """What happens on clicks."""
+        """Connect what happens on clicks."""
         how: dict[str, Any] = {
             "concurrency_id": QUEUE,
             "concurrency_limit": 1,
@@ -40,7 +40,7 @@ class ModelTab:
         self.load.click(self._answers.once(self._load), [self.weights], [self.about, self.status], **how)
 
     def refresh(self, session: Session) -> str:
-        """What runs by now."""
+        """Say what runs by now."""
         del session
         return table(self._model.describe())
 

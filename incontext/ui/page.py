@@ -82,7 +82,7 @@ class Answers:
         self._folders = re.compile(re.escape(str(root)) + r"/(?:sessions/)?(?:[\w-]+/)+")
 
     def once(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """call(session, *values) -> the outputs."""
+        """Wrap call(session, *values), which returns the outputs."""
 
         def handler(request: gr.Request, *values: Any) -> Any:
             with self._told():
@@ -91,7 +91,7 @@ class Answers:
         return _typed(handler)
 
     def event(self, call: Callable[..., Any], read: Callable[[gr.EventData], Any] | None = None) -> Callable[..., Any]:
-        """call(session, number of the card, or what `read` makes of the event, *values) -> the outputs."""
+        """Wrap call(session, the card's number or what `read` makes of the event, *values): the outputs."""
 
         def handler(request: gr.Request, data: gr.EventData, *values: Any) -> Any:
             with self._told():
@@ -100,7 +100,7 @@ class Answers:
         return _typed(handler)
 
     def stream(self, call: Callable[..., Iterator[Any]]) -> Callable[..., Any]:
-        """call(session, *values) yields the outputs as they come."""
+        """Wrap call(session, *values), which yields the outputs as they come."""
 
         def handler(request: gr.Request, *values: Any) -> Iterator[Any]:
             with self._told():
@@ -109,7 +109,7 @@ class Answers:
         return _typed(handler)
 
     def leave(self) -> Callable[..., None]:
-        """For the end of a visit."""
+        """Hear the end of a visit."""
 
         def handler(request: gr.Request) -> None:
             self._sessions.leave(request.session_hash)
@@ -117,7 +117,7 @@ class Answers:
         return _typed(handler)
 
     def plain(self, sentence: str) -> str:
-        """A sentence without the folders in which uploads lie."""
+        """Write a sentence without the folders in which uploads lie."""
         return self._folders.sub("", sentence)
 
     def warn(self, sentence: str) -> None:
@@ -149,7 +149,7 @@ class _Told:
 
 
 def _typed(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Gradio finds a request by its annotation, which is a string in this module."""
+    """Annotate for Gradio, which finds a request by its annotation, a string in this module."""
     kinds = {"request": gr.Request, "data": gr.EventData}
     handler.__annotations__ = {name: kinds[name] for name in handler.__annotations__ if name in kinds}
     return handler
@@ -166,17 +166,17 @@ def _number(data: gr.EventData) -> int:
 
 
 def address(path: Path) -> str:
-    """Where the page finds a file of a session."""
+    """Find where the page finds a file of a session."""
     return escape(f"/gradio_api/file={quote(str(path))}", quote=True)
 
 
 def note(sentence: str) -> str:
-    """A line that screen readers speak when it changes."""
+    """Write a line that screen readers speak when it changes."""
     return f'<p class="ic-note" role="status" aria-live="polite">{escape(sentence)}</p>'
 
 
 def legend() -> str:
-    """The brushes and their ids."""
+    """List the brushes and their ids."""
     colors = zip(brush_names(), BRUSHES, strict=True)
     items = (
         f'<span><i style="background:{color}"></i>{name} = {number}</span>'
@@ -186,7 +186,7 @@ def legend() -> str:
 
 
 def example_cards(examples: Sequence[Example]) -> str:
-    """The examples in use, each with a button to remove it."""
+    """Show the examples in use, each with a button to remove it."""
     cards = (
         f'<figure><img src="{address(example.miniature)}" alt="Example {number + 1}: {escape(example.name)}">'
         f"<figcaption>{escape(example.name)}: {', '.join(map(str, example.prompt.ids))}<br>"
@@ -198,7 +198,7 @@ def example_cards(examples: Sequence[Example]) -> str:
 
 
 def result_card(number: int, result: SegmentedImage, plain: Callable[[str], str]) -> str:
-    """A picture beside what was found in it."""
+    """Show an image beside what was found in it."""
     name = escape(result.picture.name)
     if result.miniatures is None:
         return (
@@ -220,7 +220,7 @@ def result_card(number: int, result: SegmentedImage, plain: Callable[[str], str]
 
 
 def result_found(number: int, areas: Mapping[int, int], size: tuple[int, int], confidence: float) -> str:
-    """What was found in a picture (H, W), by id in pixels, and what can be done with it."""
+    """Say what was found in an image (H, W), by id in pixels, and what can be done with it."""
     buttons = (
         f'<button type="button" class="ic-button" data-accept="{number}">Accept as example</button>'
         f'<button type="button" class="ic-button" data-edit="{number}">Correct</button>'
@@ -242,7 +242,7 @@ def _areas(areas: Mapping[int, int], size: tuple[int, int]) -> str:
 
 
 def table(rows: Mapping[str, object]) -> str:
-    """Names and values."""
+    """Write names and values."""
     cells = "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in rows.items())
     return f'<table class="ic-table">{cells}</table>'
 

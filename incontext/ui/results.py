@@ -41,10 +41,12 @@ _SMALL: Final = 160  # of an example
 
 
 def add_example(session: Session, name: str, image: Pixels, ids: Pixels) -> Example:
-    """Make a prompt of a picture (H, W, 3) and its mask (H, W), and keep it: at most 1024 pixels along a side, but for
-    a mask with ids that would be lost.
+    """Make a prompt of an image (H, W, 3) and its mask (H, W), and keep it.
 
-    ValueError where the mask marks nothing, or there are too many examples.
+    It gets at most 1024 pixels along a side, but for a mask with ids that would be lost.
+
+    Raises:
+        ValueError: The mask marks nothing, or there are too many examples.
     """
     if len(session.examples) >= MOST_EXAMPLES:
         raise ValueError(f"expected at most {MOST_EXAMPLES} examples, got one more; tune a key of them instead")
@@ -59,7 +61,11 @@ def add_example(session: Session, name: str, image: Pixels, ids: Pixels) -> Exam
 
 
 def accept(session: Session, number: int) -> Example:
-    """A result becomes an example. ValueError where nothing was found in it."""
+    """Make a result an example.
+
+    Raises:
+        ValueError: Nothing was found in it.
+    """
     result = result_of(session, number)
     if result.mask is None:
         raise ValueError(f"{result.picture.name}: expected a result to accept, got a picture that was not segmented")
@@ -67,7 +73,11 @@ def accept(session: Session, number: int) -> Example:
 
 
 def result_of(session: Session, number: int) -> SegmentedImage:
-    """ValueError where there is none of that number."""
+    """Find the result of a number.
+
+    Raises:
+        ValueError: There is none.
+    """
     if not 0 <= number < len(session.results):
         raise ValueError(f"expected one of {len(session.results)} results, got number {number}; segment again")
     return session.results[number]
@@ -77,14 +87,18 @@ def result_of(session: Session, number: int) -> SegmentedImage:
 
 
 def take_files(session: Session, uploaded: Sequence[str]) -> None:
-    """What was dropped are the pictures to segment, in its order. ValueError where there are too many."""
+    """Take what was dropped as the images to segment, in its order.
+
+    Raises:
+        ValueError: There are too many.
+    """
     _refuse_many(len(uploaded))
     kept = [session.kept(path) for path in uploaded]
     _give(session, [SessionImage(path.name, path) for path in kept])
 
 
 def take_folder(session: Session, places: Places, folder: str) -> None:
-    """The pictures of an opened folder, with those of its subfolders, are those to segment."""
+    """Take the images of an opened folder, with those of its subfolders, as those to segment."""
     root = places.check(folder)
     named = (path for path in places.below(root) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     found = list(islice(named, MOST_PICTURES + 1))
@@ -180,7 +194,7 @@ def _result(session: Session, picture: SessionImage, image: Pixels, found: Segme
 
 
 def _miniatures(session: Session, image: Pixels, found: Segmentation) -> tuple[Path, Path, Path]:
-    """The picture, the mask's colours where something was found, and the confidence, in one small size."""
+    """Shrink the image, the mask's colours where something was found, and the confidence to one small size."""
     small = shrunk(image, MINIATURE, quick=True)
     mask = resized_mask(found.mask, small.shape[:2])
     paint = np.dstack([found.palette.paint(mask), np.where(mask > 0, 255, 0).astype(np.uint8)])
@@ -196,7 +210,7 @@ def _miniatures(session: Session, image: Pixels, found: Segmentation) -> tuple[P
 
 
 def zip_folder(folder: Path, target: Path) -> Path:
-    """All files below a folder, as a ZIP."""
+    """Write all files below a folder as a ZIP."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
@@ -205,15 +219,19 @@ def zip_folder(folder: Path, target: Path) -> Path:
 
 
 def formats() -> list[tuple[str, str]]:
-    """What masks can be downloaded as: what people read, and the format's name."""
+    """List what masks can be downloaded as: what people read, and the format's name."""
     return [(f"{each.name}: {each.about}", each.name) for each in FORMATS if each.write is not None]
 
 
 def zip_masks(session: Session, name: str, *, apart: bool, on_problem: Callable[[str], None]) -> Path:
-    """The masks of all results that have one as a ZIP, in one of the annotation formats.
+    """Write the masks of all results that have one as a ZIP, in one of the annotation formats.
 
-    apart: each connected region is an object of its own. on_problem: told what the format cannot hold.
-    ValueError where there are no results, or no such format.
+    Args:
+        apart: Each connected region is an object of its own.
+        on_problem: Told what the format cannot hold.
+
+    Raises:
+        ValueError: There are no results, or no such format.
     """
     chosen = writable([name])
     named = list(_named(session.results))
@@ -237,7 +255,7 @@ def _written(name: PurePosixPath, result: SegmentedImage, apart: bool) -> Result
 
 
 def _named(results: Sequence[SegmentedImage]) -> Iterator[tuple[PurePosixPath, SegmentedImage]]:
-    """Results with a mask, and names that differ without their suffixes: a.jpg and a.png become a and a_2."""
+    """Name results with a mask so that they differ without suffixes: a.jpg and a.png become a and a_2."""
     taken: set[str] = set()
     for result in results:
         if result.mask is None:

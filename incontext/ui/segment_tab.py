@@ -63,7 +63,7 @@ _BRUSH = 20  # pixels of the canvas: the radius to begin with
 
 
 def editor(name: str) -> gr.ImageEditor:
-    """A picture to paint on: brushes for seven ids, eraser, undo, zoom. Pictures come from the server alone."""
+    """Make an editor: brushes for seven ids, eraser, undo, zoom. Images come from the server alone."""
     return gr.ImageEditor(
         label="Paint",
         elem_id=name,
@@ -83,13 +83,21 @@ def editor(name: str) -> gr.ImageEditor:
 
 
 def editor_value(image: Pixels, ids: Pixels | None = None) -> dict[str, Any]:
-    """What an editor shows: a picture (H, W, 3), and ids (H, W) over it. ValueError for ids without a brush."""
+    """Describe what an editor shows: an image (H, W, 3), and ids (H, W) over it.
+
+    Raises:
+        ValueError: An id has no brush.
+    """
     layers = [strokes_of_ids(ids_on_canvas(ids))] if ids is not None and ids.any() else []
     return {"background": image_on_canvas(image), "layers": layers, "composite": None}
 
 
 def painted(value: EditorValue | None, shape: tuple[int, int]) -> Pixels:
-    """The ids (H, W) that were painted on a picture of this shape. ValueError where there are none."""
+    """Read the ids (H, W) that were painted on an image of this shape.
+
+    Raises:
+        ValueError: There are none.
+    """
     layers = [np.asarray(layer) for layer in value["layers"]] if value is not None else []
     ids = ids_from_canvas(ids_of_strokes(layers, CANVAS), shape)
     if not ids.any():
@@ -145,7 +153,7 @@ class SegmentTab:
         self.file = gr.DownloadButton("masks.zip", visible="hidden", elem_id="zip-file")
 
     def connect(self) -> None:
-        """What happens on clicks."""
+        """Connect what happens on clicks."""
         once, event = self._answers.once, self._answers.event
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         self.picture.upload(once(self._choose), [self.picture], [self.editor, self.clicked], **quick)
@@ -164,7 +172,7 @@ class SegmentTab:
         download(self.zip, once(self._zip), [self.kind, self.apart], self.file, quick)
 
     def _connect_hints(self, quick: dict[str, Any]) -> None:
-        """Clicks on the picture and on results are answered one after the other; none is lost."""
+        """Connect clicks on the image and on results: they are answered one after the other; none is lost."""
         once, event, answer = self._answers.once, self._answers.event, self.tools.answer
         how: dict[str, Any] = {"concurrency_id": "hints", "concurrency_limit": 1, "trigger_mode": "multiple", **quick}
         self.tools.connect()
@@ -188,14 +196,14 @@ class SegmentTab:
         return editor_value(self._take(session, Path(path).name, read_image(path))), self._panel(session)
 
     def _take(self, session: Session, name: str, image: Pixels) -> Pixels:
-        """From now on this picture is prepared as an example."""
+        """Prepare this image as an example from now on."""
         session.picture = name, image
         history = hinting.history_of(session)
         history.forget(keep=[key for key in history.targets if key != PICTURE])
         return image
 
     def _panel(self, session: Session) -> str:
-        """The picture to click on."""
+        """Show the image to click on."""
         assert session.picture is not None
         name, image = session.picture
         return prepared(picture_address(shrunk(image, hinting.SMALL, quick=True)), name) + note(_CLICK)
@@ -206,7 +214,7 @@ class SegmentTab:
         return self._shown(session, said.key)
 
     def _shown(self, session: Session, key: str) -> dict[str, Any]:
-        """What the page shows of a picture that was clicked on."""
+        """Describe what the page shows of an image that was clicked on."""
         history = hinting.history_of(session)
         target, found = history.targets.get(key), ""
         answer = None if target is None else target.answer()
@@ -237,7 +245,7 @@ class SegmentTab:
         return value, note("What was found is in the editor; correct it there.")
 
     def _load_mask(self, session: Session, path: str | None) -> tuple[Any, str]:
-        """A mask that brushes can go on with goes into the editor; another is added as it is."""
+        """Put a mask that brushes can go on with into the editor; add another as it is."""
         if path is None or session.picture is None:
             raise ValueError("expected the picture first and then its mask, got no picture; choose one")
         name, image = session.picture
@@ -315,7 +323,7 @@ def job(
     status: gr.HTML,
     how: dict[str, Any],
 ) -> Any:
-    """One button asks for a job, which waits until the network is free; the other ends it, whether it runs or waits."""
+    """Connect a button that asks for a job, which waits until the network is free, and one that ends it."""
 
     def ask(session: Session) -> None:
         session.begin(kind)
@@ -339,13 +347,13 @@ def job(
 def download(
     button: gr.Button, make: Callable[..., Any], inputs: list[Any], file: gr.DownloadButton, how: dict[str, Any]
 ) -> None:
-    """One click makes a file and saves it: `file` is a hidden link to it that is followed once it is there."""
+    """Let one click make a file and save it: `file` is a hidden link to it that is followed once it is there."""
     follow = f"() => {{ setTimeout(() => document.querySelector('#{file.elem_id}')?.click(), 100); }}"
     button.click(make, inputs, [file], **how).success(None, None, None, js=follow, queue=False)
 
 
 def summary(session: Session, total: int) -> str:
-    """How a round ended."""
+    """Say how a round ended."""
     done = session.results
     failed = sum(result.problem is not None for result in done)
     empty = sum(result.problem is None and not result.areas for result in done)

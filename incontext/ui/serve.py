@@ -61,10 +61,13 @@ class PageOptions:
 
 
 def serve(asked: PageOptions, *, on_ready: Callable[[str], None] | None = None) -> None:
-    """Show the page until Ctrl-C. on_ready: told the address, with its token where there is one.
+    """Show the page until Ctrl-C.
 
     Nothing is asked of other machines: no fonts, no scripts, no telemetry. Who asks from another machine needs the
     token; names of this machine that lead here from elsewhere are refused.
+
+    Args:
+        on_ready: Told the address, with its token where there is one.
 
     Raises:
         ValueError, FileNotFoundError: an option cannot be used, or Gradio is not installed.
@@ -146,7 +149,11 @@ def _run(
 
 @contextmanager
 def _listening(host: str, port: int | None) -> Iterator[socket.socket]:
-    """A socket that listens. ValueError where the host or the port is not to be had."""
+    """Open a socket that listens.
+
+    Raises:
+        ValueError: The host or the port is not to be had.
+    """
     tried = [port] if port is not None else [*range(PORT, PORT + _TRIED), 0]
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for number in tried:
@@ -177,8 +184,10 @@ def _is_taken(error: BaseException) -> bool:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP, a terminal that was closed, end the block like Ctrl-C, so that what was uploaded is removed;
-    else they would end the process."""
+    """Let SIGTERM and SIGHUP, a terminal that was closed, end the block like Ctrl-C.
+
+    So what was uploaded is removed; else they would end the process.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -198,7 +207,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 @contextmanager
 def _uploads() -> Iterator[Path]:
-    """The folder of everything that is uploaded and made, which Gradio reads from the environment."""
+    """Make the folder of everything that is uploaded and made, which Gradio reads from the environment."""
     settings = ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE", "GRADIO_ANALYTICS_ENABLED")
     before = {name: os.environ.get(name) for name in settings}
     remove_abandoned(Path(tempfile.gettempdir()))
@@ -239,7 +248,7 @@ def _require_gradio() -> None:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Gradio's own warnings are about its own code."""
+    """Leave Gradio's own warnings out, which are about its own code."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

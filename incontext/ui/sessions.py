@@ -42,7 +42,11 @@ class Example:
 
 @dataclass(frozen=True)
 class SessionImage:
-    """A picture to segment. name: how people and results call it, with / between folders."""
+    """A picture to segment.
+
+    Attributes:
+        name: How people and results call it, with / between folders.
+    """
 
     name: str
     path: Path
@@ -74,10 +78,14 @@ class Followed:
 
 @dataclass(eq=False)
 class Following:
-    """A video and what is known of it. count: its frames, as far as the file says. masks: (H, W) ids, by frame.
+    """A video and what is known of it.
 
-    painted: the frame that is being painted on. done: the frames that were tracked, in order. changed: the first frame
-    whose mask is not yet in `done`.
+    Attributes:
+        count: Its frames, as far as the file says.
+        masks: (H, W) ids, by frame.
+        painted: The frame that is being painted on.
+        done: The frames that were tracked, in order.
+        changed: The first frame whose mask is not yet in `done`.
     """
 
     source: Path
@@ -101,7 +109,7 @@ class Following:
         return max(known, (self.count or MOST_FRAMES) - 1)
 
     def at(self, number: int) -> Followed | None:
-        """What was found in a frame."""
+        """Find what was found in a frame."""
         first = self.done[0].number if self.done else 0
         place = number - first
         if 0 <= place < len(self.done) and self.done[place].number == number:
@@ -111,7 +119,11 @@ class Following:
 
 @dataclass(eq=False)
 class Session:
-    """One visitor. stops: for each kind of job, what asks the one that runs or waits to end soon."""
+    """One visitor.
+
+    Attributes:
+        stops: For each kind of job, what asks the one that runs or waits to end soon.
+    """
 
     folder: Path
     picture: tuple[str, Pixels] | None = None  # that is being painted on: its name and (H, W, 3) uint8
@@ -132,27 +144,27 @@ class Session:
     heartbeats: int = 0  # connections that pages keep open while they show it
 
     def begin(self, job: Job) -> None:
-        """A job is asked for: what stopped the one before it, which may still be ending, does not stop this one."""
+        """Begin a job: what stopped the one before it, which may still be ending, does not stop this one."""
         if self.stops[job].is_set():
             self.stops[job] = threading.Event()
 
     def end(self) -> None:
-        """All jobs end soon."""
+        """End all jobs soon."""
         for stop in self.stops.values():
             stop.set()
 
     def new_file(self, suffix: str) -> Path:
-        """A path of its own in the session's folder, for a file to write."""
+        """Make up a path in the session's folder, for a file to write."""
         return self.folder / f"{secrets.token_urlsafe(12)}{suffix}"
 
     def new_folder(self) -> Path:
-        """A folder of its own in the session's folder."""
+        """Make a folder of its own in the session's folder."""
         path = self.folder / secrets.token_urlsafe(12)
         path.mkdir(parents=True)
         return path
 
     def kept(self, uploaded: str | os.PathLike[str]) -> Path:
-        """An upload under its own name, in the session's folder: others may upload the same and remove it."""
+        """Keep an upload under its own name, in the session's folder: others may upload the same and remove it."""
         source = Path(uploaded)
         path = self.new_folder() / source.name
         try:
@@ -170,7 +182,11 @@ class Session:
 
 
 class Sessions:
-    """All visitors. grace: seconds that a session outlives its page."""
+    """All visitors.
+
+    Args:
+        grace: Seconds that a session outlives its page.
+    """
 
     def __init__(self, root: Path, *, grace: float = GRACE) -> None:
         self._root, self._grace = root, grace
@@ -179,8 +195,13 @@ class Sessions:
         self._heartbeats: Counter[str] = Counter()  # by visitor; pages are heard before they ask for anything
 
     def of(self, visitor: str | None) -> Session:
-        """The session of a visitor. Where there are too many, the one that was left longest goes. ValueError where all
-        of them are shown at this moment."""
+        """Find the session of a visitor, or begin one.
+
+        Where there are too many, the one that was left longest goes.
+
+        Raises:
+            ValueError: All of them are shown at this moment.
+        """
         self.sweep()
         with self._lock:
             session = self._all.get(visitor or "")
@@ -204,7 +225,7 @@ class Sessions:
         return self._all.pop(min(alone, key=lambda name: self._all[name].seen))
 
     def hear(self, visitor: str, begins: bool) -> None:
-        """A page begins or ends to keep a connection open."""
+        """Note that a page begins or ends to keep a connection open."""
         with self._lock:
             self._heartbeats[visitor] += 1 if begins else -1
             count = self._heartbeats[visitor]
@@ -214,7 +235,7 @@ class Sessions:
                 session.heartbeats, session.seen = count, time.monotonic()
 
     def leave(self, visitor: str | None) -> None:
-        """The visitor's page was closed: its jobs end, and after a while the session goes."""
+        """Note that the visitor's page was closed: its jobs end, and after a while the session goes."""
         with self._lock:
             session = self._all.get(visitor or "")
             if session is None:

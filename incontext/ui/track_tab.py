@@ -69,7 +69,7 @@ class TrackTab:
         self.zip_file = gr.DownloadButton("masks.zip", visible="hidden", elem_id="track-zip-file")
 
     def connect(self) -> None:
-        """What happens on clicks."""
+        """Connect what happens on clicks."""
         once = self._answers.once
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         loaded = [self.editor, self.about, self.frame, self.given, self.shown, self.view]
@@ -157,7 +157,7 @@ def _video(session: Session) -> Following:
 
 
 def _to_paint(video: Following, number: int) -> dict[str, Any]:
-    """A frame in the editor, with the mask that was given of it, or else what was found in it."""
+    """Put a frame into the editor, with the mask that was given of it, or else what was found in it."""
     found, given = video.at(number), video.masks.get(number)
     ids = given if given is not None else None if found is None else read_mask(found.mask).ids
     value = editor_value(follow.frame_of(video, number), ids)

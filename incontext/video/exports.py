@@ -25,8 +25,11 @@ NEEDS_RLE: Final = frozenset({"coco-video", "mots"})
 
 
 def write_export(folder: Path, kind: Export, lines: FrameLines, ids: Sequence[int], size: tuple[int, int]) -> Path:
-    """Write one of the layouts into a folder and say where. size: (H, W) of the frames. The file appears whole or not
-    at all."""
+    """Write one of the layouts into a folder and say where.
+
+    Args:
+        size: (H, W) of the frames. The file appears whole or not at all.
+    """
     path = folder / FILES[kind]
     if kind == "coco-video":
         _write_coco_video(path, lines, ids, size)

@@ -50,8 +50,12 @@ _Answered = tuple[Frame, Segmentation | None, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class TrackProgress:
-    """How far a job is. total: an estimate for some videos, None where nothing is known. again: an earlier run had done
-    this frame, and only its overlay is drawn once more."""
+    """How far a job is.
+
+    Attributes:
+        total: An estimate for some videos, None where nothing is known.
+        again: An earlier run had done this frame, and only its overlay is drawn once more.
+    """
 
     done: int
     total: int | None
@@ -60,8 +64,14 @@ class TrackProgress:
 
 @dataclass(frozen=True)
 class TrackReport:
-    """What a run did. frames: whose masks are there; before: of those, how many an earlier run had done. problems: a
-    sentence for each frame or part of the source that could not be read, and each mask that was of no use."""
+    """What a run did.
+
+    Attributes:
+        frames: Whose masks are there.
+        before: Of those, how many an earlier run had done.
+        problems: A sentence for each frame or part of the source that could not be read, and each mask that was of no
+            use.
+    """
 
     out: Path
     frames: int
@@ -83,7 +93,7 @@ def track_job(
     save_seconds: float = 5.0,
     on_frame: Callable[[TrackProgress], None] | None = None,
 ) -> TrackReport:
-    """Track a video and write into the job's output folder:
+    """Track a video and write into the job's output folder.
 
     * `masks/NAME.png`: an indexed PNG for each frame, as DAVIS has them;
     * `overlay.mp4`: the video under its coloured masks, with its sound and its own times;
@@ -138,8 +148,13 @@ def _begin(job: TrackJob, settings: Mapping[str, object], saved: Saved) -> None:
 
 
 def refuse_in_use(out: Path) -> None:
-    """ValueError where another run is writing to this folder of results; what it has half written is not to be touched,
-    nor its state to be gone on from."""
+    """Refuse a folder of results that another run is writing to.
+
+    What that has half written is not to be touched, nor its state to be gone on from.
+
+    Raises:
+        ValueError: Another run is writing to it.
+    """
     if (out / LINES_NAME).exists():
         open_alone(out / LINES_NAME).close()
 
@@ -164,7 +179,7 @@ class _Run:
         self._save_seconds, self._on_frame = save_seconds, on_frame
 
     def answers(self) -> Iterator[_Answered]:
-        """All frames in order. Each is tracked when it is asked for, but those that an earlier run had done."""
+        """Give all frames in order. Each is tracked when it is asked for, but those that an earlier run had done."""
         unused, unheard = set(self._job.masks), set(self._job.hints)
         try:
             for number, frame in enumerate(self._frames):
@@ -220,7 +235,7 @@ class _Run:
 
 @contextmanager
 def _results(job: TrackJob, frames: Frames, lines: FrameLines) -> Iterator[_Results]:
-    """What is written frame by frame; the overlay is there when the block ends."""
+    """Open what is written frame by frame; the overlay is there when the block ends."""
     with ExitStack() as stack:
         overlay = None
         if job.overlay:
@@ -237,8 +252,11 @@ def _results(job: TrackJob, frames: Frames, lines: FrameLines) -> Iterator[_Resu
 
 
 class _Results:
-    """Masks, lines, overlay and contact sheet, written by one thread in the order of the frames while the network is at
-    work. table: (256, 3) uint8, the colours of the ids in the last frame."""
+    """Masks, lines, overlay and contact sheet, written in the order of the frames by one thread beside the network.
+
+    Attributes:
+        table: (256, 3) uint8, the colours of the ids in the last frame.
+    """
 
     def __init__(self, job: TrackJob, lines: FrameLines, overlay: Movie | None) -> None:
         self.sheet = Sheet()
@@ -262,7 +280,7 @@ class _Results:
         self._waiting.append(self._thread.submit(self._write, frame, answer, known))
 
     def wait(self) -> None:
-        """Until all is written."""
+        """Wait until all is written."""
         while self._waiting:
             self._waiting.popleft().result()
 
@@ -283,7 +301,7 @@ class _Results:
 
 
 def _read_again(path: Path) -> tuple[Segmentation, Pixels]:
-    """What an earlier run wrote of a frame, and the colours of all ids."""
+    """Read what an earlier run wrote of a frame, and the colours of all ids."""
     try:
         file = read_mask(path)
     except (ValueError, OSError) as error:

@@ -34,9 +34,12 @@ OVERLAY_NAME: Final = "overlay.mp4"
 class TrackJob:
     """A video to track, and where the results go; made by :func:`plan_track`.
 
-    mask: of the first frame that is tracked, if given. masks, hints: of frames by their numbers. snap: see
-    `formats.read_mask`; it is for these masks. prompts: from other pictures.
-    settings: in plain values all that the results depend on, but for the network.
+    Attributes:
+        mask: Of the first frame that is tracked, if given.
+        masks, hints: Of frames by their numbers.
+        snap: See `formats.read_mask`; it is for these masks.
+        prompts: From other pictures.
+        settings: In plain values all that the results depend on, but for the network.
     """
 
     source: Path
@@ -58,11 +61,11 @@ class TrackJob:
     settings: Mapping[str, object]
 
     def open(self) -> Frames:
-        """The frames."""
+        """Open the frames."""
         return open_frames(self.source, start=self.start, stop=self.stop, every=self.every)
 
     def mask_of(self, number: int, *, is_first: bool) -> ImageLike | None:
-        """What is given of a frame."""
+        """Return the mask that is given of a frame, if one is."""
         return self.mask if is_first and self.mask is not None else self.masks.get(number)
 
 
@@ -168,9 +171,10 @@ def _told_of(files: Iterable[tuple[StrPath, StrPath]], keys: Sequence[PromptTens
 def _first_mask(
     mask: ImageLike | None, masks: dict[int, ImageLike], start: Mark, *, nothing_else: bool
 ) -> ImageLike | None:
-    """The mask of the first frame that is tracked, where its number is not known; else it goes among the others.
+    """Find the mask of the first frame that is tracked, where its number is not known; else it joins the others.
 
-    ValueError where there are two of them, or none and nothing else to follow.
+    Raises:
+        ValueError: There are two of them, or none and nothing else to follow.
     """
     if mask is not None and isinstance(start, int):
         if start in masks:
@@ -196,7 +200,7 @@ def _refuse_overwriting(source: Path, out: Path) -> None:
 
 
 def _refuse_numbers(masks: Iterable[int], start: Mark, stop: Mark | None, every: int, *, what: str) -> None:
-    """What is given of frames that are not tracked, as far as it is known by now."""
+    """Refuse what is given of frames that are not tracked, as far as it is known by now."""
     first = start if isinstance(start, int) else 0
     for number in masks:
         beyond = isinstance(stop, int) and number >= stop
@@ -215,13 +219,13 @@ def _check_hints(number: int, hints: Hints, size: tuple[int, int]) -> None:
 
 
 def _checked(mask: ImageLike, size: tuple[int, int], *, snap: bool) -> ImageLike:
-    """The mask, which fits the frames and marks something."""
+    """Check that a mask fits the frames and marks something."""
     Prompt.open(np.zeros((*size, 3), np.uint8), mask, snap=snap)
     return mask
 
 
 def _digest(first: ImageLike | None, masks: Mapping[int, ImageLike], context: Sequence[Prompt | PromptTensor]) -> str:
-    """Differs when a pixel of what is given does, or a weight."""
+    """Make a digest that differs when a pixel of what is given does, or a weight."""
     shown = [(-1, first), *masks.items()]
     files = [(number, read_mask(mask, snap=True)) for number, mask in shown if mask is not None]
     of_masks = [part for number, file in files for part in (f"{number}", file.ids, file.colors)]

@@ -27,8 +27,13 @@ _TRACKER = "tracker."  # what the names of a tracker's arrays begin with
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """Where a run stood. done: frames whose masks are written; lines: bytes of the file of lines by then; tracker: what
-    `Tracker.state` gave after them."""
+    """Where a run stood.
+
+    Attributes:
+        done: Frames whose masks are written.
+        lines: Bytes of the file of lines by then.
+        tracker: What `Tracker.state` gave after them.
+    """
 
     done: int
     lines: int
@@ -49,7 +54,7 @@ def save(out: Path, settings: Mapping[str, object], saved: Saved) -> None:
 
 
 def find(out: Path, settings: Mapping[str, object]) -> Saved | None:
-    """What an earlier run of the same settings left unfinished in the output folder, None where there is nothing.
+    """Find what an earlier run of the same settings left unfinished in the output folder; None where there is nothing.
 
     Raises:
         ValueError: the folder holds results of other settings, or masks that no run wrote, which would be overwritten.

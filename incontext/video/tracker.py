@@ -93,10 +93,11 @@ class Tracker:
     An object is *absent* from a frame, and from the ids of its result, when no pixel of it is sure (`bank.SURE`) at the
     network's resolution; unsure ones are background then. It may come back, for what was given stays.
 
-    context: prompts from other pictures, one of which counts as the mask of the first frame where that is its picture;
-    and prompt tensors, which are asked beside the memory of the objects that they find. snap: see `read_mask`; it is
-    for the masks of frames. options: see `SegmentOptions`; frames are not cut to tiles, as they are remembered as the
-    network sees them.
+    Args:
+        context: Prompts from other pictures, one of which counts as the mask of the first frame where that is its
+            picture; and prompt tensors, which are asked beside the memory of the objects that they find.
+        snap: See `read_mask`; it is for the masks of frames.
+        options: See `SegmentOptions`; frames are not cut to tiles, as they are remembered as the network sees them.
 
     Raises:
         ValueError: the context or an option cannot be used; the message says why.
@@ -138,18 +139,29 @@ class Tracker:
         return tuple(sorted({*self._bank.ids, *learned, *(i for prompt in self._context for i in prompt.ids)}))
 
     def step(self, frame: ImageLike, mask: ImageLike | None = None, *, hints: Hints | None = None) -> Segmentation:
-        """The next frame -> what is in it, at its own size (H, W), which is the same for all frames.
+        """Segment the next frame, at its own size (H, W), which is the same for all frames.
 
-        mask: (H, W) ids of objects that are new, or to be corrected from here on, in any form that `formats.read_mask`
-        reads; a colour of an RGB mask that was shown before is the object that it was. They come out as given, with
-        confidence 1. Other known objects are predicted, where the mask is 0; where it is 255 (unknown), all are.
-        hints: what is said of the frame, in its own pixels. Objects that are pointed at are found by what is remembered
-        of them and the hints, new ones by the hints alone, and then count as given; "not this" alone is about all known
-        objects. Where nothing is found so, a warning says it, and the frame is predicted as ever.
+        Args:
+            frame: A path, a PIL image, or an (H, W, 3) uint8 array.
+            mask: (H, W) ids of objects that are new, or to be corrected from here on, in any form that `read_mask`
+                reads; a
+                colour of an RGB mask that was shown before is the object that it was. They come out as given, with
+                    confidence
+                1. Other known objects are predicted, where the mask is 0; where it is 255 (unknown), all are.
+            hints: What is said of the frame, in its own pixels. Objects that are pointed at are found by what is
+                remembered of
+                them and the hints, new ones by the hints alone, and then count as given; "not this" alone is about all
+                    known
+                objects. Where nothing is found so, a warning says it, and the frame is predicted as ever.
+
+        Returns:
+            What is in the frame.
 
         Raises:
-            FileNotFoundError, ValueError: the frame or its mask cannot be used, the frame has another size than those
-                before, or there is nothing to follow yet; the message says why, and the tracker is as it was.
+            FileNotFoundError: The frame or its mask is not there.
+            ValueError: The frame or its mask cannot be used, the frame has another size than those before, or there is
+                nothing
+                to follow yet; the message says why, and the tracker is as it was.
         """
         image = read_image(frame)
         self._check_size(image)
@@ -166,7 +178,9 @@ class Tracker:
         return found
 
     def forget(self, id: int) -> None:
-        """Take an object out of all that is remembered. Its id and colour stay its own, should it be given again.
+        """Take an object out of all that is remembered.
+
+        Its id and colour stay its own, should it be given again.
 
         Raises:
             ValueError: there is no such object.
@@ -179,7 +193,7 @@ class Tracker:
         self._context = tuple(replace(prompt, mask=np.where(prompt.mask == id, 0, prompt.mask)) for prompt in left)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """Everything that later answers depend on, as arrays (for `numpy.savez`), to be given to `restore`."""
+        """Return everything that later answers depend on, as arrays for `numpy.savez`, to be given to `restore`."""
         return {
             "number": np.array(self._number),
             "frame_size": np.array(self._size or (0, 0)),
@@ -236,7 +250,7 @@ class Tracker:
             raise ValueError(f"frame {self._number}: {error}") from None
 
     def _with_hints(self, query: FittedQuery, image: Pixels, given: Prompt | None, hints: Hints) -> Prompt | None:
-        """What is given of a frame, and what hints find in it, which then is given, too."""
+        """Join what is given of a frame with what hints find in it, which then is given, too."""
         known = set(self._prepared_context().ids) & set(self.ids) if self.ids else set[int]()
         asked = [i for i in hints.ids or sorted(known) if i in known]
         new = [i for i in hints.ids if i not in known]
@@ -259,7 +273,7 @@ class Tracker:
         return hinted if given is None else _joined([given, hinted])
 
     def _begun(self, image: Pixels, given: Prompt | None, *, hinted: bool) -> Prompt | None:
-        """All that is given of the first frame; the context's other prompts go into the bank."""
+        """Take all that is given of the first frame; the context's other prompts go into the bank."""
         own = [np.array_equal(prompt.image, image) for prompt in self._context]
         masks = [prompt for prompt, is_own in zip(self._context, own, strict=True) if is_own]
         masks += [] if given is None else [given]
@@ -275,13 +289,13 @@ class Tracker:
         return _joined(masks) if masks else None
 
     def _remembered(self, query: FittedQuery) -> Segmentation:
-        """The answer to a frame of which nothing is given; the bank may keep it."""
+        """Answer a frame of which nothing is given; the bank may keep it."""
         seen = self._seen(query)
         self._bank.add(self._number, query.pixels, seen.small_mask, seen.small_confidence)
         return Segmentation(seen.mask, seen.confidence, self._shown, seen.presence)
 
     def _given(self, query: FittedQuery, given: Prompt) -> Segmentation:
-        """The answer to a frame with a mask: as given, and other objects by the memory before it."""
+        """Answer a frame with a mask: as given, and other objects by the memory before it."""
         mask, confidence = given.mask.copy(), np.ones(given.mask.shape, np.float32)
         self._forgotten -= set(given.ids)
         others, beside = set(self.ids) - set(given.ids), None
@@ -302,7 +316,7 @@ class Tracker:
         return Segmentation(mask, confidence, self._shown, presence)
 
     def _seen(self, query: FittedQuery) -> _Seen:
-        """What the network finds by the present memory, without the objects that are absent."""
+        """Find what there is by the present memory, without the objects that are absent."""
         small_size = (self._side, self._side)
         if not self.ids:  # all objects were forgotten
             nothing, certain = np.zeros(query.size, np.uint8), np.ones(query.size, np.float32)
@@ -314,7 +328,7 @@ class Tracker:
         return _Seen(masks[0], whole.confidence, masks[1], small.confidence, whole.presence)
 
     def _prepared_context(self) -> PreparedContext:
-        """The memory as the network takes it, made anew only when it changed."""
+        """Prepare the memory as the network takes it, anew only when it changed."""
         contexts = self._bank.contexts
         if self._prepared is None or self._prepared[0] is not contexts:
             asked = _with_keys(contexts, self._keys)
@@ -343,7 +357,7 @@ def _checked(context: object) -> tuple[Prompt | PromptTensor, ...]:
 def _with_keys(
     contexts: Sequence[Sequence[Prompt]], keys: Sequence[PromptTensor]
 ) -> list[Sequence[Prompt | PromptTensor]]:
-    """Prompt tensors stand beside the prompts that show an id of theirs, or by themselves where there are none."""
+    """Put prompt tensors beside the prompts that show an id of theirs, or by themselves where there are none."""
     learned = {i for key in keys for i in key.ids}
     shares = [any(learned & set(prompt.ids) for prompt in prompts) for prompts in contexts]
     asked: list[Sequence[Prompt | PromptTensor]] = [
@@ -353,7 +367,7 @@ def _with_keys(
 
 
 def _joined(prompts: Sequence[Prompt]) -> Prompt:
-    """Prompts of one picture as one; where two say something of a pixel, the later one holds."""
+    """Join prompts of one image; where two say something of a pixel, the later one holds."""
     if len(prompts) == 1:
         return prompts[0]
     mask = prompts[0].mask

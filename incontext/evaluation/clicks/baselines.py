@@ -26,7 +26,7 @@ _POSITIVE, _NEGATIVE = 1, 2  # labels of the random walker
 
 
 def start_disc(image: Pixels, _example: Prompt | None) -> Answers:
-    """A disc about each click, the later over the earlier."""
+    """Begin a method that paints a disc about each click, the later over the earlier."""
     size = image.shape[0], image.shape[1]
     radius = _DISC * min(size)
 
@@ -40,7 +40,7 @@ def start_disc(image: Pixels, _example: Prompt | None) -> Answers:
 
 
 def start_random_walker(image: Pixels, _example: Prompt | None) -> Answers:
-    """Whose click a random walker that shuns edges would meet first; as long as none is negative, or the frame."""
+    """Begin a method that asks whose click a random walker that shuns edges would meet first."""
     small = shrunk(image, _WALKED)
 
     def answer(clicks: Sequence[Click]) -> Flags:
@@ -61,7 +61,7 @@ def start_random_walker(image: Pixels, _example: Prompt | None) -> Answers:
 
 
 def start_grabcut(image: Pixels, _example: Prompt | None) -> Answers:
-    """A graph cut between the colours about positive clicks and those of the rest, in rounds."""
+    """Begin a method that cuts a graph between the colours about positive clicks and those of the rest, in rounds."""
     small = shrunk(image, _CUT)
 
     def answer(clicks: Sequence[Click]) -> Flags:
@@ -117,20 +117,20 @@ def _disc(size: tuple[int, ...], x: float, y: float, radius: float) -> Flags:
 
 
 def _mark_frame(labels: Pixels, value: int) -> None:
-    """The picture's outermost pixels."""
+    """Mark the image's outermost pixels."""
     labels[[0, -1]] = value
     labels[:, [0, -1]] = value
 
 
 def _seed(labels: Pixels, clicks: Sequence[Click], image: Pixels, values: tuple[int, int]) -> None:
-    """What is known about clicks, in a shrunk picture's labels: values of positive and negative ones."""
+    """Mark what is known about clicks in a shrunk image's labels, by the values of positive and negative ones."""
     for click in clicks:
         x, y = _shrunk_place(click, image, labels)
         labels[_disc(labels.shape, x, y, _SEED)] = values[0 if click.positive else 1]
 
 
 def _shrunk_place(click: Click, image: Pixels, small: Pixels) -> tuple[int, int]:
-    """The column and row of a click in a shrunk picture."""
+    """Find the column and row of a click in a shrunk image."""
     return click.x * small.shape[1] // image.shape[1], click.y * small.shape[0] // image.shape[0]
 
 

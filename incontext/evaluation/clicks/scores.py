@@ -14,8 +14,11 @@ from incontext.evaluation.metrics import mean
 
 @dataclass(frozen=True)
 class Reached:
-    """Clicks until an IoU of `quality`: their mean, those that never get there counting as the most that were made
-    (NoC); and how many those are."""
+    """Clicks until an IoU of `quality`.
+
+    It is their mean, things that never get there counting as the most clicks that were made (NoC); and how many those
+    are.
+    """
 
     quality: float
     clicks: float
@@ -24,9 +27,11 @@ class Reached:
 
 @dataclass(frozen=True)
 class ClickScore:
-    """Of a set, or of all together (set "all"). ious: mean IoU by the number of clicks; after 0 if there are examples.
+    """Of a set, or of all together (set "all").
 
-    seconds: for an answer, on the average.
+    Attributes:
+        ious: Mean IoU by the number of clicks; after 0 if there are examples.
+        seconds: For an answer, on the average.
     """
 
     set: str
@@ -48,7 +53,12 @@ class ClickColumn:
 
 @dataclass(frozen=True)
 class ClickReport:
-    """All methods. most: clicks on a thing. left_out: things that their pictures did not show."""
+    """All methods.
+
+    Attributes:
+        most: Clicks on a thing.
+        left_out: Things that their pictures did not show.
+    """
 
     columns: tuple[ClickColumn, ...]
     most: int

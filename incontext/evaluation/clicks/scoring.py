@@ -32,9 +32,11 @@ COUNTS = (1, 3, 5, 10)  # clicks after which the IoU is told
 class ClickMethod:
     """Something that answers clicks, and how reports call it.
 
-    start: a picture (H, W, 3) uint8 and an example, or None -> what answers clicks on it. uses_example: whether it is
-    given examples, and asked only where there are some; its answer to no clicks is then the first one. baseline: it has
-    not learnt anything.
+    Attributes:
+        start: A picture (H, W, 3) uint8 and an example, or None -> what answers clicks on it.
+        uses_example: Whether it is given examples, and asked only where there are some; its answer to no clicks is then
+            the first one.
+        baseline: It has not learnt anything.
     """
 
     name: str
@@ -66,7 +68,7 @@ class ClickJournal:
         self._lines.close()
 
     def get(self, method: ClickMethod, thing: Thing) -> Record | None:
-        """What was measured before on the same files, if it was."""
+        """Return what was measured before on the same files, if it was."""
         return self._known.get((method.name, thing.digest()))
 
     def add(self, method: ClickMethod, thing: Thing, record: Record) -> None:

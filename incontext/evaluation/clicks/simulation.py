@@ -23,7 +23,11 @@ MOST_CLICKS = 20  # on one thing, as everyone counts
 
 @dataclass(frozen=True)
 class Click:
-    """On the pixel in column x and row y; positive: "this", else "not this"."""
+    """On the pixel in column x and row y.
+
+    Attributes:
+        positive: "this", else "not this".
+    """
 
     x: int
     y: int
@@ -34,8 +38,10 @@ class Click:
 class Curve:
     """What clicks on one thing brought.
 
-    ious: IoU after 0, 1, 2 ... clicks. clicks: one fewer. done: nothing more was to be clicked on, because every wrong
-    pixel had been.
+    Attributes:
+        ious: IoU after 0, 1, 2 ... clicks.
+        clicks: One fewer.
+        done: Nothing more was to be clicked on, because every wrong pixel had been.
     """
 
     ious: tuple[float, ...]
@@ -43,7 +49,7 @@ class Curve:
     done: bool = False
 
     def after(self, count: int) -> float:
-        """IoU after so many clicks; of fewer where the simulation stopped before, as nothing was wrong any more."""
+        """Return the IoU after so many clicks; of fewer where the simulation stopped, as nothing was wrong any more."""
         return self.ious[min(count, len(self.ious) - 1)]
 
 
@@ -73,7 +79,7 @@ def next_click(truth: Flags, ignored: Flags, found: Flags, clicked: Sequence[Cli
 
 
 def _depth(wrong: Flags) -> npt.NDArray[np.float64]:
-    """How far each such pixel is from the nearest that is not, pixels outside of the picture included."""
+    """Measure how far each such pixel is from the nearest that is not, pixels outside of the image included."""
     depth: npt.NDArray[np.float64] = ndimage.distance_transform_edt(np.pad(wrong, 1))[1:-1, 1:-1]
     return depth
 

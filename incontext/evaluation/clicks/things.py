@@ -31,8 +31,11 @@ _UNKNOWN = 128  # in masks of GrabCut and Berkeley: neither thing, which is brig
 class Truth:
     """A picture and a thing in it.
 
-    image: (H, W, 3) uint8. truth: (H, W) bool, not all False. ignored: (H, W) bool, where nothing is scored. example:
-    another picture with the like, where there is one, marked as id 1.
+    Attributes:
+        image: (H, W, 3) uint8.
+        truth: (H, W) bool, not all False.
+        ignored: (H, W) bool, where nothing is scored.
+        example: Another picture with the like, where there is one, marked as id 1.
     """
 
     image: Pixels
@@ -45,8 +48,10 @@ class Truth:
 class Thing:
     """A thing to click on, read when it is wanted.
 
-    set, name: for reports, both together tell it from all others. read: gives it, or None where the picture does not
-    show it after all. files: what it is read from.
+    Attributes:
+        set, name: For reports, both together tell it from all others.
+        read: Gives it, or None where the picture does not show it after all.
+        files: What it is read from.
     """
 
     set: str
@@ -56,7 +61,7 @@ class Thing:
     has_example: bool
 
     def digest(self) -> str:
-        """Changes when a file does, by names, sizes and times."""
+        """Make a digest that changes when a file does, by names, sizes and times."""
         lines = [f"{self.set} {self.name}"]
         lines += [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in self.files]
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
@@ -132,7 +137,7 @@ def _of_set(each: EpisodeSet, pictures: EpisodeImages) -> Iterator[Thing]:
 
 
 def _of_clip(clip: Clip, frames: int) -> tuple[Thing, ...]:
-    """Each object in frames after that whose mask shows it first."""
+    """Take each object in frames after that whose mask shows it first."""
     if frames < 1:
         raise ValueError(f"expected at least 1 frame of each object, got {frames}")
     shown: dict[int, list[int]] = {}
@@ -162,7 +167,7 @@ def _marked(image: Pixels, mask: Pixels | None, i: int) -> Prompt:
 
 
 def _pairs(data: Path, kind: str, images: str, masks: str) -> tuple[Thing, ...]:
-    """Pictures with a mask of the same stem each, of one thing; no examples."""
+    """Take images with a mask of the same stem each, of one thing; no examples."""
     for folder in (images, masks):
         if not (data / folder).is_dir():
             raise FileNotFoundError(f"{data}: expected a folder {folder} in it for the layout {kind}, got none")

@@ -29,15 +29,19 @@ class PictureSource(Protocol):
     """Where the pictures of episodes come from. Threads may share it."""
 
     def image(self, set_name: str, stem: str, /) -> Pixels:
-        """(H, W, 3) uint8. FileNotFoundError where there is no such picture."""
+        """Open an image, (H, W, 3) uint8.
+
+        Raises:
+            FileNotFoundError: There is no such picture.
+        """
         ...
 
     def asked(self, each: EpisodeSet, i: int, stem: str, /) -> Pixels:
-        """(H, W) uint8, of the picture's size: 1 where a class is, 255 where nothing is scored, else 0."""
+        """Read what is asked, (H, W) uint8 of the image's size: 1 a class, 255 where nothing is scored, else 0."""
         ...
 
     def prompt(self, each: EpisodeSet, i: int, stem: str, /) -> Prompt:
-        """A picture with that mask."""
+        """Open an image with that mask."""
         ...
 
 
@@ -52,7 +56,7 @@ class Kept:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], Pixels]) -> Pixels:
-        """What was made for that key, read-only, as many prompts share it."""
+        """Return what was made for that key, read-only, as many prompts share it."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -77,18 +81,29 @@ class EpisodeImages:
         self._kept = Kept()
 
     def image(self, set_name: str, stem: str) -> Pixels:
-        """(H, W, 3) uint8. FileNotFoundError where there is no such picture."""
+        """Open an image, (H, W, 3) uint8.
+
+        Raises:
+            FileNotFoundError: There is no such picture.
+        """
         path = self.file(set_name, "images", stem)
         return self._kept.get(path, lambda: read_image(path))
 
     def ids(self, set_name: str, stem: str) -> Pixels:
-        """(H, W) uint8: the mask's ids, a colour of RGB masks the same in all of a set. FileNotFoundError if none."""
+        """Read the ids of a mask, (H, W) uint8, a colour of RGB masks the same in all of a set.
+
+        Raises:
+            FileNotFoundError: None.
+        """
         path, numbers = self.file(set_name, "masks", stem), self._numbers[set_name]
         return self._kept.get(path, lambda: read_ids(path, numbers))
 
     def asked(self, each: EpisodeSet, i: int, stem: str) -> Pixels:
-        """(H, W) uint8: 1 where a class is, 255 where the file ignores, else 0. ValueError where the mask has not its
-        picture's size."""
+        """Read what is asked, (H, W) uint8: 1 where a class is, 255 where the file ignores, else 0.
+
+        Raises:
+            ValueError: The mask has not its picture's size.
+        """
         ids, size = self.ids(each.name, stem), self.image(each.name, stem).shape[:2]
         if ids.shape != size:
             path = self.file(each.name, "masks", stem)
@@ -96,11 +111,11 @@ class EpisodeImages:
         return np.where(ids == IGNORED, np.uint8(IGNORED), wanted(ids, each, i).astype(np.uint8))
 
     def prompt(self, each: EpisodeSet, i: int, stem: str) -> Prompt:
-        """A picture with the mask of one class: 1 where it is, 255 where the file ignores."""
+        """Open an image with the mask of one class: 1 where it is, 255 where the file ignores."""
         return Prompt(self.image(each.name, stem), self.asked(each, i, stem))
 
     def file(self, set_name: str, kind: str, stem: str) -> Path:
-        """The file in the set's folder of that kind, "images" or "masks"."""
+        """Find the file in the set's folder of that kind, "images" or "masks"."""
         try:
             return self._files[set_name, kind][stem]
         except KeyError:
@@ -110,12 +125,12 @@ class EpisodeImages:
 
 
 def wanted(ids: Pixels, each: EpisodeSet, i: int) -> npt.NDArray[np.bool_]:
-    """(H, W) bool: where the class that is asked for is."""
+    """Find where the class that is asked for is, (H, W) bool."""
     return np.asarray((ids != 0) & (ids != IGNORED) if each.instances_as_one else ids == i)
 
 
 def at_scoring_side(array: npt.NDArray[Any], side: int | None = SCORING_SIDE) -> npt.NDArray[Any]:
-    """(H, W) bool, ids or confidence -> (side, side), nearest neighbour, as Pillow picks it; None: as it is."""
+    """Shrink (H, W) bool, ids or confidence to (side, side), nearest neighbour, as Pillow picks it; None: not."""
     if side is None:
         return array
     kind = np.float32 if array.dtype.kind == "f" else np.uint8

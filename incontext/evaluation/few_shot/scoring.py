@@ -35,9 +35,12 @@ class Found(Protocol):
     """An answer with a confidence, as `Segmentation` is: both (H, W), confidence in 0..1."""
 
     @property
-    def mask(self) -> npt.NDArray[Any]: ...
+    def mask(self) -> npt.NDArray[Any]:
+        """(H, W) bool, or ids of which all but 0 and 255 are the thing."""
+
     @property
-    def confidence(self) -> npt.NDArray[np.float32]: ...
+    def confidence(self) -> npt.NDArray[np.float32]:
+        """(H, W) float32 in 0..1."""
 
 
 Answer: TypeAlias = "npt.NDArray[Any] | Found"
@@ -49,8 +52,10 @@ Predict: TypeAlias = Callable[[Sequence[Pixels], Sequence[Prompt]], Iterable[Ans
 class Method:
     """Something that answers episodes, and how reports call it.
 
-    baseline: it has not learnt anything. fewest_shots: it is not asked with fewer. uses_prompts: where it does not, it
-    is asked at one number of shots only, the least.
+    Attributes:
+        baseline: It has not learnt anything.
+        fewest_shots: It is not asked with fewer.
+        uses_prompts: Where it does not, it is asked at one number of shots only, the least.
     """
 
     name: str
@@ -60,7 +65,7 @@ class Method:
     uses_prompts: bool = True
 
     def is_asked(self, shots: int, all_shots: Sequence[int]) -> bool:
-        """Whether it answers with that many shots when a run is about `all_shots`."""
+        """Tell whether it answers with that many shots when a run is about `all_shots`."""
         return shots >= self.fewest_shots and (self.uses_prompts or shots == min(all_shots))
 
 
@@ -78,11 +83,16 @@ def evaluate(
 ) -> FewShotReport:
     """Ask the methods all episodes of the sets with each number of shots, in one pass, and score the answers.
 
-    A method gets the first prompts of an episode, everything but the asked id painted background. seed: of the
-    bootstrap. side: pixels along a side at which masks are compared, None: each query's own size. pictures: where they
-    come from, None: the sets' folders. workers: threads that each work on an episode; what is reported does not depend
-    on them. journal: what it knows is not asked again, and it gets what is new. on_episode(done, total) is called after
-    each episode. Raises ValueError for more shots than an episode has, and for an answer that has not the query's size.
+    A method gets the first prompts of an episode, everything but the asked id painted background.
+
+    Args:
+        seed: Of the bootstrap.
+        side: Pixels along a side at which masks are compared, None: each query's own size.
+        pictures: Where they come from, None: the sets' folders.
+        workers: Threads that each work on an episode; what is reported does not depend on them.
+        journal: What it knows is not asked again, and it gets what is new. on_episode(done, total) is called after each
+            episode. Raises ValueError for more shots than an episode has, and for an answer that has not the query's
+            size.
     """
     _check(methods, sets, shots)
     asker = _Asker(pictures or EpisodeImages(sets), tuple(methods), tuple(shots), side, journal)
@@ -196,7 +206,11 @@ class _Asker:
 
 
 def read_answer(answer: Answer, query: Pixels) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32] | None]:
-    """What was found, (H, W) bool, and the confidence, (H, W) or None. ValueError where it does not fit the query."""
+    """Read what was found, (H, W) bool, and the confidence, (H, W) or None.
+
+    Raises:
+        ValueError: It does not fit the query.
+    """
     mask, confidence = (answer, None) if isinstance(answer, np.ndarray) else (answer.mask, answer.confidence)
     for array in (mask,) if confidence is None else (mask, confidence):
         if array.shape != query.shape[:2]:
@@ -213,7 +227,7 @@ _Task: TypeAlias = tuple[EpisodeSet, Episode]
 def _in_order(
     ask: Callable[[_Task], dict[Question, Record]], tasks: Sequence[_Task], workers: int
 ) -> Iterator[dict[Question, Record]]:
-    """The results in the order of the tasks, from as many threads; few wait to be taken."""
+    """Give the results in the order of the tasks, from as many threads; few wait to be taken."""
     if workers < 1:
         raise ValueError(f"expected at least 1 worker, got {workers}")
     if workers == 1:

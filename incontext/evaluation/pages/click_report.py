@@ -25,13 +25,13 @@ _PROTOCOL = (
 
 
 def summary_table(report: ClickReport) -> Table:
-    """A row for each method, of all things together."""
+    """Make a row for each method, of all things together."""
     rows = tuple((each.method, *_cells(report, each.together)) for each in report.columns)
     return Table("All things", _PROTOCOL.format(most=report.most), ("method", *_head(report)), rows)
 
 
 def set_table(report: ClickReport, column: ClickColumn) -> Table:
-    """A row for each set, of one method."""
+    """Make a row for each set, of one method."""
     rows = [(each.set, *_cells(report, each)) for each in column.sets]
     if len(rows) > 1:
         rows.append(("all", *_cells(report, column.together)))
@@ -39,12 +39,12 @@ def set_table(report: ClickReport, column: ClickColumn) -> Table:
 
 
 def tables(report: ClickReport) -> list[Table]:
-    """Every table of a report."""
+    """List every table of a report."""
     return [summary_table(report), *(set_table(report, column) for column in report.columns)]
 
 
 def sentences(report: ClickReport) -> Iterator[str]:
-    """What the tables do not say by themselves."""
+    """Say what the tables do not say by themselves."""
     for column in report.columns:
         first = min(report.counts)
         lost = [each.set for each in column.sets if each.ious[0] > each.ious[first]]
@@ -56,7 +56,7 @@ def sentences(report: ClickReport) -> Iterator[str]:
 
 
 def to_text(report: ClickReport) -> str:
-    """What a terminal shows."""
+    """Write what a terminal shows."""
     shown = [summary_table(report), *(set_table(report, each) for each in report.columns if not each.baseline)]
     if all(len(each.sets) == 1 for each in report.columns):
         shown = shown[:1]

@@ -36,7 +36,9 @@ _Kind = TypeVar("_Kind", np.bool_, np.uint8)
 class Shown:
     """An episode in pictures, each a JPEG file's bytes or None where there is none.
 
-    score: what ranks it, None where nothing could be scored. captions: lines about it, the first says what is seen.
+    Attributes:
+        score: What ranks it, None where nothing could be scored.
+        captions: Lines about it, the first says what is seen.
     """
 
     set: str
@@ -56,11 +58,19 @@ def gallery(
     pictures: PictureSource | None = None,
     on_picture: Callable[[int, int], None] | None = None,
 ) -> list[Shown]:
-    """The best, the median and the worst episode of each set, as the method answered with that many shots: the first
-    prompt with its mask, the query with the true outline, the answer, and its confidence (white is sure).
+    """Choose the best, the median and the worst episode of each set, and show them.
 
-    hidden: names of sets that are left out. pictures: where they come from, None: the sets' folders. on_picture(done,
-    total) is called after each.
+    Shown are the first prompt with its mask, the query with the true outline, the answer, and its confidence (white is
+    sure).
+
+    Args:
+        report: The scores.
+        method: Which answers.
+        sets: Whose episodes were scored.
+        shots: With how many prompts.
+        hidden: Names of sets that are left out.
+        pictures: Where the images come from; None: the sets' folders.
+        on_picture: Called with how many are done, and how many there are.
     """
     scores = {each.name: each.episode_iou for each in report.column(method.name, shots).sets}
     chosen = [
@@ -78,7 +88,7 @@ def gallery(
 
 
 def best_median_worst(scores: Sequence[float]) -> Iterator[tuple[int, str]]:
-    """Which ones: (place, what it is); fewer than three where there are fewer scores. Of equals the first is better."""
+    """Choose the places of the best, the median and the worst score; fewer where there are fewer scores."""
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     ranks = {0: "best", len(order) // 2: "median", len(order) - 1: "worst"}
     for place in sorted({0, len(order) // 2, len(order) - 1}):
@@ -109,7 +119,7 @@ def _show(
 
 
 def _shrunk(array: npt.NDArray[_Kind]) -> npt.NDArray[_Kind]:
-    """At most 240 pixels along the longer side, masks by the nearest pixel."""
+    """Shrink to at most 240 pixels along the longer side, masks by the nearest pixel."""
     if array.dtype == np.bool_:
         small = resized_mask(array.astype(np.uint8), shrunk_size((array.shape[0], array.shape[1]), longest=LONGER_SIDE))
         return small.astype(array.dtype)
@@ -117,7 +127,7 @@ def _shrunk(array: npt.NDArray[_Kind]) -> npt.NDArray[_Kind]:
 
 
 def _tinted(image: Pixels, mask: Flags, unscored: Flags | None = None) -> Pixels:
-    """The mask over the picture, tinted and outlined; what is not scored in grey."""
+    """Lay the mask over the image, tinted and outlined; what is not scored in grey."""
     blended = (image.astype(np.uint16) * 55 + np.array(_TINT, np.uint16) * 45) // 100
     shown = np.where(mask[..., None], blended.astype(np.uint8), image)
     if unscored is not None:
@@ -136,7 +146,7 @@ def _outlined(image: Pixels, mask: Flags, *, unscored: Flags) -> Pixels:
 
 
 def _edges(mask: Flags) -> tuple[Flags, Flags]:
-    """The pixels along the inner and along the outer side of a mask's edge."""
+    """Find the pixels along the inner and along the outer side of a mask's edge."""
     padded = np.pad(mask, 1, mode="edge")
     around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
     surrounded, touched = np.logical_and.reduce(around), np.logical_or.reduce(around)
@@ -146,8 +156,13 @@ def _edges(mask: Flags) -> tuple[Flags, Flags]:
 
 
 def overlaid(image: Pixels, ids: Pixels, palette: Palette) -> bytes:
-    """A JPEG of a picture (H, W, 3), small, under the ids (H, W) of a mask in a palette's colours; what is ignored is
-    grey."""
+    """Make a small JPEG of an image under the ids of a mask.
+
+    Args:
+        image: (H, W, 3) uint8.
+        ids: (H, W); what is ignored becomes grey.
+        palette: Colours of the ids.
+    """
     small = _shrunk(image)
     mask = resized_mask(ids, small.shape[:2])
     shown = Segmentation(mask, np.ones(mask.shape, np.float32), palette).overlay(small)

@@ -1,6 +1,7 @@
 """The report as one HTML page that needs nothing else: tables, drawings, pictures. Light or dark as the reader has it.
 
-Refuses to know how anything in it was made.
+Refuses to know how anything in it was made. Written with f-strings and `html.escape`: a template language would be one
+more dependency, for pages whose parts are computed rather than laid out.
 """
 
 from __future__ import annotations
@@ -66,7 +67,11 @@ COLUMNS = ("prompt with its mask", "query, true outline", "answer", "confidence,
 
 
 def page(report: FewShotReport, shown: Sequence[Shown], about: Mapping[str, object]) -> str:
-    """An HTML document. about: what ran, shown as it is, name and value."""
+    """Write the report as an HTML document.
+
+    Args:
+        about: What ran, shown as it is, name and value.
+    """
     summary, of_sets, *others = tables(report)
     body = [
         "<h1>Few-shot scores</h1>",
@@ -86,7 +91,12 @@ def page(report: FewShotReport, shown: Sequence[Shown], about: Mapping[str, obje
 
 
 def document(title: str, body: Sequence[str]) -> str:
-    """A whole HTML document. title: plain text; body: elements."""
+    """Write a whole HTML document.
+
+    Args:
+        title: Plain text.
+        body: elements.
+    """
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -97,7 +107,7 @@ def document(title: str, body: Sequence[str]) -> str:
 
 
 def _figures(report: FewShotReport) -> str:
-    """The means in large letters."""
+    """Write the means in large letters."""
     cards = []
     for column in beside(report):
         low, high = column.mean_iou_interval
@@ -118,7 +128,11 @@ def _legend(report: FewShotReport) -> str:
 
 
 def section(table: Table, *, heading: bool = True) -> str:
-    """A table as HTML, under its title and note. heading: with the title."""
+    """Write a table as HTML, under its title and note.
+
+    Args:
+        heading: With the title.
+    """
 
     def row(cells: Sequence[str], tag: str, kind: str = "") -> str:
         return f"<tr{kind}>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
@@ -151,8 +165,14 @@ def _reliability(report: FewShotReport) -> list[str]:
 def episodes(
     shown: Sequence[Shown], note: str, *, columns: Sequence[str] = COLUMNS, measure: str = "IoU", of: str = "episodes"
 ) -> list[str]:
-    """What was shown by the sets, as HTML. note: plain text about it; columns: what the pictures are; measure: what
-    they are ranked by; of: what they are pictures of."""
+    """Write what was shown by the sets, as HTML.
+
+    Args:
+        note: Plain text about it.
+        columns: What the pictures are.
+        measure: What they are ranked by.
+        of: What they are pictures of.
+    """
     if not shown:
         return []
     made = [f"<h2>Best, median and worst {escape(of)}</h2>", f'<p class="note">{escape(note)}</p>']
@@ -164,7 +184,7 @@ def episodes(
 
 
 def note_on_episodes(shots: int) -> str:
-    """What to say of few-shot episodes with that many shots."""
+    """Say what is to be said of few-shot episodes with that many shots."""
     return (
         f"By the IoU of the episode alone, {shots} shot{'s' * (shots > 1)}; where there are more, the first prompt is "
         "shown. What is greyed out is not scored."

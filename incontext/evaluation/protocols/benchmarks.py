@@ -15,8 +15,15 @@ FOLDS: Final = (0, 1, 2, 3)
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark. name: on the command line. title: for people. shots, folds: those that are published, empty where
-    there are none. task: the type token for its questions. rules: how it is asked and scored, in a few sentences."""
+    """A benchmark.
+
+    Attributes:
+        name: On the command line.
+        title: For people.
+        shots, folds: Those that are published, empty where there are none.
+        task: The type token for its questions.
+        rules: How it is asked and scored, in a few sentences.
+    """
 
     name: str
     title: str

@@ -24,10 +24,13 @@ _Item = TypeVar("_Item", str, int)
 def draw(
     benchmark: Benchmark, data: FewShotData, shots: int, *, seed: int = SEED, limit: int | None = None
 ) -> tuple[EpisodeSet, ...]:
-    """The episodes of each fold with that many prompts, each set drawn from the seed anew.
+    """Draw the episodes of each fold with that many prompts, each set drawn from the seed anew.
 
     They differ for different numbers of shots, as in the reference code, where each prompt takes a number of the same
-    generator. limit: at most so many of a fold, spread evenly over it.
+    generator.
+
+    Args:
+        limit: At most so many of a fold, spread evenly over it.
 
     Raises:
         ValueError: a class has too few images, or a fold none.
@@ -54,7 +57,7 @@ def draw(
 
 
 def _uniform(generator: np.random.RandomState, fold: Fold, shots: int) -> Iterator[Episode]:
-    """COCO-20i: a class, a query of it, prompts of it."""
+    """Draw as COCO-20i does: a class, a query of it, prompts of it."""
     for _ in range(EPISODES):
         i = _pick(generator, fold.classes)
         query = _pick(generator, fold.names[i])
@@ -64,21 +67,21 @@ def _uniform(generator: np.random.RandomState, fold: Fold, shots: int) -> Iterat
 def _of_pairs(
     generator: np.random.RandomState, fold: Fold, pairs: Sequence[tuple[str, int]], shots: int
 ) -> Iterator[Episode]:
-    """PASCAL-5i: the listed queries in turn, prompts of the same class."""
+    """Draw as PASCAL-5i does: the listed queries in turn, prompts of the same class."""
     for number in range(EPISODES):
         query, i = pairs[number % len(pairs)]
         yield Episode(i, query, _prompts(generator, fold.names[i], query, shots))
 
 
 def _of_neighbours(generator: np.random.RandomState, fold: Fold, shots: int) -> Iterator[Episode]:
-    """FSS-1000: every image once; prompts by their numbers 1 to 10, which is not the order of the files' names."""
+    """Draw as FSS-1000 does: every image once; prompts by their numbers 1 to 10, not in the order of file names."""
     for query, i in fold.pairs or ():
         by_number = sorted(fold.names[i], key=lambda name: int(name.rpartition("/")[2]))
         yield Episode(i, query, _prompts(generator, by_number, query, shots))
 
 
 def _prompts(generator: np.random.RandomState, names: Sequence[str], query: str, shots: int) -> tuple[str, ...]:
-    """Uniformly with replacement, only never the query itself."""
+    """Draw uniformly with replacement, only never the query itself."""
     prompts: list[str] = []
     while len(prompts) < shots:
         name = _pick(generator, names)
@@ -88,5 +91,5 @@ def _prompts(generator: np.random.RandomState, names: Sequence[str], query: str,
 
 
 def _pick(generator: np.random.RandomState, items: Sequence[_Item]) -> _Item:
-    """One of them, as `generator.choice(items, 1, replace=False)[0]` picks it, without an array of texts each time."""
+    """Draw one of them, as `generator.choice(items, 1, replace=False)[0]` does, without an array of texts each time."""
     return items[int(generator.permutation(len(items))[0])]

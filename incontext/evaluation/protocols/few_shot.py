@@ -34,8 +34,10 @@ def run_few_shot(
 ) -> FewShotReport:
     """Ask the methods every episode, one number of shots after the other, and score the answers.
 
-    side: pixels along a side at which masks are compared, None: each query's own size. The other arguments are those of
-    `few_shot.scoring.evaluate`, whose errors may come. on_episode(done, total) counts over all numbers of shots.
+    Args:
+        side: Pixels along a side at which masks are compared, None: each query's own size. The other arguments are
+            those of `few_shot.scoring.evaluate`, whose errors may come. on_episode(done, total) counts over all numbers
+            of shots.
     """
     total, done = sum(len(each.episodes) for sets in lists.values() for each in sets), 0
     reports = []
@@ -63,7 +65,7 @@ def run_few_shot(
 
 
 def _joined(reports: Sequence[FewShotReport]) -> FewShotReport:
-    """The columns of all, which are about the same folds."""
+    """Join the columns of reports about the same folds."""
     names: dict[str, dict[int, str]] = {}
     for report in reports:
         for fold, of_fold in report.class_names.items():
@@ -73,7 +75,11 @@ def _joined(reports: Sequence[FewShotReport]) -> FewShotReport:
 
 
 def few_shot_outcome(benchmark: Benchmark, report: FewShotReport, shown: Sequence[Shown], shots: int) -> Outcome:
-    """What to report. shots: of the episodes that are shown."""
+    """Gather what to report.
+
+    Args:
+        shots: Of the episodes that are shown.
+    """
     figures = []
     several = len({column.method for column in report.columns}) > 1
     for column in report.columns:
@@ -92,11 +98,11 @@ def few_shot_outcome(benchmark: Benchmark, report: FewShotReport, shown: Sequenc
 
 
 def shots_name(shots: int) -> str:
-    """1 shot, 5 shots."""
+    """Write 1 shot, 5 shots."""
     return f"{shots} shot{'s' * (shots > 1)}"
 
 
 def few_shot_gallery(report: FewShotReport, method: Method, lists: Lists, data: FewShotData) -> tuple[list[Shown], int]:
-    """The best, the median and the worst episode of each fold at the fewest shots of the method, and that number."""
+    """Show the best, the median and the worst episode of each fold at the method's fewest shots, and say how many."""
     shots = next(column.shots for column in report.columns if column.method == method.name)
     return gallery(report, method, lists[shots], shots=shots, pictures=FoldPictures(data)), shots

@@ -59,8 +59,13 @@ _VOC_PARTS: Final = (
 
 @dataclass(frozen=True)
 class Fold:
-    """The test part of a fold. classes: its ids. names: of each class, its images in the published order. pairs: the
-    queries where the rules list them, (image, class) in order; None where they are drawn."""
+    """The test part of a fold.
+
+    Attributes:
+        classes: Its ids.
+        names: Of each class, its images in the published order.
+        pairs: The queries where the rules list them, (image, class) in order; None where they are drawn.
+    """
 
     classes: tuple[int, ...]
     names: Mapping[int, Sequence[str]]
@@ -69,11 +74,18 @@ class Fold:
 
 @dataclass(frozen=True, eq=False)
 class FewShotData:
-    """A benchmark's images and masks. classes: id -> name. folds: by number. about: facts for the report.
+    """A benchmark's images and masks.
 
-    image, mask: where an image lies, by its name in the lists; and (H, W) uint8 of one of its classes, 1 where it is,
-    255 where nothing is scored, else 0. files: all files that a name needs. folders: what holds them, or the file. A
-    `few_shot.pictures.PictureSource` is made of it by :class:`FoldPictures`."""
+    Attributes:
+        classes: Id -> name.
+        folds: By number.
+        about: Facts for the report.
+        image, mask: Where an image lies, by its name in the lists; and (H, W) uint8 of one of its classes, 1 where it
+            is, 255 where nothing is scored, else 0.
+        files: All files that a name needs.
+        folders: What holds them, or the file. A `few_shot.pictures.PictureSource` is made of it by
+            :class:`FoldPictures`.
+    """
 
     root: Path
     classes: Mapping[int, str]
@@ -85,30 +97,39 @@ class FewShotData:
     about: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, names: Iterable[str]) -> None:
-        """FileNotFoundError where one of these images, or its mask, is not there."""
+        """Look whether these images and their masks are there.
+
+        Raises:
+            FileNotFoundError: One of them is not.
+        """
         check_files([path for name in dict.fromkeys(names) for path in self.files(name)], "an episode names it")
 
     def state(self) -> str:
-        """Changes when files come or go, or lists change: what records of answers depend on."""
+        """Make a digest that changes when files come or go, or lists change: what records of answers depend on."""
         stamps = (f"{folder} {folder.stat().st_mtime_ns}" for folder in self.folders)
         return "; ".join([*stamps, *(f"{name}: {value}" for name, value in self.about.items())])
 
 
 class FoldPictures:
-    """The images and masks of episodes: a `few_shot.pictures.PictureSource`. Bounded in memory; threads may share
-    it."""
+    """The images and masks of episodes: a `few_shot.pictures.PictureSource`.
+
+    Bounded in memory; threads may share it.
+    """
 
     def __init__(self, data: FewShotData) -> None:
         self._data = data
         self._kept = Kept()
 
     def image(self, _set_name: str, stem: str) -> Pixels:
-        """(H, W, 3) uint8."""
+        """Open an image, (H, W, 3) uint8."""
         return self._kept.get(stem, lambda: read_image(self._data.image(stem)))
 
     def asked(self, _each: EpisodeSet, i: int, stem: str) -> Pixels:
-        """(H, W) uint8: 1 where the class is, 255 where nothing is scored. ValueError for another size than its
-        image's."""
+        """Read what is asked, (H, W) uint8: 1 where the class is, 255 where nothing is scored.
+
+        Raises:
+            ValueError: For another size than its image's.
+        """
         mask = self._kept.get((i, stem), lambda: self._data.mask(i, stem))
         size = self.image("", stem).shape[:2]
         if mask.shape != size:
@@ -117,12 +138,15 @@ class FoldPictures:
         return mask
 
     def prompt(self, each: EpisodeSet, i: int, stem: str) -> Prompt:
-        """An image with that mask."""
+        """Open an image with that mask."""
         return Prompt(self.image("", stem), self.asked(each, i, stem))
 
 
 def read_few_shot(benchmark: Benchmark, data: Path, folds: Sequence[int]) -> FewShotData:
-    """The data of a few-shot benchmark. folds: numbers of those that are wanted; FSS-1000 has one, 0.
+    """Read the data of a few-shot benchmark.
+
+    Args:
+        folds: Numbers of those that are wanted; FSS-1000 has one, 0.
 
     Raises:
         FileNotFoundError: a part is missing; the message names the file that is expected.
@@ -188,7 +212,7 @@ def _coco_classes(fold: int) -> tuple[int, ...]:
 
 
 def _coco_names(masks: Path, annotations: ClassesOfCoco | None, wanted: set[int]) -> dict[int, list[str]]:
-    """class -> the names of its images, where no list says so: of the annotations, else by reading all masks."""
+    """Name the images of each class where no list says so: by the annotations, else by reading all masks."""
     if not wanted:
         return {}
     if annotations is not None:
@@ -202,7 +226,7 @@ def _coco_names(masks: Path, annotations: ClassesOfCoco | None, wanted: set[int]
 
 
 def _stem(name: str) -> str:
-    """A name of a list without its suffix: val2014/COCO_val2014_000000000042.jpg."""
+    """Take a name of a list without its suffix: val2014/COCO_val2014_000000000042.jpg."""
     path = Path(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"expected the name of an image inside of the data, got {name!r}")
@@ -253,7 +277,7 @@ def _pascal(data: Path, folds: Sequence[int]) -> FewShotData:
 
 
 def _pairs(path: Path, fold: int) -> list[tuple[str, int]]:
-    """The lines NAME__CLASS of a fold's list."""
+    """Read the lines NAME__CLASS of a fold's list."""
     pairs = []
     for line in lines_of(path):
         match = re.fullmatch(r"(\w+?)__(\d+)", line)
@@ -264,7 +288,7 @@ def _pairs(path: Path, fold: int) -> list[tuple[str, int]]:
 
 
 def published_pairs() -> dict[int, list[tuple[str, int]]]:
-    """The test pairs of PASCAL-5i, (image, class), by fold in their published order."""
+    """Read the test pairs of PASCAL-5i, (image, class), by fold in their published order."""
     pairs: dict[int, list[tuple[str, int]]] = {}
     fold = 0
     for line in _own_lines("pascal_5i.txt"):
@@ -286,7 +310,7 @@ def _own_lines(name: str) -> list[str]:
 
 
 def published_classes() -> list[str]:
-    """The test classes of FSS-1000, sorted."""
+    """Read the test classes of FSS-1000, sorted."""
     return sorted(word for line in _own_lines("fss_1000.txt") for word in line.split())
 
 

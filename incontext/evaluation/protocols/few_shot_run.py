@@ -67,11 +67,11 @@ class FewShotRun:
         return {"scored at": size, "episodes": drawn, "shots": ", ".join(map(str, self.lists)), **self.data.about}
 
     def content(self) -> dict[str, Any]:
-        """What an episode list says of them."""
+        """Write what an episode list says of them."""
         return few_shot_content(self.lists)
 
     def estimate(self, segmenter: Segmenter) -> Estimate:
-        """Time and memory, by a call with noise for each number of shots and ensemble."""
+        """Estimate time and memory, by a call with noise for each number of shots and ensemble."""
         seconds, count = 0.0, 0
         rng = np.random.default_rng(0)
         image = rng.integers(0, 256, (*_PICTURE, 3), dtype=np.uint8)
@@ -93,8 +93,11 @@ class FewShotRun:
     def ask(
         self, segmenter: Segmenter, out: Path, settings: Mapping[str, object], *, workers: int, tell: Tell
     ) -> Outcome:
-        """Ask all episodes, go on where a run was stopped, and say what came of it. settings: what answers depend
-        on."""
+        """Ask all episodes, go on where a run was stopped, and say what came of it.
+
+        Args:
+            settings: What answers depend on.
+        """
         methods = self._methods(segmenter)
         own = {"data": self.data.state(), "scored at": self.request.scored_at}
         with AnswerJournal(out / "answers.jsonl", {**settings, **own}) as journal:
@@ -111,7 +114,7 @@ class FewShotRun:
         return few_shot_outcome(self.request.benchmark, report, shown, shots)
 
     def _methods(self, segmenter: Segmenter) -> list[Method]:
-        """With one prompt both ensembles are the same, so only the first of them is asked then."""
+        """Make the methods. With one prompt both ensembles are the same, so only the first of them is asked then."""
         ensembles = self.request.ensembles
         return [self._method(segmenter, each, 2 if each != ensembles[0] else 1) for each in ensembles]
 

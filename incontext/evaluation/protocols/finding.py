@@ -17,20 +17,25 @@ _MOST_FOLDERS = 64  # in a folder that is looked into: more are the data themsel
 
 @dataclass(frozen=True)
 class Part:
-    """Something that a layout has: any of these paths below its root, files or folders. what: it is, for people."""
+    """Something that a layout has: any of these paths below its root, files or folders.
+
+    Attributes:
+        what: It is, for people.
+    """
 
     paths: tuple[str, ...]
     what: str
 
     def found(self, root: Path) -> Path | None:
-        """Where it lies, the first path that exists."""
+        """Find where it lies, the first path that exists."""
         return next((root / path for path in self.paths if (root / path).exists()), None)
 
 
 def find(data: Path, title: str, parts: Sequence[Part], *, prefer: str | None = None) -> Path:
-    """The folder, `data` itself or one below it, that has all parts of a layout.
+    """Find the folder, `data` itself or one below it, that has all parts of a layout.
 
-    prefer: the name of the folder to take where several have them.
+    Args:
+        prefer: The name of the folder to take where several have them.
 
     Raises:
         FileNotFoundError: none has them all; the message names the part that is missing where most are there. Or there
@@ -58,7 +63,7 @@ def find(data: Path, title: str, parts: Sequence[Part], *, prefer: str | None = 
 
 
 def folders_below(data: Path) -> Iterator[Path]:
-    """A folder and those below it, the upper ones first."""
+    """List a folder and those below it, the upper ones first."""
     level = [data]
     for _ in range(_DEPTH + 1):
         yield from level
@@ -67,23 +72,27 @@ def folders_below(data: Path) -> Iterator[Path]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, hidden ones left out, in natural order."""
+    """List the folders in a folder, hidden ones left out, in natural order."""
     return sorted((path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."), key=natural_order)
 
 
 def beside(root: Path, data: Path, paths: Sequence[str]) -> Path | None:
-    """A file or folder that may lie in a layout's root, or in one of the folders between it and `data`."""
+    """Find a file or folder that may lie in a layout's root, or in a folder between it and `data`."""
     ups = [root, *(folder for folder in root.parents if folder.is_relative_to(data))]
     return next((folder / path for folder in ups for path in paths if (folder / path).exists()), None)
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines of a text file, without empty ones."""
+    """Read the lines of a text file, without empty ones."""
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def check_files(paths: Sequence[Path], what: str) -> None:
-    """FileNotFoundError where files are missing: the first of them, and how many there are."""
+    """Look whether files are there.
+
+    Raises:
+        FileNotFoundError: Some are missing: the first of them is named, and how many there are.
+    """
     if missing := [path for path in paths if not path.is_file()]:
         others = len(missing) - 1
         more = f", nor {'is' if others == 1 else 'are'} {others} more" if others else ""

@@ -31,8 +31,11 @@ _HARMLESS: Final = {
 
 
 def read_labels(path: Path) -> Pixels:
-    """(H, W) uint8: the numbers of an indexed or grey label file, as they are. FileNotFoundError, or ValueError where
-    it is of another kind."""
+    """Read the numbers of an indexed or grey label file as they are, (H, W) uint8.
+
+    Raises:
+        FileNotFoundError, or ValueError: It is of another kind.
+    """
     picture, name = open_picture(path, "label file")
     if picture.mode not in {"P", "L", "1"}:
         raise ValueError(f"{name}: expected an indexed or an 8-bit grey label file, got mode {picture.mode}")
@@ -40,7 +43,7 @@ def read_labels(path: Path) -> Pixels:
 
 
 def read_brightness(path: Path) -> Pixels:
-    """(H, W) uint8: the brightness of a picture, as Pillow makes grey of colours."""
+    """Read the brightness of an image, as Pillow makes grey of colours, (H, W) uint8."""
     return np.array(open_picture(path, "mask")[0].convert("L"))
 
 
@@ -61,7 +64,11 @@ class ClassesOfCoco:
         self.stems: dict[int, list[str]] = _stems(source.document, order)
 
     def mask(self, i: int, stem: str) -> npt.NDArray[np.bool_]:
-        """(H, W) bool: where a class is in a picture. ValueError where the file does not know the picture."""
+        """Find where a class is in an image, (H, W) bool.
+
+        Raises:
+            ValueError: The file does not know the picture.
+        """
         if stem not in self._pictures:
             raise ValueError(f"{self._path}: expected annotations of {stem}, which a list names; got none")
         picture = self._pictures[stem]
@@ -73,7 +80,7 @@ class ClassesOfCoco:
 
 
 def _stems(document: Any, order: Mapping[int, int]) -> dict[int, list[str]]:
-    """class -> the stems of the pictures that show it, sorted."""
+    """List the stems of the images that show each class, sorted."""
     names = {entry["id"]: Path(entry["file_name"]).stem for entry in document["images"]}
     found: dict[int, set[str]] = {number: set() for number in order.values()}
     for annotation in document["annotations"]:
@@ -82,7 +89,11 @@ def _stems(document: Any, order: Mapping[int, int]) -> dict[int, list[str]]:
 
 
 def unpickled_lists(path: Path) -> dict[int, list[str]]:
-    """A pickled {class: [name, ...]}, without running anything that it says. ValueError for anything else."""
+    """Read a pickled {class: [name, ...]}, without running anything that it says.
+
+    Raises:
+        ValueError: It is anything else.
+    """
     try:
         with path.open("rb") as stream:
             content = _Plain(stream).load()

@@ -27,7 +27,12 @@ def write_list(path: Path, benchmark: Benchmark, content: Mapping[str, Any]) -> 
 
 
 def read_list(path: Path, benchmark: Benchmark) -> dict[str, Any]:
-    """The content of a list. FileNotFoundError, or ValueError where it is another benchmark's or none at all."""
+    """Read the content of a list.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is another benchmark's or none at all.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file; --write-episodes makes one")
     document = read_json(path)
@@ -42,7 +47,11 @@ def read_list(path: Path, benchmark: Benchmark) -> dict[str, Any]:
 
 
 def few_shot_content(lists: Mapping[int, Sequence[EpisodeSet]]) -> dict[str, Any]:
-    """What is written of few-shot episodes. lists: by the number of shots."""
+    """Write what a list says of few-shot episodes.
+
+    Args:
+        lists: By the number of shots.
+    """
     return {
         "sets": [
             {
@@ -65,10 +74,18 @@ def few_shot_lists(
     folds: Sequence[int] | None = None,
     limit: int | None = None,
 ) -> dict[int, tuple[EpisodeSet, ...]]:
-    """The few-shot episodes of a file, by the number of shots. shots, folds: only these, None: all that are there.
+    """Read the few-shot episodes of a file, by the number of shots.
 
-    limit: at most so many of a fold. Raises ValueError where what is wanted is not there, or an entry is not what it
-    should be.
+    Args:
+        path: Of the list.
+        benchmark: That it is to be of.
+        data: Of the benchmark.
+        shots: Only these, None: all that are there.
+        folds: Only these, None: all that are there.
+        limit: At most so many of a fold.
+
+    Raises:
+        ValueError: What is wanted is not there, or an entry is not what it should be.
     """
     document, found = read_list(path, benchmark), dict[int, list[EpisodeSet]]()
     try:

@@ -13,8 +13,12 @@ from incontext.evaluation.protocols.benchmarks import Benchmark
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure that people compare: its name as in `published`, 0..1, the middle 95 % of a bootstrap where there is
-    one, and how it was made where there are several ways."""
+    """A figure that people compare.
+
+    It has its name as in `published`, 0..1; the middle 95 % of a bootstrap where there is one; and how it was made
+    where
+    there are several ways.
+    """
 
     name: str
     value: float
@@ -24,9 +28,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """figures: what is set beside the published ones, none where nothing could be scored. report: a dataclass of every
-    score, for JSON. sentences: what else there is to say. shown, note, columns, measure, of: the pictures of a page,
-    as `page.episodes` takes them."""
+    """What a run came to.
+
+    Attributes:
+        figures: What is set beside the published ones, none where nothing could be scored.
+        report: A dataclass of every score, for JSON.
+        sentences: What else there is to say.
+        shown: The images of a page, as `page.episodes` takes them; so are note, columns, measure and of.
+    """
 
     benchmark: Benchmark
     figures: tuple[Figure, ...]

@@ -21,7 +21,13 @@ _FEW: Final = "several shots: the paper says few"
 
 @dataclass(frozen=True)
 class Published:
-    """A published figure. figure: its name, as that of an `outcome.Figure`; value: percent; remark: how it differs."""
+    """A published figure.
+
+    Attributes:
+        figure: Its name, as that of an `outcome.Figure`.
+        value: Percent.
+        remark: How it differs.
+    """
 
     system: str
     benchmark: str
@@ -78,5 +84,5 @@ FIGURES: Final = (
 
 
 def published(benchmark: str) -> tuple[Published, ...]:
-    """The figures of one benchmark."""
+    """List the figures of one benchmark."""
     return tuple(each for each in FIGURES if each.benchmark == benchmark)

@@ -24,8 +24,12 @@ _MATCH: Final = 0.5
 
 
 def overlaps(found: Pixels, truth: Pixels) -> Counts:
-    """By class: pixels in both, and pixels in either. found: (H, W) uint8 ids, 0 none; truth: likewise, 255 where
-    nothing is scored. Classes that neither shows are left out."""
+    """Count by class pixels in both, and pixels in either.
+
+    Args:
+        found: (H, W) uint8 ids, 0 none.
+        truth: Likewise, 255 where nothing is scored. Classes that neither shows are left out.
+    """
     if found.shape != truth.shape:
         raise ValueError(f"expected an answer of the truth's size {truth.shape}, got {found.shape}")
     pairs = np.bincount((truth.astype(np.int32) * 256 + found).ravel(), minlength=65536).reshape(256, 256)
@@ -36,15 +40,16 @@ def overlaps(found: Pixels, truth: Pixels) -> Counts:
 
 
 def iou(sums: Floats) -> Floats:
-    """(..., 2) sums of `overlaps` -> (...) IoU, NaN where there is nothing."""
+    """Compute IoU of sums of `overlaps` (..., 2): (...), NaN where there is nothing."""
     return _ratio(sums[..., 0], sums[..., 1])
 
 
 def segments(ids: Pixels, countable: frozenset[int], *, smallest: int) -> tuple[npt.NDArray[np.int32], dict[int, int]]:
-    """An answer's classes (H, W) as segments: their numbers (H, W), 0 none, and the class of each number.
+    """Cut an answer's classes (H, W) into segments: their numbers (H, W), 0 none, and the class of each number.
 
-    countable: classes whose connected parts are segments of their own, if they have `smallest` pixels; of the others
-    all pixels are one segment, if they are 64 x 64 at least.
+    Args:
+        countable: Classes whose connected parts are segments of their own, if they have `smallest` pixels; of the
+            others all pixels are one segment, if they are 64 x 64 at least.
     """
     numbers = np.zeros(ids.shape, np.int32)
     classes: dict[int, int] = {}
@@ -59,12 +64,20 @@ def segments(ids: Pixels, countable: frozenset[int], *, smallest: int) -> tuple[
 
 
 def matches(numbers: npt.NDArray[np.int32], classes: Mapping[int, int], things: Sequence[Thing]) -> Counts:
-    """By class: the sum of the IoUs of matched segments, how many match, how many found and how many real ones are left
-    over (arXiv 1801.00868, as COCO's panopticapi counts them).
+    """Match found segments with real ones, as COCO's panopticapi counts them (arXiv 1801.00868).
 
-    numbers, classes: what was found, as `segments` gives it. things: the real segments, not overlapping; those that are
-    ignored are crowds. What is found where there is no real segment takes no part in a union; what is left over counts
-    only if not more than half of it lies there or in a crowd of its class.
+    What is found where there is no real segment takes no part in a union; what is left over counts only if not more
+    than
+    half of it lies there or in a crowd of its class.
+
+    Args:
+        numbers: What was found, as `segments` gives it.
+        classes: The class of each number.
+        things: The real segments, not overlapping; those that are ignored are crowds.
+
+    Returns:
+        By class: the sum of the IoUs of matched segments, how many match, how many found and how many real ones are
+            left.
     """
     real = np.zeros(numbers.shape, np.int32)
     for number, thing in enumerate(things, start=1):
@@ -100,17 +113,17 @@ def matches(numbers: npt.NDArray[np.int32], classes: Mapping[int, int], things: 
 
 
 def panoptic_quality(sums: Floats) -> Floats:
-    """(..., 4) sums of `matches` -> (...) PQ, NaN where there is nothing."""
+    """Compute PQ of sums of `matches` (..., 4): (...), NaN where there is nothing."""
     return _ratio(sums[..., 0], sums[..., 1] + (sums[..., 2] + sums[..., 3]) / 2)
 
 
 def segmentation_quality(sums: Floats) -> Floats:
-    """(..., 4) sums of `matches` -> (...) the mean IoU of matches, 0 where none matches, NaN where there is nothing."""
+    """Compute the mean IoU of matches (SQ) of sums of `matches` (..., 4): (...), 0 without any, NaN without all."""
     return np.where(np.isnan(panoptic_quality(sums)), np.nan, np.nan_to_num(_ratio(sums[..., 0], sums[..., 1])))
 
 
 def recognition_quality(sums: Floats) -> Floats:
-    """(..., 4) sums of `matches` -> (...) the share of segments that match, NaN where there is nothing."""
+    """Compute the share of segments that match (RQ) of sums of `matches` (..., 4): (...), NaN without any."""
     return _ratio(sums[..., 1], sums[..., 1] + (sums[..., 2] + sums[..., 3]) / 2)
 
 

@@ -20,9 +20,12 @@ from incontext.evaluation.protocols.published import published
 
 
 def comparison(outcome: Outcome, ours: str) -> Table:
-    """A row for each system: ours, then those that published figures, with their sources. ours: what ran.
+    """Make a row for each system: ours, then those that published figures, with their sources.
 
     Percent. A column for each figure that we have or that somebody published.
+
+    Args:
+        ours: What ran.
     """
     others = published(outcome.benchmark.name)
     measured = {(figure.how, figure.name): figure for figure in outcome.figures}
@@ -55,12 +58,16 @@ def _ours(figure: Figure | None) -> str:
 
 
 def to_text(outcome: Outcome, ours: str) -> str:
-    """What a terminal shows."""
+    """Write what a terminal shows."""
     return "\n".join([comparison(outcome, ours).to_markdown(), *outcome.sentences])
 
 
 def to_markdown(outcome: Outcome, about: Mapping[str, object], ours: str) -> str:
-    """Every table. about: what ran, name and value."""
+    """Write every table.
+
+    Args:
+        about: What ran, name and value.
+    """
     parts = [f"# {outcome.benchmark.title}", outcome.benchmark.rules, "\n".join(f"- {fact}" for fact in facts(about))]
     parts += outcome.sentences
     for table in (comparison(outcome, ours), *outcome.tables):
@@ -69,7 +76,7 @@ def to_markdown(outcome: Outcome, about: Mapping[str, object], ours: str) -> str
 
 
 def to_json(outcome: Outcome, about: Mapping[str, object]) -> str:
-    """Every figure, ours and the published ones, as one JSON object whose key `about` holds what ran."""
+    """Write every figure, ours and the published ones, as one JSON object whose key `about` holds what ran."""
     report = outcome.report
     scores: Any = asdict(report) if is_dataclass(report) and not isinstance(report, type) else report
     content = {
@@ -82,7 +89,7 @@ def to_json(outcome: Outcome, about: Mapping[str, object]) -> str:
 
 
 def to_page(outcome: Outcome, about: Mapping[str, object], ours: str) -> str:
-    """An HTML document that needs nothing else."""
+    """Write an HTML document that needs nothing else."""
     title = outcome.benchmark.title
     cards = "".join(
         f"<li><span>{escape(', '.join(filter(None, (figure.name, figure.how))))}</span>"

@@ -19,13 +19,23 @@ Tell: TypeAlias = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted. Fields that a benchmark has no use for are None or empty, see :meth:`check`.
+    """What is wanted.
 
-    data: the folder. shots, folds: None is what is published. limit: at most so many episodes of a fold, images, or
-    frames of a video. episodes: a list to ask in place of drawing one. ensembles: of several prompts. task: the type
-    token. side: pixels along a side of what the network sees, None: as trained. scored_at: pixels along a side at which
-    few-shot masks are compared, None: the queries' own size. split, all_frames: of videos, see `read_videos`. memory,
-    policy: of the tracker. keys: prompt tensors in place of examples. smallest: pixels of an object in a scene.
+    Fields that a benchmark has no use for are None or empty, see :meth:`check`.
+
+    Attributes:
+        data: The folder.
+        shots, folds: None is what is published.
+        limit: At most so many episodes of a fold, images, or frames of a video.
+        episodes: A list to ask in place of drawing one.
+        ensembles: Of several prompts.
+        task: The type token.
+        side: Pixels along a side of what the network sees, None: as trained.
+        scored_at: Pixels along a side at which few-shot masks are compared, None: the queries' own size.
+        split, all_frames: Of videos, see `read_videos`.
+        memory, policy: Of the tracker.
+        keys: Prompt tensors in place of examples.
+        smallest: Pixels of an object in a scene.
     """
 
     benchmark: Benchmark
@@ -46,7 +56,11 @@ class Request:
     smallest: int | None = None
 
     def check(self) -> None:
-        """ValueError where something is wanted that the benchmark has not."""
+        """Refuse what the benchmark has not.
+
+        Raises:
+            ValueError: Something of the kind is wanted.
+        """
         kind = self.benchmark.kind
         kinds = {
             "--shots": (self.shots is not None, ("few-shot", "scenes")),
@@ -77,8 +91,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take, measured on a few calls with noise: units (episodes, frames, images), how many, seconds for
-    each, bytes of memory of this process and of the network on its device, bytes of files that are written."""
+    """What a run will take, measured on a few calls with noise.
+
+    Units are episodes, frames or images; it tells how many, seconds for each, bytes of memory of this process and of
+    the
+    network on its device, and bytes of files that are written.
+    """
 
     unit: str
     count: int
@@ -92,7 +110,7 @@ class Estimate:
         return self.count * self.seconds_each
 
     def sentence(self) -> str:
-        """For people."""
+        """Write it for people."""
         return (
             f"{self.count} {self.unit}, about {timedelta(seconds=round(self.seconds))} at {self.seconds_each:.3g} s "
             f"each, {self.memory / 1e9:.1f} GB of memory, {self.disk / 1e9:.2f} GB of files (estimated)"
@@ -100,5 +118,5 @@ class Estimate:
 
 
 def memory_with(network: int, cached: int) -> int:
-    """Bytes: of this process by now, of the network's tensors, of the images that are kept."""
+    """Add up bytes: of this process by now, of the network's tensors, of the images that are kept."""
     return int(psutil.Process().memory_info().rss) + network + cached

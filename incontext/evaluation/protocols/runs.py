@@ -13,7 +13,8 @@ Run = FewShotRun | VideoRun | SceneRun
 def open_run(request: Request, tell: Tell | None = None) -> Run:
     """Read the data of a benchmark and decide what is asked; no network is needed yet.
 
-    tell: called while training images are looked through.
+    Args:
+        tell: Called while training images are looked through.
 
     Raises:
         FileNotFoundError: a part of the data is missing; the message names the file that is expected.

@@ -37,9 +37,15 @@ _COCO_PARTS: Final = (
 
 @dataclass(frozen=True, eq=False)
 class Scenes:
-    """Labelled images. names: in order. image: where one lies. ids: (H, W) uint8 of its classes, 255 where nothing is
-    scored, 0 where there is background. things: its segments, crowds ignored, where the benchmark has them. shown: the
-    classes that it shows, and the share of the image that each takes."""
+    """Labelled images.
+
+    Attributes:
+        names: In order.
+        image: Where one lies.
+        ids: (H, W) uint8 of its classes, 255 where nothing is scored, 0 where there is background.
+        things: Its segments, crowds ignored, where the benchmark has them.
+        shown: The classes that it shows, and the share of the image that each takes.
+    """
 
     names: tuple[str, ...]
     image: Callable[[str], Path]
@@ -51,8 +57,14 @@ class Scenes:
 
 @dataclass(frozen=True, eq=False)
 class SceneData:
-    """A benchmark. classes: id -> name. countable: classes whose parts are objects. queries: what is asked; examples:
-    makes the images that prompts come from, FileNotFoundError where they are not there."""
+    """A benchmark.
+
+    Attributes:
+        classes: Id -> name.
+        countable: Classes whose parts are objects.
+        queries: What is asked.
+        examples: Makes the images that prompts come from, FileNotFoundError where they are not there.
+    """
 
     root: Path
     classes: Mapping[int, str]
@@ -62,7 +74,7 @@ class SceneData:
 
 
 def read_scenes(benchmark: Benchmark, data: Path) -> SceneData:
-    """The data of ADE20K or COCO panoptic.
+    """Read the data of ADE20K or COCO panoptic.
 
     Raises:
         FileNotFoundError: a part is missing; the message names the file that is expected.
@@ -79,7 +91,7 @@ def choose_examples(
     seed: int = 0,
     on_image: Callable[[int, int], None] | None = None,
 ) -> dict[int, tuple[str, ...]]:
-    """For each class, the images that are its prompts: the first in a random order that show it.
+    """Choose for each class the images that are its prompts: the first in a random order that show it.
 
     Those count first in which it takes at least a thousandth of the image. A class of which there are fewer images gets
     those; fewer shots of the same seed are the beginnings of more. on_image(done, total) is called after each image.
@@ -201,7 +213,7 @@ def _coco_scenes(source: Source) -> tuple[Scenes, dict[int, str]]:
 
 
 def _shares(document: Mapping[str, Any]) -> Iterator[tuple[object, dict[int, float]]]:
-    """Of each image by its id: the categories that it shows, crowds left out, and the share of the image of each."""
+    """Tell of each image by its id the categories that it shows, crowds left out, and each one's share of it."""
     pixels = {entry["id"]: entry["height"] * entry["width"] for entry in document["images"]}
     for annotation in document["annotations"]:
         found: dict[int, float] = {}

@@ -40,7 +40,11 @@ _MASK: Final = 20_000  # bytes of an answer as PNG, about
 
 
 class SceneRun:
-    """Which images are asked, with which prompts; and asks them. examples: of each class, empty where keys are used."""
+    """Which images are asked, with which prompts; and asks them.
+
+    Args:
+        examples: Of each class, empty where keys are used.
+    """
 
     def __init__(
         self, request: Request, data: SceneData, names: tuple[str, ...], examples: Mapping[int, tuple[str, ...]]
@@ -75,11 +79,11 @@ class SceneRun:
         return {"scored at": "the images' own size", "images": len(self.names), "prompts": prompts}
 
     def content(self) -> dict[str, Any]:
-        """What an episode list says of them."""
+        """Write what an episode list says of them."""
         return {"queries": list(self.names), "prompts": {str(i): list(names) for i, names in self.examples.items()}}
 
     def estimate(self, segmenter: Segmenter) -> Estimate:
-        """Time and memory, by an image of noise asked for one group of classes."""
+        """Estimate time and memory, by an image of noise asked for one group of classes."""
         image = np.random.default_rng(0).integers(0, 256, (*_PICTURE, 3), dtype=np.uint8)
         groups = [set(palette.ids.tolist()) - {0} for palette in grouped(set(self.data.classes))]
         if self.request.keys:
@@ -97,7 +101,8 @@ class SceneRun:
     def ask(self, segmenter: Segmenter, out: Path, settings: Mapping[str, object], *, tell: Tell) -> Outcome:
         """Ask all images, go on where a run was stopped, and say what came of it.
 
-        settings: what answers depend on.
+        Args:
+            settings: What answers depend on.
         """
         smallest = SMALLEST if self.request.smallest is None else self.request.smallest
         own = {
@@ -131,7 +136,7 @@ class SceneRun:
         return (request.shots or request.benchmark.shots)[0]
 
     def _prepared(self, segmenter: Segmenter) -> PreparedContext:
-        """All classes, as many at a time as colours can be told apart."""
+        """Prepare all classes, as many at a time as colours can be told apart."""
         request = self.request
         if request.keys:
             keys = [PromptTensor.load(path) for path in request.keys]
@@ -152,7 +157,7 @@ class SceneRun:
         return replace(parts[0], passes=passes, shown=Palette.spread(self.data.classes))
 
     def _prompts(self, training: Scenes, group: set[int]) -> Iterator[Prompt]:
-        """The prompts of some classes: the images chosen for them, all of these classes painted in each."""
+        """Open the prompts of some classes: the images chosen for them, all of these classes painted in each."""
         for name in dict.fromkeys(name for i in sorted(group) for name in self.examples[i]):
             ids = training.ids(name)
             mask = np.where(np.isin(ids, [*group, IGNORED]), ids, np.uint8(0))

@@ -62,8 +62,14 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class SceneReport:
-    """Every score. images: how many; seconds: in the method, for one on average. image_figures: of each image alone,
-    the mean over the classes in it, in the order of the images; None where nothing is there to score."""
+    """Every score.
+
+    Attributes:
+        images: How many.
+        seconds: In the method, for one on average.
+        image_figures: Of each image alone, the mean over the classes in it, in the order of the images; None where
+            nothing is there to score.
+    """
 
     measure: str
     images: int
@@ -89,7 +95,7 @@ class SceneJournal:
         self._lines.close()
 
     def get(self, name: str) -> dict[str, Any] | None:
-        """What is known of an image: "counts", "seconds", "segments"."""
+        """Return what is known of an image: "counts", "seconds", "segments"."""
         return self._known.get(name)
 
     def add(self, name: str, counts: Counts, seconds: float, found: Mapping[int, int]) -> None:
@@ -121,8 +127,10 @@ def run_scenes(
 ) -> None:
     """Ask for the classes in each image, keep the answers as files, and count how well they meet the truth.
 
-    Images that the journal knows and whose files are there are not asked again. smallest: pixels of an object at least.
-    on_image(done, total) is called after each.
+    Images that the journal knows and whose files are there are not asked again.
+
+    Args:
+        smallest: Pixels of an object at least. on_image(done, total) is called after each.
     """
     rest = [name for name in names if journal.get(name) is None or not mask_path(out, name).is_file()]
     done = len(names) - len(rest)
@@ -164,7 +172,7 @@ def _counted(data: SceneData, name: str, mask: Pixels, out: Path, smallest: int)
 
 
 def mask_path(out: Path, name: str) -> Path:
-    """Where the answer to an image is kept."""
+    """Find where the answer to an image is kept."""
     return out / MASKS / f"{name}.png"
 
 
@@ -187,7 +195,7 @@ def write_panoptic(out: Path, data: SceneData, names: Sequence[str], journal: Sc
 
 
 def score_scenes(data: SceneData, names: Sequence[str], journal: SceneJournal) -> SceneReport:
-    """The scores of these images, all of which the journal knows."""
+    """Score these images, all of which the journal knows."""
     classes = sorted(data.classes)
     place = {i: column for column, i in enumerate(classes)}
     is_panoptic = data.queries.things is not None
@@ -221,7 +229,7 @@ def score_scenes(data: SceneData, names: Sequence[str], journal: SceneJournal) -
 
 
 def _others(data: SceneData, classes: Sequence[int], sums: Floats) -> dict[str, float]:
-    """SQ and RQ, and all three of things and of stuff."""
+    """Add SQ and RQ, and all three of things and of stuff."""
     countable = np.isin(classes, sorted(data.countable))
     found = {"SQ": _mean(segmentation_quality(sums)), "RQ": _mean(recognition_quality(sums))}
     for kind, chosen in (("things", countable), ("stuff", ~countable)):
@@ -233,7 +241,7 @@ def _others(data: SceneData, classes: Sequence[int], sums: Floats) -> dict[str, 
 
 
 def _interval(counts: Floats, figure_of: Callable[[Floats], Floats]) -> Interval:
-    """Of the mean over classes: a bootstrap over images, some replicates at a time."""
+    """Bootstrap the mean over classes: over images, some replicates at a time."""
     drawn = resamples(len(counts), _SEED)
     flat = counts.reshape(len(counts), -1)
     replicates = [
@@ -244,7 +252,7 @@ def _interval(counts: Floats, figure_of: Callable[[Floats], Floats]) -> Interval
 
 
 def _means(figures: npt.NDArray[np.float64]) -> Floats:
-    """(R, K) figures -> (R,) means over what is known."""
+    """Average figures (R, K) over what is known: (R,)."""
     known = ~np.isnan(figures)
     means: Floats = np.where(known, figures, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     return means
@@ -265,7 +273,11 @@ def _known(value: float) -> float | None:
 def scene_outcome(
     benchmark: Benchmark, report: SceneReport, data: SceneData, names: Sequence[str], out: Path, how: str
 ) -> Outcome:
-    """What to report. how: what was asked with, as the published figures say it: "tuned prompt", "1 shot"."""
+    """Gather what to report.
+
+    Args:
+        how: What was asked with, as the published figures say it: "tuned prompt", "1 shot".
+    """
     name = "PQ" if report.measure == "PQ" else "mIoU"
     figures = [Figure(f"{name}, {how}", report.figure, report.figure_interval)]
     figures += [Figure(f"{other}, {how}", value) for other, value in report.others.items()]

@@ -46,9 +46,12 @@ _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # of files in archives: the same answers 
 
 @dataclass
 class Answers:
-    """The masks that a method answers with, as files: OUT/Annotations/VIDEO/FRAME.png, indexed, in the colours of the
-    given masks. They are `evaluate_video`'s ``on_answer``, and as `KnownClips` a record counts while its files are
-    there."""
+    """The masks that a method answers with, as files: OUT/Annotations/VIDEO/FRAME.png, indexed, in given colours.
+
+    The colours are those of the given masks. They are `evaluate_video`'s ``on_answer``, and as `KnownClips` a record
+    counts
+    while its files are there.
+    """
 
     out: Path
     videos: Videos
@@ -56,7 +59,7 @@ class Answers:
     _colors: dict[str, Pixels] = field(default_factory=dict)
 
     def get(self, method: VideoMethod, clip: Clip) -> ClipRecord | None:
-        """What was measured of the clip, if all its masks are still there."""
+        """Return what was measured of the clip, if all its masks are still there."""
         there = all(self.path(clip, number).is_file() for number in self.videos.wanted[clip.name])
         return self.known.get(method, clip) if there else None
 
@@ -74,15 +77,15 @@ class Answers:
             self._write(self.path(clip, number), clip, ids)
 
     def path(self, clip: Clip, number: int) -> Path:
-        """Where the mask of a frame is."""
+        """Find where the mask of a frame is."""
         return self.out / MASKS / clip.name / f"{clip.frames[number].stem}.png"
 
     def read(self, clip: Clip, number: int) -> Pixels:
-        """(H, W) uint8: the mask of a frame that was handed in."""
+        """Read the mask of a frame that was handed in, (H, W) uint8."""
         return read_labels(self.path(clip, number))
 
     def palette(self, clip: Clip) -> Pixels:
-        """(256, 3) uint8: the colours of the clip's ids."""
+        """Give the colours of the clip's ids, (256, 3) uint8."""
         if clip.name not in self._colors:
             first = clip.masks[min(clip.masks)]
             file = read_mask(first)
@@ -122,7 +125,7 @@ def run_video(
 
 
 def video_outcome(benchmark: Benchmark, report: VideoReport, answers: Answers) -> Outcome:
-    """What to report: J&F, J and F over all objects, of YouTube-VOS G as well, and pictures of clips."""
+    """Gather what to report: J&F, J and F over all objects, of YouTube-VOS G as well, and images of clips."""
     (column,) = report.columns
     shown = tuple(_gallery(report, answers))
     said = list(sentences(report))
@@ -154,7 +157,7 @@ def video_outcome(benchmark: Benchmark, report: VideoReport, answers: Answers) -
 
 
 def _interval(column: VideoColumn, of: Callable[[ObjectScore], float]) -> Interval:
-    """Of a mean over objects: a bootstrap over clips, as objects of one clip fail together."""
+    """Bootstrap a mean over objects: over clips, as objects of one clip fail together."""
     scored = [clip for clip in column.clips if clip.objects]
     sums = np.array([(sum(map(of, clip.objects)), len(clip.objects)) for clip in scored])
     totals = resamples(len(scored), 0) @ sums
@@ -162,7 +165,7 @@ def _interval(column: VideoColumn, of: Callable[[ObjectScore], float]) -> Interv
 
 
 def _overall(column: VideoColumn, videos: Videos) -> Iterator[Figure]:
-    """G of YouTube-VOS: the mean of J and F of seen and of unseen categories, where both are there."""
+    """Compute G of YouTube-VOS: the mean of J and F of seen and of unseen categories, where both are there."""
     groups: defaultdict[bool, list[ObjectScore]] = defaultdict(list)
     for clip in column.clips:
         for each in clip.objects:
@@ -181,7 +184,7 @@ def _overall(column: VideoColumn, videos: Videos) -> Iterator[Figure]:
 
 
 def _gallery(report: VideoReport, answers: Answers) -> Iterator[Shown]:
-    """The best, the median and the worst clip; where nothing is scored, the first one."""
+    """Show the best, the median and the worst clip; where nothing is scored, the first one."""
     clips = {clip.name: clip for clip in answers.videos.clips}
     scored = [score for score in report.columns[0].clips if score.j_and_f is not None and score.at]
     chosen: list[tuple[str, str, float | None, int]] = [
@@ -220,7 +223,7 @@ def _shown(clip: Clip, rank: str, value: float | None, number: int, answers: Ans
 
 
 def video_content(videos: Videos) -> dict[str, Any]:
-    """What is written of videos: each with the frame at which each object is given."""
+    """Write what a list says of videos: each with the frame at which each object is given."""
     return {
         "split": videos.split,
         "clips": [
@@ -231,7 +234,7 @@ def video_content(videos: Videos) -> dict[str, Any]:
 
 
 def given_at(clip: Clip) -> dict[int, int]:
-    """The number of the frame at which each object of a clip is given."""
+    """Find the number of the frame at which each object of a clip is given."""
     found: dict[int, int] = {}
     for number in sorted(clip.masks):
         for i in set(np.unique(clip.ids(number)).tolist()) - {0, IGNORED, *found}:
@@ -242,7 +245,11 @@ def given_at(clip: Clip) -> dict[int, int]:
 
 
 def listed_videos(path: Path, document: Mapping[str, Any]) -> list[str]:
-    """The names of the videos in a list. ValueError where it is none."""
+    """Read the names of the videos in a list.
+
+    Raises:
+        ValueError: It is none.
+    """
     try:
         return [str(each["name"]) for each in document["clips"]]
     except (KeyError, TypeError) as error:
@@ -250,7 +257,11 @@ def listed_videos(path: Path, document: Mapping[str, Any]) -> list[str]:
 
 
 def check_given(path: Path, document: Mapping[str, Any], videos: Videos) -> None:
-    """ValueError where the data give another object, or at another frame, than a list says."""
+    """Look whether the data give the objects that a list says, at the frames that it says.
+
+    Raises:
+        ValueError: They do not.
+    """
     listed = {str(each["name"]): each.get("objects", {}) for each in document["clips"]}
     for entry in video_content(videos)["clips"]:
         if entry["objects"] != listed[entry["name"]]:
@@ -259,10 +270,10 @@ def check_given(path: Path, document: Mapping[str, Any], videos: Videos) -> None
 
 
 def frames_in(videos: Videos) -> int:
-    """How many frames are followed."""
+    """Count how many frames are followed."""
     return sum(len(clip.frames) for clip in videos.clips)
 
 
 def objects_in(clips: Sequence[Clip]) -> int:
-    """The most objects that a clip gives."""
+    """Count the most objects that a clip gives."""
     return max((len(given_at(clip)) for clip in clips), default=0)

@@ -31,8 +31,14 @@ _PARTS: Final = {
 
 @dataclass(frozen=True, eq=False)
 class Videos:
-    """The clips of a benchmark. wanted: of each clip, the numbers of the frames whose masks are handed in. categories:
-    of each clip, what its objects are, where that is known; seen: those that training videos show, None: not known."""
+    """The clips of a benchmark.
+
+    of each clip, what its objects are, where that is known;
+
+    Attributes:
+        wanted: Of each clip, the numbers of the frames whose masks are handed in. categories:
+        seen: Those that training videos show, None: not known.
+    """
 
     root: Path
     split: str
@@ -51,10 +57,13 @@ def read_videos(
     names: Sequence[str] | None = None,
     limit: int | None = None,
 ) -> Videos:
-    """The videos of a benchmark. split: None is the one that figures are published for, val or valid.
+    """Read the videos of a benchmark.
 
-    all_frames: of YouTube-VOS, follow also the frames between those that are handed in. names: which videos, None: all.
-    limit: at most so many frames of each, from its start.
+    Args:
+        split: None is the one that figures are published for, val or valid.
+        all_frames: Of YouTube-VOS, follow also the frames between those that are handed in.
+        names: Which videos, None: all.
+        limit: At most so many frames of each, from its start.
 
     Raises:
         FileNotFoundError: a part is missing; the message names the file that is expected.
@@ -88,7 +97,7 @@ def _folders(
     all_frames: bool,
     names: Sequence[str] | None,
 ) -> Videos:
-    """YouTube-VOS and MOSE: a folder of frames and one of masks for each video."""
+    """Pair the folders of frames and of masks for each video, as YouTube-VOS and MOSE have them."""
     known = [folder.name for folder in subfolders(root / "Annotations")]
     if missing := [name for name in names or () if name not in known]:
         raise ValueError(f"expected videos of {root / 'Annotations'}, got {', '.join(missing)}")
@@ -112,7 +121,7 @@ def _folders(
 
 
 def _asked(path: Path, name: str, meta: Mapping[str, Any], clip: Clip) -> list[str]:
-    """The frames of a video in which meta.json names objects, in order."""
+    """List the frames of a video in which meta.json names objects, in order."""
     if name not in meta:
         raise ValueError(f"{path}: expected the video {name}, whose masks are there; got none of that name")
     asked = {str(frame) for each in meta[name]["objects"].values() for frame in each["frames"]}
@@ -123,7 +132,7 @@ def _asked(path: Path, name: str, meta: Mapping[str, Any], clip: Clip) -> list[s
 
 
 def _with_all_frames(root: Path, clip: Clip) -> Clip:
-    """The clip with the frames in between; masks stay with the frames of their names."""
+    """Add the frames in between to a clip; masks stay with the frames of their names."""
     frames = root.resolve().parent / f"{root.resolve().name}_all_frames" / "JPEGImages" / clip.name
     if not frames.is_dir():
         raise FileNotFoundError(
@@ -136,7 +145,7 @@ def _with_all_frames(root: Path, clip: Clip) -> Clip:
 
 
 def _seen(root: Path) -> frozenset[str] | None:
-    """The categories of the training videos, where their meta.json lies in the folder beside this one."""
+    """Read the categories of the training videos, where their meta.json lies in the folder beside this one."""
     path = root.resolve().parent / "train" / "meta.json"
     if not path.is_file():
         return None

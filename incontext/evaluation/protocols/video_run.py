@@ -41,7 +41,11 @@ class VideoRun:
 
     @classmethod
     def open(cls, request: Request, _tell: Tell | None = None) -> Self:
-        """Read where the videos are. ValueError where they are not those of a list that is given."""
+        """Read where the videos are.
+
+        Raises:
+            ValueError: They are not those of a list that is given.
+        """
         path, benchmark = request.episodes, request.benchmark
         document = None if path is None else read_list(path, benchmark)
         names = None if path is None or document is None else listed_videos(path, document)
@@ -72,11 +76,11 @@ class VideoRun:
         }
 
     def content(self) -> dict[str, Any]:
-        """What an episode list says of them."""
+        """Write what an episode list says of them."""
         return video_content(self.videos)
 
     def estimate(self, segmenter: Segmenter) -> Estimate:
-        """Time and memory, by following noise until the memory is full."""
+        """Estimate time and memory, by following noise until the memory is full."""
         rng = np.random.default_rng(0)
         mask = np.zeros(_PICTURE, np.uint8)
         mask[100:300, 200:400] = 1
@@ -95,7 +99,8 @@ class VideoRun:
     def ask(self, segmenter: Segmenter, out: Path, settings: Mapping[str, object], *, tell: Tell) -> Outcome:
         """Follow all videos, go on where a run was stopped, write the archive, and say what came of it.
 
-        settings: what answers depend on.
+        Args:
+            settings: What answers depend on.
         """
         memory, policy = self._memory
         own = {"memory": memory, "policy": policy, "all frames": self.request.all_frames}

@@ -37,12 +37,17 @@ class Follower(Protocol):
     step: a frame (H, W, 3) uint8 and, where objects are introduced, their mask (H, W) uint8 -> ids (H, W) of all.
     """
 
-    def step(self, frame: Pixels, mask: Pixels | None = None, /) -> Answer: ...
+    def step(self, frame: Pixels, mask: Pixels | None = None, /) -> Answer:
+        """Answer the next frame (H, W, 3) uint8, of which a mask (H, W) of ids may be given."""
 
 
 @dataclass(frozen=True)
 class VideoMethod:
-    """Something that follows objects, and how reports call it. start: makes a fresh one for each clip."""
+    """Something that follows objects, and how reports call it.
+
+    Attributes:
+        start: Makes a fresh one for each clip.
+    """
 
     name: str
     start: Callable[[], Follower]
@@ -56,6 +61,7 @@ class CopiedMask:
         self._mask: Pixels | None = None
 
     def step(self, frame: Pixels, mask: Pixels | None = None, /) -> Pixels:
+        """Answer with the masks that were given, whatever the frame shows."""
         known = np.zeros(frame.shape[:2], np.uint8) if self._mask is None else self._mask
         given = np.zeros_like(known) if mask is None else mask
         self._mask = np.where((given != 0) & (given != IGNORED), given, known)
@@ -77,7 +83,11 @@ class ObjectRecord:
 
 @dataclass(frozen=True)
 class ClipRecord:
-    """What was measured of a method on a clip. frames, seconds: that it answered, and that it took, files left out."""
+    """What was measured of a method on a clip.
+
+    Attributes:
+        frames, seconds: That it answered, and that it took, files left out.
+    """
 
     frames: int
     seconds: float
@@ -87,8 +97,11 @@ class ClipRecord:
 class KnownClips(Protocol):
     """What is known of clips already, as `VideoJournal` keeps it."""
 
-    def get(self, method: VideoMethod, clip: Clip, /) -> ClipRecord | None: ...
-    def add(self, method: VideoMethod, clip: Clip, record: ClipRecord, /) -> None: ...
+    def get(self, method: VideoMethod, clip: Clip, /) -> ClipRecord | None:
+        """Return what is known of a clip by a method, if something is."""
+
+    def add(self, method: VideoMethod, clip: Clip, record: ClipRecord, /) -> None:
+        """Keep what was measured of a clip by a method."""
 
 
 class VideoJournal:
@@ -105,7 +118,7 @@ class VideoJournal:
         self._lines.close()
 
     def get(self, method: VideoMethod, clip: Clip) -> ClipRecord | None:
-        """What was measured before on the same files, if it was."""
+        """Return what was measured before on the same files, if it was."""
         return self._known.get((method.name, clip.digest()))
 
     def add(self, method: VideoMethod, clip: Clip, record: ClipRecord) -> None:
@@ -137,8 +150,10 @@ class ObjectScore:
 class ClipScore:
     """The scores of a clip, means over its objects, 0..1; None where no mask but those that introduce objects exists.
 
-    frames: that were answered; frames_per_second: of the method, decoding left out. at: the frames that are scored, and
-    j_over_time: J in each of them, the mean over the objects.
+    Attributes:
+        frames: That were answered.
+        frames_per_second: Of the method, decoding left out.
+        at: The frames that are scored, and j_over_time: J in each of them, the mean over the objects.
     """
 
     name: str
@@ -174,6 +189,7 @@ class VideoReport:
 
     @property
     def clip_names(self) -> tuple[str, ...]:
+        """The names of the clips, in their order."""
         return tuple(clip.name for clip in self.columns[0].clips)
 
     @property
@@ -192,9 +208,11 @@ def evaluate_video(
 ) -> VideoReport:
     """Let every method follow the objects of every clip, and score its answers.
 
-    journal: what it knows is not measured again, and it gets what is new. on_frame(done, total) is called after each
-    frame of each method, on_answer(method, clip, frame, ids) with each answer (H, W). Raises ValueError for a clip none
-    of whose masks shows an object, and for an answer that has not the frame's size."""
+    Args:
+        journal: What it knows is not measured again, and it gets what is new. on_frame(done, total) is called after
+            each frame of each method, on_answer(method, clip, frame, ids) with each answer (H, W). Raises ValueError
+            for a clip none of whose masks shows an object, and for an answer that has not the frame's size.
+    """
     if not methods or not clips:
         raise ValueError("expected at least one method and one clip, got none")
     for repeated in ([method.name for method in methods], [clip.name for clip in clips]):
@@ -276,7 +294,7 @@ def follow(
 
 
 def _introduced(truth: Pixels | None, known: Mapping[int, object], clip: Clip) -> Pixels | None:
-    """The mask to give at this frame: of the objects that it is the first to show; None where there are none."""
+    """Find the mask to give at this frame: of the objects that it is the first to show; None where there are none."""
     if truth is None or (known and not clip.late):
         return None
     new = [i for i in _ids(truth) if i not in known]

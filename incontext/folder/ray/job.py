@@ -109,7 +109,9 @@ def segment_on_ray(
 
 
 class RayRunner:
-    """Runs queries on Ray. A context manager; where this process has no Ray yet, it starts one and ends it.
+    """Runs queries on Ray.
+
+    A context manager; where this process has no Ray yet, it starts one and ends it.
 
     Entering it has one worker try the setup: ``described`` is then its `Segmenter.describe`, and ``identity`` what
     `identity.identify` says of the job.
@@ -161,9 +163,12 @@ class RayRunner:
         self._end()
 
     def run(self, queries: Iterable[tuple[int, Query]], finish: Finish) -> None:
-        """Segment the queries and write their results. finish: called in this thread, whichever block is done first.
+        """Segment the queries and write their results.
 
         What stops it, Ctrl-C included, loses what the workers have in hand: those pictures are not finished.
+
+        Args:
+            finish: Called in this thread, whichever block is done first.
 
         Raises:
             UnwritableError: nothing more can be written.
@@ -230,7 +235,7 @@ class RayRunner:
         self.identity = said.identity
 
     def _tell_of_deaths(self) -> bool:
-        """Whether workers have died since the last time."""
+        """Tell whether workers have died since the last time."""
         import ray
 
         before, self._deaths = self._deaths, ray.get(self._ledger.deaths.remote())
@@ -252,7 +257,7 @@ class RayRunner:
 
 
 def _witness(outputs: Outputs) -> Path | None:
-    """Something in the output folder that only those see who write to the same one."""
+    """Put something into the output folder that only those see who write to the same one."""
     if outputs.folder is None:
         return None
     journal = outputs.out / JOURNAL_NAME
@@ -260,8 +265,12 @@ def _witness(outputs: Outputs) -> Path | None:
 
 
 def share_out(resources: Mapping[str, float], asked: int | None, device: str) -> tuple[int, Share]:
-    """How many workers, and what each has. resources: the "CPU" and "GPU" of the cluster. asked, device: what the user
-    wants. ValueError: there is no room for that."""
+    """Decide how many workers there are, and what each has.
+
+    Args:
+        resources: The "CPU" and "GPU" of the cluster.
+        asked, device: What the user wants. ValueError: there is no room for that.
+    """
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     if device not in {"auto", "cpu", "cuda"}:
         raise ValueError(
@@ -325,7 +334,7 @@ def _begin(address: str | None, workers: int | None) -> None:
 
 
 def _refuse_silent(address: str) -> None:
-    """Ray itself would try for a minute."""
+    """Refuse an address where nothing answers: Ray itself would try for a minute."""
     host, _, port = address.rpartition(":")
     if address == "auto":
         return
@@ -349,7 +358,7 @@ def _refuse_silent(address: str) -> None:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Without what Ray's own processes write to stderr: they say that they were told to say nothing."""
+    """Leave out what Ray's own processes write to stderr: they say that they were told to say nothing."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -363,7 +372,7 @@ def _hushed() -> Iterator[None]:
 
 @contextmanager
 def _in_a_sentence() -> Iterator[None]:
-    """What a worker raised, or Ray itself, without the traceback of Ray."""
+    """Raise what a worker raised, or Ray itself, without the traceback of Ray."""
     import ray.exceptions
 
     try:

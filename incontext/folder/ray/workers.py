@@ -32,7 +32,12 @@ MOST_DEATHS: Final = 1  # of workers that had nothing but one picture in hand, b
 
 @dataclass(frozen=True)
 class PackedQuery:
-    """A numbered query on its way. shown: what a report calls it; query: itself, pickled."""
+    """A numbered query on its way.
+
+    Attributes:
+        shown: What a report calls it.
+        query: Itself, pickled.
+    """
 
     number: int
     shown: str
@@ -40,11 +45,11 @@ class PackedQuery:
 
     @classmethod
     def pack(cls, number: int, query: Query) -> Self:
-        """The inverse of :meth:`unpack`."""
+        """Pack a query into plain columns: the inverse of :meth:`unpack`."""
         return cls(number, str(query.place), pickle.dumps(query))
 
     def unpack(self) -> Query:
-        """The query itself."""
+        """Unpack the query."""
         query: Query = pickle.loads(self.query)
         return query
 
@@ -97,7 +102,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class Share:
-    """What a worker has of its machine. home: the folder that relative paths start from."""
+    """What a worker has of its machine.
+
+    Attributes:
+        home: The folder that relative paths start from.
+    """
 
     threads: int
     gpus: int
@@ -131,8 +140,12 @@ def introduce(setup: Setup, share: Share) -> Introduction:
 
 @dataclass(frozen=True)
 class Made:
-    """What a worker made of a block. waited: seconds that its network waited for files. trouble: why it cannot do any
-    more of them, if so."""
+    """What a worker made of a block.
+
+    Attributes:
+        waited: Seconds that its network waited for files.
+        trouble: Why it cannot do any more of them, if so.
+    """
 
     files: tuple[tuple[int, FileReport], ...]
     waited: float
@@ -147,29 +160,34 @@ class Ledger:
         self._deaths = 0
 
     def begin(self, thing: Hashable) -> int:
-        """How often it has been begun by now."""
+        """Count how often it has been begun by now."""
         self._begun[thing] += 1
         return self._begun[thing]
 
     def end(self, thing: Hashable) -> None:
-        """It is done, and will not be begun again."""
+        """Note that a thing is done, and will not be begun again."""
         self._begun.pop(thing, None)
 
     def died(self) -> int:
-        """Another worker has died. Returns how many by now."""
+        """Note that another worker has died, and count how many by now."""
         self._deaths += 1
         return self._deaths
 
     def deaths(self) -> int:
-        """How many workers have died with a block in hand."""
+        """Count how many workers have died with a block in hand."""
         return self._deaths
 
 
 class Worker:
-    """A runner in a process of its own. Called with pickled blocks, it returns what it made of each.
+    """A runner in a process of its own.
 
-    setup: a reference to the :class:`Setup`. ledger: the handle of a :class:`Ledger`. witness: what is in the output
-    folder, if that is one and not an address: whoever does not see it writes elsewhere.
+    Called with pickled blocks, it returns what it made of each.
+
+    Args:
+        setup: A reference to the :class:`Setup`.
+        ledger: The handle of a :class:`Ledger`.
+        witness: What is in the output folder, if that is one and not an address: whoever does not see it writes
+            elsewhere.
     """
 
     def __init__(self, setup: Any, share: Share, ledger: Any, witness: Path | None) -> None:
@@ -191,6 +209,7 @@ class Worker:
             self._trouble = error
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
+        """Segment a block of packed queries, and return the line of each."""
         self._share.take()  # Ray calls in another thread than the one that made this
         return {"made": [pickle.dumps(self._work(pickle.loads(block))) for block in batch["block"]]}
 
@@ -216,7 +235,7 @@ class Worker:
         runner.run(queries, lambda number, file: files.append((number, file)))
 
     def _run_alone(self, runner: LocalRunner, packed: PackedQuery, files: list[tuple[int, FileReport]]) -> None:
-        """A picture of a block that a worker died of. If it was this one, that will show."""
+        """Segment an image of a block that a worker died of. If it was this one, that will show."""
         begun = self._tell("begin", packed.number)
         if begun <= MOST_DEATHS:
             self._run(runner, [packed], files)
