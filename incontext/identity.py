@@ -31,6 +31,7 @@ def of_network(segmenter: Segmenter, options: SegmentOptions, side: int) -> dict
         "min_presence": described.get("min_presence"),
         **options.plain(),
         "side": side,
+        **({} if segmenter.voter is None else {"backbone": segmenter.voter.identity}),
     }
 
 
@@ -65,6 +66,7 @@ def context_hash(context: Context) -> str:
             for group in each.groups:
                 parts += [group.images, group.masks, *_arrays(group.palette)]
             parts += _arrays(each.palette)
+            parts += [] if each.seen is None else [each.seen.sha256, *each.seen.arrays().values()]
     return digest(*parts)  # type: ignore[arg-type]
 
 
@@ -88,8 +90,10 @@ def _flat(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def _difference(name: str, before: object, now: object) -> str:
-    if name == "weights":
-        return "the weights were others"
+    if name == "weights" or (name == "backbone" and before is not None and now is not None):
+        return f"the {name} were others" if name == "weights" else "the backbone was another, or counted otherwise"
+    if name == "backbone":
+        return "there was no backbone" if before is None else "there was a backbone"
     return "the examples were others" if name == "context" else f"{name} was {_brief(before)}, now {_brief(now)}"
 
 
