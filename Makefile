@@ -1,6 +1,7 @@
 # `make demo` and `make test` do all the set-up on a machine that has Python 3.11 or newer.
 #   make demo   segment real photographs with the embedded weights
 #   make test   run every test
+#   make fast   run those that take no time: without a browser, Ray, killed processes and what is slow
 #   make check  lint, format, types, tests: what a change must pass
 #   make gpu    on a machine with a CUDA card: the tests that need it, then the speed ladder, within nine minutes;
 #               the figures go to OUT. With a Python that has everything already: make gpu PYTHON_RUN=python3
@@ -22,10 +23,13 @@ OUT ?= benchmarks/results
 DATA ?= ../shared/data
 GPU_SECONDS ?= 500
 
-.PHONY: demo test check gpu figures quotes docs clean chromium
+.PHONY: demo test fast check gpu figures quotes docs clean chromium
 
 test: $(VENV)/.installed-dev chromium
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+fast: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not (browser or ray or kill or slow)"
 
 check: $(VENV)/.installed-dev chromium
 	$(VENV)/bin/python -m ruff check .

@@ -23,7 +23,7 @@ from safetensors.numpy import save
 
 from incontext.images.write import whole_file
 from incontext.seen_examples import NAMES, SeenExamples
-from incontext.types import Palette
+from incontext.types import Palette, Prompt
 
 if TYPE_CHECKING:  # the model brings torch
     from incontext.options import Task
@@ -299,8 +299,8 @@ def _record(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
         )
     if record.get("format") != (SEEN_FORMAT if "seen" in record else FORMAT):
         raise _RefusedError(
-            f"{path}: expected a prompt tensor of format {FORMAT} or {SEEN_FORMAT}, got {str(record.get('format'))[:40]!r}; "
-            "it may come from another version of incontext"
+            f"{path}: expected a prompt tensor of format {FORMAT} or {SEEN_FORMAT}, got "
+            f"{str(record.get('format'))[:40]!r}; it may come from another version of incontext"
         )
     return record
 
@@ -310,8 +310,8 @@ def _seen(record: Mapping[str, Any] | None, arrays: Mapping[str, npt.NDArray[Any
 
 
 def _check_tensors(path: Path, file: Any, groups: int, side: object, seen: Sequence[str]) -> None:
-    """The file's tensors are the groups' and no others, (N, 3, side, side) float32, and of what a backbone saw those
-    that it is to have; none has been read so far."""
+    """The file's tensors are the groups', (N, 3, side, side) float32, and those of what a backbone saw that it should
+    have, and no others; none has been read so far."""
     expected = {f"group{number}.{kind}" for number in range(groups) for kind in ("images", "masks")}
     if found := (expected | {f"seen.{name}" for name in seen}) ^ set(file.keys()):
         raise _RefusedError(
@@ -336,3 +336,12 @@ def _palette(record: Mapping[str, Any]) -> Palette:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return (", ".join(names[:_MOST_NAMES]) or "none") + more
+
+
+def listed(
+    context: Prompt | PromptTensor | Sequence[Prompt | PromptTensor] | None,
+) -> tuple[Prompt | PromptTensor, ...]:
+    """List what a context is made of; nothing for None."""
+    if context is None:
+        return ()
+    return (context,) if isinstance(context, Prompt | PromptTensor) else tuple(context)

@@ -84,5 +84,5 @@ class SeenExamples:
 
     @classmethod
     def of(cls, record: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
-        """The inverse of :meth:`record` and :meth:`arrays`. ValueError or TypeError where they do not belong together."""
+        """The inverse of :meth:`record` and :meth:`arrays`. ValueError or TypeError where they do not fit together."""
         return cls(**record, **arrays)

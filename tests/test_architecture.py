@@ -19,8 +19,9 @@ PACKAGE = Path(incontext.__file__).parent
 LEVELS: dict[str, list[set[str]]] = {
     "": [
         {"images", "options", "progress", "version"},
-        {"digest", "hints", "jsonlines", "types"},
-        {"annotations", "network", "proposals"},
+        {"digest", "jsonlines", "types"},
+        {"hints"},
+        {"annotations", "hint_files", "network", "proposals"},
         {"prompt_tensor"},
         {"canvas", "matching", "sources"},
         {"examples"},
@@ -104,7 +105,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"outputs", "report"},
         {"identity", "labelled", "search", "sinks"},
         {"journal", "plan"},
-        {"work"},
+        {"hinted", "work"},
         {"run", "watch"},
         {"job", "rehearsal"},
         {"ray", "__init__"},

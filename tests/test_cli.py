@@ -28,7 +28,7 @@ from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
 from incontext.images.read import read_image
 from incontext.images.write import write_image, write_mask
-from incontext.network import checkpoint
+from incontext.network import checkpoint, registry
 from incontext.network.checkpoint import info, load_model, save_model
 from incontext.network.config import ModelConfig
 from incontext.network.model import SegGPT
@@ -658,8 +658,8 @@ def manifest(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> 
         {"name": "far", "description": "Afar.", "hub": {"repo": "a/b", "filename": "c", "revision": "d"}, **common},
     ]
     (folder / "manifest.json").write_text(json.dumps(rows))
-    monkeypatch.setattr(checkpoint, "weights_folder", lambda: folder)
-    monkeypatch.setattr(checkpoint, "cached_path", lambda entry: None if entry.hub else folder / str(entry.file))
+    monkeypatch.setattr(registry, "weights_folder", lambda: folder)
+    monkeypatch.setattr(registry, "cached_path", lambda entry: None if entry.hub else folder / str(entry.file))
 
 
 @pytest.mark.usefixtures("manifest")

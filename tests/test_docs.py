@@ -11,7 +11,7 @@ import quote
 import results_page
 from documented import ROOT, pages
 
-from incontext.network.checkpoint import registry
+from incontext.network.registry import registry
 
 QUOTING = [path for path in pages() if path.name != "benchmarks.md"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

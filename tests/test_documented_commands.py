@@ -17,7 +17,7 @@ import pytest
 from documented import ROOT, Block, blocks, fill, pages, quick
 
 from incontext import cli, ui
-from incontext.network import checkpoint
+from incontext.network import registry
 from incontext.network.checkpoint import save_model
 from incontext.network.model import ModelConfig, SegGPT
 from incontext.training.recipes import RECIPES
@@ -40,11 +40,11 @@ def folder(made: Path, tmp_path: Path, tiny_config: ModelConfig, monkeypatch: py
     place, weights = tmp_path / "here", tmp_path / "weights"
     shutil.copytree(made, place)
     weights.mkdir()
-    shutil.copy(checkpoint.weights_folder() / "manifest.json", weights)
-    monkeypatch.setattr(checkpoint, "weights_folder", lambda: weights)
+    shutil.copy(registry.weights_folder() / "manifest.json", weights)
+    monkeypatch.setattr(registry, "weights_folder", lambda: weights)
     model = replace(tiny_config, presence=8)
     save_model(tmp_path / "tiny.safetensors", SegGPT(model))
-    checkpoint.register(tmp_path / "tiny.safetensors", description="Tiny.", source="a test", licence="MIT")
+    registry.register(tmp_path / "tiny.safetensors", description="Tiny.", source="a test", licence="MIT")
     for name in RECIPES:
         monkeypatch.setitem(RECIPES, name, quick(name, model))
     monkeypatch.setattr(ui, "serve", lambda options, on_ready: on_ready(f"http://{options.host}/"))

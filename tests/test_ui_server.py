@@ -26,9 +26,9 @@ pytestmark = [pytest.mark.slow]
 pytest.importorskip("gradio", reason="needs gradio, of the extra ui", exc_type=ImportError)
 
 SERVER = """
-from incontext.ui import Options, serve, connections
+from incontext.ui import PageOptions, serve, connections
 connections.HEAD_SECONDS, connections.MOST_CONNECTIONS = 3.0, 200
-serve(Options(port=0), on_ready=lambda address: print(address, flush=True))
+serve(PageOptions(port=0), on_ready=lambda address: print(address, flush=True))
 """
 
 

@@ -128,7 +128,7 @@ def patches_of(stages: Sequence[Tensor]) -> Tensor:
 
 
 def directions(features: Tensor, centre: Tensor, channels: Sequence[int]) -> Tensor:
-    """Return where features (..., C) point to from a centre (C,): (..., C) of unit length, each stage of equal weight."""
+    """Return where features (..., C) point to from a centre (C,): (..., C) of unit length, stages alike in weight."""
     stages = (features - centre).split(list(channels), dim=-1)
     return torch.cat([F.normalize(each, dim=-1) for each in stages], dim=-1) / len(channels) ** 0.5
 

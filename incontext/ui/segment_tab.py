@@ -295,7 +295,8 @@ class SegmentTab:
         if result.mask is None:
             raise ValueError(f"{result.picture.name}: expected a result to correct, got a picture without one")
         image, ids = read_image(result.picture.path), read_mask(result.mask).ids
-        value = editor_value(self._take(session, result.picture.name, image), ids)
+        value = editor_value(image, ids)  # first, as it refuses ids without a brush
+        self._take(session, result.picture.name, image)
         sentence = f"{result.picture.name} is in the editor above. Correct its mask and press '{OPEN_EXAMPLE}'."
         return value, self._panel(session), note(sentence)
 
