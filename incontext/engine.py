@@ -144,14 +144,8 @@ class PreparedContext:
                 not know, or there is neither an example nor a hint that points at something.
         """
         check_hints(hints, self.ids)
-        return fit_query(
-            read_image(query),
-            self.side,
-            window=self.window,
-            keep=self.options.refine,
-            hints=hints,
-            second=self.segmenter.backbone_side,
-        )
+        keep, second = self.options.refine, self.segmenter.backbone_side
+        return fit_query(read_image(query), self.side, window=self.window, keep=keep, hints=hints, second=second)
 
     @property
     def ids(self) -> tuple[int, ...]:

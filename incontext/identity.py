@@ -31,7 +31,7 @@ def of_network(segmenter: Segmenter, options: SegmentOptions, side: int) -> dict
         "min_presence": described.get("min_presence"),
         **options.plain(),
         "side": side,
-        **({} if segmenter.voter is None else {"backbone": segmenter.voter.identity}),
+        **({"backbone": described["backbone_identity"]} if "backbone_identity" in described else {}),
     }
 
 

@@ -234,7 +234,7 @@ class PromptTensor:
             with safe_open(path, framework="numpy") as file:
                 record = _record(path, file.metadata())
                 palettes = [_palette(row) for row in record["groups"]]
-                seen = record.get("seen")
+                seen = record["seen"] if record["format"] == SEEN_FORMAT else None
                 _check_tensors(path, file, len(palettes), record["side"], NAMES if seen is not None else ())
                 groups = tuple(
                     LearnedGroup(
@@ -297,7 +297,7 @@ def _record(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
         raise _RefusedError(
             f"{path}: expected the prompt tensor's metadata as a JSON object, got {type(record).__name__}"
         )
-    if record.get("format") != (SEEN_FORMAT if "seen" in record else FORMAT):
+    if record.get("format") not in (FORMAT, SEEN_FORMAT):
         raise _RefusedError(
             f"{path}: expected a prompt tensor of format {FORMAT} or {SEEN_FORMAT}, got "
             f"{str(record.get('format'))[:40]!r}; it may come from another version of incontext"

@@ -21,7 +21,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"images", "options", "progress", "version"},
         {"digest", "jsonlines", "types"},
         {"hints"},
-        {"annotations", "hint_files", "network", "proposals"},
+        {"annotations", "hint_files", "network", "proposals", "seen_examples"},
         {"prompt_tensor"},
         {"canvas", "matching", "sources"},
         {"examples"},
@@ -118,7 +118,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"__init__"},
     ],
     "learning": [{"augmentation"}, {"light"}, {"losses"}, {"__init__"}],
-    "matching": [{"backbone", "match"}, {"names"}, {"__init__"}],
+    "matching": [{"backbone", "calibration", "match"}, {"names"}, {"voter"}, {"__init__"}],
     "network": [
         {"config", "devices", "relative"},
         {"kernels", "layers"},
@@ -178,6 +178,8 @@ REFUSES: dict[str, set[str]] = {
     "types": TENSORS,
     "hints": {"PIL"} | TENSORS,
     "prompt_tensor": {"PIL"} | TENSORS,
+    "seen_examples": {"PIL"} | TENSORS | FILES,
+    "matching.match": {"PIL", "numpy", "timm"} | FILES,
     "network": {"PIL", "numpy"},
     **{
         f"network.{name}": FILES

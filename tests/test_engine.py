@@ -428,7 +428,7 @@ def test_the_batch_is_planned_by_what_is_free(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(
         segmenter._placed,
         "_run",
-        lambda pixels, palette, *_: seen.append(len(pixels)) or Paint(torch.zeros(len(pixels), 3, 16, 16), palette),
+        lambda views, own, *_: seen.append(len(views)) or Paint(torch.zeros(len(views), 3, 16, 16), own.palette),
     )
     list(segmenter.segment_many([picture()] * 5, prompt()))
     assert seen == [3, 2]

@@ -58,13 +58,14 @@ class Voter:
         return self.backbone.side
 
     def describe(self) -> dict[str, object]:
-        """What runs beside the network."""
+        """What runs beside the network; the identity is what its votes depend on: its weights, and what they count."""
         return {
             "backbone": self.backbone.name,
             "backbone_parameters": sum(p.numel() for p in self.backbone.network.parameters()),
             "backbone_side": self.side,
             "backbone_sha256": self.backbone.sha256,
             "backbone_votes": self._told(),
+            "backbone_identity": digest(self.backbone.sha256, str(self.side), self.calibration.digest),
         }
 
     def _told(self) -> str:
@@ -75,11 +76,6 @@ class Voter:
         if made.presence is not None:
             parts.append("presence {:g}, {:g}, {:g}".format(*made.presence))
         return ", ".join(parts) + ("" if self.is_calibrated else "; not calibrated")
-
-    @property
-    def identity(self) -> str:
-        """What its votes depend on: its weights, and what they count."""
-        return digest(self.backbone.sha256, str(self.side), self.calibration.digest)
 
     def see(self, images: Sequence[Pixels]) -> Tensor:
         """Look at images, each (side, side, 3) uint8; those that were seen a while ago are not looked at again.

@@ -61,8 +61,7 @@ def tune(
     nothing better comes.
 
     Args:
-        segmenter: The network; where a backbone stands beside it, the result carries what that one sees of the images
-            that learn.
+        segmenter: The network; a backbone beside it sees the images that learn, and the result carries that.
         prompts: Labelled images, with masks of ids.
         steps: Of each group at most; 0 keeps the start.
         lr: Of Adam at the beginning, in normalised values a step.
