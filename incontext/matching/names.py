@@ -115,7 +115,10 @@ def _known(name: str) -> str:
 
 def _repository(model: str) -> str:
     timm = import_timm()
-    repository = getattr(timm.models.get_pretrained_cfg(model), "hf_hub_id", None)
+    try:
+        repository = getattr(timm.models.get_pretrained_cfg(model), "hf_hub_id", None)
+    except RuntimeError:  # a tag after the dot that it does not know
+        repository = None
     if not repository:
         raise ValueError(f"timm knows no published weights of {model!r}; expected a network that has some")
     return str(repository)
