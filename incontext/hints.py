@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -166,6 +166,21 @@ class Hints:
     def digest(self) -> str:
         """What tells these hints from others: 16 hexadecimal digits."""
         return digest(json.dumps(self.to_json()))[:16]
+
+    def about(self, ids: Collection[int]) -> Hints:
+        """The same for those who ask for these ids alone: of everything else that is pointed at they say "not this"."""
+
+        def turned(mark: Mark) -> Mark:
+            if isinstance(mark, Scribbles):
+                strange = ~np.isin(mark.mask, [*ids, 0, IGNORED])
+                return _scribbles(np.where(strange, 0, mark.mask)) if strange.any() else mark
+            if mark.id in ids or mark.id == 0:
+                return mark
+            if isinstance(mark, Box):  # only its middle is known to be something else
+                return Point((mark.left + mark.right) / 2, (mark.top + mark.bottom) / 2, 0)
+            return mark._replace(id=0)
+
+        return Hints.of(turned(mark) for mark in self.marks)
 
     def check(self, size: Size) -> None:
         """Raise a ValueError unless all of it lies within a picture (H, W)."""

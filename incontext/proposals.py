@@ -30,6 +30,8 @@ Place: TypeAlias = tuple[float, float]
 """(x, y) in pixels of a picture."""
 
 POINTS_PER_SIDE: Final = 16
+PRED_IOU_THRESH: Final = 0.7
+STABILITY_SCORE_THRESH: Final = 0.7
 STABILITY_SCORE_OFFSET: Final = 1.0  # of logits, both ways from the threshold
 _EIGHT: Final = np.ones((3, 3), np.bool_)  # pixels that touch at a corner belong together
 
@@ -117,7 +119,11 @@ class Proposals:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write {"size": [H, W], "masks": [...]} as JSON; the file appears whole or not at all."""
         with whole_file(path) as stream:
-            stream.write((json.dumps({"size": list(self.size), "masks": self.to_json()}) + "\n").encode())
+            stream.write(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """What :meth:`save` writes."""
+        return (json.dumps({"size": list(self.size), "masks": self.to_json()}) + "\n").encode()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -166,8 +172,8 @@ def propose(
     *,
     points_per_side: int = POINTS_PER_SIDE,
     points_per_batch: int = 64,
-    pred_iou_thresh: float = 0.7,
-    stability_score_thresh: float = 0.7,
+    pred_iou_thresh: float = PRED_IOU_THRESH,
+    stability_score_thresh: float = STABILITY_SCORE_THRESH,
     box_nms_thresh: float = 0.7,
     min_mask_region_area: int = 64,
     on_points: Callable[[int, int], None] | None = None,

@@ -55,6 +55,8 @@ LEVELS: dict[str, list[set[str]]] = {
             "evaluate_clicks",
             "evaluate_protocol",
             "evaluate_video",
+            "mark",
+            "propose",
             "rank",
             "segment",
             "track",

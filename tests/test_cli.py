@@ -102,7 +102,7 @@ class Everything:
         side = options["side"] or 32
         return SimpleNamespace(options=SegmentOptions(**options), side=side, shots=1, fit=self.fit)
 
-    def fit(self, query: Pixels, *, side: int | None = None) -> Pixels:  # noqa: ARG002
+    def fit(self, query: Pixels, *, side: int | None = None, hints: object = None) -> Pixels:  # noqa: ARG002
         return query
 
     def answer_many(

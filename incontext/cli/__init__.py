@@ -18,6 +18,8 @@ from incontext.cli import (  # noqa: F401  each adds its commands
     evaluate_clicks,
     evaluate_protocol,
     evaluate_video,
+    mark,
+    propose,
     rank,
     segment,
     track,

@@ -12,6 +12,7 @@ from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
     from incontext.engine import Segmenter
+    from incontext.hints import Hints
     from incontext.video.frames import Mark
     from incontext.video.job import TrackProgress, TrackReport
     from incontext.video.plan import TrackJob
@@ -62,6 +63,16 @@ def track(
         typer.Option("--prompts", metavar="FOLDER|FILE", help="More examples, as `incontext segment` takes them."),
     ] = None,
     prompt_tensor: PromptTensors = None,
+    hints: Annotated[
+        Path | None,
+        typer.Option(
+            "--hints",
+            metavar="FILE",
+            help="What is said of frames, as JSON by their numbers, counted from 0 in INPUT: {NUMBER: {points: "
+            "[[x, y, id]], boxes: [[left, top, right, bottom, id]], ...}}. Objects are corrected from there on, new "
+            "ones added; on the first frame they do in place of --mask.",
+        ),
+    ] = None,
     memory: Annotated[
         int, typer.Option("--memory", min=0, help="Predicted frames to remember at most. 0: only what was given.")
     ] = 4,
@@ -89,8 +100,8 @@ def track(
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write overlay.mp4.")] = True,
     snap_colors: SnapColors = False,
 ) -> None:
-    """Follow objects through a video, from a mask of its first frame (--mask) or from examples (--prompt, --prompts,
-    --prompt-tensor).
+    """Follow objects through a video, from a mask of its first frame (--mask), from hints on it (--hints), or from
+    examples (--prompt, --prompts, --prompt-tensor).
 
     Writes masks/, an indexed PNG for each frame; overlay.mp4; sheet.jpg; and tracks.json, which says where each object
     is and where it was lost. Stop with Ctrl-C; the same command goes on where the last state was saved.
@@ -111,6 +122,7 @@ def track(
         out,
         mask=first,
         masks=masks_at(mask_at or []),
+        hints=None if hints is None else hints_at(hints),
         prompts=given.prompts,
         prompt_files=given.pairs,
         prompt_tensors=given.prompt_tensors,
@@ -167,6 +179,16 @@ def exports_of(text: str | None) -> list[Export]:
     if not set(asked) <= set(FILES):
         raise ValueError(f"expected --format out of {', '.join(FILES)}, several with commas; got {text!r}")
     return [each for each in FILES if each in asked]
+
+
+def hints_at(path: Path) -> "dict[int, Hints]":
+    """Read hints by the numbers of frames."""
+    from incontext.hint_files import load_many
+
+    found = load_many(path)
+    if strange := [name for name in found if not (name.isascii() and name.isdigit())]:
+        raise ValueError(f"{path}: expected hints by the numbers of frames, counted from 0; got {strange[0]!r}")
+    return {int(name): each for name, each in found.items()}
 
 
 def masks_at(values: list[str]) -> dict[int, Path]:

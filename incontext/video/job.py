@@ -165,17 +165,20 @@ class _Run:
 
     def answers(self) -> Iterator[_Answered]:
         """All frames in order. Each is tracked when it is asked for, but those that an earlier run had done."""
-        unused = set(self._job.masks)
+        unused, unheard = set(self._job.masks), set(self._job.hints)
         try:
             for number, frame in enumerate(self._frames):
                 unused.discard(frame.number)
+                unheard.discard(frame.number)
                 again = number < self._saved.done
                 answer = None if again else self._step(frame, is_first=number == 0)
                 yield frame, answer, self._tracker.ids
         except FramesError as error:
             self.problems += error.problems
         self.problems += [
-            f"the mask of frame {number} was of no use: that frame did not come" for number in sorted(unused)
+            f"the {what} of frame {number} {was} of no use: that frame did not come"
+            for what, was, numbers in (("mask", "was", unused), ("hints", "were", unheard))
+            for number in sorted(numbers)
         ]
 
     def write(self, answers: Iterator[_Answered], lines: FrameLines) -> tuple[ObjectTrack, ...]:
@@ -207,12 +210,12 @@ class _Run:
         return write_tracks(job.out / TRACKS_NAME, lines, facts, colors=colors)
 
     def _step(self, frame: Frame, *, is_first: bool) -> Segmentation:
-        mask = self._job.mask_of(frame.number, is_first=is_first)
+        mask, hints = self._job.mask_of(frame.number, is_first=is_first), self._job.hints.get(frame.number)
         if mask is None:
-            return self._tracker.step(frame.image)
+            return self._tracker.step(frame.image, hints=hints)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MaskWarning)  # the plan has said it
-            return self._tracker.step(frame.image, mask)
+            return self._tracker.step(frame.image, mask, hints=hints)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Final, Unpack
 import numpy as np
 
 from incontext.digest import digest
+from incontext.hints import Hints
 from incontext.identity import context_hash
 from incontext.images.masks import read_mask
 from incontext.images.read import ImageLike
@@ -33,7 +34,7 @@ OVERLAY_NAME: Final = "overlay.mp4"
 class TrackJob:
     """A video to track, and where the results go; made by :func:`plan_track`.
 
-    mask: of the first frame that is tracked, if given. masks: of frames by their numbers. snap: see
+    mask: of the first frame that is tracked, if given. masks, hints: of frames by their numbers. snap: see
     `formats.read_mask`; it is for these masks. prompts: from other pictures.
     settings: in plain values all that the results depend on, but for the network.
     """
@@ -42,6 +43,7 @@ class TrackJob:
     out: Path
     mask: ImageLike | None
     masks: Mapping[int, ImageLike]
+    hints: Mapping[int, Hints]
     snap: bool
     prompts: tuple[Prompt, ...]
     prompt_tensors: tuple[PromptTensor, ...]
@@ -71,6 +73,7 @@ def plan_track(
     *,
     mask: ImageLike | None = None,
     masks: Mapping[int, ImageLike] | None = None,
+    hints: Mapping[int, Hints] | None = None,
     prompts: Iterable[Prompt] = (),
     prompt_files: Iterable[tuple[StrPath, StrPath]] = (),
     prompt_tensors: Iterable[PromptTensor] = (),
@@ -91,6 +94,7 @@ def plan_track(
         out: The folder for results.
         mask: Ids of the first frame that is tracked.
         masks: Of later frames, by their numbers in the source: objects are added or corrected from there on.
+        hints: What is said of frames, by their numbers in the source: see `Tracker.step`.
         prompts: From other images.
         prompt_files: The files that these came from, which are told in the results.
         prompt_tensors: What tuning learned, in place of prompts or beside them.
@@ -109,27 +113,28 @@ def plan_track(
         ValueError: the source, a mask or an option cannot be used, there is nothing to follow, or `out` cannot be
             written to or is what is read; the message says why.
     """
-    path, folder, given = Path(source), Path(out), dict(masks or {})
+    path, folder, given, said = Path(source), Path(out), dict(masks or {}), dict(hints or {})
     chosen, context, keys = SegmentOptions(**options), tuple(prompts), tuple(prompt_tensors)
     refuse_unwritable(folder)
     _refuse_overwriting(path, folder)
     MemoryBank(size=memory, policy=policy, side=1)  # for what it says of them
     refuse_tiles(chosen)
-    if unknown := set(exports) - set(FILES):
-        raise ValueError(f"expected formats among {', '.join(FILES)}, got {', '.join(sorted(unknown))}")
-    mask = _first_mask(mask, given, start, nothing_else=not context and not keys)
+    _refuse_unknown(exports)
+    pointed = isinstance(start, int) and start in said and bool(said[start].ids)
+    mask = _first_mask(mask, given, start, nothing_else=not context and not keys and not pointed)
     with open_frames(path, start=start, stop=stop, every=every) as frames:
         size = frames.size
-    _refuse_numbers(given, start, stop, every)
+    _refuse_numbers(given, start, stop, every, what="masks")
+    _refuse_hints(said, start, stop, every, size)
     checked = {number: _checked(each, size, snap=snap) for number, each in sorted(given.items())}
     first = None if mask is None else _checked(mask, size, snap=snap)
-    named = [(str(number), _name(each)) for number, each in [("first", mask), *given.items()] if each is not None]
     settings: dict[str, object] = {
         "source": os.fspath(source),
         "start": _plain(start),
         "stop": None if stop is None else _plain(stop),
         "every": every,
-        "masks": dict(named),
+        "masks": {str(n): _name(each) for n, each in [("first", mask), *given.items()] if each is not None},
+        "hints": {str(number): each.digest for number, each in sorted(said.items())},
         **_told_of(prompt_files, keys),
         "given_sha256": _digest(first, checked, (*context, *keys)),
         "memory": memory,
@@ -138,10 +143,19 @@ def plan_track(
         "overlay": overlay,
         "exports": sorted(exports),
     }
-    shown = (first, checked, snap, context, keys)
-    return TrackJob(
-        path, folder, *shown, memory, policy, chosen, start, stop, every, overlay, tuple(sorted(exports)), settings
-    )
+    shown, how = (first, checked, said, snap, context, keys), (memory, policy, chosen, start, stop, every, overlay)
+    return TrackJob(path, folder, *shown, *how, tuple(sorted(exports)), settings)
+
+
+def _refuse_unknown(exports: Collection[Export]) -> None:
+    if unknown := set(exports) - set(FILES):
+        raise ValueError(f"expected formats among {', '.join(FILES)}, got {', '.join(sorted(unknown))}")
+
+
+def _refuse_hints(said: Mapping[int, Hints], start: Mark, stop: Mark | None, every: int, size: tuple[int, int]) -> None:
+    _refuse_numbers(said, start, stop, every, what="hints")
+    for number, each in said.items():
+        _check_hints(number, each, size)
 
 
 def _told_of(files: Iterable[tuple[StrPath, StrPath]], keys: Sequence[PromptTensor]) -> dict[str, object]:
@@ -168,7 +182,7 @@ def _first_mask(
     if mask is None and nothing_else and start not in masks:
         raise ValueError(
             "expected something to follow, got nothing; give the mask of the first frame (--mask), prompts "
-            "(--prompt IMAGE MASK, --prompts FOLDER), or a prompt tensor (--prompt-tensor KEY)"
+            "(--prompt IMAGE MASK, --prompts FOLDER), a prompt tensor (--prompt-tensor KEY), or hints on it (--hints)"
         )
     return mask
 
@@ -181,16 +195,23 @@ def _refuse_overwriting(source: Path, out: Path) -> None:
         )
 
 
-def _refuse_numbers(masks: Mapping[int, ImageLike], start: Mark, stop: Mark | None, every: int) -> None:
-    """Masks of frames that are not tracked, as far as it is known by now."""
+def _refuse_numbers(masks: Iterable[int], start: Mark, stop: Mark | None, every: int, *, what: str) -> None:
+    """What is given of frames that are not tracked, as far as it is known by now."""
     first = start if isinstance(start, int) else 0
     for number in masks:
         beyond = isinstance(stop, int) and number >= stop
         if number < first or beyond or (isinstance(start, int) and (number - first) % every):
             raise ValueError(
-                f"expected masks of frames that are tracked, got one of frame {number}; give another number, or track "
+                f"expected {what} of frames that are tracked, got one of frame {number}; give another number, or track "
                 "that frame, too"
             )
+
+
+def _check_hints(number: int, hints: Hints, size: tuple[int, int]) -> None:
+    try:
+        hints.check(size)
+    except ValueError as error:
+        raise ValueError(f"frame {number}: {error}") from None
 
 
 def _checked(mask: ImageLike, size: tuple[int, int], *, snap: bool) -> ImageLike:

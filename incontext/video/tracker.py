@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
@@ -18,6 +19,7 @@ from PIL import Image
 
 from incontext.canvas.query import fit_query
 from incontext.engine import Context, FittedQuery, PreparedContext, Segmenter
+from incontext.hints import Hints
 from incontext.images.ids import IGNORED, Pixels, ids_in
 from incontext.images.masks import is_painted
 from incontext.images.read import ImageLike, read_image
@@ -33,8 +35,9 @@ from incontext.video.colors import NOTHING_SHOWN, by_color, extended
 def track(
     segmenter: Segmenter,
     frames: Iterable[ImageLike],
-    context: Context | ImageLike,
+    context: Context | ImageLike | None = None,
     *,
+    hints: Mapping[int, Hints] | None = None,
     memory: int = 4,
     policy: Policy = "spaced",
     **options: Unpack[SegmentKeywords],
@@ -49,7 +52,8 @@ def track(
         frames: Paths, PIL images or (H, W, 3) uint8 arrays, all of one size.
         context: The mask of the first frame (a path, a PIL image or an (H, W) array of ids), or a Prompt or a sequence
             of Prompts from other images, or prompt tensors. A Prompt whose image is the first frame, pixel by pixel, is
-            its mask.
+            its mask. None: hints on the first frame say what to follow.
+        hints: What is said of frames, by their numbers from 0, in their own pixels; see :meth:`Tracker.step`.
         memory: Predicted frames to remember at most; see :class:`Tracker`, as for the next two.
         policy: Which of them.
         **options: See `SegmentOptions`; frames are not cut to tiles.
@@ -59,8 +63,10 @@ def track(
     """
     mask = context if isinstance(context, str | os.PathLike | Image.Image | np.ndarray) else None
     prompts = None if isinstance(context, str | os.PathLike | Image.Image | np.ndarray) else context
-    tracker = Tracker(segmenter, context=prompts, memory=memory, policy=policy, **options)
-    return (tracker.step(frame, None if number else mask) for number, frame in enumerate(frames))
+    tracker, said = Tracker(segmenter, context=prompts, memory=memory, policy=policy, **options), hints or {}
+    return (
+        tracker.step(frame, None if number else mask, hints=said.get(number)) for number, frame in enumerate(frames)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,12 +139,15 @@ class Tracker:
         learned = {i for key in self._keys for i in key.ids} - self._forgotten
         return tuple(sorted({*self._bank.ids, *learned, *(i for prompt in self._context for i in prompt.ids)}))
 
-    def step(self, frame: ImageLike, mask: ImageLike | None = None) -> Segmentation:
+    def step(self, frame: ImageLike, mask: ImageLike | None = None, *, hints: Hints | None = None) -> Segmentation:
         """The next frame -> what is in it, at its own size (H, W), which is the same for all frames.
 
         mask: (H, W) ids of objects that are new, or to be corrected from here on, in any form that `formats.read_mask`
         reads; a colour of an RGB mask that was shown before is the object that it was. They come out as given, with
         confidence 1. Other known objects are predicted, where the mask is 0; where it is 255 (unknown), all are.
+        hints: what is said of the frame, in its own pixels. Objects that are pointed at are found by what is remembered
+        of them and the hints, new ones by the hints alone, and then count as given; "not this" alone is about all known
+        objects. Where nothing is found so, a warning says it, and the frame is predicted as ever.
 
         Raises:
             FileNotFoundError, ValueError: the frame or its mask cannot be used, the frame has another size than those
@@ -147,9 +156,12 @@ class Tracker:
         image = read_image(frame)
         self._check_size(image)
         given = None if mask is None else self._opened(image, mask)
+        query = self._fitted(image, hints)
         if self._number == 0:
-            given = self._begun(image, given)
-        query = fit_query(image, self._side, keep=self._options.refine, second=self._second)
+            given = self._begun(image, given, hinted=hints is not None and bool(hints.ids))
+        if hints is not None:
+            given = self._with_hints(query, image, given, hints)
+            query = replace(query, hints=None)
         found = self._remembered(query) if given is None else self._given(query, given)
         self._number += 1
         self._size = query.size
@@ -219,13 +231,45 @@ class Tracker:
         except ValueError as error:
             raise ValueError(f"frame {self._number}: {error}") from None
 
-    def _begun(self, image: Pixels, given: Prompt | None) -> Prompt | None:
+    def _fitted(self, image: Pixels, hints: Hints | None) -> FittedQuery:
+        try:
+            return fit_query(image, self._side, keep=self._options.refine, hints=hints, second=self._second)
+        except ValueError as error:
+            raise ValueError(f"frame {self._number}: {error}") from None
+
+    def _with_hints(self, query: FittedQuery, image: Pixels, given: Prompt | None, hints: Hints) -> Prompt | None:
+        """What is given of a frame, and what hints find in it, which then is given, too."""
+        known = set(self._prepared_context().ids) & set(self.ids) if self.ids else set[int]()
+        asked = [i for i in hints.ids or sorted(known) if i in known]
+        new = [i for i in hints.ids if i not in known]
+        found = np.zeros(query.size, np.uint8)
+        if asked:
+            own = replace(query, hints=hints.about(known))
+            (answer,) = self._segmenter.answer_many([own], self._prepared_context())
+            found = only(answer.read().mask, asked)
+        if new:
+            alone = self._segmenter.segment(image, hints=hints.about(new), **self._options.keywords())
+            found = np.where(alone.mask != 0, alone.mask, found)
+        present = ids_in(found)
+        if missing := [i for i in hints.ids if i not in present]:
+            told = f"frame {self._number}: by these hints nothing is found of {', '.join(map(str, missing))}"
+            warnings.warn(told, stacklevel=3)
+        if not present:
+            return given
+        shown = set(present) <= set(self._shown.ids.tolist())
+        hinted = Prompt(image, found, palette=self._shown if shown else None)
+        return hinted if given is None else _joined([given, hinted])
+
+    def _begun(self, image: Pixels, given: Prompt | None, *, hinted: bool) -> Prompt | None:
         """All that is given of the first frame; the context's other prompts go into the bank."""
         own = [np.array_equal(prompt.image, image) for prompt in self._context]
         masks = [prompt for prompt, is_own in zip(self._context, own, strict=True) if is_own]
         masks += [] if given is None else [given]
-        if not masks and not self._context and not self._keys:
-            raise ValueError("frame 0: expected its mask, or prompts as the context, got neither; give one of them")
+        if not masks and not self._context and not self._keys and not hinted:
+            raise ValueError(
+                "frame 0: expected its mask, or prompts as the context, got neither; give one of them, or hints that "
+                "point at something"
+            )
         for prompt, is_own in zip(self._context, own, strict=True):
             if not is_own:
                 self._bank.give(prompt.image, prompt.mask, weight=prompt.weight)
