@@ -48,6 +48,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"exporting"},
         # The commands: none of them imports another.
         {
+            "backbone",
             "bench",
             "convert",
             "demo",
@@ -70,7 +71,7 @@ LEVELS: dict[str, list[set[str]]] = {
     "evaluation": [
         {"lines", "metrics", "workers"},
         {"few_shot", "ranking"},
-        {"video"},
+        {"calibration", "video"},
         {"clicks"},
         {"pages"},
         {"protocols"},
