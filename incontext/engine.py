@@ -25,11 +25,12 @@ from incontext.canvas.query import Answer, FittedQuery, PaintedAnswer, View, Vie
 from incontext.canvas.read import read_logits
 from incontext.hints import Hints
 from incontext.images.read import ImageLike, read_image
+from incontext.matching.voter import Voter, open_voter
 from incontext.network import memory
 from incontext.network.checkpoint import fingerprint, info, load_model
 from incontext.network.devices import choose_device, choose_dtype
 from incontext.network.memory import Room
-from incontext.network.model import ContextTokens, PromptTokens, SegGPT
+from incontext.network.model import PromptTokens, SegGPT
 from incontext.network.registry import resolve
 from incontext.options import (
     BatchSize,
@@ -41,7 +42,7 @@ from incontext.options import (
     takes_options,
     told_otherwise,
 )
-from incontext.placed import PlacedNetwork, by_passes
+from incontext.placed import Pass, PlacedNetwork, by_passes
 from incontext.prompt_tensor import PromptTensor, listed
 from incontext.proposals import expected_iou
 from incontext.types import Palette, Prompt, Segmentation
@@ -63,6 +64,7 @@ def load(
     dtype: DtypeName = "auto",
     compile: bool = False,
     min_presence: float | None = None,
+    backbone: str | os.PathLike[str] | None = None,
 ) -> Segmenter:
     """Open weights and make a Segmenter with them.
 
@@ -70,20 +72,21 @@ def load(
         name: A name that `incontext weights list` knows, or a path.
         device: "auto" (a CUDA device if there is one, else the CPU) or a PyTorch device, which must be there.
         dtype: "auto" is bfloat16 on CUDA and on CPUs that multiply it in hardware, else float32, which gives the
-            published
-            network's answers exactly.
+            published network's answers exactly.
         compile: Use torch.compile; the first batch of each side and number of shots then takes up to minutes, the
             following ones less time than without.
         min_presence: 0..1; ids that are less likely to be in a query at all are left out of its mask, if the weights
-            can
-            tell (`Segmentation.presence`); 0 leaves out none, None is 0.3.
+            can tell (`Segmentation.presence`); 0 leaves out none, None is 0.3.
+        backbone: A frozen network whose features vote beside ours: "timm:NAME", a folder that timm saved, or
+            "efficientnet-lite2" (docs/backbones.md); nothing is downloaded for it.
 
     Raises:
-        FileNotFoundError: There is no file and no registered weights of that name.
-        CheckpointError: The file is not a checkpoint of this network.
+        FileNotFoundError: There is no file and no registered weights of that name, or the backbone's are not here.
+        CheckpointError: The file is not a checkpoint of this network, or not one of the backbone.
         ValueError: The device or the dtype is unknown or not available, or min_presence is outside of 0..1.
     """
     chosen = choose_device(device)  # first: a missing device should not cost a download
+    voter = None if backbone is None else open_voter(os.fspath(backbone), chosen)
     path = resolve(name)
     return Segmenter(
         load_model(path),
@@ -91,6 +94,7 @@ def load(
         dtype=dtype,
         compile=compile,
         min_presence=min_presence,
+        voter=voter,
         name=str(name),
         path=path,
     )
@@ -98,7 +102,14 @@ def load(
 
 def load_with(asked: LoadOptions, *, compile: bool = False) -> Segmenter:
     """Make a Segmenter with what was asked for: :func:`load`."""
-    return load(asked.weights, device=asked.device, dtype=asked.dtype, compile=compile, min_presence=asked.min_presence)
+    return load(
+        asked.weights,
+        device=asked.device,
+        dtype=asked.dtype,
+        compile=compile,
+        min_presence=asked.min_presence,
+        backbone=asked.backbone,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +123,8 @@ class PreparedContext:
         options: What was decided for all queries.
         side: Pixels along a side of what the network sees.
         shown: The colours to show answers in; None: hints bring theirs.
-        passes: For each group of ids its palette and the network's own context, on the Segmenter's device; none where
-            there is no example, so that hints say what to find.
+        passes: What it contributes for each group of ids, on the Segmenter's device; none where there is no example, so
+            that hints say what to find.
         window: Pixels along a side of the windows that queries are cut to, None: they are seen whole.
         tokens: Of each canvas by its content, where they were asked to be kept, for other contexts that show it, too.
     """
@@ -122,7 +133,7 @@ class PreparedContext:
     options: SegmentOptions
     side: int
     shown: Palette | None
-    passes: tuple[tuple[Palette, ContextTokens], ...]
+    passes: tuple[Pass, ...]
     window: int | None = None
     tokens: Mapping[str, PromptTokens] = field(default_factory=dict)
 
@@ -141,17 +152,18 @@ class PreparedContext:
                 not know, or there is neither an example nor a hint that points at something.
         """
         check_hints(hints, self.ids)
-        return fit_query(read_image(query), self.side, window=self.window, keep=self.options.refine, hints=hints)
+        keep, second = self.options.refine, self.segmenter.backbone_side
+        return fit_query(read_image(query), self.side, window=self.window, keep=keep, hints=hints, second=second)
 
     @property
     def ids(self) -> tuple[int, ...]:
         """What it asks for, ascending; nothing where there is no example."""
-        return tuple(sorted({int(i) for palette, _ in self.passes for i in palette.ids[1:]}))
+        return tuple(sorted({int(i) for each in self.passes for i in each.palette.ids[1:]}))
 
     @property
     def shots(self) -> int:
         """Canvases that the network works on for a query, in the largest group of ids: N, or the number of mosaics."""
-        return max((context.images.shape[1] for _, context in self.passes), default=1)
+        return max((each.context.images.shape[1] for each in self.passes if each.context is not None), default=1)
 
 
 class Segmenter:
@@ -165,10 +177,12 @@ class Segmenter:
         dtype: DtypeName = "auto",
         compile: bool = False,
         min_presence: float | None = None,
+        voter: Voter | None = None,
         name: str = "unnamed",
         path: Path | None = None,
     ) -> None:
-        """name, path: of the weights, and of the file that they came from, if any. The others: see :func:`load`."""
+        """voter: a backbone on that device. name, path: of the weights, and of the file that they came from, if any.
+        The others: see :func:`load`."""
         self.min_presence = MIN_PRESENCE if min_presence is None else min_presence
         if not 0 <= self.min_presence <= 1:
             raise ValueError(f"expected min_presence in 0..1, got {min_presence}")
@@ -178,7 +192,8 @@ class Segmenter:
         self.dtype = choose_dtype(dtype, self.device)
         self.compiled = compile
         self.config = model.config
-        self._placed = PlacedNetwork(model, self.device, self.dtype, compile=compile)
+        self.voter = voter
+        self._placed = PlacedNetwork(model, self.device, self.dtype, compile=compile, voter=voter)
 
     @takes_options
     def prepare(
@@ -216,12 +231,15 @@ class Segmenter:
             if isinstance(each, PromptTensor):
                 each.check_use(weights=self.name, sha256=self.sha256, task=chosen.task, side=side)
         window, parts = cut_to_windows(shown, side, chosen.tiles)
+        examples = None if self.voter is None else self.voter.examples(parts)
         passes, tokens = [], dict[str, PromptTokens]()
         for part in stitch(parts, side, chosen.ensemble):
             chunk = self._placed.room(part.shots, side, 1).chunk
             if known is not None:
                 tokens |= self._placed.embed(part, chosen.task, known)
-            passes.append((part.palette, self._placed.prepare(part, chosen.task, chunk, tokens)))
+            own = self._placed.prepare(part, chosen.task, chunk, tokens)
+            knows = examples is not None and set(part.palette.ids.tolist()) <= {0, *examples.ids}
+            passes.append(Pass(part.palette, own, examples if knows else None))
         return PreparedContext(self, chosen, side, shown_palette(shown), tuple(passes), window, tokens)
 
     @takes_options
@@ -305,7 +323,7 @@ class Segmenter:
 
     def fit(self, query: ImageLike, *, side: int | None = None) -> FittedQuery:
         """Read a query and squeeze it to what the network sees. Uses no device, so that any thread may do it."""
-        return fit_query(read_image(query), self._side(side))
+        return fit_query(read_image(query), self._side(side), second=self.backbone_side)
 
     @takes_options
     def paint(
@@ -369,7 +387,13 @@ class Segmenter:
             "compile": self.compiled,
             "compile_seconds": round(sum(self._placed.compile_seconds.values()), 1),
             "torch": torch.__version__,
+            **({} if self.voter is None else self.voter.describe()),
         }
+
+    @property
+    def backbone_side(self) -> int | None:
+        """Pixels along a side of what the backbone sees; None: there is none."""
+        return None if self.voter is None else self.voter.side
 
     @property
     def model(self) -> SegGPT:
@@ -385,7 +409,7 @@ class Segmenter:
 
     def estimate_memory(self, *, shots: int = 1, batch_size: int = 1, side: int | None = None) -> int:
         """Estimate bytes of tensors at the peak of a batch, the weights included, before anything runs."""
-        return memory.estimate(
+        own = memory.estimate(
             self.config,
             side=self._side(side),
             shots=shots,
@@ -395,6 +419,9 @@ class Segmenter:
             dtype=self.dtype,
             kernel=self.model.kernel,
         )
+        if self.voter is None:
+            return own
+        return own + self.voter.weights + self.voter.needs(batch=batch_size, shots=shots)
 
     # ------------------------------------------------------------------------------------- from here on inside
 
@@ -419,14 +446,15 @@ class Segmenter:
                 painted, room = self._placed.paint(part, passes, prepared.options.task, room)
                 yield from collected.add(painted)
 
-    @staticmethod
-    def _fitted(query: ImageLike | FittedQuery, prepared: PreparedContext) -> FittedQuery:
+    def _fitted(self, query: ImageLike | FittedQuery, prepared: PreparedContext) -> FittedQuery:
         if not isinstance(query, FittedQuery):
             return prepared.fit(query)
         if query.pixels.shape != (prepared.side, prepared.side, 3):
             raise ValueError(f"expected queries fitted to a side of {prepared.side}, got {query.pixels.shape[0]}")
         if query.image is None and (prepared.options.refine or max(query.size) > (prepared.window or max(query.size))):
             raise ValueError("expected queries fitted for tiles or refining, got others; use PreparedContext.fit")
+        if self.voter is not None and (query.second is None or query.second.shape[0] != self.voter.side):
+            raise ValueError("expected queries fitted for this Segmenter's backbone, got others; use its `fit`")
         check_hints(query.hints, prepared.ids)
         return query
 

@@ -38,6 +38,7 @@ def of_network(segmenter: Segmenter, options: SegmentOptions, side: int) -> dict
         "min_presence": described.get("min_presence"),
         **options.plain(),
         "side": side,
+        **({"backbone": described["backbone_identity"]} if "backbone_identity" in described else {}),
     }
 
 
@@ -72,6 +73,7 @@ def context_hash(context: Context | None) -> str:
             for group in each.groups:
                 parts += [group.images, group.masks, *_arrays(group.palette)]
             parts += _arrays(each.palette)
+            parts += [] if each.seen is None else [each.seen.sha256, *each.seen.arrays().values()]
     return digest(*parts)  # type: ignore[arg-type]
 
 
@@ -95,8 +97,10 @@ def _flat(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def _difference(name: str, before: object, now: object) -> str:
-    if name == "weights":
-        return "the weights were others"
+    if name == "weights" or (name == "backbone" and before is not None and now is not None):
+        return f"the {name} were others" if name == "weights" else "the backbone was another, or counted otherwise"
+    if name == "backbone":
+        return "there was no backbone" if before is None else "there was a backbone"
     return "the examples were others" if name == "context" else f"{name} was {_brief(before)}, now {_brief(now)}"
 
 

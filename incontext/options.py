@@ -160,6 +160,15 @@ class LoadOptions:
             most=1.0,
         ),
     )
+    backbone: str | None = field(
+        default=None,
+        metadata=_about(
+            "A frozen network whose features vote beside ours; None: ours decides alone.",
+            'A second opinion: a network whose features vote, too. "timm:NAME", a folder that timm saved, or '
+            '"efficientnet-lite2". Nothing is downloaded: see `incontext weights download`.',
+            metavar="NAME|PATH",
+        ),
+    )
 
 
 LOADING: Final = LoadOptions()

@@ -9,7 +9,8 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import TypeAlias
+from math import ceil
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,11 @@ from incontext.canvas.context import Stitched, content_of, grouped
 from incontext.canvas.hints import Told, paint_told
 from incontext.canvas.paint import normalise
 from incontext.canvas.query import View
-from incontext.canvas.read import Paint, shares
+from incontext.canvas.read import Paint, SecondVotes, shares
+from incontext.images.ids import IGNORED
+from incontext.images.resize import resized_mask
+from incontext.matching.match import Examples
+from incontext.matching.voter import Voter
 from incontext.network import memory
 from incontext.network.attention import choose_kernel
 from incontext.network.memory import Room
@@ -29,16 +34,35 @@ from incontext.network.model import ContextTokens, PromptTokens, Seen, SegGPT, T
 from incontext.options import Task
 from incontext.types import Palette
 
-Passes: TypeAlias = Sequence[tuple[Palette, ContextTokens | None]]
-"""For each group of ids its palette, and the network's own context; None: there is no example, only hints."""
+
+class Pass(NamedTuple):
+    """What a context contributes to every query, for one group of ids."""
+
+    palette: Palette
+    context: ContextTokens | None  # the network's own; None: there is no example, only hints
+    examples: Examples | None = None  # a backbone's own; None: the network decides alone
+
+
+Passes: TypeAlias = Sequence[Pass]
 
 _SHARE_OF_FREE = 0.8  # of the memory that is free, for what the estimate does not see
+_AMPLE = 2 << 30  # bytes for each query: no backbone needs so much
 
 
 class PlacedNetwork:
     """A network, placed. Thread-safe for reading; what it keeps are tables and how long compilation took."""
 
-    def __init__(self, model: SegGPT, device: torch.device, dtype: torch.dtype, *, compile: bool) -> None:
+    def __init__(
+        self,
+        model: SegGPT,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        compile: bool,
+        voter: Voter | None = None,
+    ) -> None:
+        """compile: by torch.compile. voter: the backbone whose votes are joined with what is painted, if any."""
+        self.voter = voter
         self.device, self.dtype, self.compiled = device, dtype, compile
         self.config = model.config
         self.model = model.to(device, dtype).eval()
@@ -104,7 +128,7 @@ class PlacedNetwork:
 
         Args:
             views: What the network is to see, of one side.
-            passes: Of a context: the palette of each, and what `prepare` made of it.
+            passes: Of a context.
             task: Which type token is added where there is no context.
             room: What should fit at a time.
 
@@ -119,7 +143,8 @@ class PlacedNetwork:
             if self.compiled:  # static shapes: the last batch is filled up
                 part += part[-1:] * (room.batch - count)
             try:
-                done.append([self._run(part, *each, task, room.chunk).part(0, count) for each in passes])
+                painted = [self._run(part, each, task, room.chunk).part(0, count) for each in passes]
+                done.append(self._with_votes(painted, part[:count], passes))
                 first += count
             except (RuntimeError, MemoryError) as error:
                 if not _out_of_memory(error) or (less := room.halved) is None:
@@ -133,11 +158,9 @@ class PlacedNetwork:
         return [Paint.joined(parts) for parts in zip(*done, strict=True)], room
 
     @torch.inference_mode()
-    def _run(
-        self, views: Sequence[View], palette: Palette, context: ContextTokens | None, task: Task, chunk: int
-    ) -> Paint:
+    def _run(self, views: Sequence[View], own_pass: Pass, task: Task, chunk: int) -> Paint:
         """Let the network see views, by a context, or alone by what is said of them."""
-        start = time.perf_counter()
+        start, (palette, context, _) = time.perf_counter(), own_pass
         queries = self._to_device(torch.from_numpy(np.stack([view.pixels for view in views])))
         told = self._told(views, palette)
         own = self._with_told(queries, context, told, task, chunk)
@@ -146,6 +169,32 @@ class PlacedNetwork:
         if self.compiled and key not in self.compile_seconds:
             self.compile_seconds[key] = time.perf_counter() - start
         return to_read(self.model, seen, palette, told)
+
+    @torch.inference_mode()
+    def _with_votes(self, painted: Sequence[Paint], views: Sequence[View], passes: Passes) -> list[Paint]:
+        """The paint of each pass with the votes of the backbone for it, as far as it has examples."""
+        if self.voter is None or all(each.examples is None for each in passes):
+            return list(painted)
+        images = [view.second for view in views if view.second is not None]
+        assert len(images) == len(views)  # queries are fitted for the backbone, where there are examples
+        seen = self.voter.see(images)
+        return [
+            paint if each.examples is None else self._voted(paint, views, seen, each.examples)
+            for paint, each in zip(painted, passes, strict=True)
+        ]
+
+    def _voted(self, paint: Paint, views: Sequence[View], seen: Tensor, examples: Examples) -> Paint:
+        assert self.voter is not None
+        ids = paint.palette.ids.tolist()
+        leads = self.voter.leads(seen, examples, ids[1:])
+        grid = views[0].pixels.shape[0] // self.config.patch
+        for at, view in enumerate(views):
+            said = view.told(ids, grid)
+            if said is not None:  # the network was told, and the backbone was not
+                known = resized_mask(said, (leads.shape[2], leads.shape[3])) != IGNORED
+                leads[at] = leads[at].masked_fill(torch.from_numpy(known).to(leads.device), 0)
+        presence = None if paint.presence is None else self.voter.presence(paint.presence, leads)
+        return paint._replace(presence=presence, second=SecondVotes(leads, self.voter.calibration.sharpness))
 
     @torch.inference_mode()
     def paint_one(self, views: Sequence[View], palette: Palette, task: Task) -> Paint:
@@ -195,12 +244,17 @@ class PlacedNetwork:
         free = (
             torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else psutil.virtual_memory().available
         )
+        left = int(free * _SHARE_OF_FREE)
+        if self.voter is not None and left < most * _AMPLE:
+            while most > 1 and self.voter.needs(batch=most, shots=shots) > left // 2:
+                most = ceil(most / 2)
+            left -= self.voter.needs(batch=most, shots=shots)
         return memory.plan(
             self.config,
             side=side,
             shots=shots,
             most=most,
-            free=int(free * _SHARE_OF_FREE),
+            free=left,
             device=self.device.type,
             dtype=self.dtype,
             kernel=self.model.kernel,
@@ -213,7 +267,7 @@ def by_passes(views: Sequence[View], passes: Passes) -> Iterator[tuple[Passes, S
         yield passes, views
         return
     for ids, part in groupby(views, key=lambda view: () if view.hints is None else view.hints.ids):
-        yield [(palette, None) for palette in grouped({*ids})], [*part]
+        yield [Pass(palette, None) for palette in grouped({*ids})], [*part]
 
 
 def to_read(model: SegGPT, seen: Seen, palette: Palette, told: Told | None = None) -> Paint:

@@ -22,12 +22,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from incontext.images.write import whole_file
+from incontext.seen_examples import NAMES, SeenExamples
 from incontext.types import Palette, Prompt
 
 if TYPE_CHECKING:  # the model brings torch
     from incontext.options import Task
 
 FORMAT: Final = 1
+SEEN_FORMAT: Final = 2  # of a file that also has what a backbone saw
 MAX_BYTES: Final = 1 << 29  # of a file: some fifty times what the large network with several shots needs
 LARGEST: Final = 1000.0  # of a value: normalised pixels lie within 3, and bfloat16 and float16 go on counting here
 
@@ -122,12 +124,14 @@ class PromptTensor:
         origin: What it was made from.
         palette: The colours to show answers in; covers all ids.
         names: What ids mean, as far as that is known.
+        seen: What the backbone saw that it was tuned with, for use with that one; None: there was none.
     """
 
     groups: tuple[LearnedGroup, ...]
     origin: Origin
     palette: Palette
     names: Mapping[int, str] = field(default_factory=dict)
+    seen: SeenExamples | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", tuple(self.groups))
@@ -143,6 +147,8 @@ class PromptTensor:
             raise ValueError(f"expected a palette with colours for all ids, got none for {sorted(missing)}")
         if not all(i in ids and isinstance(name, str) for i, name in self.names.items()):
             raise ValueError(f"expected names, as text, of the ids {sorted(ids)}, got {dict(self.names)!r:.200}")
+        if self.seen is not None and (missing := set(ids) - set(self.seen.ids)):
+            raise ValueError(f"expected what a backbone saw of all ids, got none of {sorted(missing)}")
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -158,6 +164,11 @@ class PromptTensor:
     def shots(self) -> int:
         """Canvases that the network works on for a query, in the largest group."""
         return max(len(group.images) for group in self.groups)
+
+    @property
+    def format(self) -> int:
+        """Of its file: what a backbone saw is in files of a newer format, which older programs refuse."""
+        return FORMAT if self.seen is None else SEEN_FORMAT
 
     def check_use(self, *, weights: str, sha256: str, task: str, side: int) -> None:
         """Refuse to be used with what it was not learned for.
@@ -184,10 +195,12 @@ class PromptTensor:
         """Tell what people want to know of it, by name."""
         made = self.origin
         judged = f"on {len(made.held_out)} held-out pictures" if made.held_out else "on the pictures it was tuned on"
+        seen = {} if self.seen is None else {"backbone": f"{self.seen.backbone} ({self.seen.sha256[:12]}...)"}
         return {
-            "prompt tensor": f"format {FORMAT}, made by incontext {made.version} on {made.date}",
+            "prompt tensor": f"format {self.format}, made by incontext {made.version} on {made.date}",
             "weights": made.weights,
             "sha256": made.sha256,
+            **seen,
             "task": made.task,
             "side": self.side,
             "shots": self.shots,
@@ -201,7 +214,7 @@ class PromptTensor:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as safetensors; the file appears whole or not at all."""
         record = {
-            "format": FORMAT,
+            "format": self.format,
             "side": self.side,
             "groups": [_palette_record(group.palette) for group in self.groups],
             "palette": _palette_record(self.palette),
@@ -213,6 +226,9 @@ class PromptTensor:
             for number, group in enumerate(self.groups)
             for kind in ("images", "masks")
         }
+        if self.seen is not None:
+            record["seen"] = self.seen.record()
+            tensors |= {f"seen.{name}": array for name, array in self.seen.arrays().items()}
         content = save(tensors, {_RECORD: json.dumps(record)})
         with whole_file(path) as stream:
             stream.write(content)
@@ -233,15 +249,17 @@ class PromptTensor:
             with safe_open(path, framework="numpy") as file:
                 record = _record(path, file.metadata())
                 palettes = [_palette(row) for row in record["groups"]]
-                _check_tensors(path, file, len(palettes), record["side"])
+                seen = record["seen"] if record["format"] == SEEN_FORMAT else None
+                _check_tensors(path, file, len(palettes), record["side"], NAMES if seen is not None else ())
                 groups = tuple(
                     LearnedGroup(
                         palette, file.get_tensor(f"group{number}.images"), file.get_tensor(f"group{number}.masks")
                     )
                     for number, palette in enumerate(palettes)
                 )
+                arrays = {name: file.get_tensor(f"seen.{name}") for name in NAMES if seen is not None}
             names = {int(i): name for i, name in record["names"].items()}
-            return cls(groups, Origin(**record["origin"]), _palette(record["palette"]), names)
+            return cls(groups, Origin(**record["origin"]), _palette(record["palette"]), names, _seen(seen, arrays))
         except _RefusedError:
             raise
         except SafetensorError as error:
@@ -294,18 +312,25 @@ def _record(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
         raise _RefusedError(
             f"{path}: expected the prompt tensor's metadata as a JSON object, got {type(record).__name__}"
         )
-    if record.get("format") != FORMAT:
+    if record.get("format") not in (FORMAT, SEEN_FORMAT):
         raise _RefusedError(
-            f"{path}: expected a prompt tensor of format {FORMAT}, got {str(record.get('format'))[:40]!r}; "
-            "it may come from another version of incontext"
+            f"{path}: expected a prompt tensor of format {FORMAT} or {SEEN_FORMAT}, got "
+            f"{str(record.get('format'))[:40]!r}; it may come from another version of incontext"
         )
     return record
 
 
-def _check_tensors(path: Path, file: Any, groups: int, side: object) -> None:
-    """Check that the file's tensors, unread so far, are the groups' and no others, (N, 3, side, side) float32."""
+def _seen(record: Mapping[str, Any] | None, arrays: Mapping[str, npt.NDArray[Any]]) -> SeenExamples | None:
+    return None if record is None else SeenExamples.of(record, arrays)
+
+
+def _check_tensors(path: Path, file: Any, groups: int, side: object, seen: Sequence[str]) -> None:
+    """Check that the file's tensors, unread so far, are the right ones.
+
+    They are the groups', (N, 3, side, side) float32, those of what a backbone saw, and no others.
+    """
     expected = {f"group{number}.{kind}" for number in range(groups) for kind in ("images", "masks")}
-    if found := expected ^ set(file.keys()):
+    if found := (expected | {f"seen.{name}" for name in seen}) ^ set(file.keys()):
         raise _RefusedError(
             f"{path}: expected images and masks for each of {groups} groups of ids, "
             f"got others: {_listed(sorted(found))}"

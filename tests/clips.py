@@ -171,6 +171,7 @@ class ByColor:
     sha256 = "abc"
     config = SimpleNamespace(side=32)
     device = SimpleNamespace(type="cpu")
+    voter = backbone_side = None
 
     def __init__(self, tolerance: float = 12) -> None:
         self.tolerance = tolerance

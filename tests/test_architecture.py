@@ -21,7 +21,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"images", "options", "progress", "version"},
         {"digest", "jsonlines", "types"},
         {"hints"},
-        {"annotations", "hint_files", "network", "proposals"},
+        {"annotations", "hint_files", "network", "proposals", "seen_examples"},
         {"prompt_tensor"},
         {"canvas", "matching", "sources"},
         {"examples"},
@@ -48,6 +48,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"exporting"},
         # The commands: none of them imports another.
         {
+            "backbone",
             "bench",
             "convert",
             "demo",
@@ -70,7 +71,7 @@ LEVELS: dict[str, list[set[str]]] = {
     "evaluation": [
         {"lines", "metrics", "workers"},
         {"few_shot", "ranking"},
-        {"video"},
+        {"calibration", "video"},
         {"clicks"},
         {"pages"},
         {"protocols"},
@@ -120,7 +121,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"__init__"},
     ],
     "learning": [{"augmentation"}, {"light"}, {"losses"}, {"__init__"}],
-    "matching": [{"backbone", "match"}, {"names"}, {"__init__"}],
+    "matching": [{"backbone", "calibration", "match"}, {"names"}, {"voter"}, {"__init__"}],
     "network": [
         {"config", "devices", "relative"},
         {"kernels", "layers"},
@@ -180,6 +181,8 @@ REFUSES: dict[str, set[str]] = {
     "types": TENSORS,
     "hints": {"PIL"} | TENSORS,
     "prompt_tensor": {"PIL"} | TENSORS,
+    "seen_examples": {"PIL"} | TENSORS | FILES,
+    "matching.match": {"PIL", "numpy", "timm"} | FILES,
     "network": {"PIL", "numpy"},
     **{
         f"network.{name}": FILES

@@ -281,7 +281,7 @@ def test_ids_beyond_the_colours_go_through_in_groups(segmenter: Segmenter) -> No
     mask[:, :20] = np.repeat(np.arange(1, 21), 1)[None]  # 20 ids, a column each
     shown = Prompt(picture(32, 32), mask)
     prepared = segmenter.prepare(shown, side=32)
-    assert [len(palette.ids) - 1 for palette, _ in prepared.passes] == [7, 7, 6]
+    assert [len(palette.ids) - 1 for palette, *_ in prepared.passes] == [7, 7, 6]
     found = segmenter.segment(picture(32, 32), prepared)
     np.testing.assert_array_equal(found.mask, mask)
     with pytest.raises(ValueError, match="give fewer ids to paint"):
@@ -290,12 +290,12 @@ def test_ids_beyond_the_colours_go_through_in_groups(segmenter: Segmenter) -> No
 
 def test_prompts_may_show_different_ids(random_segmenter: Segmenter) -> None:
     one, two = prompt((1,)), prompt((2, 3))
-    ((palette, context),) = random_segmenter.prepare([one, two]).passes
+    ((palette, context, _),) = random_segmenter.prepare([one, two]).passes
     assert palette.ids.tolist() == [0, 1, 2, 3]
     assert context.images.shape[1] == 2
     many = [prompt((i,)) for i in range(1, 11)]
     passes = random_segmenter.prepare(many).passes
-    assert [context.images.shape[1] for _, context in passes] == [5, 5]  # each only through the pass of its id
+    assert [context.images.shape[1] for _, context, _ in passes] == [5, 5]  # each only through the pass of its id
 
 
 def test_a_prompt_counts_by_its_weight(random_segmenter: Segmenter) -> None:
@@ -307,7 +307,7 @@ def test_a_prompt_counts_by_its_weight(random_segmenter: Segmenter) -> None:
     np.testing.assert_allclose(heavy, repeated, atol=0.05)
     assert np.abs(heavy - alike).max() > 1
     key = random_segmenter.prepare([one, replace(one, weight=3.0)], known={})
-    ((_, context),) = key.passes
+    ((_, context, _),) = key.passes
     assert context.shares.tolist() == [0.25, 0.75]
 
 
@@ -428,7 +428,7 @@ def test_the_batch_is_planned_by_what_is_free(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(
         segmenter._placed,
         "_run",
-        lambda pixels, palette, *_: seen.append(len(pixels)) or Paint(torch.zeros(len(pixels), 3, 16, 16), palette),
+        lambda views, own, *_: seen.append(len(views)) or Paint(torch.zeros(len(views), 3, 16, 16), own.palette),
     )
     list(segmenter.segment_many([picture()] * 5, prompt()))
     assert seen == [3, 2]

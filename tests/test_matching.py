@@ -7,25 +7,30 @@ from torch import Tensor
 
 from incontext.matching.match import (
     BACKGROUNDS,
+    GRID,
     MOST_PATCHES,
     PROTOTYPES,
     Examples,
-    describe,
+    directions,
     lead,
     learn,
     match,
+    patches_of,
+    pooled,
 )
 
 C = 16
+STAGES = (6, 10)
 
 
-def directions(count: int) -> Tensor:
-    """That many unit vectors (count, C) at right angles."""
-    return torch.linalg.qr(torch.randn(C, C)).Q[:count]
+def right_angled(count: int) -> Tensor:
+    """That many unit vectors (count, C) at right angles, of both stages alike."""
+    halves = [torch.linalg.qr(torch.randn(wide, wide)).Q[:count] for wide in STAGES]
+    return torch.cat(halves, dim=1) / 2**0.5
 
 
 def noisy(direction: Tensor, count: int, spread: float = 0.05) -> Tensor:
-    return F.normalize(direction + spread * torch.randn(count, C), dim=-1)
+    return direction + spread * torch.randn(count, C)
 
 
 def example(kinds: Tensor, places: list[int], each: int = 30) -> tuple[Tensor, Tensor]:
@@ -36,104 +41,159 @@ def example(kinds: Tensor, places: list[int], each: int = 30) -> tuple[Tensor, T
 
 
 def of(patches: Tensor, shares: Tensor, ids: tuple[int, ...]) -> Examples:
-    return learn(patches, shares, torch.ones(len(patches)), ids)
+    return learn(patches[None], shares[None], ids, STAGES)
+
+
+def winners(values: Tensor) -> list[int]:
+    """Of each patch of one query in a row, the place that is most like it."""
+    return values[0, :, 0].argmax(dim=0).tolist()
 
 
 def test_a_query_is_most_like_what_it_shows() -> None:
-    kinds = directions(5)  # two things of the background, two looks of id 3, one of id 9
+    kinds = right_angled(5)  # two things of the background, two looks of id 3, one of id 9
     examples = of(*example(kinds, [0, 0, 1, 1, 2]), (3, 9))
-    query = torch.stack([noisy(kind, 1)[0] for kind in kinds]).view(1, 1, 5, C)
-    found = match(query, examples)
+    found = match(kinds.view(1, 1, 5, C), examples)
     assert found.prototypes.shape == found.neighbours.shape == (1, 3, 1, 5)
     for values in (found.prototypes, found.neighbours):
-        assert values[0, :, 0].argmax(dim=0).tolist() == [0, 0, 1, 1, 2]
+        assert winners(values) == [0, 0, 1, 1, 2]
     assert torch.allclose(found.neighbours.sum(dim=1), torch.ones(1, 1, 5))
     assert found.prototypes.abs().max() <= 1 + 1e-5
 
 
 def test_queries_of_a_batch_do_not_influence_each_other() -> None:
-    kinds = directions(3)
+    kinds = right_angled(3)
     examples = of(*example(kinds, [0, 1, 2]), (1, 2))
-    queries = F.normalize(torch.randn(3, 4, 5, C), dim=-1)
+    queries = torch.randn(3, 4, 5, C)
     together = match(queries, examples)
     for n in range(3):
         alone = match(queries[n : n + 1], examples)
-        assert torch.allclose(together.prototypes[n], alone.prototypes[0], atol=1e-6)
-        assert torch.allclose(together.neighbours[n], alone.neighbours[0], atol=1e-6)
+        assert torch.equal(together.prototypes[n], alone.prototypes[0])
+        assert torch.equal(together.neighbours[n], alone.neighbours[0])
 
 
-def test_prototypes_are_few_of_unit_length_and_always_the_same() -> None:
-    patches, shares = example(directions(6), [0, 0, 0, 0, 1, 2])
+def test_what_all_images_have_in_common_does_not_matter() -> None:
+    """A backbone whose features all point the same way tells things apart as well: features are centred."""
+    kinds, common = right_angled(4), 20 * torch.randn(C)
+    patches, shares = example(kinds, [0, 0, 1, 1])
+    plain = match(kinds.view(1, 1, 4, C), of(patches, shares, (1,)))
+    moved = match((kinds + common).view(1, 1, 4, C), of(patches + common, shares, (1,)))
+    assert torch.allclose(plain.prototypes, moved.prototypes, atol=1e-3)
+    assert torch.allclose(plain.neighbours, moved.neighbours, atol=1e-2)
+
+
+def test_stages_count_alike_however_large_their_values_are() -> None:
+    features, centre = torch.randn(7, C), torch.randn(C)
+    scale = torch.tensor([1000.0] * STAGES[0] + [1.0] * STAGES[1])
+    found = directions(features, centre, STAGES)
+    assert torch.allclose(found, directions(features * scale, centre * scale, STAGES), atol=1e-5)
+    assert torch.allclose(found.norm(dim=1), torch.ones(7))
+
+
+def test_prototypes_are_few_and_always_the_same() -> None:
+    patches, shares = example(right_angled(6), [0, 0, 0, 0, 1, 2])
     one, other = of(patches, shares, (1, 2)), of(patches, shares, (1, 2))
     assert torch.equal(one.prototypes, other.prototypes)
-    assert one.owners.bincount().tolist() == [BACKGROUNDS, PROTOTYPES, PROTOTYPES]
-    assert torch.allclose(one.prototypes.norm(dim=1), torch.ones(len(one.prototypes)))
+    counts = one.owners.bincount().tolist()
+    assert 4 <= counts[0] <= BACKGROUNDS
+    assert 1 <= counts[1] <= PROTOTYPES
 
 
 def test_shots_are_pooled() -> None:
-    """What only the second prompt shows is found, too."""
-    kinds = directions(4)
+    """What only the second prompt shows is found, too; and so it is where contexts are pooled afterwards."""
+    kinds = right_angled(4)
     first, second = example(kinds[[0, 1]], [0, 1]), example(kinds[[2, 3]], [0, 1])
-    pooled = of(torch.cat([first[0], second[0]]), torch.cat([first[1], second[1]]), (1,))
+    both = [torch.stack(each) for each in zip(first, second, strict=True)]
     query = kinds.view(1, 1, 4, C)
-    assert match(query, pooled).prototypes[0, :, 0].argmax(dim=0).tolist() == [0, 1, 0, 1]
-    assert match(query, of(*first, (1,))).prototypes[0, 1, 0, 3] < 0.5
+    together = learn(*both, (1,), STAGES)
+    joined = pooled([of(*first, (1,)), of(*second, (1,))])
+    assert torch.allclose(together.mean, joined.mean, atol=1e-6)
+    assert together.images == joined.images == 2
+    for examples in (together, joined):
+        assert winners(match(query, examples).prototypes) == winners(match(query, examples).neighbours) == [0, 1, 0, 1]
+    # By the first alone, what it does not show is nearer to neither by much.
+    assert match(query, of(*first, (1,))).prototypes[0, :, 0, 3].amax() < 0.7
+
+
+def test_examples_of_different_ids_are_pooled() -> None:
+    kinds = right_angled(3)
+    one, other = of(*example(kinds[[0, 1]], [0, 1]), (7,)), of(*example(kinds[[0, 2]], [0, 1]), (2,))
+    examples = pooled([one, other])
+    assert examples.ids == (2, 7)
+    assert winners(match(kinds.view(1, 1, 3, C), examples).prototypes) == [0, 2, 1]
+    assert pooled([one]) is one
+    with pytest.raises(ValueError, match="by one backbone"):
+        pooled([one, learn(torch.randn(1, 4, 5), F.one_hot(torch.tensor([[0, 1, 0, 1]])).float(), (1,), (5,))])
 
 
 def test_what_nothing_is_known_of_has_no_say() -> None:
-    kinds = directions(3)
+    kinds = right_angled(3)
     patches, shares = example(kinds, [0, 1, 1])
-    weights = torch.ones(len(patches)).index_fill(0, torch.arange(60, 90), 0.0)
-    examples = learn(patches, shares, weights, (1,))
-    assert len(examples.patches) == 60
-    assert match(kinds[2].view(1, 1, 1, C), examples).prototypes[0, 1] < 0.5
+    shares[60:] = 0
+    assert len(of(patches, shares, (1,)).patches) == 60
+
+
+def test_half_known_patches_count_whole_as_neighbours() -> None:
+    patches, shares = example(right_angled(2), [0, 1])
+    examples = of(patches, 0.6 * shares, (1,))
+    assert torch.allclose(examples.shares.sum(dim=1), torch.ones(60))
 
 
 def test_a_prompt_that_counts_more_moves_the_prototypes() -> None:
-    looks, other = directions(PROTOTYPES), directions(1)[0]
-    light, heavy = (F.normalize(looks + sign * 0.3 * other, dim=1) for sign in (1, -1))
-    patches = torch.stack([light, heavy], dim=1).repeat_interleave(4, dim=0).flatten(0, 1)
-    shares, weights = torch.tensor([[0.0, 1.0]]).expand(len(patches), -1), torch.tensor([1.0, 9.0])
-    even = learn(patches, shares, torch.ones(len(patches)), (1,)).prototypes
-    moved = learn(patches, shares, weights.repeat(len(patches) // 2), (1,)).prototypes
-    assert ((moved * heavy).sum(dim=1) > (even * heavy).sum(dim=1) + 0.01).all()
-    few = learn(patches[:2], shares[:2], torch.ones(2), (1,))
-    assert torch.equal(few.prototypes, patches[:2])  # fewer patches than prototypes
+    looks, other = right_angled(PROTOTYPES + 1).split([PROTOTYPES, 1])
+    light, heavy = (looks + sign * 0.3 * other for sign in (1, -1))
+    patches = torch.stack([each.repeat_interleave(4, dim=0) for each in (light, heavy)])
+    shares = torch.tensor([0.0, 1.0]).expand(2, 4 * PROTOTYPES, 2)
+    even = learn(patches, shares, (1,), STAGES).prototypes
+    moved = learn(patches, shares, (1,), STAGES, weights=torch.tensor([1.0, 9.0])).prototypes
+    assert torch.allclose(even @ other[0], torch.zeros(len(even)), atol=1e-5)
+    assert ((moved @ other[0]) < -0.1).all()
+
+
+def test_fewer_patches_than_prototypes_are_prototypes() -> None:
+    patches, shares = example(right_angled(2), [0, 1], each=2)
+    assert torch.equal(of(patches, shares, (1,)).prototypes, patches)
 
 
 def test_things_smaller_than_a_patch_have_examples() -> None:
-    kinds = directions(2)
-    patches, shares = example(kinds, [0, 0])
+    patches, shares = example(right_angled(2), [0, 0])
     shares = torch.cat([shares, torch.zeros(60, 1)], dim=1)
     shares[45] = torch.tensor([0.8, 0.2])
     examples = of(patches, shares, (7,))
     assert torch.equal(examples.prototypes[examples.owners == 1], patches[45:46])
+    shares[45] = torch.tensor([0.0, 0.1])  # all else of the patch is ignored
+    assert torch.equal((small := of(patches, shares, (7,))).prototypes[small.owners == 1], patches[45:46])
 
 
 def test_prompts_that_ids_fill_leave_the_background_at_nothing() -> None:
-    patches, shares = example(directions(1), [1])
-    examples = of(patches, shares, (1,))
-    assert examples.owners.unique().tolist() == [1]
-    found = match(patches[:4].view(1, 2, 2, C), examples)
+    kinds = right_angled(2)
+    patches, shares = example(kinds, [1, 2])
+    examples = of(patches, shares, (1, 2))
+    assert examples.owners.unique().tolist() == [1, 2]
+    found = match(kinds.view(1, 1, 2, C), examples)
     assert (found.prototypes[:, 0] == 0).all()
-    assert (found.prototypes[:, 1] > 0.9).all()
-    assert (found.leads([1])[0][:, 1] > 0).all()
+    assert winners(found.prototypes) == [1, 2]
 
 
 def test_an_id_of_which_nothing_is_seen_is_refused() -> None:
-    patches, shares = example(directions(2), [0, 1])
+    patches, shares = example(right_angled(2), [0, 1])
     shares = torch.cat([shares, torch.zeros(60, 1)], dim=1)
     with pytest.raises(ValueError, match=r"got nothing of \[8\]"):
         of(patches, shares, (4, 8))
 
 
 def test_many_patches_are_thinned() -> None:
-    patches = F.normalize(torch.randn(MOST_PATCHES + 500, C), dim=-1)
+    patches = torch.randn(MOST_PATCHES + 500, C)
     shares = F.one_hot(torch.arange(len(patches)) % 2, 2).float()
     examples = of(patches, shares, (1,))
     assert len(examples.patches) == len(examples.shares) == MOST_PATCHES
     few = match(patches[:6].view(1, 2, 3, C), of(patches[:4], shares[:4], (1,)))  # fewer than neighbours that are asked
     assert torch.isfinite(few.neighbours).all()
+
+
+def test_tensors_that_do_not_fit_are_refused() -> None:
+    made = of(*example(right_angled(2), [0, 1]), (1,))
+    with pytest.raises(ValueError, match="expected examples of 2 ids with 16 channels"):
+        Examples((1, 2), STAGES, made.mean, 1, made.prototypes, made.owners, made.patches, made.shares)
 
 
 # --- leads
@@ -154,30 +214,20 @@ def test_the_winner_alone_leads() -> None:
 
 
 def test_ids_asked_elsewhere_are_background() -> None:
-    kinds = directions(4)
-    examples = of(*example(kinds, [0, 1, 2, 3]), (1, 5, 9))
-    found = match(kinds.view(1, 1, 4, C), examples)
-    by_prototypes, by_neighbours = found.leads([9, 1])
-    for leads in (by_prototypes, by_neighbours):
+    kinds = right_angled(4)
+    found = match(kinds.view(1, 1, 4, C), of(*example(kinds, [0, 1, 2, 3]), (1, 5, 9)))
+    for leads in found.leads([9, 1]):
         assert leads.shape == (1, 3, 1, 4)
-        assert leads[0, :, 0].argmax(dim=0).tolist() == [0, 2, 0, 1]  # 5 is background here, 9 comes first
+        assert winners(leads) == [0, 2, 0, 1]  # 5 is background here, 9 comes first
 
 
-# --- directions of patches
+# --- patches
 
 
-def test_stages_become_one_direction() -> None:
-    stages = [3 + torch.randn(2, 6, 4, 4), torch.randn(2, 10, 2, 2)]
-    made = describe(stages)
-    assert made.shape == (2, 4, 4, 16)
-    assert torch.allclose(made.norm(dim=-1), torch.ones(2, 4, 4), atol=1e-5)
-    halves = made.split([6, 10], dim=-1)
-    assert torch.allclose(halves[0].norm(dim=-1), halves[1].norm(dim=-1), atol=1e-5)  # neither outweighs the other
-
-
-def test_the_centre_is_subtracted() -> None:
-    stages = [3 + torch.randn(2, 6, 4, 4)]
-    plain, centred = describe(stages), describe(stages, [torch.full((6,), 3.0)])
-    assert (plain[..., 0] * plain[..., 1]).mean() > 0.05  # all point the same way
-    assert (centred.flatten(0, 2).mean(dim=0)).norm() < 0.6 < plain.flatten(0, 2).mean(dim=0).norm()
-    assert torch.allclose(centred, describe([stages[0] - 3.0]))
+def test_stages_stand_side_by_side_on_the_finest_grid() -> None:
+    fine, coarse = torch.randn(2, 6, 40, 30), torch.randn(2, 10, 20, 15)
+    made = patches_of([fine, coarse])
+    assert made.shape == (2, 40, 30, 16)
+    assert torch.equal(made[..., :6], fine.permute(0, 2, 3, 1))
+    assert torch.allclose(made[..., 6:].mean(dim=(1, 2)), coarse.mean(dim=(2, 3)), atol=0.05)
+    assert patches_of([fine[..., :20, :20], coarse[..., :10, :10]]).shape == (2, GRID, GRID, 16)

@@ -178,9 +178,9 @@ FINE = np.zeros((1, 3, SIDE, SIDE), np.float32)
     ("change", "tensors", "sentence"),
     [
         (
-            put("format", value=2),
+            put("format", value=3),
             None,
-            "expected a prompt tensor of format 1, got '2'; it may come from another version",
+            "expected a prompt tensor of format 1 or 2, got '3'; it may come from another version",
         ),
         (lambda record: record.pop("origin"), None, "a prompt tensor with 'origin' in its metadata, got none"),
         (lambda record: record.pop("groups"), None, "'groups' in its metadata"),

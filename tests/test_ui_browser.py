@@ -465,6 +465,8 @@ def test_tune_and_use_the_key(visits: Any, files: list[Path], tmp_path: Path) ->
     visit.says("model-status", re.compile(r"\d\.\d{3} s for a picture"))
     page.click("#load-weights")
     visit.complains("expected weights to load, got none")
+    page.click("#use-backbone")
+    visit.says("model-status", "The weights decide alone.")
 
 
 def test_each_job_has_its_own_stop(visits: Any, files: list[Path]) -> None:

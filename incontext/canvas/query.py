@@ -32,12 +32,14 @@ class View:
         size: (H, W) of the query.
         hints: What is said of it.
         window: The part of it that is seen, None: all.
+        second: The same for a backbone, which sees squares of another side; None: there is none.
     """
 
     pixels: Pixels
     size: tuple[int, int]
     hints: Hints | None = None
     window: Window | None = None
+    second: Pixels | None = None
 
     def told(self, ids: Collection[int], grid: int) -> Pixels | None:
         """Reveal patches to a pass for these ids: (grid, grid) uint8, 255 where nothing is known; None: none is."""
@@ -52,9 +54,10 @@ class FittedQuery:
     """A query squeezed to what a network sees: pixels (side, side, 3) uint8; size (H, W) of the picture itself.
 
     Attributes:
-        image: The picture, (H, W, 3) uint8, where windows are cut from it or edges follow it.
+        image: The image, (H, W, 3) uint8, where windows are cut from it or edges follow it.
         windows: What the network is to see of it one by one, instead of the pixels.
         hints: What is said of it, in its own pixels.
+        second: What a backbone sees, (its side, its side, 3) uint8; None: there is none.
     """
 
     pixels: Pixels
@@ -62,6 +65,7 @@ class FittedQuery:
     image: Pixels | None = None
     windows: tuple[Window, ...] = ()
     hints: Hints | None = None
+    second: Pixels | None = None
 
     @property
     def views(self) -> int:
@@ -71,31 +75,40 @@ class FittedQuery:
     def seen(self) -> Iterator[View]:
         """Make what the network sees of it, each view when it is asked for."""
         if self.image is None or not self.windows:
-            yield View(self.pixels, self.size, self.hints)
+            yield View(self.pixels, self.size, self.hints, second=self.second)
             return
         for window in self.windows:
-            pixels = resized(np.ascontiguousarray(window.of(self.image)), self.pixels.shape[:2])
-            yield View(pixels, self.size, self.hints, window)
+            part = np.ascontiguousarray(window.of(self.image))
+            second = None if self.second is None else resized(part, self.second.shape[:2])
+            yield View(resized(part, self.pixels.shape[:2]), self.size, self.hints, window, second)
 
 
 def fit_query(
-    image: Pixels, side: int, *, window: int | None = None, keep: bool = False, hints: Hints | None = None
+    image: Pixels,
+    side: int,
+    *,
+    window: int | None = None,
+    keep: bool = False,
+    hints: Hints | None = None,
+    second: int | None = None,
 ) -> FittedQuery:
     """Fit an image (H, W, 3) uint8 to a network that sees `side` x `side` pixels.
 
     Args:
-        window: Pixels along a side of the windows that a larger picture is cut to.
-        keep: The picture for its edges.
+        window: Pixels along a side of the windows that a larger image is cut to.
+        keep: The image for its edges.
         hints: What is said of it.
+        second: Pixels along a side of what a backbone sees, None: there is none.
 
     Raises:
-        ValueError: Those do not lie within it.
+        ValueError: Hints do not lie within it.
     """
     size = image.shape[0], image.shape[1]
     if hints is not None:
         hints.check(size)
     cut = windows(size, window) if window is not None and max(size) > window else ()
-    return FittedQuery(resized(image, (side, side)), size, image if keep or cut else None, cut, hints)
+    other = None if second is None else resized(image, (second, second))
+    return FittedQuery(resized(image, (side, side)), size, image if keep or cut else None, cut, hints, other)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 
 from incontext.cli import (  # noqa: F401  each adds its commands
+    backbone,
     bench,
     convert,
     demo,

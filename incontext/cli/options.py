@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(help="Weights: what there is, what is in a file, checks, other layouts, downloads.")
 evaluate_app = typer.Typer(help="Scores on data with masks.")
+backbone_app = typer.Typer(help="Second opinions: what is known of a backbone, and what its votes are worth.")
+app.add_typer(backbone_app, name="backbone", no_args_is_help=True)
 app.add_typer(weights_app, name="weights", no_args_is_help=True)
 app.add_typer(evaluate_app, name="evaluate", no_args_is_help=True)
 

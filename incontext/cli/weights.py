@@ -98,10 +98,11 @@ def weights_average(
 
 @weights_app.command("download")
 def weights_download(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
-    """Fetch named weights into the Hugging Face cache, and check them."""
+    """Fetch named weights into the Hugging Face cache, and check them; or a backbone's, by "timm:NAME"."""
+    from incontext.matching import names
     from incontext.network.registry import download
 
-    print(download(name))
+    print(names.download(name) if names.is_fetchable(name) else download(name))
 
 
 def _print_rows(rows: dict[str, object]) -> None:

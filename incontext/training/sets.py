@@ -140,11 +140,16 @@ def hold_out(sets: Iterable[ImageSet], *, every: int = 20) -> tuple[list[ImageSe
     """
     kept, held = [], []
     for each in sets:
-        chosen = set(range(every // 2, len(each.images), every)) if len(each.images) >= every else set()
+        chosen = held_out_numbers(len(each.images), every)
         kept.append(_part(each, [i for i in range(len(each.images)) if i not in chosen]))
         if chosen and (validating := _part(each, sorted(chosen))).by_id:
             held.append(validating)
     return kept, held
+
+
+def held_out_numbers(count: int, every: int) -> set[int]:
+    """Which of so many pictures of a set, in the order of their masks' names, are held out."""
+    return set(range(every // 2, count, every)) if count >= every else set()
 
 
 def _part(source: ImageSet, numbers: Sequence[int]) -> ImageSet:

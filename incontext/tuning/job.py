@@ -19,6 +19,7 @@ import torch
 from incontext.canvas.context import grouped, shown_palette
 from incontext.engine import FittedQuery, Segmenter
 from incontext.images.ids import Pixels
+from incontext.images.resize import resized
 from incontext.options import Start, Task
 from incontext.prompt_tensor import LearnedGroup, Origin, PromptTensor
 from incontext.tuning.group import FrozenNetwork, Group, TuningStep, frozen, mean_iou
@@ -60,7 +61,7 @@ def tune(
     nothing better comes.
 
     Args:
-        segmenter: The network.
+        segmenter: The network; a backbone beside it sees the images that learn, and the result carries that.
         prompts: Labelled images, with masks of ids.
         steps: Of each group at most; 0 keeps the start.
         lr: Of Adam at the beginning, in normalised values a step.
@@ -146,18 +147,23 @@ def _made(
         date=date.today().isoformat(),  # noqa: DTZ011  the user's own day
         version=__version__,
     )
-    judges = [images[n] for n in parts.judging]
+    judges, voter = [images[n] for n in parts.judging], segmenter.voter
+    seen = None if voter is None else voter.carried([prompts[n] for n in parts.learning])
+    second = [None if voter is None else resized(prompts[n].image, (voter.side,) * 2) for n in parts.judging]
     started, learned = map(tuple, groups)
-    before = _score(segmenter, PromptTensor(started, origin, shown), judges)
-    after = _score(segmenter, PromptTensor(learned, origin, shown), judges)
-    return PromptTensor(learned, replace(origin, before=before, after=after), shown, names)
+    before = _score(segmenter, PromptTensor(started, origin, shown, seen=seen), judges, second)
+    after = _score(segmenter, PromptTensor(learned, origin, shown, seen=seen), judges, second)
+    return PromptTensor(learned, replace(origin, before=before, after=after), shown, names, seen)
 
 
-def _score(segmenter: Segmenter, key: PromptTensor, pictures: Sequence[LabelledImage]) -> float:
-    """Measure mean IoU of a prompt tensor in use, all groups together, on images as the network sees them."""
-    queries = [FittedQuery(picture.image, (key.side, key.side)) for picture in pictures]
+def _score(
+    segmenter: Segmenter, key: PromptTensor, images: Sequence[LabelledImage], second: Sequence[Pixels | None]
+) -> float:
+    """Measure mean IoU of a prompt tensor in use, all groups together, on images as network and backbone see them."""
+    size = (key.side, key.side)
+    queries = [FittedQuery(each.image, size, second=other) for each, other in zip(images, second, strict=True)]
     answers = segmenter.segment_many(queries, key, task=key.origin.task)
-    return mean_iou([answer.mask for answer in answers], [picture.mask for picture in pictures], key.ids)
+    return mean_iou([answer.mask for answer in answers], [each.mask for each in images], key.ids)
 
 
 def _check(

@@ -65,6 +65,29 @@ class Model:
         self.segmenter = load_with(replace(self.loading, weights=name))
         sessions.forget_network()
 
+    def backbones(self) -> list[str]:
+        """Names of backbones on this machine, and folders of networks in the opened folders."""
+        from incontext.matching.names import on_this_machine
+
+        return on_this_machine() + self.places.listed(lambda path: (path / "config.json").is_file())
+
+    def ask_beside(self, backbone: str | None, sessions: Sessions) -> None:
+        """Let a backbone vote from now on, or none; what sessions keep of the network before goes.
+
+        ValueError where it is neither on this machine nor in an opened folder.
+        """
+        from incontext.engine import load_with
+        from incontext.matching.names import on_this_machine
+
+        if backbone is not None and backbone not in on_this_machine():
+            if backbone.startswith("timm:"):
+                raise ValueError(f"{backbone} is not on this machine; fetch it: incontext weights download {backbone}")
+            self.places.check(backbone)
+        loading = replace(self.loading, backbone=backbone)
+        self.segmenter = load_with(replace(loading, weights=self.segmenter.name))
+        self.loading = loading
+        sessions.forget_network()
+
     def prepared(self, session: Session, keys: list[str]) -> PreparedContext:
         """Prepare the session's examples and these prompt tensors of it as a context; last time's if nothing changed.
 

@@ -120,7 +120,9 @@ class Tracker:
         refuse_tiles(self._options)
         side = self._options.side
         self._side = segmenter.fit(np.zeros((1, 1, 3), np.uint8), side=side).pixels.shape[0]  # which checks it
-        self._bank = MemoryBank(size=memory, policy=policy, side=self._side)
+        self._second = segmenter.backbone_side
+        self._kept = max(self._side, self._second or 0)  # pixels along a side of what is remembered
+        self._bank = MemoryBank(size=memory, policy=policy, side=self._kept)
         given = () if context is None else _checked(context)
         self._keys = tuple(each for each in given if isinstance(each, PromptTensor))
         self._forgotten: frozenset[int] = frozenset()  # of their ids
@@ -214,7 +216,7 @@ class Tracker:
         banks = {name: array for name, array in state.items() if name.startswith("bank_")}
         bank = MemoryBank.restore({name.removeprefix("bank_"): array for name, array in banks.items()})
         theirs = {"memory": bank.size, "policy": bank.policy, **json.loads(str(state["options"])), "side": bank.side}
-        own = {"memory": self._bank.size, "policy": self._bank.policy, **self._options.plain(), "side": self._side}
+        own = {"memory": self._bank.size, "policy": self._bank.policy, **self._options.plain(), "side": self._kept}
         theirs["learned ids"] = state["learned"].tolist()
         own["learned ids"] = sorted({i for key in self._keys for i in key.ids})
         if theirs != own:
@@ -245,7 +247,7 @@ class Tracker:
 
     def _fitted(self, image: Pixels, hints: Hints | None) -> FittedQuery:
         try:
-            return fit_query(image, self._side, keep=self._options.refine, hints=hints)
+            return fit_query(image, self._side, keep=self._options.refine, hints=hints, second=self._second)
         except ValueError as error:
             raise ValueError(f"frame {self._number}: {error}") from None
 
@@ -291,7 +293,9 @@ class Tracker:
     def _remembered(self, query: FittedQuery) -> Segmentation:
         """Answer a frame of which nothing is given; the bank may keep it."""
         seen = self._seen(query)
-        self._bank.add(self._number, query.pixels, seen.small_mask, seen.small_confidence)
+        # What the backbone saw is what it remembers, so that it need not look again.
+        image = query.pixels if query.second is None else query.second
+        self._bank.add(self._number, image, seen.small_mask, seen.small_confidence)
         return Segmentation(seen.mask, seen.confidence, self._shown, seen.presence)
 
     def _given(self, query: FittedQuery, given: Prompt) -> Segmentation:

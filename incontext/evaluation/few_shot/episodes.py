@@ -10,7 +10,7 @@ import json
 import re
 import warnings
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -105,7 +105,7 @@ def read_sets(
         found = _chosen(fixed, names)
         shown = {each.name: what_is_shown(each) for each in found}
     else:
-        found = _chosen(fixed or _folders(data), names)
+        found = _chosen(fixed or sets_in(data), names)
         if names is None:  # ids of regions mean nothing in another picture
             found = [each for each in found if not has_regions(each.folder)] or found
         shown = {each.name: what_is_shown(each) for each in found}
@@ -190,12 +190,15 @@ def draw(
     return tuple(episodes)
 
 
-def what_is_shown(each: EpisodeSet) -> dict[str, frozenset[int]]:
-    """Find the ids in each image of a set, by its stem; instances count as id 1. Reads every mask of the set."""
+def what_is_shown(each: EpisodeSet, *, only: Collection[str] | None = None) -> dict[str, frozenset[int]]:
+    """Find the ids in each image of a set, by its stem; instances count as id 1.
+
+    Reads every mask of the set, or of these stems only.
+    """
     pictures, masks, shown = files(each.folder / "images"), files(each.folder / "masks"), {}
     numbers = number_colors(masks.values())
     for stem, path in masks.items():
-        if stem in pictures:
+        if stem in pictures and (only is None or stem in only):
             counts = np.bincount(read_ids(path, numbers).ravel(), minlength=IGNORED + 1)
             ids = {int(i) for i in np.flatnonzero(counts)} - {0, IGNORED}
             shown[stem] = frozenset({1} if each.instances_as_one and ids else ids)
@@ -255,8 +258,12 @@ def _words(texts: Iterable[str]) -> set[str]:
     return {word for word in found if word not in _SAID_EVERYWHERE}
 
 
-def _folders(data: Path) -> tuple[EpisodeSet, ...]:
-    """Find the sets without fixed episodes: `data` itself, or the folders in it."""
+def sets_in(data: Path) -> tuple[EpisodeSet, ...]:
+    """Find the sets without fixed episodes: `data` itself, or the folders in it.
+
+    Raises:
+        FileNotFoundError: There are none.
+    """
     if not data.is_dir():
         raise FileNotFoundError(f"{data}: there is no such folder")
 
