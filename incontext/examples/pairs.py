@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from incontext.annotations import Categories, Labelled, Labels
+from incontext.annotations.joining import readings, uploaded_as
 from incontext.annotations.known import open_one, recognised
 from incontext.examples.annotated import Annotations, is_annotation
 from incontext.images.masks import natural_order, whole_file
@@ -47,13 +48,15 @@ class PromptWarning(UserWarning):
 class PromptFiles:
     """The files of a context, made by :func:`gather`. named: the pairs that were asked for one by one, and so must be
     of use; masks: every mask that was seen, those without a picture too, as none of them is a query. labels: what
-    annotation files say, for the pairs that are from one; categories: what their ids mean, the same in all."""
+    annotation files say, for the pairs that are from one; categories: what their ids mean, the same in all; sources:
+    these files, which know what had to be left out."""
 
     pairs: tuple[Pair, ...]
     named: frozenset[Pair] = frozenset()
     masks: tuple[Path, ...] = ()
     labels: Mapping[Pair, Labelled] = field(default_factory=dict)
     categories: Categories = field(default_factory=lambda: Categories({}))
+    sources: tuple[Labels, ...] = ()
 
 
 # --------------------------------------------------------------------------------------------- finding
@@ -183,8 +186,12 @@ def _matched(images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]) 
     """Pairs of equal names, the mask's with or without an ending, and the masks of no picture."""
     owned: defaultdict[str, list[Path]] = defaultdict(list)
     lonely: list[Path] = []
+    before: defaultdict[str, list[str]] = defaultdict(list)  # what pictures were called before an upload -> their names
+    for key in images:
+        if (plain := uploaded_as(key)) is not None:
+            before[plain].append(key)
     for key, paths in masks.items():
-        owner = next((name for name in (key, _ENDING.sub("", key)) if name in images), None)
+        owner = _owner(key, images) or next(iter(before.get(_ENDING.sub("", key), ())), None)
         (lonely if owner is None else owned[owner]).extend(paths)
     for key, paths in owned.items():
         if len(paths) > 1 or len(images[key]) > 1:
@@ -193,6 +200,13 @@ def _matched(images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]) 
                 "move those that are not meant, or list the pairs in a context file"
             )
     return [(images[key][0], paths[0]) for key, paths in owned.items()], sorted(lonely, key=natural_order)
+
+
+def _owner(key: str, images: Mapping[str, list[Path]]) -> str | None:
+    """The picture that a mask's name means: as it stands or as `joining` reads it, with its ending or without."""
+    names = dict.fromkeys([key, _ENDING.sub("", key)])
+    spelled = (alike(Path(reading)) for name in names for reading in readings(name))
+    return next((name for name in (*names, *spelled) if name in images), None)
 
 
 def _hint(folder: Path) -> str:

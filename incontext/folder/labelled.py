@@ -14,9 +14,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from incontext.annotations import Categories, Labelled, Labels, Result, Thing
-from incontext.annotations.core import MOST_IDS, Pictures, is_file, paint, picture_size, things_of
+from incontext.annotations.core import MOST_IDS, paint, things_of
 from incontext.annotations.instances import split
+from incontext.annotations.joining import Pictures, is_file
 from incontext.annotations.known import open_one, recognised
+from incontext.annotations.values import Problems, picture_size
 from incontext.examples.pairs import IMAGE_FOLDERS, MASK_FOLDERS, gather
 from incontext.folder.outputs import HALF_WRITTEN
 from incontext.folder.report import REPORT_NAME, FileReport, FolderReport, open_report
@@ -26,7 +28,6 @@ from incontext.images.masks import (
     MaskFile,
     is_painted,
     natural_order,
-    number_colors,
     read_ids,
     read_mask,
 )
@@ -65,11 +66,15 @@ def open_any(path: Path, *, images: Path | None = None, snap: bool = False) -> L
 
 def _with_pictures(labels: Labels, images: Path) -> Labels:
     """The same labels, with what is called like their pictures in a folder, whatever its suffix, as the pictures."""
-    pictures = Pictures(images)
+    pictures = Pictures(images, deep=[images])
 
     def make() -> Iterator[Labelled]:
         for each in labels:
-            found = pictures.find(each.name) or pictures.find_stem(each.name.with_suffix(""))
+            try:
+                found = pictures.find(each.name) or pictures.find_stem(each.name.with_suffix(""))
+            except ValueError as error:
+                yield replace(each, draw=partial(_broken, f"{each.file}: {error}"))
+                continue
             if found is None:
                 yield each
             else:
@@ -113,12 +118,12 @@ def open_job(out: Path) -> Labels:
     if report.job.get("per_tar") is not None:
         raise ValueError(f"{out}: expected a folder of masks, got tars of them; unpack them and name that folder")
     ids: set[int] = set()
-    problems: list[str] = []
+    problems = Problems()
     colors: MaskFile | None = None
     count = 0
     for file in report.files.read():
         if isinstance(file, str):
-            problems.append(file)
+            problems.add(file)
             continue
         count += file.mask is not None and file.error is None
         ids.update(file.ids or ())
@@ -191,20 +196,35 @@ def sweep(folders: Iterable[Path]) -> None:
 def _of_masks(path: Path, pairs: list[tuple[Path | None, Path]], snap: bool) -> Labels:
     """Masks, with their pictures where these are known. A colour of RGB masks is the same id in each."""
     ids: set[int] = set()
+    colors: set[Color] = set()
     shown: MaskFile | None = None
-    numbers = number_colors((mask for _, mask in pairs), snap=snap)
-    for mask in (mask for _, mask in pairs if not is_painted(mask)):
-        file = read_mask(mask, snap=snap)
-        present = set(np.unique(file.ids).tolist()) - {0, IGNORED}
-        ids |= present
-        shown = shown or (file if present else None)
+    problems = Problems()
+    usable = []
+    for image, mask in pairs:
+        try:
+            file = read_mask(mask, snap=snap)
+        except (ValueError, OSError) as error:
+            problems.add(str(error))
+            continue
+        usable.append((image, mask))
+        present = set(np.unique(file.ids).tolist()) - {0}
+        if file.colors is not None and is_painted(mask):
+            colors |= {(r, g, b) for i in present for r, g, b in [file.colors[i].tolist()]}
+        else:
+            ids |= present - {IGNORED}
+            shown = shown or (file if present - {IGNORED} else None)
+    if not usable:
+        raise ValueError(problems[0])
+    if len(colors) > MOST_IDS:
+        raise ValueError(f"{path}: expected at most 254 colours beside black in the masks together, got {len(colors)}")
+    numbers = {color: number for number, color in enumerate(sorted(colors), start=1)}
     categories = Categories.plain(ids | set(numbers.values()))
     if shown is not None and not numbers:
         categories = _colored(categories, shown)
     elif not ids:
         categories = replace(categories, colors={i: color for color, i in numbers.items()})
-    found = [_of_pair(path, image, mask, partial(_draw_mask, mask, numbers, snap)) for image, mask in pairs]
-    return Labels(path, "masks", found, categories)
+    found = [_of_pair(path, image, mask, partial(_draw_mask, mask, numbers, snap)) for image, mask in usable]
+    return Labels(path, "masks", found, categories, problems)
 
 
 def _of_pair(root: Path, image: Path | None, mask: Path, draw: Callable[[], list[Thing]]) -> Labelled:
