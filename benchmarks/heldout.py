@@ -1,12 +1,13 @@
-"""Held-out pictures of the training's sets: what weights find, what they lose, and what the bar for presence costs.
+"""Held-out images of the training's sets, and whole sets that nothing is learned from: what weights find and lose.
 
 python benchmarks/heldout.py ../shared/data/train --weights default
 python benchmarks/heldout.py ../shared/data/train --weights RUN/model.safetensors,mean.safetensors,default
 
 Decisions about training are made by these figures, as the test episodes may decide nothing. One shot, whole pictures as
-they are, one id each; every twentieth picture of a set is held out, as in `incontext train`. The queries without the
-thing are drawn as in training: other pictures of the set, parts beside the thing, pictures of other domains. The same
-sets and numbers give the same queries for all weights.
+they are, one id each; every twentieth picture of a set is held out, as in `incontext train`, and the sets that the
+recipe beside the weights leaves out (`unseen`) are scored by themselves. The queries without the thing are drawn as in
+training: other pictures of the set, parts beside the thing, pictures of other domains. The same sets and numbers give
+the same queries for all weights.
 """
 
 from __future__ import annotations
@@ -21,18 +22,22 @@ import numpy as np
 import torch
 from record import record
 
-from incontext.canvas.paint import color_shares, read_colors, unpaint
-from incontext.images.masks import IGNORED
+from incontext.canvas.paint import unpaint
+from incontext.canvas.read import color_shares, read_colors
+from incontext.images.ids import IGNORED
 from incontext.learning.losses import paint_batch
-from incontext.network.checkpoint import info, load_model, resolve
+from incontext.network.checkpoint import info, load_model
+from incontext.network.devices import choose_dtype, products_in
 from incontext.network.model import SegGPT
+from incontext.network.registry import resolve
 from incontext.training.coloring import Coloring, collate, paint_episode, see
 from incontext.training.episodes import EpisodeSource
-from incontext.training.recipes import RECIPES
+from incontext.training.recipes import Recipe
 from incontext.training.sets import ImageSet, hold_out, read_set
 from incontext.training.validation import AS_USED
 from incontext.types import Palette
 
+UNSEEN = "flakes,indian_food,kitchen_appliances,wild_animals_a"
 BARS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 
@@ -48,13 +53,14 @@ class Answers(NamedTuple):
 @torch.inference_mode()
 def ask(model: SegGPT, source: EpisodeSource, count: int) -> Answers:
     """The first ``count`` episodes of a source, one by one."""
-    coloring, side = Coloring(corner_colors=1.0, hide_query=1.0), model.config.side
+    coloring, side = Coloring(corner_colors=1.0, hide_query=1.0), source.side
+    cpu = torch.device("cpu")
     rows: list[tuple[float, bool, bool, float]] = []
     for number in range(count):
         rng = np.random.default_rng([7, number])
         painted = paint_episode(source[number], rng, patch=model.config.patch, coloring=coloring)
-        batch = paint_batch(collate([painted]), torch.device("cpu"))
-        with torch.autocast("cpu", torch.bfloat16):
+        batch = paint_batch(collate([painted]), cpu)
+        with products_in(choose_dtype("auto", cpu), cpu):
             seen = see(model, batch.image_canvas, batch.mask_canvas, batch.masked)
             answer = seen.painted[:, :, -side:].float()
             shares = color_shares(answer, batch.colors, batch.used, model.config.patch)
@@ -85,9 +91,9 @@ def area_under_curve(there: Answers, absent: Answers) -> float:
     return float(((higher > lower) + 0.5 * (higher == lower)).mean())
 
 
-def score(model: SegGPT, held: Sequence[ImageSet], count: int) -> dict[str, object]:
+def score(model: SegGPT, held: Sequence[ImageSet], recipe: Recipe, count: int) -> dict[str, object]:
     """All figures of one network."""
-    drawn = replace(AS_USED, domains=RECIPES["default"].sampling.domains)
+    drawn = replace(AS_USED, domains=recipe.sampling.domains)
     there, absent = (
         ask(model, EpisodeSource(held, replace(drawn, absent=share), side=model.config.side, seed=20_230_406), count)
         for share in (0.0, 1.0)
@@ -104,15 +110,24 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="the folder of the training's sets")
     parser.add_argument("--weights", default="default", help="names or files, with commas between")
     parser.add_argument("--queries", type=int, default=256, help="with the thing, and as many without")
+    parser.add_argument("--recipe", default="weights/recipe.json", help="whose domains say what is absent where")
+    parser.add_argument("--unseen", default=UNSEEN, help="names of sets that are scored apart, with commas between")
     given = parser.parse_args()
-    held = hold_out(read_set(folder) for folder in sorted(given.data.iterdir()) if folder.is_dir())[1]
+    recipe, apart = Recipe.open(given.recipe), given.unseen.split(",")
+    sets = [read_set(folder) for folder in sorted(given.data.iterdir()) if folder.is_dir()]
+    held = hold_out(each for each in sets if each.name not in apart)[1]
+    unseen = [each for each in sets if each.name in apart]
     scores = []
     for name in given.weights.split(","):
         path = resolve(name)
         about = {"weights": Path(name).stem, "sha256": info(path).sha256, "average": info(path).metadata.get("average")}
-        scores.append({**about, **score(load_model(path), held, given.queries)})
+        model = load_model(path)
+        figures = {"held_out": score(model, held, recipe, given.queries)}
+        if unseen:
+            figures["unseen"] = score(model, unseen, recipe, given.queries)
+        scores.append({**about, **figures})
         print(scores[-1], flush=True)
-    record("heldout", {"queries": given.queries, "scores": scores}, "cpu")
+    record("heldout", {"queries": given.queries, "scores": scores}, "cpu", weights=given.weights.split(",")[0])
 
 
 if __name__ == "__main__":

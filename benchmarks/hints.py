@@ -18,14 +18,16 @@ from einops import rearrange, repeat
 from record import record
 from torch import Tensor
 
-from incontext.canvas import paint
+from incontext.canvas.paint import mosaic, normalise, unpaint
+from incontext.canvas.read import read_colors
 from incontext.evaluation.few_shot.episodes import Episode, EpisodeSet, read_sets
-from incontext.evaluation.few_shot.pictures import Pictures
+from incontext.evaluation.few_shot.pictures import EpisodeImages
 from incontext.evaluation.metrics import Overlap, mean, overlap
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
-from incontext.network.checkpoint import load_model, resolve
+from incontext.images.ids import IGNORED, Pixels
+from incontext.images.resize import resized, resized_mask
+from incontext.network.checkpoint import load_model
 from incontext.network.model import SegGPT
+from incontext.network.registry import resolve
 from incontext.types import Palette
 
 COUNTS = (0, 1, 3, 5)
@@ -35,15 +37,15 @@ PALETTE = Palette.spread([1])
 class Hinted:
     """A query whose mask the network is told of bit by bit."""
 
-    def __init__(self, model: SegGPT, pictures: Pictures, each: EpisodeSet, episode: Episode) -> None:
+    def __init__(self, model: SegGPT, pictures: EpisodeImages, each: EpisodeSet, episode: Episode) -> None:
         side, patch = model.config.side, model.config.patch
         size = side, side
         self.model, self.patch = model, patch
         prompt = pictures.prompt(each, episode.id, episode.prompts[0])
-        self.truth = paint.fit_mask(pictures.prompt(each, episode.id, episode.query).mask, size)
-        query = paint.fit(pictures.image(each.name, episode.query), size)
-        self.images = np.concatenate([paint.fit(prompt.image, size), query])
-        self.shown = paint.paint(prompt, PALETTE, size)
+        self.truth = resized_mask(pictures.prompt(each, episode.id, episode.query).mask, size)
+        query = resized(pictures.image(each.name, episode.query), size)
+        self.images = np.concatenate([resized(prompt.image, size), query])
+        self.shown = mosaic([prompt], PALETTE, size[0])[1]
         self.hints = np.full((side // patch, side // patch), IGNORED, np.uint8)  # ids, where revealed
 
     @torch.inference_mode()
@@ -54,7 +56,7 @@ class Hinted:
         painted = np.concatenate([self.shown, PALETTE.paint(flat.astype(np.uint8))])
         masked = torch.from_numpy(np.concatenate([np.zeros_like(known), ~known]))
         answer: Tensor = self.model.paint_canvas(_normal(self.images), _normal(painted), masked[None])
-        ids, _ = paint.read_colors(paint.unpaint(answer)[0, len(flat) :], PALETTE)
+        ids, _ = read_colors(unpaint(answer)[0, len(flat) :], PALETTE)
         return np.where(repeat(known, "r c -> (r p) (c q)", p=self.patch, q=self.patch), flat, ids.numpy())
 
     def click(self, found: Pixels) -> None:
@@ -72,14 +74,14 @@ class Hinted:
 
 
 def _normal(pixels: Pixels) -> Tensor:
-    return paint.normalise(torch.from_numpy(pixels))[None]
+    return normalise(torch.from_numpy(pixels))[None]
 
 
 def _cells(flags: np.ndarray, patch: int) -> np.ndarray:
     return rearrange(flags, "(r p) (c q) -> r c (p q)", p=patch, q=patch)
 
 
-def score(model: SegGPT, pictures: Pictures, each: EpisodeSet) -> list[float]:
+def score(model: SegGPT, pictures: EpisodeImages, each: EpisodeSet) -> list[float]:
     """mIoU of a set for each of COUNTS."""
     summed: dict[tuple[int, int], Overlap] = {}
     for episode in each.episodes:
@@ -100,7 +102,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="episodes of each set at most")
     given = parser.parse_args()
     sets = read_sets(given.data, prompts=1, limit=given.limit)
-    model, pictures = load_model(resolve(given.weights)).eval(), Pictures(sets)
+    model, pictures = load_model(resolve(given.weights)).eval(), EpisodeImages(sets)
     found = {each.name: [round(value, 4) for value in score(model, pictures, each)] for each in sets}
     together = [round(mean(values[k] for values in found.values()), 4) for k in range(len(COUNTS))]
     measured = {
@@ -111,7 +113,7 @@ def main() -> None:
         "mean_iou": together,
         "sets": found,
     }
-    record(f"hints_{Path(given.weights).stem}_side{model.config.side}", measured, "cpu")
+    record(f"hints_{Path(given.weights).stem}_side{model.config.side}", measured, "cpu", weights=given.weights)
 
 
 if __name__ == "__main__":

@@ -32,9 +32,10 @@ from table import to_markdown
 from torch import Tensor
 
 from incontext.bench import MEGABYTE, PeakMemory, Timing, timed
-from incontext.engine import choose_device
-from incontext.network.checkpoint import load_model, resolve
+from incontext.network.checkpoint import load_model
+from incontext.network.devices import choose_device
 from incontext.network.model import SegGPT
+from incontext.network.registry import resolve
 
 COMPILE_SECONDS = 60.0  # what is expected of a row that compiles
 
@@ -314,7 +315,9 @@ def main() -> None:
     path = given.out
     for findings, news in climb(model, options):
         measured = {"model": given.model, "side": model.config.side, **rounded(findings)}
-        row = document(f"ladder_{given.model}", measured, device)
+        row = document(
+            f"ladder_{given.model}", measured, device, weights="default" if given.model == "default" else None
+        )
         path = save(row, given.out)
         print(news, file=sys.stderr, flush=True)
     print(to_markdown(row))

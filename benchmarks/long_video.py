@@ -19,9 +19,9 @@ import psutil
 from record import record
 
 from incontext.engine import load
-from incontext.images.read import Pixels
-from incontext.training.scenes.moving import render_clip
-from incontext.video.job import Progress, track_job
+from incontext.images.ids import Pixels
+from incontext.training.scenes import render_clip
+from incontext.video.job import TrackProgress, track_job
 from incontext.video.plan import plan_track
 from incontext.video.streams import movie
 
@@ -50,7 +50,7 @@ def main() -> None:
     given = parser.parse_args()
     segmenter, process, resident = load(), psutil.Process(), []
 
-    def watch(_: Progress) -> None:
+    def watch(_: TrackProgress) -> None:
         resident.append(process.memory_info().rss)
 
     with tempfile.TemporaryDirectory() as name:
@@ -76,7 +76,7 @@ def main() -> None:
         "resident_mb_at_the_end": round(late / 1e6, 1),
         "growth": round(late / early - 1, 4),
     }
-    record("long_video", measured, segmenter.device)
+    record("long_video", measured, segmenter.device, weights="default")
 
 
 if __name__ == "__main__":

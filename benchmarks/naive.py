@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from incontext.network.model import ModelConfig, SegGPT, Task
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
+from incontext.options import Task
 
 
 @dataclass(frozen=True)

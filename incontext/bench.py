@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, Unpack
 
 import einops
 import numpy as np
@@ -27,6 +27,7 @@ import torch
 
 import incontext
 from incontext.engine import PreparedContext, Segmenter
+from incontext.options import SegmentKeywords, SegmentOptions, takes_options
 from incontext.types import Prompt
 
 PICTURE: Final = (480, 640)  # rows and columns of the pictures that are segmented
@@ -253,20 +254,21 @@ class BenchReport:
         return "\n".join(lines)
 
 
+@takes_options
 def bench(
     segmenter: Segmenter,
     *,
     shots: Sequence[int] = (1,),
     batch_sizes: Sequence[int] = (1,),
-    side: int | None = None,
     seconds: float = 10.0,
     load_seconds: float = 0.0,
     on_row: Callable[[Row], None] | None = None,
+    **options: Unpack[SegmentKeywords],
 ) -> BenchReport:
     """Measure a Segmenter on noise: 640 x 480 pictures in memory, with a context of each number of shots.
 
     batch_sizes: pictures that go through the network together. seconds: about how long each figure may take.
-    load_seconds: how long loading took, for the report. on_row: called after each row.
+    load_seconds: how long loading took, for the report. on_row: called after each row. options: see `SegmentOptions`.
 
     Raises:
         ValueError: no shots or batch sizes, or some below one; what `Segmenter.segment` raises about the side.
@@ -274,24 +276,24 @@ def bench(
     for name, values in (("shots", shots), ("batch sizes", batch_sizes)):
         if not values or min(values) < 1:
             raise ValueError(f"expected {name} of at least 1, got {', '.join(map(str, values)) or 'none'}")
-    rows = []
+    rows, chosen = [], SegmentOptions(**options)
     for count in shots:
         for batch_size in batch_sizes:
-            rows.append(_measure(segmenter, count, batch_size, side, seconds))
+            rows.append(_measure(segmenter, count, batch_size, chosen, seconds))
             if on_row is not None:
                 on_row(rows[-1])
-    used = segmenter.config.side if side is None else side
+    used = segmenter.config.side if chosen.side is None else chosen.side
     return BenchReport(segmenter.describe(), circumstances(segmenter.device), used, load_seconds, tuple(rows))
 
 
-def _measure(segmenter: Segmenter, shots: int, batch_size: int, side: int | None, seconds: float) -> Row:
+def _measure(segmenter: Segmenter, shots: int, batch_size: int, options: SegmentOptions, seconds: float) -> Row:
     rng = np.random.default_rng(0)
     pictures = [_noise(rng) for _ in range(batch_size)]
     context = [_prompt(rng) for _ in range(shots)]
     device = segmenter.device
 
     def prepare() -> PreparedContext:
-        return segmenter.prepare(context, side=side)
+        return segmenter.prepare(context, **options.keywords())
 
     with PeakMemory(device) as memory:
         prepared = prepare()
@@ -299,7 +301,7 @@ def _measure(segmenter: Segmenter, shots: int, batch_size: int, side: int | None
             lambda: list(segmenter.segment_many(pictures, prepared, batch_size=batch_size)), device, seconds=seconds
         )
     anew = timed(
-        lambda: list(segmenter.segment_many(pictures, context, side=side, batch_size=batch_size)),
+        lambda: list(segmenter.segment_many(pictures, context, batch_size=batch_size, **options.keywords())),
         device,
         seconds=seconds,
         least=1,

@@ -21,11 +21,11 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from incontext.images.masks import whole_file
+from incontext.images.write import whole_file
 from incontext.types import Palette
 
 if TYPE_CHECKING:  # the model brings torch
-    from incontext.network.model import Task
+    from incontext.options import Task
 
 FORMAT: Final = 1
 MAX_BYTES: Final = 1 << 29  # of a file: some fifty times what the large network with several shots needs

@@ -14,9 +14,11 @@ import av
 import numpy as np
 from PIL import Image
 
-from incontext.canvas import paint
 from incontext.engine import FittedQuery
-from incontext.images.read import ImageLike, Pixels, read_image
+from incontext.images.ids import Pixels
+from incontext.images.read import ImageLike, read_image
+from incontext.images.resize import resized, resized_mask
+from incontext.options import SegmentOptions
 from incontext.types import Palette, Prompt, Segmentation
 
 RED, BLUE = (200, 40, 40), (40, 40, 200)
@@ -144,7 +146,7 @@ class _Prepared:
 
     passes: tuple[tuple[int, Any], ...]
     shown: Palette | None = None
-    tokens: Mapping[bytes, Any] = field(default_factory=dict)
+    tokens: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,9 +155,10 @@ class _Found:
 
     ids: Pixels
     size: tuple[int, int]
+    guide: Pixels | None = None
 
     def read(self) -> Segmentation:
-        ids = paint.fit_mask(self.ids, self.size)
+        ids = resized_mask(self.ids, self.size)
         confidence = np.where(ids > 0, 0.75, 1.0).astype(np.float32)
         return Segmentation(ids, confidence, Palette.spread([int(i) for i in np.unique(ids) if i]))
 
@@ -164,6 +167,7 @@ class ByColor:
     """Stands in for a Segmenter: an object is where the colour is about that which its newest prompt shows."""
 
     name = "by-color"
+    sha256 = "abc"
     config = SimpleNamespace(side=32)
     device = SimpleNamespace(type="cpu")
 
@@ -176,10 +180,10 @@ class ByColor:
 
     def fit(self, query: ImageLike, *, side: int | None = None) -> FittedQuery:
         image, chosen = read_image(query), side or 32
-        return FittedQuery(paint.fit(image, (chosen, chosen)), (image.shape[0], image.shape[1]))
+        return FittedQuery(resized(image, (chosen, chosen)), (image.shape[0], image.shape[1]))
 
-    def prepare(self, context: Sequence[Prompt], *, task: str, side: int, known: object) -> _Prepared:  # noqa: ARG002
-        assert task in ("instance", "semantic")
+    def prepare(self, context: Sequence[Prompt], *, known: object, **options: Any) -> _Prepared:  # noqa: ARG002
+        side = SegmentOptions(**options).side or 32
         assert all(prompt.image.shape == (side, side, 3) for prompt in context)
         colors = {i: np.median(p.image[p.mask == i].astype(float), axis=0) for p in context for i in p.ids}
         return _Prepared(tuple(colors.items()))

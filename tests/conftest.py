@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from incontext.network.model import ModelConfig
+from incontext.network.config import ModelConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 

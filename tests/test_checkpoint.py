@@ -21,10 +21,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from incontext.network import checkpoint
-from incontext.network.checkpoint import LAYOUTS, STORED_DTYPES, CheckpointError, Layout, StoredDtype
-from incontext.network.layouts import published_name, transformers_name
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network import checkpoint, registry
+from incontext.network.checkpoint import STORED_DTYPES
+from incontext.network.config import ModelConfig
+from incontext.network.layouts import LAYOUTS, CheckpointError, published_name, transformers_name
+from incontext.network.model import SegGPT
+from incontext.options import Layout, StoredDtype
 
 NOTES = {"recipe": "none: random", "steps": "0"}
 
@@ -480,7 +482,7 @@ def test_a_bad_target_is_refused(tmp_path: Path, model: SegGPT) -> None:
 
 
 def test_the_manifest_describes_what_is_there() -> None:
-    entries = checkpoint.registry()
+    entries = registry.registry()
     assert list(entries) == ["default", "seggpt-vit-large", "seggpt-vit-large-hf"]
     for name, entry in entries.items():
         assert (entry.file is None) != (entry.hub is None)
@@ -488,12 +490,12 @@ def test_the_manifest_describes_what_is_there() -> None:
         if entry.hub is not None:
             assert entry.config == ModelConfig()
             continue
-        described = checkpoint.verify(name)
-        assert described.path == checkpoint.weights_folder() / str(entry.file)
+        described = registry.verify(name)
+        assert described.path == registry.weights_folder() / str(entry.file)
         assert described.sha256 == entry.sha256
         assert described.layout == "incontext"
     embedded = {entry.file for entry in entries.values() if entry.file}
-    assert {path.name for path in checkpoint.weights_folder().glob("*.safetensors")} == embedded
+    assert {path.name for path in registry.weights_folder().glob("*.safetensors")} == embedded
 
 
 @pytest.fixture
@@ -501,9 +503,9 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A weights folder with the manifest and without weights, in which a test may write."""
     folder = tmp_path / "weights"
     folder.mkdir()
-    rows = json.loads((checkpoint.weights_folder() / "manifest.json").read_text())
+    rows = json.loads((registry.weights_folder() / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps([row for row in rows if "hub" in row]))
-    monkeypatch.setattr(checkpoint, "weights_folder", lambda: folder)
+    monkeypatch.setattr(registry, "weights_folder", lambda: folder)
     return folder
 
 
@@ -512,57 +514,57 @@ WORDS = {"description": "a test", "source": "random", "licence": "MIT"}
 
 def test_registering_embeds_and_describes(tmp_path: Path, own_folder: Path, model: SegGPT) -> None:
     checkpoint.save_model(tmp_path / "trained.safetensors", model, metadata=NOTES)
-    entry = checkpoint.register(tmp_path / "trained.safetensors", **WORDS)
-    assert list(checkpoint.registry()) == ["default", "seggpt-vit-large", "seggpt-vit-large-hf"]
-    assert checkpoint.registry()["default"] == entry
+    entry = registry.register(tmp_path / "trained.safetensors", **WORDS)
+    assert list(registry.registry()) == ["default", "seggpt-vit-large", "seggpt-vit-large-hf"]
+    assert registry.registry()["default"] == entry
     assert entry.config == model.config
-    assert checkpoint.resolve("default") == own_folder / "default.safetensors" == checkpoint.download("default")
-    described = checkpoint.verify("default")
+    assert registry.resolve("default") == own_folder / "default.safetensors" == registry.download("default")
+    described = registry.verify("default")
     assert (described.sha256, described.dtype, described.metadata) == (entry.sha256, "float16", NOTES)
     # Once more, with other weights: the same row, another sum.
-    again = checkpoint.register(own_folder / "default.safetensors", dtype="bfloat16", **WORDS)
+    again = registry.register(own_folder / "default.safetensors", dtype="bfloat16", **WORDS)
     assert again.sha256 != entry.sha256
-    assert list(checkpoint.registry()) == ["default", "seggpt-vit-large", "seggpt-vit-large-hf"]
+    assert list(registry.registry()) == ["default", "seggpt-vit-large", "seggpt-vit-large-hf"]
 
 
 def test_embedded_weights_that_changed_are_refused(tmp_path: Path, own_folder: Path, model: SegGPT) -> None:
     checkpoint.save_model(tmp_path / "w.safetensors", model)
-    checkpoint.register(tmp_path / "w.safetensors", **WORDS)
+    registry.register(tmp_path / "w.safetensors", **WORDS)
     shutil.copy(tmp_path / "w.safetensors", own_folder / "default.safetensors")
-    for look in (checkpoint.resolve, checkpoint.download, checkpoint.verify):
+    for look in (registry.resolve, registry.download, registry.verify):
         with pytest.raises(
             CheckpointError, match="is not the file that the manifest names 'default': expected SHA-256"
         ):
             look("default")
     (own_folder / "default.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"embedded weights 'default' are not in .*; reinstall"):
-        checkpoint.resolve("default")
+        registry.resolve("default")
 
 
 def test_another_network_than_the_manifest_says_is_refused(tmp_path: Path, own_folder: Path, model: SegGPT) -> None:
     checkpoint.save_model(tmp_path / "w.safetensors", model)
-    checkpoint.register(tmp_path / "w.safetensors", **WORDS)
+    registry.register(tmp_path / "w.safetensors", **WORDS)
     rows = json.loads((own_folder / "manifest.json").read_text())
     rows[0]["config"]["norm_eps"] = 1e-3
     (own_folder / "manifest.json").write_text(json.dumps(rows))
     with pytest.raises(CheckpointError, match="expected the manifest's ModelConfig"):
-        checkpoint.verify("default")
+        registry.verify("default")
 
 
 def test_paths_and_names(tmp_path: Path, own_folder: Path, model: SegGPT, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     checkpoint.save_model("mine.safetensors", model)
-    checkpoint.register("mine.safetensors", **WORDS)
-    assert checkpoint.resolve("mine.safetensors") == Path("mine.safetensors")
-    assert checkpoint.verify("mine.safetensors").config == model.config
+    registry.register("mine.safetensors", **WORDS)
+    assert registry.resolve("mine.safetensors") == Path("mine.safetensors")
+    assert registry.verify("mine.safetensors").config == model.config
     Path("default").mkdir()
-    assert checkpoint.resolve("default") == own_folder / "default.safetensors"
-    assert checkpoint.resolve("./default") == checkpoint.resolve(Path("default")) == Path("default")
+    assert registry.resolve("default") == own_folder / "default.safetensors"
+    assert registry.resolve("./default") == registry.resolve(Path("default")) == Path("default")
     known = "default, seggpt-vit-large, seggpt-vit-large-hf"
     with pytest.raises(FileNotFoundError, match=f"no file 'seggpt' and no weights of that name; .* one of {known}"):
-        checkpoint.resolve("seggpt")
+        registry.resolve("seggpt")
     with pytest.raises(FileNotFoundError, match=f"no weights named 'mine.safetensors'; expected one of {known}"):
-        checkpoint.download("mine.safetensors")
+        registry.download("mine.safetensors")
 
 
 # --- the hub, played by a server on this machine
@@ -613,11 +615,11 @@ def in_new_process(program: str, **environment: str) -> str:
 LOOK = """
 import json, sys
 from pathlib import Path
-from incontext.network import checkpoint
-checkpoint.weights_folder = lambda: Path({folder!r})
+from incontext.network import registry
+registry.weights_folder = lambda: Path({folder!r})
 for verb, name in {steps!r}:
     try:
-        print("ok", getattr(checkpoint, verb)(name))
+        print("ok", getattr(registry, verb)(name))
     except (ValueError, FileNotFoundError) as error:
         print(type(error).__name__, error)
 """

@@ -15,14 +15,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from incontext import engine as module
-from incontext.canvas.paint import Paint
-from incontext.engine import BatchSize, PreparedContext, Segmenter, choose_device, choose_dtype, load
+from incontext.canvas.read import Paint
+from incontext.engine import PreparedContext, Segmenter, load
 from incontext.images.read import read_image
 from incontext.network import memory
-from incontext.network.attention import MATRIX_UNIT
-from incontext.network.checkpoint import CheckpointError, save_model
-from incontext.network.devices import keep_freed_memory
-from incontext.network.model import ContextTokens, ModelConfig, PromptTokens, Seen, SegGPT, Task
+from incontext.network.attention import has_matrix_unit
+from incontext.network.checkpoint import save_model
+from incontext.network.config import ModelConfig
+from incontext.network.devices import choose_device, choose_dtype, keep_freed_memory
+from incontext.network.layouts import CheckpointError
+from incontext.network.model import ContextTokens, PromptTokens, Seen, SegGPT
+from incontext.options import BatchSize, Task
 from incontext.types import Prompt
 
 CONFIG = ModelConfig(
@@ -35,7 +38,8 @@ class Copier(SegGPT):
 
     def prepare(self, prompt_images: Tensor, prompt_masks: Tensor, **_: object) -> ContextTokens:  # type: ignore[override]
         assert prompt_images.shape == prompt_masks.shape
-        return ContextTokens(prompt_images, prompt_masks, self.type_token_ins, self.tables(4), torch.ones(1))
+        one = torch.ones(1)
+        return ContextTokens(prompt_images, prompt_masks, prompt_masks, self.type_token_ins, self.tables(4), one)
 
     def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:
         assert chunk is None
@@ -155,7 +159,7 @@ def test_dtypes_run_and_are_described(random_segmenter: Segmenter) -> None:
     assert described["weights"] == "mine"
     assert described["dtype"] == "bfloat16"
     assert described["device"] == "cpu"
-    assert described["attention"] == ("folded" if MATRIX_UNIT else "pieces")
+    assert described["attention"] == ("folded" if has_matrix_unit() else "pieces")
     assert random_segmenter.describe()["attention"] == "bias_mask"
     assert described["parameters"] == sum(p.numel() for p in model.parameters())
     assert random_segmenter.describe()["dtype"] == "float32"
@@ -365,12 +369,12 @@ def test_compiled_networks_see_one_shape_and_tell_how_long_it_took(monkeypatch: 
     for one, other in zip(expected, got, strict=True):
         np.testing.assert_array_equal(one.mask, other.mask)
     assert segmenter.describe()["compile"] is True
-    assert len(segmenter._compile_seconds) == 1
+    assert len(segmenter._placed.compile_seconds) == 1
 
 
 @pytest.mark.slow
 def test_compilation_keeps_the_answer(random_segmenter: Segmenter) -> None:
-    compiled = Segmenter(random_segmenter._model, device="cpu", dtype="float32", compile=True)
+    compiled = Segmenter(random_segmenter.model, device="cpu", dtype="float32", compile=True)
     expected = random_segmenter.paint(picture(), [prompt(), prompt((2,))])
     np.testing.assert_allclose(compiled.paint(picture(), [prompt(), prompt((2,))]), expected, atol=0.05)
     assert float(str(compiled.describe()["compile_seconds"])) > 0
@@ -422,7 +426,7 @@ def test_the_batch_is_planned_by_what_is_free(monkeypatch: pytest.MonkeyPatch) -
     segmenter = Segmenter(SegGPT(CONFIG), device="cpu")
     seen = []
     monkeypatch.setattr(
-        segmenter,
+        segmenter._placed,
         "_run",
         lambda pixels, palette, *_: seen.append(len(pixels)) or Paint(torch.zeros(len(pixels), 3, 16, 16), palette),
     )

@@ -16,7 +16,7 @@ from incontext.annotations import FORMATS, Categories
 from incontext.annotations.core import Result
 from incontext.folder.report import REPORT_NAME
 from incontext.images.gate import below, checked_name, folder_below
-from incontext.images.masks import write_mask
+from incontext.images.write import write_mask
 
 HOSTILE = [
     "/victim/a.png",

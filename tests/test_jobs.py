@@ -31,16 +31,15 @@ from incontext.folder import (
     arrivals,
     journal,
     open_report,
-    outputs,
     plan,
     rehearse,
     segment_folder,
     watch,
     work,
 )
-from incontext.folder.identity import context_hash
 from incontext.folder.labelled import open_job
-from incontext.images.masks import read_mask, write_image
+from incontext.images.masks import read_mask
+from incontext.images.write import HALF_WRITTEN, write_image
 from incontext.types import Prompt, Segmentation
 
 
@@ -195,11 +194,6 @@ def test_another_network_is_refused(tmp_path: Path, name: str, value: str, told:
     setattr(other, name, value)
     with pytest.raises(ValueError, match=told):
         run_job(other, [root], out)
-
-
-def test_a_prompt_of_the_usual_weight_is_known_without_it() -> None:
-    """Folders from before prompts had weights stay theirs."""
-    assert context_hash(PROMPT) == "80f3d63f037a407dd04c4d2bb8c7b85d97a924a2b84661755023a53732e72cfd"
 
 
 def test_neither_the_batch_nor_the_names_of_examples_make_another_job(tmp_path: Path) -> None:
@@ -378,7 +372,7 @@ def test_what_a_killed_run_had_half_written_is_swept(tmp_path: Path) -> None:
     half = f".{'0a' * 16}.part"
     for name in (half, f"sub/{half}", "mine.part", ".part"):
         (out / name).write_bytes(b"half")
-    assert outputs.HALF_WRITTEN.fullmatch(half)
+    assert HALF_WRITTEN.fullmatch(half)
     run_job(Bright(), [root], out)
     assert [name for name in files(out) if name.endswith(".part")] == [".part", "mine.part"]
 
@@ -777,7 +771,8 @@ def tiny() -> Any:
     import torch
 
     from incontext.engine import Segmenter
-    from incontext.network.model import ModelConfig, SegGPT
+    from incontext.network.config import ModelConfig
+    from incontext.network.model import SegGPT
 
     torch.manual_seed(0)
     small = {"width": 16, "heads": 2, "depth": 2, "patch": 8, "side": 32, "decoder_width": 4}

@@ -19,9 +19,10 @@ from PIL import EpsImagePlugin, Image
 from incontext.annotations import open_labels
 from incontext.annotations.values import picture_size
 from incontext.images.depth import RangeWarning, noted
+from incontext.images.ids import Pixels
 from incontext.images.masks import is_painted, read_mask
 from incontext.images.opening import FORMATS, promised_formats_only
-from incontext.images.read import IMAGE_SUFFIXES, Pixels, image_size, page_count, read_colors, read_image
+from incontext.images.read import IMAGE_SUFFIXES, image_size, page_count, read_colors, read_image
 from incontext.video.frames import open_frames
 
 EPS = b"""%!PS-Adobe-3.0 EPSF-3.0

@@ -16,7 +16,8 @@ from incontext.canvas.context import COLORS_AT_ONCE, grouped, shown_palette, sti
 from incontext.canvas.paint import normalise
 from incontext.engine import Segmenter, load
 from incontext.network.checkpoint import save_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.prompt_tensor import LearnedGroup, Origin, PromptTensor, is_prompt_tensor
 from incontext.types import Palette, Prompt
 

@@ -21,13 +21,15 @@ import torch
 from clips import ByColor, cut, decoded, scene, scene_mask, sound_packets, write_frames, write_video
 from PIL import Image
 
+import incontext
 from incontext.engine import Segmenter
 from incontext.images.masks import read_mask
 from incontext.images.read import read_image
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.types import Prompt
 from incontext.video import job as jobs
-from incontext.video.job import Progress, TrackReport, track_job
+from incontext.video.job import TrackProgress, TrackReport, track_job
 from incontext.video.plan import plan_track
 
 COUNT = 12
@@ -41,9 +43,11 @@ def folder(tmp_path: Path) -> Path:
 
 def run(source: Path, out: Path, **options: Any) -> TrackReport:
     """A job with the stand-in for a network, the first frame's mask given."""
-    running = {name: options.pop(name) for name in ("about", "save_seconds", "on_frame") if name in options}
+    running = {name: options.pop(name) for name in ("save_seconds", "on_frame") if name in options}
     mask = options.pop("mask", scene_mask(0))
-    return track_job(ByColor(), plan_track(source, out, mask=mask, **options), **running)
+    segmenter = ByColor()
+    segmenter.sha256 = options.pop("sha256", segmenter.sha256)
+    return track_job(segmenter, plan_track(source, out, mask=mask, **options), **running)
 
 
 def files(folder: Path) -> list[str]:
@@ -64,12 +68,12 @@ def tracks(out: Path) -> dict[str, Any]:
 
 def test_everything_is_written(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
-    told: list[Progress] = []
+    told: list[TrackProgress] = []
     report = run(folder, out, on_frame=told.append)
     names = [f"masks/{i}.png" for i in range(COUNT)]
     assert files(out) == sorted([*names, "overlay.mp4", "sheet.jpg", "tracks.json"])
     assert (report.frames, report.before, report.problems) == (COUNT, 0, ())
-    assert told == [Progress(i + 1, COUNT, again=False) for i in range(COUNT)]
+    assert told == [TrackProgress(i + 1, COUNT, again=False) for i in range(COUNT)]
     first = read_mask(out / "masks" / "0.png")
     assert np.array_equal(first.ids, scene_mask(0))
     for number in range(COUNT):
@@ -83,7 +87,7 @@ def test_everything_is_written(folder: Path, tmp_path: Path) -> None:
 
 
 def test_tracks_say_where_objects_are_and_where_they_were_lost(folder: Path, tmp_path: Path) -> None:
-    report = run(folder, tmp_path / "out", about={"weights_sha256": "abc", "incontext": "0"})
+    report = run(folder, tmp_path / "out")
     document = tracks(tmp_path / "out")
     assert document["format"] == "incontext tracks 1"
     assert (document["frames"], document["size"], document["frames_per_second"]) == (COUNT, [48, 64], 24)
@@ -93,7 +97,7 @@ def test_tracks_say_where_objects_are_and_where_they_were_lost(folder: Path, tmp
         "dtype": "float32",
         "attention": "plain",
         "weights_sha256": "abc",
-        "incontext": "0",
+        "incontext": incontext.__version__,
     }
     red, blue = document["objects"]
     assert (red["id"], red["frames"], red["found"], red["lost"]) == (3, COUNT, [[0, COUNT - 1]], [])
@@ -188,9 +192,9 @@ def test_options_reach_the_tracker(folder: Path, tmp_path: Path) -> None:
     sides = []
     prepare = segmenter.prepare
 
-    def noting(context: Any, *, task: str, side: int, known: Any) -> Any:
-        sides.append((task, side))
-        return prepare(context, task=task, side=side, known=known)
+    def noting(context: Any, *, known: Any, **options: Any) -> Any:
+        sides.append((options["task"], options["side"]))
+        return prepare(context, known=known, **options)
 
     segmenter.prepare = noting  # type: ignore[method-assign]
     track_job(segmenter, job)  # type: ignore[arg-type]
@@ -250,8 +254,8 @@ def test_exports_are_what_other_tools_read(folder: Path, tmp_path: Path) -> None
 # ------------------------------------------------------------------------------------------- going on
 
 
-def stop_after(count: int, error: BaseException) -> Callable[[Progress], None]:
-    def tell(now: Progress) -> None:
+def stop_after(count: int, error: BaseException) -> Callable[[TrackProgress], None]:
+    def tell(now: TrackProgress) -> None:
         if now.done == count:
             raise error
 
@@ -281,7 +285,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
         assert save_seconds or len(list((out / "masks").glob("*.png"))) >= count - 1
         assert not {"overlay.mp4", "sheet.jpg", "tracks.json", "mot.txt"} & set(files(out))
         assert not list(out.glob("*.part"))
-    told: list[Progress] = []
+    told: list[TrackProgress] = []
     report = run(source, out, on_frame=told.append, **options)
     before = 0 if save_seconds else 7  # the state of the last frame was not saved, as the run stopped first
     assert report.before == before
@@ -319,12 +323,12 @@ def test_a_finished_run_can_be_done_again(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "difference"),
     [
-        ({"memory": 8}, "memory 4 instead of 8"),
-        ({"policy": "recent"}, 'policy "spaced" instead of "recent"'),
-        ({"every": 2}, "every 1 instead of 2"),
-        ({"stop": 9}, "stop null instead of 9"),
+        ({"memory": 8}, "memory was 4, now 8"),
+        ({"policy": "recent"}, "policy was spaced, now recent"),
+        ({"every": 2}, "every was 1, now 2"),
+        ({"stop": 9}, "stop was null, now 9"),
         ({"mask": scene_mask(1)}, "given_sha256 "),
-        ({"about": {"weights_sha256": "b"}}, 'segmenter weights_sha256 null instead of "b"'),
+        ({"sha256": "b"}, "segmenter weights_sha256 was abc, now b"),
     ],
 )
 def test_results_of_another_job_are_not_mixed_with(
@@ -356,7 +360,7 @@ def test_two_runs_do_not_write_to_one_folder(folder: Path, tmp_path: Path) -> No
     out = tmp_path / "out"
     refused = []
 
-    def meanwhile(now: Progress) -> None:
+    def meanwhile(now: TrackProgress) -> None:
         if now.done in (1, 7):
             with pytest.raises(ValueError, match=f"^{out}: another run is writing to this folder; wait") as error:
                 run(folder, out)

@@ -22,16 +22,18 @@ from PIL import Image
 
 from incontext.cli import main
 from incontext.engine import Segmenter
+from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
-from incontext.images.read import Pixels
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
+from incontext.options import LoadOptions
 from incontext.prompt_tensor import PromptTensor
 from incontext.tuning import TuningStep
 from incontext.ui import follow, learn, paint, results
 from incontext.ui.guard import LEAST_FREE, MOST_UPLOADED, Guard
 from incontext.ui.model import Model
 from incontext.ui.places import Places
-from incontext.ui.sessions import MOST_SESSIONS, Followed, Following, Picture, Session, Sessions
+from incontext.ui.sessions import MOST_SESSIONS, Followed, Following, Session, SessionImage, Sessions
 from incontext.video.tracker import Tracker
 
 # --------------------------------------------------------------------------------------------- paint
@@ -562,8 +564,8 @@ def test_folders_and_names_in_archives(session: Session, tmp_path: Path) -> None
     for picture in session.pictures:
         mask = session.new_file(".png")
         Image.fromarray(np.full((6, 8), 3, np.uint8)).save(mask)
-        session.results.append(results.Result(picture, mask, (6, 8), {3: 48}))
-    session.results.append(results.Result(Picture("bad.png", folder), problem="broken"))
+        session.results.append(results.SegmentedImage(picture, mask, (6, 8), {3: 48}))
+    session.results.append(results.SegmentedImage(SessionImage("bad.png", folder), problem="broken"))
     path = results.zip_masks(session, "indexed", apart=False, on_problem=told.append)
     with zipfile.ZipFile(path) as archive:
         assert sorted(archive.namelist()) == ["a.png", "a_2.png", "sub/a.png"]
@@ -713,7 +715,7 @@ def test_other_weights_come_from_this_machine_alone(
     for folder in (inside, outside):
         folder.mkdir()
         save_model(folder / "w.safetensors", segmenter.model)
-    model = Model(segmenter, Places.open([inside]), "cpu", "float32")
+    model = Model(segmenter, Places.open([inside]), LoadOptions(device="cpu", dtype="float32"))
     assert str(inside / "w.safetensors") in model.choices()
     assert "default" in model.choices()
     assert model.seconds_per_picture() > 0
@@ -837,7 +839,7 @@ def test_ids_without_a_brush_are_not_corrected(page: Page, session: Session, tmp
     files = sorted(write_frames(tmp_path / "clip", [scene(number) for number in range(2)]).iterdir())
     mask = session.new_file(".png")
     Image.fromarray(scene_mask(0, ids=(1, 9))).save(mask)
-    session.results.append(results.Result(Picture("0.png", files[0]), mask, (48, 64), {1: 256, 9: 256}))
+    session.results.append(results.SegmentedImage(SessionImage("0.png", files[0]), mask, (48, 64), {1: 256, 9: 256}))
     told = "expected ids in 0..7, for which there are brushes, got 9; number what examples show from 1 to 7"
     with pytest.raises(error, match=told):
         page.does("results", "edit", SimpleNamespace(number=0))

@@ -26,8 +26,8 @@ from clips import decoded, write_video
 from PIL import Image
 
 from incontext.demo import JOBS, MASKS
+from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
-from incontext.images.read import Pixels
 from incontext.prompt_tensor import PromptTensor
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -51,8 +51,8 @@ def note(event, values):
     if event == "socket.connect" and isinstance(values[1], tuple) and values[1][0] not in ("127.0.0.1", "::1"):
         open(asked, "a").write(repr(values[1]) + chr(10))
 sys.addaudithook(note)
-from incontext.ui import Options, serve
-serve(Options(port=0, folders=sys.argv[2:], grace=1.0), on_ready=lambda address: print(address, flush=True))
+from incontext.ui import PageOptions, serve
+serve(PageOptions(port=0, folders=sys.argv[2:], grace=1.0), on_ready=lambda address: print(address, flush=True))
 """
 
 

@@ -19,12 +19,12 @@ import numpy as np
 
 from incontext.annotations.agree import agreed, renumbered
 from incontext.annotations.coco_out import write, write_semantic
-from incontext.annotations.core import MOST_IDS, Categories, Format, Labelled, Labels, Source, Thing
+from incontext.annotations.core import Categories, Format, Labelled, Labels, Source, Thing
 from incontext.annotations.joining import Pictures, relative_name
 from incontext.annotations.shapes import Region, drawn, united
 from incontext.annotations.values import Problems, brief, checked_size, is_number, picture_size
 from incontext.images import rle
-from incontext.images.masks import Color
+from incontext.images.ids import MOST_IDS, Color
 from incontext.images.outlines import filled_as_coco
 
 Image: TypeAlias = tuple[PurePosixPath, tuple[int, int], Path | None]

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Final
 
 from incontext.annotations.core import Add, Categories, Result, Thing, things_of
 from incontext.images import rle
-from incontext.images.masks import whole_file
+from incontext.images.write import whole_file
 
 FILE_NAME: Final = "instances.json"
 SEMANTIC_FILE_NAME: Final = "semantic.json"

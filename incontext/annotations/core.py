@@ -14,22 +14,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Any, Final, Literal, Protocol, Self, TypeAlias
+from typing import Any, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from incontext.annotations.values import EncodingError, glimpse_json, read_json
-from incontext.images.masks import IGNORED, Color, natural_order
-from incontext.images.read import Pixels, read_image
+from incontext.images.ids import IGNORED, MOST_IDS, Color, Pixels
+from incontext.images.names import natural_order
+from incontext.images.read import read_image
 from incontext.types import Palette, box
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
 Meaning = Literal["semantic", "instances"]
 """What the ids of a mask stand for: one for each category, or one for each thing, counted from 1 in painting order."""
-
-MOST_IDS: Final = 254  # 0 is background, 255 is ignored
 
 
 # ---------------------------------------------------------------------------------------- ids and names
@@ -78,10 +77,6 @@ class Categories:
         if len({(0, 0, 0), *own}) == len(own) + 1:
             return Palette(np.array([0, *self.ids]), np.array([(0, 0, 0), *own]))
         return Palette.spread(self.ids)
-
-    def id_of(self, name: str) -> int | None:
-        """The id of the category of that name, the first of several, or None."""
-        return next((i for i, each in self.names.items() if each == name), None)
 
 
 # --------------------------------------------------------------------------------------------- things

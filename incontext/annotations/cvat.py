@@ -40,7 +40,8 @@ from incontext.annotations.shapes import (
 )
 from incontext.annotations.values import Problems, brief, checked_size, picture_size
 from incontext.images import rle
-from incontext.images.masks import Color, whole_file
+from incontext.images.ids import Color
+from incontext.images.write import whole_file
 
 Attributes: TypeAlias = Mapping[str, str]
 

@@ -20,11 +20,13 @@ from typing import Final, Self
 
 import numpy as np
 
-from incontext.annotations.core import MOST_IDS, Categories, Format, Labelled, Labels, Source, Thing, things_of
+from incontext.annotations.core import Categories, Format, Labelled, Labels, Source, Thing, things_of
 from incontext.annotations.joining import Pictures
 from incontext.annotations.mask_files import checked
 from incontext.annotations.values import Problems
-from incontext.images.masks import IGNORED, Color, is_painted, natural_order, read_ids, read_mask
+from incontext.images.ids import IGNORED, MOST_IDS, Color
+from incontext.images.masks import is_painted, read_ids, read_mask
+from incontext.images.names import natural_order
 
 _PICTURES: Final = "JPEGImages"
 _MASKS: Final = "Annotations"

@@ -40,8 +40,8 @@ from incontext.annotations.shapes import (
     visible,
 )
 from incontext.annotations.values import Problems, brief, checked_size, is_number, picture_size
-from incontext.images.masks import whole_file
 from incontext.images.read import IMAGE_SUFFIXES
+from incontext.images.write import whole_file
 
 _AREAS: Final = ("brush", "polygon", "rectangle", "ellipse")  # a region's type is one of them, or one with "labels"
 _OTHERS: Final = ("keypoint", "keypointlabels", "vector", "vectorlabels", "bitmask", "bitmasklabels")

@@ -48,10 +48,12 @@ from incontext.annotations.values import (
     place_of,
     read_json,
 )
-from incontext.images.masks import natural_order, whole_file
+from incontext.images.ids import Pixels
+from incontext.images.names import natural_order
 from incontext.images.outlines import parts
-from incontext.images.read import Pixels, image_size, open_picture, read_image
+from incontext.images.read import image_size, open_picture, read_image
 from incontext.images.text import decoded, other_encodings, python_name
+from incontext.images.write import whole_file
 
 _BACKGROUND_NAME: Final = "_background_"
 _NAMES_FILE: Final = "labels.txt"

@@ -9,8 +9,7 @@ import numpy as np
 
 from incontext.annotations.core import Categories
 from incontext.annotations.values import Problems
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels
 
 
 def used_ids(masks: Iterable[Path], read: Callable[[Path], Pixels], problems: Problems) -> set[int]:

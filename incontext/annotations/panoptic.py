@@ -20,8 +20,8 @@ from incontext.annotations.coco_out import coco_file
 from incontext.annotations.core import Add, Categories, Format, Labelled, Labels, Result, Source, Thing
 from incontext.annotations.joining import Pictures, relative_name
 from incontext.annotations.values import Problems, brief, place_of
-from incontext.images.masks import write_image
 from incontext.images.read import read_colors
+from incontext.images.write import write_image
 
 FILE_NAME: Final = "panoptic.json"
 _WEIGHTS: Final = np.array([1, 256, 65536], np.uint32)

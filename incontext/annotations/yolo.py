@@ -30,9 +30,10 @@ from incontext.annotations.links import link_picture
 from incontext.annotations.shapes import Points, Region, drawn, polygon, rectangle
 from incontext.annotations.values import Problems, brief, is_number, picture_size, place_of
 from incontext.images.gate import folder_below
-from incontext.images.masks import natural_order, whole_file
+from incontext.images.names import natural_order
 from incontext.images.read import IMAGE_SUFFIXES
 from incontext.images.text import decoded
+from incontext.images.write import whole_file
 
 _NAMES_FILES: Final = ("classes.txt", "obj.names", "_darknet.labels")
 _YAML_SUFFIXES: Final = frozenset({".yaml", ".yml"})

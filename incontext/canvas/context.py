@@ -7,23 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from math import ceil
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from incontext.canvas import paint
-from incontext.canvas.windows import MOST_CUTS, Tiles, check_tiles, cut, window_side
-from incontext.images.read import Pixels
+from incontext.canvas.paint import mosaic
+from incontext.canvas.windows import MOST_CUTS, cut, window_side
+from incontext.digest import digest
+from incontext.images.ids import Pixels
+from incontext.options import Ensemble, Tiles
 from incontext.prompt_tensor import LearnedGroup, PromptTensor
 from incontext.types import Palette, Prompt
 
-Ensemble = Literal["auto", "feature", "spatial"]
-
 MOSAIC_PROMPTS: Final = 16  # at most in one mosaic, 4 x 4
-COLORS_AT_ONCE: Final = 7  # ids painted in one pass; see docs/log.md
+COLORS_AT_ONCE: Final = 7  # ids painted in one pass; see docs/log/groups.md
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +57,9 @@ class Stitched:
         yield from zip(self.images, self.masks, strict=True)
 
 
-def content_of(image: npt.NDArray[Any], mask: npt.NDArray[Any], task: str) -> bytes:
-    """A digest by which a canvas is known again."""
-    digest = blake2b(f"{task} {image.shape} {image.dtype}".encode(), digest_size=16)
-    for each in (image, mask):
-        digest.update(np.ascontiguousarray(each).data)
-    return digest.digest()
+def content_of(image: npt.NDArray[Any], mask: npt.NDArray[Any], task: str) -> str:
+    """Make a digest by which a canvas is known again."""
+    return digest(task, image, mask)
 
 
 def stitch(context: Sequence[Prompt | PromptTensor], side: int, ensemble: Ensemble) -> tuple[Stitched, ...]:
@@ -75,9 +71,9 @@ def stitch(context: Sequence[Prompt | PromptTensor], side: int, ensemble: Ensemb
 
     Raises:
         ValueError: the context is empty, or mixes masks with raw colours, raw colours of different palettes, or raw
-            colours with prompt tensors; names of ids contradict each other; or the ensemble is unknown.
+            colours with prompt tensors; or names of ids contradict each other.
     """
-    _check(context, ensemble)
+    _check(context)
     prompts = [each for each in context if isinstance(each, Prompt)]
     learned = _learned([each for each in context if isinstance(each, PromptTensor)])
     known = {i for palette, _ in learned for i in palette.ids.tolist()}
@@ -93,9 +89,8 @@ def cut_to_windows(
     None and the context itself where there are to be no windows. Prompt tensors stay as they are.
 
     Raises:
-        ValueError: `tiles` cannot be used, or is "auto" where no prompt shows how large things are.
+        ValueError: `tiles` is "auto" where no prompt shows how large things are.
     """
-    check_tiles(tiles)
     if tiles is None or not context:
         return None, tuple(context)
     prompts = [each for each in context if isinstance(each, Prompt)]
@@ -113,7 +108,7 @@ def shown_palette(context: Sequence[Prompt | PromptTensor]) -> Palette:
     return Palette.spread(ids) if shown is None or ids - set(shown.ids.tolist()) else shown
 
 
-def _check(context: Sequence[Prompt | PromptTensor], ensemble: Ensemble) -> None:
+def _check(context: Sequence[Prompt | PromptTensor]) -> None:
     if not context or not all(isinstance(each, Prompt | PromptTensor) for each in context):
         kinds = ", ".join(sorted({type(each).__name__ for each in context})) or "nothing"
         raise ValueError(f"expected a Prompt, a PromptTensor or a sequence of these as the context, got {kinds}")
@@ -123,8 +118,6 @@ def _check(context: Sequence[Prompt | PromptTensor], ensemble: Ensemble) -> None
             "expected either masks or raw colours in a context, got both; "
             "use one kind for all, or masks with prompt tensors"
         )
-    if ensemble not in ("auto", "feature", "spatial"):
-        raise ValueError(f"expected ensemble auto, feature or spatial, got {ensemble!r}")
     names: dict[int, str] = {}
     for key in (each for each in context if isinstance(each, PromptTensor)):
         for i, name in key.names.items():
@@ -187,11 +180,11 @@ def _pass(
 ) -> Stitched:
     ids = set(palette.ids.tolist()) - {0}
     showing = [prompt for prompt in prompts if ids & set(prompt.ids)]
-    per_canvas = MOSAIC_PROMPTS if ensemble == "spatial" else 1  # "auto" is the feature ensemble: see docs/log.md
+    per_canvas = MOSAIC_PROMPTS if ensemble == "spatial" else 1  # "auto" is the feature ensemble: docs/log/examples.md
     canvases = ceil(len(showing) / per_canvas)
     images, masks = np.empty((2, canvases, side, side, 3), np.uint8)
     weights = [1.0] * sum(len(group.images) for group in learned)
     for i in range(canvases):
-        images[i], masks[i] = paint.mosaic(showing[i::canvases], palette, side)
+        images[i], masks[i] = mosaic(showing[i::canvases], palette, side)
         weights.append(sum(prompt.weight for prompt in showing[i::canvases]) / len(showing[i::canvases]))
     return Stitched(palette, images, masks, learned, tuple(weights))

@@ -10,19 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from incontext.images.ids import IGNORED, ids_in
+from incontext.options import LEAST_TILES
 from incontext.types import Prompt
-
-Tiles: TypeAlias = int | Literal["auto"] | None
 
 OVERLAP: Final = 0.25  # of a window's side: how far neighbours reach into each other, at least
 MOST_CUTS: Final = 4  # windows that a prompt is cut to
-LEAST_TILES: Final = 16  # pixels along a side of a window
-_EXTENTS: Final = 6.0  # along a side of an automatic window; see docs/log.md
+_EXTENTS: Final = 6.0  # along a side of an automatic window; see docs/log/windows.md
 _STEPS = 8  # places tried for a prompt's window along its side
 
 
@@ -38,13 +37,6 @@ class Window:
     def of(self, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """That part of an array (H, W, ...), not copied."""
         return pixels[self.top : self.top + self.height, self.left : self.left + self.width]
-
-
-def check_tiles(tiles: Tiles) -> None:
-    """ValueError unless it can be used as the size of windows."""
-    usable = isinstance(tiles, int) and not isinstance(tiles, bool) and tiles >= LEAST_TILES
-    if tiles is not None and tiles != "auto" and not usable:
-        raise ValueError(f'expected tiles as "auto" or at least {LEAST_TILES} pixels, got {tiles!r}')
 
 
 def window_side(prompts: Sequence[Prompt], side: int) -> int:
@@ -66,7 +58,7 @@ def extent(mask: npt.NDArray[np.uint8]) -> float:
     where ids meet too; the picture's own edge counts.
     """
     area = outline = 0
-    for i in np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[1:255]) + 1:
+    for i in ids_in(mask):
         inside = np.pad(mask == i, 1)
         area += int(np.count_nonzero(inside))
         outline += sum(int(np.count_nonzero(np.diff(inside, axis=axis))) for axis in (0, 1))
@@ -104,7 +96,7 @@ def cut(prompt: Prompt, window: int, *, most: int = MOST_CUTS) -> tuple[Prompt, 
     step = max(1, window // _STEPS)
     height, width = (min(length, window) for length in size)
     tops, lefts = _places(size[0], height, step), _places(size[1], width, step)
-    marked = (prompt.mask > 0) & (prompt.mask < 255)
+    marked = (prompt.mask > 0) & (prompt.mask < IGNORED)
     background = 1 - _sums(marked, tops, lefts, height, width) / (height * width)
     unseen, missing = marked.copy(), set(prompt.ids)
     made: list[Prompt] = []

@@ -15,6 +15,8 @@ from incontext.cli import (  # noqa: F401  each adds its commands
     convert,
     demo,
     evaluate,
+    evaluate_clicks,
+    evaluate_protocol,
     evaluate_video,
     rank,
     segment,

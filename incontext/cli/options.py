@@ -1,14 +1,20 @@
 """What the commands share: the program, its groups, and the options that mean the same everywhere."""
 
+import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import Field
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, TypeVar, cast
 
 import typer
 from typer.core import TyperCommand
 
 from incontext import __version__
+from incontext.options import Ensemble, LoadOptions, SegmentOptions, declared
+
+_Command = TypeVar("_Command", bound=Callable[..., None])
 
 app = typer.Typer(
     help="Show one example, segment everything like it.",
@@ -23,22 +29,7 @@ evaluate_app = typer.Typer(help="Scores on data with masks.")
 app.add_typer(weights_app, name="weights", no_args_is_help=True)
 app.add_typer(evaluate_app, name="evaluate", no_args_is_help=True)
 
-TaskName = Literal["instance", "semantic"]
-DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
-EngineName = Literal["local", "ray"]
-EnsembleName = Literal["auto", "feature", "spatial"]
-LayoutName = Literal["incontext", "published", "transformers"]
-StoredDtypeName = Literal["float32", "float16", "bfloat16"]
 
-Weights = Annotated[
-    str, typer.Option("--weights", metavar="NAME|PATH", help="A name that `incontext weights list` knows, or a file.")
-]
-Device = Annotated[str, typer.Option("--device", help='"auto", "cpu", "cuda", "cuda:1", "mps".')]
-Dtype = Annotated[
-    DtypeName,
-    typer.Option("--dtype", help="auto: bfloat16 where the hardware multiplies it, else float32. float32 is exact."),
-]
-Task = Annotated[TaskName, typer.Option("--task", help="Whether the ids are objects or kinds of things.")]
 PromptTensors = Annotated[
     list[Path] | None,
     typer.Option(
@@ -47,29 +38,15 @@ PromptTensors = Annotated[
         help="What `incontext tune` learned, in place of examples or beside them. May be given several times.",
     ),
 ]
-Ensemble = Annotated[
-    EnsembleName,
-    typer.Option(
-        "--ensemble",
-        help="Several prompts: averaged inside the network (feature), or tiled into one picture (spatial).",
-    ),
-]
-MinPresence = Annotated[
-    float | None,
-    typer.Option(
-        "--min-presence",
-        metavar="0..1",
-        min=0.0,
-        max=1.0,
-        help="Leave out ids that are less likely than this to be in a picture at all; 0 leaves out none.",
-    ),
-]
 SnapColors = Annotated[
     bool, typer.Option("--snap-colors", help="Give each stray colour of a prompt's mask the nearest main colour.")
 ]
-Side = Annotated[
-    int | None, typer.Option("--side", min=1, help="Pixels along a side of what the network sees. Default: as trained.")
-]
+
+
+def pairs_of(paths: Sequence[Path] | None) -> list[tuple[Path, Path]]:
+    """[IMAGE, MASK, IMAGE, MASK] -> pairs, as `PairsCommand` leaves them."""
+    given = paths or []
+    return list(zip(given[::2], given[1::2], strict=True))
 
 
 def _print_version(wanted: bool) -> None:
@@ -129,6 +106,63 @@ def named_ids(text: str | None, ids: set[int]) -> dict[int, str]:
     return called
 
 
+def with_options(*, only: Collection[str] = (), without: Collection[str] = ()) -> Callable[[_Command], _Command]:
+    """Decorate a command whose parameters `options` and `loading` stand for whole lists of options.
+
+    Each field of `SegmentOptions` and of `LoadOptions` becomes an option of the command line; the command is called
+    with the values.
+
+    Args:
+        only: The fields of `SegmentOptions` to offer; none are all.
+        without: Fields of either that the command cannot offer; they keep their defaults.
+    """
+
+    def decorate(command: _Command) -> _Command:
+        lists: dict[str, tuple[Any, list[Field[Any]]]] = {}
+        parameters: list[inspect.Parameter] = []
+        for own in inspect.signature(command, eval_str=True).parameters.values():
+            kind = own.annotation
+            if kind not in (SegmentOptions, LoadOptions):
+                parameters.append(own)
+                continue
+            wanted = only if kind is SegmentOptions and only else [each.name for each, _ in declared(kind)]
+            offered = [each for each in declared(kind) if each[0].name in wanted and each[0].name not in without]
+            parameters += (_parameter(each, its_type, own.kind) for each, its_type in offered)
+            lists[own.name] = kind, [each for each, _ in offered]
+
+        @wraps(command)
+        def run(**given: Any) -> Any:
+            values = {
+                name: kind(**{each.name: _value(each, given.pop(each.name)) for each in offered})
+                for name, (kind, offered) in lists.items()
+            }
+            return command(**given, **values)
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        return cast("_Command", run)
+
+    return decorate
+
+
+def _parameter(option: Field[Any], kind: Any, place: Any) -> inspect.Parameter:
+    """An option as typer takes it: a word, a number, a switch, or a text that is parsed."""
+    about = option.metadata
+    shown = typer.Option(
+        f"--{option.name.replace('_', '-')}",
+        help=about["brief"],
+        metavar=about.get("metavar"),
+        min=about.get("least"),
+        max=about.get("most"),
+    )
+    read = str | None if "parse" in about else kind
+    return inspect.Parameter(option.name, place, default=option.default, annotation=Annotated[read, shown])
+
+
+def _value(option: Field[Any], given: Any) -> Any:
+    return option.metadata["parse"](given) if "parse" in option.metadata and given is not None else given
+
+
 class PairsCommand(TyperCommand):
     """Lets `--prompt IMAGE MASK` come several times: typer takes lists, and it takes pairs, but no lists of pairs.
 
@@ -166,3 +200,12 @@ def _one_by_one(arguments: Sequence[str], paired: Mapping[str, str]) -> list[str
             pair.append(rest.pop(0))
         done += [f"{name}={each}" for each in pair]
     return done
+
+
+def ensembles_of(text: str) -> list[Ensemble]:
+    """Read names of ensembles with commas between."""
+    known: tuple[Ensemble, ...] = ("feature", "spatial")
+    asked = names(text)
+    if not set(asked) <= set(known) or len(set(asked)) < len(asked):
+        raise ValueError(f"expected --ensembles as feature, spatial, or both with a comma; got {text!r}")
+    return [each for each in known if each in asked]

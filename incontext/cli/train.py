@@ -1,20 +1,20 @@
 """`incontext train`."""
 
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from incontext.cli.options import Device, app
+from incontext.cli.options import app
+from incontext.options import TrainingDtype
 from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from incontext.network.model import SegGPT
-    from incontext.training.recipes import Recipe
-
-TrainingDtype = Literal["bfloat16", "float32"]
+    from incontext.training.features import Targets
+    from incontext.training.loop import TrainingProgress
+    from incontext.training.parallel.processes import Team
+    from incontext.training.request import TrainingPlan
 
 
 @app.command()
@@ -34,8 +34,9 @@ def train(
         str,
         typer.Option(
             "--recipe",
+            metavar="NAME|FILE",
             help='"default"; "smoke", to see in a minute that it works; "presence", for the presence head alone of '
-            'weights that are there (--init); "large".',
+            'weights that are there (--init); "large"; or a JSON file such as weights/recipe.json.',
         ),
     ] = "default",
     init: Annotated[
@@ -47,8 +48,32 @@ def train(
             "whose sizes the model then takes. Default: random.",
         ),
     ] = None,
-    device: Device = "auto",
-    dtype: Annotated[TrainingDtype, typer.Option("--dtype", help="Of the network's products.")] = "bfloat16",
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            metavar="timm:NAME|FOLDER|efficientnet-lite2",
+            help="A network whose features are learned beside masks: of timm, which downloads it; a folder that timm "
+            "saved; or the one in the extra train-teacher.",
+        ),
+    ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option("--features", help="Where a teacher's features are kept. Default: OUT/features."),
+    ] = None,
+    unlabelled: Annotated[
+        list[Path] | None,
+        typer.Option("--unlabelled", help="A folder of images without masks, for the teacher. May be given again."),
+    ] = None,
+    unseen: Annotated[
+        list[Path] | None,
+        typer.Option("--unseen", help="Data like DATA of which nothing is learned, to judge by. May be given again."),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help='"auto", "cpu", "cuda", "cuda:1", "mps".')] = "auto",
+    dtype: Annotated[
+        TrainingDtype,
+        typer.Option("--dtype", help="Of the products. auto: bfloat16 where the hardware multiplies it, else float32."),
+    ] = "auto",
     workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that make episodes.")] = 1,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Default: the recipe's.")] = None,
     save_minutes: Annotated[
@@ -77,74 +102,103 @@ def train(
     Of every set of 20 pictures or more, one in 20 is held out for validation. Under `torchrun -m incontext train ...`
     the processes share every batch, and the weights come out as from one.
     """
+    from incontext.training.request import Asked, settled
+
+    asked = Asked(recipe, seed, init, teacher, tuple(data or ()), tuple(unlabelled or ()), tuple(unseen or ()))
+    run(
+        settled(asked, out),
+        out,
+        features=features or out / "features",
+        device=device,
+        dtype=dtype,
+        workers=workers,
+        save_minutes=save_minutes,
+        state_mib=state_mib,
+        sharded=shard,
+    )
+
+
+def run(
+    plan: "TrainingPlan",
+    out: Path,
+    *,
+    features: Path,
+    device: str,
+    dtype: TrainingDtype,
+    workers: int,
+    save_minutes: float,
+    state_mib: int | None,
+    sharded: bool,
+) -> None:
+    """Train by a plan, and tell how it goes; the process that writes tells alone."""
     from incontext.network.devices import choose_device, keep_freed_memory
     from incontext.training import loop
     from incontext.training.parallel.processes import joined, team_device
     from incontext.training.parallel.slices import Slices
-    from incontext.training.recipes import RECIPES
-    from incontext.training.sets import hold_out, read_set
 
-    if recipe not in RECIPES:
-        raise ValueError(f"expected a recipe among {', '.join(RECIPES)}, got {recipe!r}")
-    chosen = RECIPES[recipe] if seed is None else replace(RECIPES[recipe], seed=seed)
-    keep_freed_memory()
     used = str(choose_device(team_device(device)))
-    chosen, first, told = _start(init, chosen, out)
-    largest = max(stage.side for stage in chosen.stages)
-    kept, held = hold_out(read_set(folder, shorter_side=max(256, largest)) for folder in data or [])
     with joined(used) as team, ExitStack() as stack:
+        targets = targets_of(plan, features, team)
+        keep_freed_memory()  # from here on, as what reading took is not needed again
         # Only process 0 tells anything.
-        progress = stack.enter_context(ProgressLine("steps", chosen.steps)) if team.rank == 0 else None
-        if progress is not None and told:
-            progress.say(told)
-
-        def tell(state: loop.Progress) -> None:
-            if progress is None:
-                return
-            progress.update(state.step, f"loss {state.loss:.4f}, {state.episodes_per_second:.1f} episodes/s")
-            if state.validation is not None:
-                progress.say(f"Step {state.step}: validation mIoU {state.validation:.3f}")
-
+        progress = stack.enter_context(ProgressLine("steps", plan.recipe.steps)) if team.rank == 0 else None
+        listener = _Listener(progress)
+        if plan.told:
+            listener.say(plan.told)
         written = loop.train(
-            chosen,
-            kept,
+            plan.recipe,
+            plan.sets,
             out,
-            held_out=held,
+            held_out=plan.held_out,
+            unseen=plan.unseen,
+            targets=targets,
             device=used,
             workers=workers,
             dtype=dtype,
             save_minutes=save_minutes,
             slices=None if state_mib is None else Slices(state_mib),
-            init=first,
+            init=plan.init,
             team=team,
-            sharded=shard,
-            on_report=tell,
+            sharded=sharded,
+            on_start=lambda precision: listener.say(precision[0].upper() + precision[1:]),
+            on_report=listener.report,
         )
     if team.rank == 0:
         print(written)
 
 
-def _start(init: str | None, recipe: "Recipe", out: Path) -> "tuple[Recipe, SegGPT | None, str]":
-    """The recipe, whose model follows a ViT; the weights to start from; what to tell about them."""
-    if recipe.only_presence and (init is None or init.startswith("timm:")):
-        raise ValueError("expected --init with weights whose network is to get a presence head; --init default")
-    if init is None:
-        return recipe, None, ""
-    from incontext.network.checkpoint import load_model, resolve
-    from incontext.training.start.vit import from_timm
-    from incontext.training.start.warm import start_from
+class _Listener:
+    """What a user reads while a run goes on; nothing in processes that tell nothing."""
 
-    if init.startswith("timm:"):
-        going_on = (out / "state.pt").exists() or (out / "state" / "index.json").exists()
-        model = from_timm(init.removeprefix("timm:"), recipe.model, pretrained=not going_on, seed=recipe.seed)
-        c = model.config
-        told = f"The model follows {init}: width {c.width}, {c.heads} heads, {c.depth} blocks, patch {c.patch}."
-        return recipe.with_model(c), model, f"{told} Tokens and decoder are fresh."
-    loaded = load_model(resolve(init))
-    if recipe.only_presence:
-        recipe = recipe.with_model(replace(loaded.config, presence=recipe.model.presence))
-    try:
-        model, left = start_from(loaded, recipe.model, seed=recipe.seed)
-    except ValueError as error:
-        raise ValueError(f"{init}: {error}") from error
-    return recipe, model, f"Fresh, as {init} has no counterpart: {', '.join(left)}" if left else ""
+    def __init__(self, progress: ProgressLine | None) -> None:
+        self._progress = progress
+
+    def say(self, sentence: str) -> None:
+        if self._progress is not None:
+            self._progress.say(sentence)
+
+    def report(self, state: "TrainingProgress") -> None:
+        if self._progress is None:
+            return
+        self._progress.update(state.step, f"loss {state.loss:.4f}, {state.episodes_per_second:.1f} episodes/s")
+        if state.validation is not None:
+            self.say(f"Step {state.step}: validation mIoU {state.validation:.3f}")
+        if state.unseen is not None:
+            self.say(f"Step {state.step}: mIoU {state.unseen:.3f} on sets of which nothing is learned")
+
+
+def targets_of(plan: "TrainingPlan", folder: Path, team: "Team") -> "Targets | None":
+    """Let the teacher, if there is one, see all images; process 0 computes what is missing."""
+    from incontext.training.features import FeatureFiles, Targets
+
+    backbone, teaching = plan.backbone, plan.recipe.teaching
+    if backbone is None or teaching is None:
+        return None
+    files, images = FeatureFiles(backbone, folder), [image for each in plan.sets for image in each.images]
+    if not images:
+        raise ValueError(f"expected images for {backbone.name} to look at, got none; name folders of them")
+    if team.rank == 0:
+        with ProgressLine("images seen by the teacher", len(images)) as progress:
+            files.fill(images, progress.update)
+    team.agree(True)  # the others wait
+    return Targets.make(files, [files.path(image) for image in images], teaching.dims_of(backbone.channels))

@@ -11,19 +11,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from incontext.evaluation.metrics import Overlap, mean, overlap
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels
+from incontext.options import SegmentKeywords, SegmentOptions, takes_options
 from incontext.types import Prompt
 
 if TYPE_CHECKING:  # the engine brings torch, and a ranking that is read needs none
     from incontext.engine import Context, FittedQuery, Segmenter
-    from incontext.network.model import Task
 
 _MOST_COLUMNS = 8  # of ids, in a table for people
 _LEAST_SHOWN = 2  # queries of each id in a sample: a candidate among them still leaves one to try it on
@@ -133,6 +132,7 @@ class Trial:
     queries: int
 
 
+@takes_options
 def rank(
     segmenter: Segmenter,
     prompts: Sequence[Prompt],
@@ -141,15 +141,14 @@ def rank(
     empty: Sequence[Pixels] = (),
     limit: int | None = None,
     seed: int = 0,
-    task: Task = "instance",
-    side: int | None = None,
     on_answer: Callable[[int, int], None] | None = None,
+    **options: Unpack[SegmentKeywords],
 ) -> Ranking:
     """Segment every prompt's image by every other prompt alone, and score the answers (leave one out).
 
     names: of the prompts, for the tables; None: their numbers. empty: (H, W, 3) uint8 pictures in which nothing is to
     be found; queries only. limit: at most so many queries, the same for all candidates, drawn with `seed` so that each
-    id is among them; the cost is candidates x queries answers. task, side: see `Segmenter.prepare`. on_answer(done,
+    id is among them; the cost is candidates x queries answers. options: see `SegmentOptions`. on_answer(done,
     total) is called after each answer. Answers are scored at the queries' own sizes, so large pictures cost time.
 
     Raises:
@@ -166,13 +165,14 @@ def rank(
         )
     everything = np.concatenate([shown, np.zeros((len(empty), len(ids)), np.bool_)])
     queries = _sample(everything, limit, seed)
-    pictures = _pictures(segmenter, prompts, empty, queries.tolist(), side)
+    chosen = SegmentOptions(**options)
+    pictures = _pictures(segmenter, prompts, empty, queries.tolist(), chosen)
     shape = (len(prompts), len(queries), len(ids))
     intersection, union = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     total, done = int((np.arange(len(prompts))[:, None] != queries).sum()), 0
     for c, prompt in enumerate(prompts):
         columns, rows = np.flatnonzero(queries != c).tolist(), np.flatnonzero(shown[c]).tolist()
-        scores = _scores(segmenter, prompt, [pictures[n] for n in columns], [ids[k] for k in rows], task, side)
+        scores = _scores(segmenter, prompt, [pictures[n] for n in columns], [ids[k] for k in rows], chosen)
         for n, overlaps in zip(columns, scores, strict=True):
             intersection[c, n, rows] = [each.intersection for each in overlaps]
             union[c, n, rows] = [each.union for each in overlaps]
@@ -183,6 +183,7 @@ def rank(
     return Ranking(labels, tuple(ids), shown, queries, everything[queries], intersection, union)
 
 
+@takes_options
 def try_together(
     segmenter: Segmenter,
     prompts: Sequence[Prompt],
@@ -190,21 +191,21 @@ def try_together(
     chosen: Sequence[int],
     *,
     empty: Sequence[Pixels] = (),
-    task: Task = "instance",
-    side: int | None = None,
+    **options: Unpack[SegmentKeywords],
 ) -> Trial | None:
     """Segment the ranking's queries that are not chosen by the chosen prompts as one context; None if none is left.
 
-    prompts, empty, task, side: what the ranking was made with.
+    prompts, empty, options: what the ranking was made with.
     """
     columns = [n for n, q in enumerate(ranking.queries.tolist()) if q not in chosen]
     wanted = np.flatnonzero(ranking.wanted[columns].any(axis=0)).tolist()
     if not wanted:
         return None
-    pictures = _pictures(segmenter, prompts, empty, ranking.queries[columns].tolist(), side)
+    asked = SegmentOptions(**options)
+    pictures = _pictures(segmenter, prompts, empty, ranking.queries[columns].tolist(), asked)
     context, ids = [prompts[c] for c in chosen], [ranking.ids[k] for k in wanted]
     sums = [Overlap() for _ in ids]
-    for overlaps in _scores(segmenter, context, pictures, ids, task, side):
+    for overlaps in _scores(segmenter, context, pictures, ids, asked):
         sums = [total + each for total, each in zip(sums, overlaps, strict=True)]
     first = np.ix_([chosen[0]], columns, wanted)
     alone = _ratio(ranking.intersection[first].sum(axis=1), ranking.union[first].sum(axis=1))  # 0 for ids it lacks
@@ -212,27 +213,31 @@ def try_together(
 
 
 def _pictures(
-    segmenter: Segmenter, prompts: Sequence[Prompt], empty: Sequence[Pixels], queries: Sequence[int], side: int | None
-) -> list[tuple[FittedQuery, Pixels]]:
-    """Each query as the network sees it, which is made once for all candidates, and its true mask."""
-    made = []
+    segmenter: Segmenter,
+    prompts: Sequence[Prompt],
+    empty: Sequence[Pixels],
+    queries: Sequence[int],
+    options: SegmentOptions,
+) -> list[tuple[FittedQuery | Pixels, Pixels]]:
+    """Each query, as the network sees it where that is the same for all candidates, and its true mask."""
+    as_it_is = options.refine or options.tiles is not None
+    made: list[tuple[FittedQuery | Pixels, Pixels]] = []
     for q in queries:
         image = prompts[q].image if q < len(prompts) else empty[q - len(prompts)]
         truth = prompts[q].mask if q < len(prompts) else np.zeros(image.shape[:2], np.uint8)
-        made.append((segmenter.fit(image, side=side), truth))
+        made.append((image if as_it_is else segmenter.fit(image, side=options.side), truth))
     return made
 
 
 def _scores(
     segmenter: Segmenter,
     context: Context,
-    pictures: Sequence[tuple[FittedQuery, Pixels]],
+    pictures: Sequence[tuple[FittedQuery | Pixels, Pixels]],
     ids: Sequence[int],
-    task: Task,
-    side: int | None,
+    options: SegmentOptions,
 ) -> Iterator[list[Overlap]]:
     """For each picture the overlaps of what the context finds in it with its true mask, one for each id."""
-    answers = segmenter.segment_many((query for query, _ in pictures), context, task=task, side=side)
+    answers = segmenter.segment_many((query for query, _ in pictures), context, **options.keywords())
     for answer, (_, truth) in zip(answers, pictures, strict=True):
         ignored = truth == IGNORED
         yield [overlap(answer.mask == i, truth == i, ignored) for i in ids]

@@ -6,10 +6,8 @@ masks depend on. Nothing but the place of each line is held in memory. Refuses t
 
 from __future__ import annotations
 
-import json
-import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,8 @@ from typing import BinaryIO, Final, Self
 from incontext.folder.identity import refuse_another
 from incontext.folder.report import REPORT_NAME, FileReport, Totals, count, open_report
 from incontext.images.alone import open_alone
-from incontext.images.masks import refuse_special, whole_file
+from incontext.images.write import refuse_special
+from incontext.jsonlines import JsonLines, begin, head_of, whole_lines
 
 JOURNAL_NAME: Final = "report.partial.jsonl"
 JOURNAL_FORMAT: Final = "incontext journal 1"
@@ -38,7 +37,7 @@ class Earlier:
     def lines(self) -> Iterator[bytes]:
         """A line for each picture; of a picture that was done again, an earlier one as well."""
         if self.was_killed:
-            return (line for _, line in _whole_lines(self.path))
+            return (line for place, line in whole_lines(self.path) if place)
         return (file.to_line() for file in open_report(self.path).files)
 
 
@@ -98,11 +97,9 @@ class Journal:
         goes_on = earlier is not None and earlier.was_killed
         with _opened(self._path) if self._path.exists() and not goes_on else nullcontext():
             if not goes_on:  # and no other run has the one that is there
-                self._write_anew(job, () if earlier is None else earlier.lines())
-        self._stream = _opened(self._path)
-        self._lines = self._path.open("rb")
-        self._end = max((place + len(line) + 1 for place, line in _whole_lines(self._path, head=True)), default=0)
-        self._stream.truncate(self._end)  # what a killed run wrote half goes
+                lines = () if earlier is None else earlier.lines()
+                begin(self._path, {"format": JOURNAL_FORMAT, "job": job}, lines)
+        self._lines = JsonLines(self._path, stream=_opened(self._path))
         with suppress(FileNotFoundError):
             (out / REPORT_NAME).unlink()  # from here on it is the journal that is true
 
@@ -110,7 +107,6 @@ class Journal:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._stream.close()
         self._lines.close()
 
     def __contains__(self, number: int) -> bool:
@@ -119,8 +115,8 @@ class Journal:
     def keep(self, number_of: Callable[[FileReport], int | None]) -> int:
         """Take over the lines that are there. number_of: the number of a picture whose line still holds, else None.
         Returns how many do."""
-        for place, line in _whole_lines(self._path):
-            file = parse(line)
+        for place, line in whole_lines(self._path):
+            file = parse(line) if place else None
             if file is not None and (number := number_of(file)) is not None:
                 self._put(number, place)
         return sum(place != _ABSENT for place in self._places)
@@ -128,34 +124,17 @@ class Journal:
     def add(self, number: int, file: FileReport) -> None:
         """Write a picture's line, in any order of the numbers; the last one of a number counts. It is in the file when
         this returns, and all of it or nothing when this raises OSError."""
-        line = file.to_line() + b"\n"
-        try:
-            if self._stream.seek(0, os.SEEK_END) != self._end:  # an interrupt left something
-                self._stream.truncate(self._end)
-                self._stream.seek(self._end)
-            written = 0
-            while written < len(line):
-                written += self._stream.write(line[written:]) or 0
-        except OSError:
-            with suppress(OSError):
-                self._stream.truncate(self._end)
-            raise
-        self._put(number, self._end)
-        self._end += len(line)
+        self._put(number, self._lines.add(file.to_line()))
 
     def read(self, number: int) -> FileReport | None:
         """A picture's line, None where there is none."""
         if number not in self:
             return None
-        self._lines.seek(self._places[number])
-        return parse(self._lines.readline())
+        return parse(self._lines.at(self._places[number]))
 
     def lines(self) -> Iterator[bytes]:
         """All of them, in the order of the numbers."""
-        for place in self._places:
-            if place != _ABSENT:
-                self._lines.seek(place)
-                yield self._lines.readline().rstrip(b"\n")
+        return (self._lines.at(place) for place in self._places if place != _ABSENT)
 
     def totals(self, queries: int) -> Totals:
         """Of all lines; queries: how many pictures there were to be done."""
@@ -164,13 +143,6 @@ class Journal:
     def remove(self) -> None:
         """Everything is in the report."""
         self._path.unlink()
-
-    def _write_anew(self, job: Mapping[str, object], lines: Iterable[bytes]) -> None:
-        with whole_file(self._path) as stream:
-            stream.write(json.dumps({"format": JOURNAL_FORMAT, "job": job}).encode() + b"\n")
-            stream.writelines(line + b"\n" for line in lines)
-            stream.flush()
-            os.fsync(stream.fileno())  # or a power cut could take the first line, and with it all that was done
 
     def _put(self, number: int, place: int) -> None:
         if number >= len(self._places):
@@ -185,15 +157,11 @@ def _opened(path: Path) -> BinaryIO:
 
 def _journal_job(path: Path) -> Mapping[str, object] | None:
     """What the masks of a journal depend on. None: there is no journal, or it was killed before its first line."""
-    if not path.exists():
-        return None
     refuse_special(path)
-    with path.open("rb") as stream:
-        first = stream.readline()
-    if not first.endswith(b"\n"):
-        return None
     try:
-        head = json.loads(first)
+        head = head_of(path)
+        if head is None:
+            return None
         if head["format"] == JOURNAL_FORMAT:
             return dict(head["job"])
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -202,15 +170,3 @@ def _journal_job(path: Path) -> Mapping[str, object] | None:
         f"{path}: expected the journal of a job ({JOURNAL_FORMAT}), got something else; remove it, choose another "
         "folder, or --no-resume to do everything anew"
     )
-
-
-def _whole_lines(path: Path, *, head: bool = False) -> Iterator[tuple[int, bytes]]:
-    """(where it begins, line) of each line that was written to its end. head: the first, which is no picture's, too."""
-    place = 0
-    with path.open("rb") as stream:
-        for line in stream:
-            if not line.endswith(b"\n"):
-                return
-            if place or head:
-                yield place, line[:-1]
-            place += len(line)

@@ -14,23 +14,17 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from incontext.annotations import Categories, Labelled, Labels, Result, Thing
-from incontext.annotations.core import MOST_IDS, paint, things_of
+from incontext.annotations.core import paint, things_of
 from incontext.annotations.instances import split
 from incontext.annotations.joining import Pictures, is_file
 from incontext.annotations.known import open_one, recognised
 from incontext.annotations.values import Problems, picture_size
 from incontext.examples.pairs import IMAGE_FOLDERS, MASK_FOLDERS, gather
-from incontext.folder.outputs import HALF_WRITTEN
 from incontext.folder.report import REPORT_NAME, FileReport, FolderReport, open_report
-from incontext.images.masks import (
-    IGNORED,
-    Color,
-    MaskFile,
-    is_painted,
-    natural_order,
-    read_ids,
-    read_mask,
-)
+from incontext.images.ids import IGNORED, MOST_IDS, Color
+from incontext.images.masks import MaskFile, is_painted, read_ids, read_mask
+from incontext.images.names import natural_order
+from incontext.images.write import remove_half_written
 from incontext.sources.places import is_picture
 
 
@@ -185,9 +179,8 @@ def _colored(categories: Categories, file: MaskFile) -> Categories:
 def sweep(folders: Iterable[Path]) -> None:
     """Remove what a killed run had half written in folders of exports."""
     for folder in folders:
-        for path in folder.rglob(".*.part") if folder.is_dir() else ():
-            if HALF_WRITTEN.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        for each in (folder, *folder.rglob("*/")):
+            remove_half_written(each)
 
 
 # -------------------------------------------------------------------------------------------- masks as files

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from incontext.images.gate import stays_inside
-from incontext.images.masks import IGNORED, refuse_special, whole_file
+from incontext.images.ids import IGNORED
+from incontext.images.write import refuse_special, whole_file
 
 REPORT_NAME: Final = "report.json"
 REPORT_FORMAT: Final = "incontext report 2"

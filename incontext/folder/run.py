@@ -25,7 +25,8 @@ from incontext.folder.plan import Query
 from incontext.folder.report import FileReport
 
 if TYPE_CHECKING:  # the engine brings torch, and a plan needs none
-    from incontext.engine import Answer, BatchSize, FittedQuery, PreparedContext, Segmenter
+    from incontext.engine import Answer, FittedQuery, PreparedContext, Segmenter
+    from incontext.options import BatchSize
 
 MOST_WAITING: Final = 64  # pictures before the network, decoded or queued for it, and as many behind it
 PIXELS_WAITING: Final = 64_000_000  # of decoded pictures before the network (0.2 GB), and behind it (0.5 GB)
@@ -38,7 +39,7 @@ Finish: TypeAlias = Callable[[int, FileReport], None]
 """Takes a query's number and what became of it."""
 
 
-class LocalEngine:
+class LocalRunner:
     """Runs queries through a Segmenter of this process. waited: seconds that its network waited for files.
 
     On a CPU several pictures go through the network at a time, each in a thread of its own: threads that share one
@@ -163,7 +164,7 @@ class _Waiting:
 
     position: int
     number: int
-    picture: work.Picture
+    picture: work.DecodedQuery
     fitted: FittedQuery
 
     def after(self, seconds: float) -> _Waiting:
@@ -289,7 +290,7 @@ class _Writer:
             self._unwritten.popleft()[0].result()
         self.waited += time.perf_counter() - start
 
-    def _write(self, picture: work.Picture, answer: Answer, future: Future[FileReport]) -> None:
+    def _write(self, picture: work.DecodedQuery, answer: Answer, future: Future[FileReport]) -> None:
         try:
             future.set_result(work.write(self._outputs, picture, answer))
         except BaseException as error:  # noqa: BLE001  the future's, as an executor would have it

@@ -18,9 +18,10 @@ import numpy as np
 from incontext.folder.outputs import Outputs
 from incontext.folder.plan import Query
 from incontext.folder.report import FileReport
-from incontext.images.masks import IGNORED, encode_gray, encode_image, encode_mask
+from incontext.images.ids import IGNORED, Pixels
 from incontext.images.opening import one_large
-from incontext.images.read import Pixels, read_image
+from incontext.images.read import read_image
+from incontext.images.write import encode_gray, encode_image, encode_mask
 from incontext.sources.find import contents
 from incontext.sources.find import version as version_at
 from incontext.sources.places import Place
@@ -38,7 +39,7 @@ class UnwritableError(OSError):
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class DecodedQuery:
     """A decoded query. image: (H, W, 3) uint8. version: see `version_of`. seconds: what it has cost so far."""
 
     query: Query
@@ -57,7 +58,7 @@ def version_of(query: Query) -> str | None:
     return version_at(query.place)
 
 
-def read(query: Query) -> Picture | FileReport:
+def read(query: Query) -> DecodedQuery | FileReport:
     """Decode a query. Raises nothing: whatever is wrong with a file, the others are not to suffer from it."""
     start = time.perf_counter()
     version = version_of(query)
@@ -65,10 +66,10 @@ def read(query: Query) -> Picture | FileReport:
         image = read_image(contents(query.place), name=str(query), page=query.page or 0)
     except Exception as error:  # noqa: BLE001  broken files make decoders raise nearly anything
         return failure(query, str(query), error, version=version, seconds=time.perf_counter() - start)
-    return Picture(query, image, version, time.perf_counter() - start)
+    return DecodedQuery(query, image, version, time.perf_counter() - start)
 
 
-def write(outputs: Outputs, picture: Picture, painted: Answer) -> FileReport:
+def write(outputs: Outputs, picture: DecodedQuery, painted: Answer) -> FileReport:
     """Read the mask from the network's painting, write the results of a picture and describe them.
 
     The mask comes last: where it is, the others are. Every file appears whole or not at all.
@@ -102,7 +103,7 @@ def write(outputs: Outputs, picture: Picture, painted: Answer) -> FileReport:
     )
 
 
-def _put(outputs: Outputs, picture: Picture, answer: Segmentation) -> None:
+def _put(outputs: Outputs, picture: DecodedQuery, answer: Segmentation) -> None:
     """Write all results of a picture."""
     query = picture.query
     if outputs.overlay:

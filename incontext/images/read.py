@@ -18,6 +18,7 @@ from PIL import Image
 
 from incontext.images import dicom
 from incontext.images.depth import deep_colors, grey_of, is_deep, tag_of
+from incontext.images.ids import Pixels
 from incontext.images.opening import (
     MAX_PIXELS,
     ORIENTATION_TAG,
@@ -30,7 +31,6 @@ from incontext.images.opening import (
     too_large,
 )
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
 Encoded: TypeAlias = bytes | BinaryIO  # a picture file's contents; a stream must be able to seek
 

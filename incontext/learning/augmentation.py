@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageFilter
+
+from incontext.images.resize import resized, resized_mask
 
 Rng = np.random.Generator
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
@@ -99,14 +101,22 @@ def empty_box(mask: np.ndarray, ids: Sequence[int], rng: Rng) -> Box | None:
 def view(image: np.ndarray, mask: np.ndarray, box: Box | None, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Cut and squash: (H, W, 3) and (H, W) -> (h, w, 3) and (h, w), uint8; size: (h, w); no box: the whole picture."""
     left, top, right, bottom = box or (0, 0, mask.shape[1], mask.shape[0])
-    pictures = Image.fromarray(image[top:bottom, left:right]), Image.fromarray(mask[top:bottom, left:right])
-    small = pictures[0].resize(size[::-1], Image.Resampling.BICUBIC, reducing_gap=2.0)
-    return np.asarray(small), np.asarray(pictures[1].resize(size[::-1], Image.Resampling.NEAREST))
+    part = slice(top, bottom), slice(left, right)
+    return resized(image[part], size, quick=True), resized_mask(mask[part], size)
 
 
-def bend(image: np.ndarray, mask: np.ndarray, rng: Rng, changes: Augmentation) -> tuple[np.ndarray, np.ndarray]:
-    """Rotate, shear and scale a view by a random affine map about its middle; what enters at the rim is mirrored."""
-    height, width = mask.shape
+def bending(size: tuple[int, ...], rng: Rng, changes: Augmentation) -> Callable[..., np.ndarray]:
+    """Draw a rotation, shear and scale about the middle of a view; what enters at the rim is mirrored.
+
+    Args:
+        size: height and width of the view.
+        rng: what draws.
+        changes: how far it may go.
+
+    Returns:
+        A function of pixels (H, W) or (H, W, 3), uint8 or float32, and of one of Pillow's kernels, which bends them.
+    """
+    height, width = size
     angle = math.radians(changes.rotation) * float(rng.uniform(-1, 1))
     shear, scale = changes.shear * float(rng.uniform(-1, 1)), math.exp(float(rng.uniform(-0.1, 0.1)))
     c, s = scale * math.cos(angle), scale * math.sin(angle)
@@ -116,11 +126,18 @@ def bend(image: np.ndarray, mask: np.ndarray, rng: Rng, changes: Augmentation) -
     right, down = min(pads[0], width - 1), min(pads[1], height - 1)
     rows, columns = _mirrored(height, down), _mirrored(width, right)
     matrix = (a, b, x + right - a * x - b * y, d, e, y + down - d * x - e * y)
-    bent = []
-    for pixels, kernel in ((image, Image.Resampling.BILINEAR), (mask, Image.Resampling.NEAREST)):
+
+    def bend(pixels: np.ndarray, kernel: Image.Resampling) -> np.ndarray:
         padded = Image.fromarray(pixels[rows][:, columns])
-        bent.append(np.asarray(padded.transform((width, height), Image.Transform.AFFINE, matrix, kernel)))
-    return bent[0], bent[1]
+        return np.asarray(padded.transform((width, height), Image.Transform.AFFINE, matrix, kernel))
+
+    return bend
+
+
+def bend(image: np.ndarray, mask: np.ndarray, rng: Rng, changes: Augmentation) -> tuple[np.ndarray, np.ndarray]:
+    """Rotate, shear and scale a view by a random affine map about its middle; what enters at the rim is mirrored."""
+    move = bending(mask.shape, rng, changes)
+    return move(image, Image.Resampling.BILINEAR), move(mask, Image.Resampling.NEAREST)
 
 
 def _mirrored(length: int, pad: int) -> np.ndarray:

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from incontext.canvas.paint import SHARPNESS, normalise_colors, reading_logits
-from incontext.images.masks import IGNORED
+from incontext.canvas.paint import normalise_colors
+from incontext.canvas.read import SHARPNESS, reading_logits
+from incontext.images.ids import IGNORED
 from incontext.learning.light import shine
-from incontext.network.model import painting_loss
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Batch:
     ids: Tensor  # (B, (N + 1) * side, side) int64, 255 ignored
     colors: Tensor  # (B, K, 3) normalised, row 0 black
     used: Tensor  # (B, K) bool
+    targets: Tensor | None = None  # (B, (N + 1) * rows, columns, D) what a teacher sees in each patch, zeros where none
 
 
 class Stacked(NamedTuple):
@@ -55,12 +56,13 @@ class Stacked(NamedTuple):
     used: Tensor  # (B, K) bool, a palette's real rows
     masked: Tensor  # (B, rows, columns) bool
     lights: Tensor | None = None  # (B, N + 1, 16) float32, in which the images are still to be seen (light.py)
+    targets: Tensor | None = None  # (B, (N + 1) * rows, columns, D) float16, what a teacher sees in each patch
 
 
 def paint_batch(stacked: Stacked, device: torch.device) -> Batch:
     """Move a collated batch to a device, and light, paint and normalise it there."""
     on_device = (None if t is None else t.to(device, non_blocking=True) for t in stacked)
-    images, ids, palettes, used, masked, lights = Stacked(*on_device)  # type: ignore[arg-type]
+    images, ids, palettes, used, masked, lights, targets = Stacked(*on_device)  # type: ignore[arg-type]
     if lights is not None:
         halves = rearrange(images, "b (n h) w c -> (b n) h w c", n=lights.shape[1])
         images = rearrange(shine(halves, lights.flatten(0, 1)), "(b n) h w c -> b (n h) w c", n=lights.shape[1])
@@ -74,7 +76,33 @@ def paint_batch(stacked: Stacked, device: torch.device) -> Batch:
         ids.long(),
         colors,
         used,
+        None if targets is None else targets.float(),
     )
+
+
+def painting_loss(
+    painted: Tensor, mask_canvas: Tensor, masked: Tensor, *, valid: Tensor | None = None, beta: float = 0.01
+) -> Tensor:
+    """Compute the published loss: sum(l1 * masked) / sum(masked), masked broadcast over the channels.
+
+    Args:
+        painted: (B, 3, 2 * side, side), normalised.
+        mask_canvas: What should have been painted, alike.
+        masked: (B, rows, columns) bool, the patches that were hidden.
+        valid: (B, 2 * side, side) bool, false for pixels whose id is unknown: they do not count.
+        beta: Of smooth L1.
+
+    Returns:
+        A scalar, in float32 at least.
+    """
+    patch = painted.shape[-1] // masked.shape[-1]
+    weight = masked.repeat_interleave(patch, dim=1).repeat_interleave(patch, dim=2)
+    if valid is not None:
+        weight = weight & valid
+    dtype = torch.promote_types(painted.dtype, torch.float32)
+    weight = weight.unsqueeze(1).to(dtype).expand_as(painted)
+    per_pixel = F.smooth_l1_loss(painted.to(dtype), mask_canvas.to(dtype), beta=beta, reduction="none")
+    return (per_pixel * weight).sum() / weight.sum().clamp_min(1.0)
 
 
 def judged(batch: Batch) -> tuple[Tensor, Tensor]:

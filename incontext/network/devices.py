@@ -5,12 +5,10 @@ Never falls back to another device than asked for. Refuses to know networks and 
 
 import ctypes
 import platform
-from typing import Literal
 
 import torch
 
-DeviceName = str
-DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+from incontext.options import DeviceName, DtypeName
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h, in bytes
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -45,6 +43,12 @@ def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
     if device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()):  # noqa: SLF001
         return torch.bfloat16
     return torch.float32
+
+
+def products_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
+    """Within it, matrix products and convolutions of float32 tensors happen in that precision."""
+    reduced = dtype != torch.float32
+    return torch.autocast(device.type, dtype if reduced else None, enabled=reduced)
 
 
 def keep_freed_memory() -> None:

@@ -17,17 +17,17 @@ import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from incontext.images.masks import whole_file
-from incontext.network.model import ModelConfig
+from incontext.images.write import whole_file
+from incontext.network.config import ModelConfig
+from incontext.options import Layout
 
-Layout = Literal["incontext", "published", "transformers"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 # The one entry of ours in a safetensors file's metadata: {"config": ..., "metadata": ...}. One, because the library

@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from incontext.network.attention import choose_kernel
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 
 
 @lru_cache(maxsize=256)
@@ -85,12 +86,19 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.bytes -= size
 
 
-@dataclass
+@dataclass(frozen=True)
 class Room:
     """What fits at a time: ``batch`` queries, and ``chunk`` halves of canvases in a block."""
 
     batch: int
     chunk: int
+
+    @property
+    def halved(self) -> Room | None:
+        """Half of it: fewer queries first, then fewer prompts; None where it is one of each."""
+        if self.batch > 1:
+            return replace(self, batch=(self.batch + 1) // 2)
+        return replace(self, chunk=(self.chunk + 1) // 2) if self.chunk > 1 else None
 
 
 def plan(

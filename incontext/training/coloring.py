@@ -16,8 +16,10 @@ from einops import rearrange
 from torch import Tensor
 
 from incontext.learning.losses import LossWeights, Stacked
-from incontext.network.model import Seen, SegGPT, Task
-from incontext.training.episodes import Episode
+from incontext.network.model import Seen, SegGPT
+from incontext.options import Task
+from incontext.training.episodes import DrawnEpisode
+from incontext.training.features import Targets
 from incontext.training.hints import reveal
 
 
@@ -75,24 +77,46 @@ class Painted:
     palette: np.ndarray  # (K + 1, 3) uint8
     masked: np.ndarray  # ((N + 1) * grid, grid) bool
     lights: np.ndarray | None  # (N + 1, 16) float32, in which the images are still to be seen
+    targets: np.ndarray | None = None  # ((N + 1) * grid, grid, D) float16, what a teacher sees in each patch, or zeros
 
 
-def paint_episode(episode: Episode, rng: np.random.Generator, *, patch: int, coloring: Coloring) -> Painted:
-    """Draw the colours of an episode and the patches that it hides; hinted patches of the query's mask become flat.
+def paint_episode(
+    episode: DrawnEpisode, rng: np.random.Generator, *, patch: int, coloring: Coloring, targets: Targets | None = None
+) -> Painted:
+    """Draw the colours of an episode and the patches that it hides; hinted patches of a mask become flat.
 
     With several prompts it hides the whole query mask, always.
+
+    Args:
+        episode: what is to be seen and painted.
+        rng: what draws.
+        patch: pixels along the side of a patch.
+        coloring: how masks are painted and hidden.
+        targets: what a teacher sees in the pictures of the episode, which then carries where its pixels come from.
     """
     grid = episode.masks.shape[-1] // patch
     masks, palette = episode.masks, random_palette(rng, episode.count, coloring)
     masked = np.zeros((len(masks) * grid, grid), dtype=bool)
     masked[-grid:] = True
-    if len(masks) == 2 and rng.random() >= coloring.hide_query:
+    if episode.way == "without masks":
+        masked[:] = True
+    elif episode.way == "by hints alone":
+        hinted, revealed = reveal(masks[1], episode.count, patch, rng, every_id=True)
+        masks, masked = np.stack([hinted, hinted]), ~np.concatenate([revealed, revealed])
+    elif episode.way == "by hints":
+        hinted, revealed = reveal(masks[1], episode.count, patch, rng, every_id=True)
+        masks, masked[grid:] = np.stack([masks[0], hinted]), ~revealed
+    elif len(masks) == 2 and rng.random() >= coloring.hide_query:
         if rng.random() < coloring.hints:
-            hinted, revealed = reveal(masks[1], episode.count, patch, rng)
+            hinted, revealed = reveal(masks[1], episode.count, patch, rng, every_id=False)
             masks, masked[grid:] = np.stack([masks[0], hinted]), ~revealed
         else:
             masked = random_masked(rng, grid, coloring)
-    return Painted(episode.images, masks, palette, masked, episode.lights)
+    seen = None
+    if targets is not None and episode.origins is not None:
+        middles = episode.origins[:, patch // 2 :: patch, patch // 2 :: patch]
+        seen = targets.at(rearrange(middles, "n r w c -> (n r) w c"))
+    return Painted(episode.images, masks, palette, masked, episode.lights, seen)
 
 
 def collate(episodes: Sequence[Painted]) -> Stacked:
@@ -107,6 +131,7 @@ def collate(episodes: Sequence[Painted]) -> Stacked:
     ids = rearrange(np.stack([e.masks for e in episodes]), "b n h w -> b (n h) w")
     masked = np.stack([e.masked for e in episodes])
     unlit = [e.lights for e in episodes if e.lights is not None]
+    taught = [e.targets for e in episodes if e.targets is not None]
     return Stacked(
         images=torch.from_numpy(images),
         ids=torch.from_numpy(ids),
@@ -114,6 +139,7 @@ def collate(episodes: Sequence[Painted]) -> Stacked:
         used=torch.from_numpy(used),
         masked=torch.from_numpy(masked),
         lights=torch.from_numpy(np.stack(unlit)) if unlit else None,
+        targets=torch.from_numpy(np.stack(taught)) if taught else None,
     )
 
 

@@ -12,29 +12,46 @@ and worker. This module refuses to know tensors, colours and the network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
-from incontext.learning.augmentation import Augmentation, Cut, bend, choose_box, degrade, empty_box, view
+from incontext.images.ids import IGNORED
+from incontext.images.resize import cells, mosaic
+from incontext.learning.augmentation import Augmentation, Box, Cut, bending, choose_box, degrade, empty_box, view
 from incontext.learning.light import AS_IT_IS, Light, draw_light, lit
-from incontext.training.scenes.moving import render_clip
-from incontext.training.scenes.scene import render_views
-from incontext.training.sets import IGNORED, ImageSet
+from incontext.training.scenes import render_clip, render_views
+from incontext.training.sets import ImageSet
 
 MIN_MARKED = 4  # pixels that a prompt's mask marks at least
 MIN_CELL = 16  # pixels along the side of the smallest picture of a mosaic
-Picture = tuple[np.ndarray, np.ndarray]  # (h, w, 3) and (h, w) uint8
 Grid = tuple[int, int]  # rows and columns of pictures; (1, 1): no mosaic
+Way = Literal["by example", "by hints", "by hints alone", "without masks"]  # what tells the network what to paint
 _MOSAICS: tuple[Grid, ...] = ((2, 2), (2, 2), (2, 2), (3, 3), (1, 2), (2, 1))
+
+
+class Sight(NamedTuple):
+    """A part of a picture as an episode shows it."""
+
+    image: np.ndarray  # (h, w, 3) uint8
+    mask: np.ndarray  # (h, w) uint8
+    # (h, w, 3) float32, where each pixel comes from: the number of the picture in all sets, -1 for none; y and x in it,
+    # in 0..1. None where nobody wants to know.
+    origin: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How episodes are drawn. Shares are probabilities."""
 
+    without_masks: float = 0.0  # episodes of which only the images are looked at, for a teacher
+    by_hints_alone: float = 0.0  # of the others with one prompt: one picture, of which hints say what to paint
+    by_hints: float = 0.0  # ... and an example whose query's hints ask for something else than the example shows
+    one_of_several: float = 0.6  # of those two: one of several things of a kind, which the hints tell apart
     rendered: float = 0.15  # episodes of rendered scenes, the rest from the folders
     moving: float = 0.2  # of those without mosaics: frames of one rendered video instead of separate pictures
     two_views: float = 0.15  # of the episodes from semantic folders: two views of one picture instead of two pictures
@@ -52,7 +69,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Episode:
+class DrawnEpisode:
     """N prompts and, last, a query. Ids are 1..count, 0 background, 255 ignored."""
 
     images: np.ndarray  # (N + 1, side, side, 3) uint8
@@ -61,6 +78,8 @@ class Episode:
     lights: np.ndarray | None = (
         None  # (N + 1, 16) float32, in which the images are still to be seen (learning/light.py)
     )
+    origins: np.ndarray | None = None  # (N + 1, side, side, 3) float32, where each pixel comes from
+    way: Way = "by example"
 
 
 class _Chooser:
@@ -96,11 +115,32 @@ class EpisodeSource:
     """Episode number i of a seed, from sets of pictures and from the renderer."""
 
     def __init__(
-        self, sets: Sequence[ImageSet], sampling: Sampling, *, side: int, seed: int, unlit: bool = False
+        self,
+        sets: Sequence[ImageSet],
+        sampling: Sampling,
+        *,
+        side: int,
+        seed: int,
+        unlit: bool = False,
+        traced: bool = False,
     ) -> None:
-        """unlit: episodes carry the light in which their images are to be seen, for whoever lights many at once."""
+        """Take the sets to draw from.
+
+        Args:
+            sets: of pictures; those that show nothing serve episodes without masks alone.
+            sampling: how episodes are drawn.
+            side: pixels along the side of a prompt or query.
+            seed: of all episodes.
+            unlit: episodes carry the light in which their images are to be seen, for whoever lights many at once.
+            traced: episodes carry where each of their pixels comes from.
+        """
         self.unlit = unlit
+        self.traced = traced
+        self.everything = tuple(sets)
+        before = np.cumsum([0, *(len(each.images) for each in sets)]).tolist()
         self.sets = tuple(each for each in sets if each.by_id)  # what shows nothing can ask for nothing
+        self.first_of = {id(each): first for each, first in zip(sets, before, strict=False)}
+        self.all_cumulated = np.cumsum([len(each.images) ** sampling.set_balance for each in sets])
         self.sampling = sampling
         self.side = side
         self.seed = seed
@@ -113,20 +153,28 @@ class EpisodeSource:
         groups = [{n for n, names in enumerate(sampling.domains) if each.name in names} for each in self.sets]
         self.foreign = [[j for j, b in enumerate(groups) if a and b and not a & b] for a in groups]
 
-    def __getitem__(self, index: int) -> Episode:
+    def __getitem__(self, index: int) -> DrawnEpisode:
         return self.draw(index)
 
-    def draw(self, index: int, shots: int = 1) -> Episode:
+    def draw(self, index: int, shots: int = 1) -> DrawnEpisode:
         """Episode number ``index`` with so many prompts."""
         rng = np.random.default_rng([self.seed, index])
         for _ in range(4):
             episode = self._draw(rng, shots)
+            if episode.way == "without masks":
+                break
             marked = (episode.masks[:-1] > 0) & (episode.masks[:-1] != IGNORED)
             if marked.sum(axis=(1, 2)).min() >= MIN_MARKED:
                 break  # otherwise a prompt asks for nothing that can be seen
         return episode
 
-    def _draw(self, rng: np.random.Generator, shots: int) -> Episode:
+    def _draw(self, rng: np.random.Generator, shots: int) -> DrawnEpisode:
+        some = self.sampling
+        if self.everything and rng.random() < some.without_masks:
+            return self._without_masks(rng, shots)
+        way = rng.random() if self.sets and shots == 1 else 1.0
+        if way < some.by_hints_alone + some.by_hints:
+            return self._by_hints(rng, alone=way < some.by_hints_alone)
         prompt, query = self._grids(rng)
         grids = (*[prompt] * shots, query)
         absent = bool(rng.random() < self.sampling.absent)
@@ -144,7 +192,7 @@ class EpisodeSource:
 
     # --- from the renderer
 
-    def _rendered(self, rng: np.random.Generator, grids: Sequence[Grid], absent: bool) -> Episode:
+    def _rendered(self, rng: np.random.Generator, grids: Sequence[Grid], absent: bool) -> DrawnEpisode:
         counts = [_filled(grid, rng) for grid in grids]
         sides = [max(MIN_CELL, *self._cell(g)) for g, count in zip(grids, counts, strict=True) for _ in range(count)]
         queries = range(sum(counts[:-1]), len(sides))
@@ -153,24 +201,24 @@ class EpisodeSource:
             views = list(render_clip(rng, (self.side, self.side), len(sides), every=int(rng.integers(1, 30))))
         else:
             views = render_views(rng, sides, without=without)
-        halves = _split(views, counts)
-        shown = np.unique([i for half in halves[:-1] for _, mask in half for i in np.unique(mask) if i])
-        found = np.unique([i for _, mask in halves[-1] for i in np.unique(mask) if i])
+        halves = _split([Sight(*each) for each in views], counts)
+        shown = np.unique([i for half in halves[:-1] for each in half for i in np.unique(each.mask) if i])
+        found = np.unique([i for each in halves[-1] for i in np.unique(each.mask) if i])
         asked = np.setdiff1d(shown, found) if absent else shown
         if absent and not len(asked):  # nothing is gone: the query comes from another scene
             asked, halves[-1] = shown, self._strangers(rng, grids[-1], counts[-1])
         ids = self._choose_ids(rng, asked.tolist()) or [1]
-        masked = [[(image, relabel(mask, ids)) for image, mask in half] for half in halves]
+        masked = [[_asking(each, ids) for each in half] for half in halves]
         return self._episode(rng, masked, grids, len(ids))
 
-    def _strangers(self, rng: np.random.Generator, grid: Grid, count: int) -> list[Picture]:
+    def _strangers(self, rng: np.random.Generator, grid: Grid, count: int) -> list[Sight]:
         """Rendered pictures of which nothing is asked."""
         views = render_views(rng, [max(MIN_CELL, *self._cell(grid))] * count)
-        return [(image, np.zeros_like(mask)) for image, mask in views]
+        return [Sight(image, np.zeros_like(mask)) for image, mask in views]
 
     # --- from folders
 
-    def _drawn(self, rng: np.random.Generator, which: int, grids: Sequence[Grid], absent: bool) -> Episode:
+    def _drawn(self, rng: np.random.Generator, which: int, grids: Sequence[Grid], absent: bool) -> DrawnEpisode:
         source, chooser, some = self.sets[which], self.choosers[which], self.sampling
         counts = [_filled(grid, rng) for grid in grids]
         two_views = source.regions or (not absent and rng.random() < some.two_views)
@@ -182,7 +230,7 @@ class EpisodeSource:
         drawn = [first] * sum(counts) if two_views else chooser.showing(focus, sum(counts), rng)
         prompts, queries = drawn[: -counts[-1]], drawn[-counts[-1] :]
         lacking = () if two_views else source.without[focus]
-        others: list[Picture] | None = None
+        others: list[Sight] | None = None
         shown = sorted({i for number in prompts for i in source.ids[number]} - {focus})
         if absent and len(lacking) and rng.random() < 0.5:
             queries = [int(number) for number in rng.choice(lacking, counts[-1])]
@@ -195,10 +243,10 @@ class EpisodeSource:
         ids = self._choose_ids(rng, shown, first=focus)
         cut = replace(some.cut, whole=bool(rng.random() < some.whole_pictures))
         seen = [self._seen(rng, source, n, focus, grids[0], cut, two_views and k > 0) for k, n in enumerate(prompts)]
-        halves = _split([(image, relabel(mask, ids)) for image, mask in seen], counts[:-1])
+        halves = _split([_asking(each, ids) for each in seen], counts[:-1])
         if others is None:
             seen = [self._seen(rng, source, n, focus, grids[-1], cut, two_views) for n in queries]
-            halves.append([(image, relabel(mask, ids)) for image, mask in seen])
+            halves.append([_asking(each, ids) for each in seen])
             if two_views and grids[0] == grids[-1] and rng.random() < 0.5:
                 halves.reverse()
         else:
@@ -215,17 +263,15 @@ class EpisodeSource:
 
     def _beside(
         self, rng: np.random.Generator, source: ImageSet, numbers: Sequence[int], focus: int, grid: Grid
-    ) -> list[Picture]:
+    ) -> list[Sight]:
         """Parts of pictures beside the thing that they show, half of the time; nothing where no part is without it."""
         boxes = [empty_box(source.masks[number], (focus, IGNORED), rng) for number in numbers]
         if rng.random() < 0.5 or None in boxes:
             return []
-        seen = [
-            view(source.images[n], source.masks[n], b, self._cell(grid)) for n, b in zip(numbers, boxes, strict=True)
-        ]
-        return [(image, np.zeros_like(mask)) for image, mask in seen]
+        seen = [self._view(source, n, box, self._cell(grid)) for n, box in zip(numbers, boxes, strict=True)]
+        return [each._replace(mask=np.zeros_like(each.mask)) for each in seen]
 
-    def _elsewhere(self, rng: np.random.Generator, which: int, grid: Grid, count: int) -> list[Picture]:
+    def _elsewhere(self, rng: np.random.Generator, which: int, grid: Grid, count: int) -> list[Sight]:
         """Pictures that cannot show what a set asks for: of another domain, or rendered where there is none.
 
         Not rendered ones otherwise: that a drawing beside a photograph is without the thing would be all they teach.
@@ -233,20 +279,96 @@ class EpisodeSource:
         if not self.foreign[which]:
             return self._strangers(rng, grid, count)
         other = self.sets[self.foreign[which][int(rng.integers(len(self.foreign[which])))]]
-        pictures = [other.images[int(number)] for number in rng.integers(len(other.images), size=count)]
-        size = self._cell(grid)
-        return [view(image, np.zeros(image.shape[:2], np.uint8), None, size) for image in pictures]
+        numbers = [int(number) for number in rng.integers(len(other.images), size=count)]
+        seen = [self._view(other, number, None, self._cell(grid)) for number in numbers]
+        return [each._replace(mask=np.zeros_like(each.mask)) for each in seen]
 
     def _seen(
         self, rng: np.random.Generator, source: ImageSet, number: int, focus: int, grid: Grid, cut: Cut, again: bool
-    ) -> Picture:
+    ) -> Sight:
         """A view of a picture. ``again``: the episode shows the picture already, so not as a whole, or the answer
         would be a copy of the mask; and perhaps mirrored."""
-        image, mask = source.images[number], source.masks[number]
         height, width = self._cell(grid)
-        box = choose_box(mask, focus, rng, replace(cut, whole=False) if again else cut, pixels=height * width)
-        image, mask = view(image, mask, box, (height, width))
-        return (image[:, ::-1], mask[:, ::-1]) if again and rng.random() < 0.25 else (image, mask)
+        cut = replace(cut, whole=False) if again else cut
+        box = choose_box(source.masks[number], focus, rng, cut, pixels=height * width)
+        seen = self._view(source, number, box, (height, width))
+        return _moved(seen, lambda a: a[:, ::-1]) if again and rng.random() < 0.25 else seen
+
+    def _view(self, source: ImageSet, number: int, box: Box | None, size: tuple[int, int]) -> Sight:
+        """A part of a picture, all of it where there is no box, at (height, width)."""
+        image, mask = view(source.images[number], source.masks[number], box, size)
+        if not self.traced:
+            return Sight(image, mask)
+        return Sight(image, mask, origin_of(self.first_of[id(source)] + number, source.masks[number].shape, box, size))
+
+    # --- for a teacher
+
+    def _without_masks(self, rng: np.random.Generator, shots: int) -> DrawnEpisode:
+        """Pictures of one set, or twice the same, of which nothing is asked."""
+        source, some = self.everything[_pick(self.all_cumulated, rng)], self.sampling
+        numbers = rng.integers(len(source.images), size=shots + 1).tolist()
+        if rng.random() < 0.5:
+            numbers = [numbers[0]] * (shots + 1)
+        cut = replace(some.cut, whole=bool(rng.random() < some.whole_pictures))
+        halves = []
+        for at, number in enumerate(numbers):
+            again = at > 0 and number == numbers[0]
+            seen = self._seen(rng, source, number, IGNORED, (1, 1), cut, again)
+            halves.append([seen._replace(mask=np.full_like(seen.mask, IGNORED))])
+        episode = self._episode(rng, halves, [(1, 1)] * len(halves), 1)
+        return replace(episode, way="without masks")
+
+    # --- by hints
+
+    def _by_hints(self, rng: np.random.Generator, *, alone: bool) -> DrawnEpisode:
+        """A query of which hints say what is asked, and an example that shows something else, or the query itself."""
+        some, grid = self.sampling, (1, 1)
+        which = _pick(self.cumulated, rng)
+        source, chooser = self.sets[which], self.choosers[which]
+        if source.regions:
+            number, focus = self._region(rng, source, chooser)
+            first = number
+        else:
+            focus = chooser.focus(rng)
+            first, number = chooser.showing(focus, 2, rng)
+        cut = replace(some.cut, whole=bool(rng.random() < some.whole_pictures))
+        query = self._seen(rng, source, number, focus, grid, cut, first == number and not alone)
+        asked = self._pointed_at(rng, query.mask, focus, source.regions, other=not alone)
+        count = max(1, int(asked[asked != IGNORED].max(initial=0)))
+        if alone:
+            episode = self._episode(rng, [[query._replace(mask=asked)]], [grid], count)
+            twice = {
+                name: None if value is None else np.concatenate([value, value])
+                for name, value in (
+                    ("images", episode.images),
+                    ("masks", episode.masks),
+                    ("lights", episode.lights),
+                    ("origins", episode.origins),
+                )
+            }
+            return replace(episode, way="by hints alone", **twice)  # type: ignore[arg-type]
+        example = _asking(self._seen(rng, source, first, focus, grid, cut, False), [focus])
+        halves = [[example], [query._replace(mask=asked)]]
+        return replace(self._episode(rng, halves, [grid, grid], count), way="by hints")
+
+    def _pointed_at(
+        self, rng: np.random.Generator, mask: np.ndarray, focus: int, regions: bool, *, other: bool
+    ) -> np.ndarray:
+        """What hints ask for: one or several of the things of a kind, or ``other`` kinds; ids 1 and up."""
+        kinds = [int(i) for i in np.unique(mask) if i not in (0, IGNORED)]
+        strange = [i for i in kinds if i != focus]
+        kind = strange[int(rng.integers(len(strange)))] if other and strange and rng.random() < 0.7 else focus
+        asked = np.where(mask == IGNORED, IGNORED, mask == kind).astype(np.uint8)
+        if regions or rng.random() >= self.sampling.one_of_several:
+            return asked
+        parts, count = ndimage.label(asked == 1)
+        large = [n for n in range(1, count + 1) if (parts == n).sum() >= MIN_MARKED]
+        if len(large) > 1:
+            taken = rng.permutation(large)[: 2 if rng.random() < 0.3 else 1]
+            asked[asked == 1] = 0
+            for at, part in enumerate(taken, start=1):
+                asked[parts == part] = at
+        return asked
 
     # --- for both
 
@@ -263,48 +385,93 @@ class EpisodeSource:
         return -(-self.side // grid[0]), -(-self.side // grid[1])
 
     def _episode(
-        self, rng: np.random.Generator, halves: Sequence[Sequence[Picture]], grids: Sequence[Grid], count: int
-    ) -> Episode:
+        self, rng: np.random.Generator, halves: Sequence[Sequence[Sight]], grids: Sequence[Grid], count: int
+    ) -> DrawnEpisode:
         """Change every picture for itself, tile each half, and turn or mirror both."""
         some = self.sampling.augmentation
         turn = int(rng.integers(4)) if rng.random() < some.turn else 0
         mirror = bool(rng.random() < some.mirror)
-        images, masks, lights = [], [], list[Light]()
+        shown, lights = list[Sight](), list[Light]()
         for half, grid in zip(halves, grids, strict=True):
-            changed, light = [], AS_IT_IS
-            for image, mask in half:
-                if rng.random() < some.bend:
-                    image, mask = bend(image, mask, rng, some)  # noqa: PLW2901
-                image, drawn = degrade(image, rng, some), draw_light(rng, some)  # noqa: PLW2901
+            changed, light = list[Sight](), AS_IT_IS
+            for each in half:
+                bent = _bent(each, rng, some) if rng.random() < some.bend else each
+                image, drawn = degrade(bent.image, rng, some), draw_light(rng, some)
                 if grid == (1, 1):
                     light = drawn
                 else:  # in a mosaic each picture has a light of its own
-                    image = lit(image, drawn)  # noqa: PLW2901
-                changed.append((image, mask))
-            image, mask = tile(changed, grid, self.side)
-            image, mask = (np.rot90(a[:, ::-1] if mirror else a, turn) for a in (image, mask))
-            images.append(image if self.unlit else lit(image, light))
-            masks.append(mask)
+                    image = lit(image, drawn)
+                changed.append(bent._replace(image=image))
+            tiled = _moved(tile(changed, grid, self.side), lambda a: np.rot90(a[:, ::-1] if mirror else a, turn))
+            shown.append(tiled if self.unlit else tiled._replace(image=lit(tiled.image, light)))
             lights.append(light)
-        return Episode(np.stack(images), np.stack(masks), count, np.stack(lights) if self.unlit else None)
+        return DrawnEpisode(
+            np.stack([each.image for each in shown]),
+            np.stack([each.mask for each in shown]),
+            count,
+            np.stack(lights) if self.unlit else None,
+            np.stack([self._traced(each) for each in shown]) if self.traced else None,
+        )
+
+    @staticmethod
+    def _traced(sight: Sight) -> np.ndarray:
+        """Where pixels come from; from no picture where that is not known, as of what is rendered."""
+        return np.full((*sight.mask.shape, 3), -1, np.float32) if sight.origin is None else sight.origin
 
 
-def tile(pictures: Sequence[Picture], grid: Grid, side: int) -> Picture:
+def origin_of(number: int, shape: tuple[int, ...], box: Box | None, size: tuple[int, int]) -> np.ndarray:
+    """Return where the pixels of a view come from: (h, w, 3) float32, see :class:`Sight`.
+
+    Args:
+        number: of the picture.
+        shape: its height and width.
+        box: the part that the view shows, None for all of it.
+        size: height and width of the view.
+    """
+    left, top, right, bottom = box or (0, 0, shape[1], shape[0])
+    y = (top + (np.arange(size[0]) + 0.5) * (bottom - top) / size[0]) / shape[0]
+    x = (left + (np.arange(size[1]) + 0.5) * (right - left) / size[1]) / shape[1]
+    return np.stack(np.broadcast_arrays(np.float32(number), y[:, None], x[None]), axis=-1).astype(np.float32)
+
+
+def _moved(sight: Sight, move: Callable[[np.ndarray], np.ndarray]) -> Sight:
+    """The same with all of its pixels moved alike."""
+    return Sight(*(None if each is None else move(each) for each in sight))  # type: ignore[arg-type]
+
+
+def _asking(sight: Sight, ids: Sequence[int]) -> Sight:
+    """The same with the ids asked for as 1..K."""
+    return sight._replace(mask=relabel(sight.mask, ids))
+
+
+def _bent(sight: Sight, rng: np.random.Generator, changes: Augmentation) -> Sight:
+    """The same, rotated, sheared and scaled a little."""
+    bend = bending(sight.mask.shape, rng, changes)
+    origin = sight.origin
+    if origin is not None:
+        places = [bend(np.ascontiguousarray(origin[..., axis]), Image.Resampling.BILINEAR) for axis in (1, 2)]
+        origin = np.stack([origin[..., 0], *places], axis=-1)
+    nearest = Image.Resampling.NEAREST
+    return Sight(bend(sight.image, Image.Resampling.BILINEAR), bend(sight.mask, nearest), origin)
+
+
+def tile(pictures: Sequence[Sight], grid: Grid, side: int) -> Sight:
     """Pictures side by side in a square, row by row; where there are fewer than cells, they repeat."""
-    if grid == (1, 1) and pictures[0][1].shape == (side, side):
+    if grid == (1, 1) and pictures[0].mask.shape == (side, side):
         return pictures[0]
-    image, mask = np.empty((side, side, 3), np.uint8), np.empty((side, side), np.uint8)
-    rows, columns = (np.linspace(0, side, count + 1).round().astype(int) for count in grid)
-    for cell in range(grid[0] * grid[1]):
-        row, column = divmod(cell, grid[1])
-        part = slice(rows[row], rows[row + 1]), slice(columns[column], columns[column + 1])
-        height, width = image[part].shape[:2]
-        shown, marked = pictures[cell % len(pictures)]
-        if shown.shape[0] - height not in (0, 1) or shown.shape[1] - width not in (0, 1):
-            shown = np.asarray(Image.fromarray(shown).resize((width, height), Image.Resampling.BICUBIC))
-            marked = np.asarray(Image.fromarray(marked).resize((width, height), Image.Resampling.NEAREST))
-        image[part], mask[part] = shown[:height, :width], marked[:height, :width]
-    return image, mask
+    image, mask = mosaic([(each.image, each.mask) for each in pictures], grid, side, cut=1)
+    if all(each.origin is None for each in pictures):
+        return Sight(image, mask)
+    origin = np.full((side, side, 3), -1, np.float32)
+    for number, at in enumerate(cells(grid, side)):
+        places, size = pictures[number % len(pictures)].origin, mask[at].shape
+        if places is None:
+            continue
+        if any(old - new not in (0, 1) for old, new in zip(places.shape, size, strict=False)):
+            rows, columns = (np.arange(new) * old // new for new, old in zip(size, places.shape, strict=False))
+            places = places[np.ix_(rows, columns)]
+        origin[at] = places[: size[0], : size[1]]
+    return Sight(image, mask, origin)
 
 
 def relabel(mask: np.ndarray, ids: Sequence[int]) -> np.ndarray:
@@ -321,7 +488,7 @@ def _pick(cumulated: np.ndarray, rng: np.random.Generator) -> int:
     return int(np.searchsorted(cumulated, rng.random() * cumulated[-1], side="right"))
 
 
-def _split(pictures: Sequence[Picture], counts: Sequence[int]) -> list[list[Picture]]:
+def _split(pictures: Sequence[Sight], counts: Sequence[int]) -> list[list[Sight]]:
     """As many pictures for each half as are counted."""
     ends = np.cumsum(counts).tolist()
     return [list(pictures[end - count : end]) for end, count in zip(ends, counts, strict=True)]

@@ -1,59 +1,109 @@
 """Hints: a few patches of the query's own mask, revealed as a user's clicks, scribbles and boxes would reveal them.
 
-A hint speaks of whole patches in one flat id, as a click does that knows nothing of edges; the mask under a revealed
-patch is flattened to it. Refuses to know pictures, colours and tensors.
+A hint points at a pixel, and its whole patch then says what that pixel is, by the rule that holds for users' hints
+(canvas/hints.py); the mask under a revealed patch is flattened to it. Refuses to know pictures, colours and tensors.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from einops import rearrange, repeat
+from einops import repeat
 
-from incontext.training.sets import IGNORED
+from incontext.canvas.hints import middles, outside, patch_of, reveal_pixels
+from incontext.images.ids import IGNORED
 
 Rng = np.random.Generator
 _STEPS = np.array([[0, 1], [1, 0], [0, -1], [-1, 0]])
+_NEAR = 3  # patches from a thing that are still beside it
 
 
-def reveal(mask: np.ndarray, count: int, patch: int, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
+def reveal(mask: np.ndarray, count: int, patch: int, rng: Rng, *, every_id: bool) -> tuple[np.ndarray, np.ndarray]:
     """Hint at some patches of a query's mask: clicks (half of the time), a scribble or a box.
 
-    mask: (side, side) ids 0..count, 255 ignored. Returns the mask with each hinted patch flat in its id, and
-    which patches those are, (rows, columns) bool. Nothing is hinted at where nothing is certain.
+    Args:
+        mask: (side, side) ids 0..count, 255 ignored.
+        count: of ids.
+        patch: pixels along the side of a patch.
+        rng: what draws.
+        every_id: whether each id that is there is pointed at, because nothing else says what it is.
+
+    Returns:
+        The mask with each hinted patch flat in its id, and which patches those are, (rows, columns) bool. Nothing is
+        hinted at where nothing is known.
     """
     grid = mask.shape[0] // patch
-    cells = rearrange(mask, "(r p) (c q) -> r c (p q)", p=patch, q=patch)
-    shares = np.stack([(cells == i).mean(axis=-1) for i in range(count + 1)], axis=-1)  # (rows, columns, ids)
-    flat = shares.argmax(axis=-1)
-    things, empty = shares[..., 1:].max(axis=-1), shares[..., 0] >= 0.95
-    if things.max(initial=0.0) > 0:
-        sure = things >= min(0.6, float(things.max()))  # a thing thinner than a patch is clicked on all the same
-        flat = np.where(sure, shares[..., 1:].argmax(axis=-1) + 1, flat)
-    else:
-        sure = np.zeros_like(empty)
+    said = np.full((grid, grid), IGNORED, np.uint8)  # what each patch says, where it says anything
+    at_middles = np.ix_(*middles((len(mask), len(mask)), grid))
+    middle = mask[at_middles]
     way = rng.random()
-    chosen = np.zeros((grid, grid), dtype=bool)
     if way < 0.25:
-        chosen = _box(mask, patch, rng) & ~(cells == IGNORED).any(axis=-1)
-        flat = np.where(chosen, 0, flat)
-    if way < 0.5 and not chosen.any():
-        chosen = _scribble(sure if sure.any() and rng.random() < 0.7 else empty, rng)
-    if not chosen.any():
-        chosen = _clicks(sure, empty, rng)
-    hinted = repeat(flat, "r c -> (r p) (c q)", p=patch, q=patch).astype(np.uint8)
-    where = repeat(chosen, "r c -> (r p) (c q)", p=patch, q=patch)
-    return np.where(where, hinted, mask), chosen
+        said[_box(mask, patch, rng)] = 0
+        if rng.random() < 0.5:  # and what the middle of the box is, or all of a part of it that is of one id
+            _inside(said, mask, patch, rng)
+        said[(mask == IGNORED).reshape(grid, patch, grid, patch).any(axis=(1, 3))] = IGNORED
+    if way < 0.5 and (said == IGNORED).all():
+        thing = (middle != 0) & (middle != IGNORED)
+        along = _scribble(thing if thing.any() and rng.random() < 0.7 else middle == 0, rng)
+        pointed = np.full_like(mask, IGNORED)
+        pointed[at_middles] = np.where(along, middle, IGNORED)
+        said = reveal_pixels(pointed, grid)
+    if (said == IGNORED).all():
+        _clicks(said, mask, count, patch, rng)
+    if every_id:
+        for each in range(1, count + 1):
+            if not (said == each).any():
+                _click(said, mask == each, each, rng)
+    chosen = said != IGNORED
+    flat = repeat(said, "r c -> (r p) (c q)", p=patch, q=patch)
+    return np.where(flat != IGNORED, flat, mask).astype(np.uint8), chosen
 
 
-def _clicks(sure: np.ndarray, empty: np.ndarray, rng: Rng) -> np.ndarray:
-    """One to five single patches, on things or beside them."""
-    chosen = np.zeros_like(sure)
+def _click(said: np.ndarray, allowed: np.ndarray, value: int, rng: Rng) -> None:
+    """Point at one pixel of those that are allowed, if there are any."""
+    places = np.flatnonzero(allowed)
+    if len(places):
+        row, column = divmod(int(places[rng.integers(len(places))]), allowed.shape[1])
+        said[patch_of(column, row, allowed.shape, len(said))] = value
+
+
+def _clicks(said: np.ndarray, mask: np.ndarray, count: int, patch: int, rng: Rng) -> None:
+    """One to five clicks, on things or beside them, often near them."""
+    there = [i for i in range(1, count + 1) if (mask == i).any()]
     for number in range(int(rng.integers(1, 6))):
-        on_thing = sure.any() and rng.random() < (0.8 if number == 0 else 0.5)
-        places = np.flatnonzero(sure if on_thing else empty)
-        if len(places):
-            chosen.flat[places[rng.integers(len(places))]] = True
-    return chosen
+        if there and rng.random() < (0.8 if number == 0 else 0.5):
+            value = there[int(rng.integers(len(there)))]
+            _click(said, mask == value, value, rng)
+            continue
+        empty = mask == 0
+        if there and rng.random() < 0.6:
+            rows, columns = np.nonzero((mask != 0) & (mask != IGNORED))
+            reach = _NEAR * patch
+            part = (
+                slice(max(0, rows.min() - reach), rows.max() + reach + 1),
+                slice(max(0, columns.min() - reach), columns.max() + reach + 1),
+            )
+            near = np.zeros_like(empty)
+            near[part] = empty[part]
+            empty = near
+        _click(said, empty, 0, rng)
+
+
+def _inside(said: np.ndarray, mask: np.ndarray, patch: int, rng: Rng) -> None:
+    """Patches within the box that a user drags over a thing: around a pixel of it, as far as all is of its id."""
+    places = np.argwhere((mask != 0) & (mask != IGNORED))
+    if not len(places):
+        return
+    row, column = places[rng.integers(len(places))]
+    value, grid = mask[row, column], said.shape[0]
+    pure = (mask == value).reshape(grid, patch, grid, patch).all(axis=(1, 3))
+    top, left = bottom, right = row // patch, column // patch
+    said[top, left] = value
+    for _ in range(int(rng.integers(0, 4))):
+        wider = slice(max(0, top - 1), bottom + 2), slice(max(0, left - 1), right + 2)
+        if not pure[wider].all():
+            break
+        top, bottom, left, right = top - 1, bottom + 1, left - 1, right + 1
+        said[wider] = value
 
 
 def _scribble(allowed: np.ndarray, rng: Rng) -> np.ndarray:
@@ -79,18 +129,14 @@ def _scribble(allowed: np.ndarray, rng: Rng) -> np.ndarray:
 
 def _box(mask: np.ndarray, patch: int, rng: Rng) -> np.ndarray:
     """The patches outside a box around everything asked for, or only the frame around that box; all background."""
-    grid = mask.shape[0] // patch
-    outside = np.zeros((grid, grid), dtype=bool)
+    size, grid = (len(mask), len(mask)), len(mask) // patch
     marked = (mask > 0) & (mask != IGNORED)
     if not marked.any():
-        return outside
-    rows, columns = (np.flatnonzero(marked.any(axis=axis)) // patch for axis in (1, 0))
-    loose = int(rng.integers(2))  # patches between the thing and its box
-    inner = (
-        slice(max(0, rows[0] - loose), rows[-1] + 1 + loose),
-        slice(max(0, columns[0] - loose), columns[-1] + 1 + loose),
-    )
-    outer = tuple(slice(max(0, part.start - 1), part.stop + 1) for part in inner)
-    outside[outer if rng.random() < 0.5 else slice(None)] = True
-    outside[inner] = False
-    return outside
+        return np.zeros((grid, grid), dtype=bool)
+    rows, columns = (np.flatnonzero(marked.any(axis=axis)) for axis in (1, 0))
+    edges = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+    edges += np.array([-1, -1, 1, 1]) * patch * int(rng.integers(2))  # some leave a patch between the thing and its box
+    away = outside([edges], size, grid)
+    if rng.random() < 0.5:
+        away &= ~outside([edges + np.array([-1, -1, 1, 1]) * patch], size, grid)
+    return away

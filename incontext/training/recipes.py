@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import types
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from incontext.network.model import ModelConfig
+from incontext.network.config import ModelConfig
 from incontext.training.coloring import Coloring
 from incontext.training.episodes import Sampling
+from incontext.training.teacher import Teaching
 
 
 def _over(stored: Mapping[str, object], defaults: Mapping[str, object]) -> dict[str, object]:
@@ -23,6 +28,37 @@ def _over(stored: Mapping[str, object], defaults: Mapping[str, object]) -> dict[
         if isinstance(value, Mapping) and isinstance(below, Mapping):
             known[name] = _over(value, below)
     return known
+
+
+def _made(kind: Any, value: object, where: str) -> object:
+    """A value of JSON as the type that a field has: numbers, strings, tuples, and dataclasses of them."""
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"expected {where} to be an object of named values, got {value!r}")
+        hints = typing.get_type_hints(kind)
+        unknown = sorted(set(value) - set(hints))
+        if unknown:
+            raise ValueError(f"{where} has no {', '.join(unknown)}; it has {', '.join(hints)}")
+        given = {name: _made(hints[name], each, f"{where}.{name}") for name, each in value.items()}
+        try:
+            return kind(**given)  # type: ignore[operator]
+        except TypeError as error:
+            raise ValueError(f"{where}: {error}") from error
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"expected {where} to be a list, got {value!r}")
+        kinds = [args[0]] * len(value) if args[1:] == (...,) else list(args)
+        if len(kinds) != len(value):
+            raise ValueError(f"expected {where} to have {len(kinds)} values, got {len(value)}")
+        return tuple(_made(k, each, f"{where}[{at}]") for at, (k, each) in enumerate(zip(kinds, value, strict=True)))
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _made(next(k for k in args if k is not type(None)), value, where)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"expected {where} to be of type {kind.__name__}, got {value!r}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -57,6 +93,9 @@ class Recipe:
     black_if_absent: bool = True  # a mask without the thing is learned as black; else, if there is a head, not at all
     presence_pull: float = 0.0  # share of the presence head's gradient that reaches the network; 0: the head looks on
     only_presence: bool = False  # the presence head alone learns, and reads a network that stays as it is
+    corrections: float = 0.0  # share of steps with one prompt in which hints show what the network got wrong
+    most_corrections: int = 3  # of a query
+    teaching: Teaching | None = None  # the teacher whose features are learned, too
 
     @property
     def steps(self) -> int:
@@ -96,6 +135,40 @@ class Recipe:
         stages = tuple(replace(s, side=max(1, round(s.side / model.patch)) * model.patch) for s in self.stages)
         return replace(self, model=model, stages=stages)
 
+    def is_corrected(self, step: int) -> bool:
+        """Whether a step's hints show what the network got wrong."""
+        rng = np.random.default_rng([self.seed, step, 3])
+        return self.shots_at(step) == 1 and bool(rng.random() < self.corrections)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, object]) -> Recipe:
+        """Make a recipe of what :meth:`to_dict` gave; what is not named has its default.
+
+        Raises:
+            ValueError: a name is not known, or a value is of the wrong kind.
+        """
+        made = _made(cls, stored, "recipe")
+        assert isinstance(made, Recipe)
+        return made
+
+    @classmethod
+    def open(cls, name: str) -> Recipe:
+        """Open a recipe by its name in `RECIPES`, or by the path of a JSON file.
+
+        Raises:
+            ValueError: there is no such recipe, or the file is no recipe.
+        """
+        if name in RECIPES:
+            return RECIPES[name]
+        path = Path(name)
+        if not path.is_file():
+            raise ValueError(f"expected a recipe among {', '.join(RECIPES)}, or a JSON file of one, got {name!r}")
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"expected {path} to hold a recipe as JSON: {error}") from error
+        return cls.from_dict(stored)
+
     def to_dict(self) -> dict[str, object]:
         """Plain numbers and strings, for JSON."""
         return dataclasses.asdict(self)
@@ -122,39 +195,13 @@ _SMOKE_MODEL = ModelConfig(
     width=64, heads=2, depth=3, patch=8, side=32, decoder_width=8, merge_layer=0, taps=(0, 1, 2), pretrain_side=32
 )
 
-# The sets that the embedded weights learn from, by what their pictures may show. Regions of photographs may be of much
-# that other photographs show, but hardly a cat, damage of concrete or a road from the air.
-_DOMAINS = (
-    ("aerial_roads",),
-    ("car_parts", "clothing", "people", "rail_vehicles", "bsds500"),
-    ("clothing", "people", "faces", "bsds500"),
-    ("cats",),
-    ("flowers17", "bsds500"),
-    ("concrete", "magnetic_tiles"),
-    ("nuclei",),
-    ("rock_ct",),
-    ("soybeans", "bsds500"),
-)
-
-# What of them is still learned badly is asked more often, what is hardly got wrong any more seldom: by the masks of
-# held-out pictures.
-_FACTORS = (
-    ("car_parts", 2.0),
-    ("rail_vehicles", 1.7),
-    ("concrete", 1.3),
-    ("faces", 0.6),
-    ("rock_ct", 0.6),
-    ("nuclei", 0.5),
-    ("flowers17", 0.4),
-)
-
 RECIPES: dict[str, Recipe] = {
     # What the embedded weights were trained with, as one run; theirs was interrupted and changed (weights/README.md).
     # Some five hours on two cores that do nothing else (24 episodes/s at 96 pixels, 6 at 160).
     "default": Recipe(
         _DEFAULT_MODEL,
         (Stage(64, 3100, 32), Stage(96, 3250, 24), Stage(128, 4770, 16), Stage(160, 1490, 12)),
-        Sampling(domains=_DOMAINS, factors=_FACTORS, absent=0.2),
+        Sampling(absent=0.2),
         decay_share=0.2,
         several_shots=0.25,
         most_shots=3,
@@ -165,7 +212,7 @@ RECIPES: dict[str, Recipe] = {
     "presence": Recipe(
         _DEFAULT_MODEL,
         (Stage(160, 500, 16),),
-        Sampling(domains=_DOMAINS, absent=0.5, mosaic=0.08, two_views=0.05, single_id=0.75, whole_pictures=0.9),
+        Sampling(absent=0.5, mosaic=0.08, two_views=0.05, single_id=0.75, whole_pictures=0.9),
         Coloring(hide_query=1.0),
         warmup_steps=20,
         decay_share=0.7,
@@ -174,6 +221,15 @@ RECIPES: dict[str, Recipe] = {
         several_shots=0.25,
         most_shots=3,
         only_presence=True,
+    ),
+    # Features of a teacher (`--teacher`) alone, of any images; a few minutes on two cores.
+    "distill": Recipe(
+        _DEFAULT_MODEL,
+        (Stage(96, 180, 16),),
+        Sampling(without_masks=1.0, rendered=0.0),
+        warmup_steps=20,
+        decay_share=0.5,
+        ema=0.98,
     ),
     # A minute: to see that data, loop and checkpoint work.
     "smoke": Recipe(_SMOKE_MODEL, (Stage(32, 60, 16),), warmup_steps=20),

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import cos, pi
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,22 +22,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from incontext.canvas.paint import read_small
-from incontext.engine import Segmenter, to_read
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
+from incontext.canvas.read import read_small
+from incontext.engine import Segmenter
+from incontext.images.ids import IGNORED, Pixels
 from incontext.learning.losses import Batch, LossWeights, Stacked, paint_batch, training_loss
-from incontext.network.model import ContextTokens, SegGPT, Tables, Task
+from incontext.network.model import ContextTokens, SegGPT, Tables
+from incontext.options import Start, Task
+from incontext.placed import to_read
 from incontext.prompt_tensor import LearnedGroup
-from incontext.tuning.pictures import Picture, Split, changed, covering, tiled
+from incontext.tuning.pictures import LabelledImage, Split, changed, covering, tiled
 from incontext.types import Palette
-
-Start = Literal["best", "mean", "noise"]
 
 _BETA = 0.1  # of smooth L1: what training ends with
 _BETWEEN_SCORES = 10  # steps
 _STEADY = 3  # scores in a row whose mean decides, as single ones on few pictures go up and down by chance
-_CLEARLY = 0.02  # by which the start must be beaten: less is luck on few pictures (docs/log.md)
+_CLEARLY = 0.02  # by which the start must be beaten: less is luck on few pictures (docs/log/tuning.md)
 _PATIENCE = 8  # scores in a row without a better mean, after which a group is done
 _MOST_TRIED = 16  # examples as a start, each on all the others
 _TILES = 4  # examples in a mosaic, which is tried as a start where none shows all ids
@@ -61,7 +60,7 @@ class TuningStep:
     found: dict[int, Pixels] | None  # with a score: (side, side) ids in the first pictures that judge, by their numbers
 
 
-class Network:
+class FrozenNetwork:
     """The frozen network as tuning uses it: differentiable in the context alone."""
 
     def __init__(self, segmenter: Segmenter, task: Task) -> None:
@@ -102,7 +101,11 @@ class Group:
     """
 
     def __init__(
-        self, network: Network, palette: Palette, pictures: Sequence[Picture], empty: Sequence[Picture]
+        self,
+        network: FrozenNetwork,
+        palette: Palette,
+        pictures: Sequence[LabelledImage],
+        empty: Sequence[LabelledImage],
     ) -> None:
         self.network = network
         self.palette = palette
@@ -215,7 +218,7 @@ class Group:
     def _showing(self, numbers: Iterable[int]) -> list[int]:
         return [n for n in numbers if self._pictures[n].ids]
 
-    def _tiled(self, numbers: Sequence[int]) -> Picture:
+    def _tiled(self, numbers: Sequence[int]) -> LabelledImage:
         return tiled([self._pictures[n] for n in numbers], self.network.side)
 
     def _mean(self, numbers: Sequence[int]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -251,7 +254,7 @@ class Group:
         score = mean_iou(found, [picture.mask for picture in pictures], range(1, len(self.palette.ids)))
         return _Tested(score, float(np.mean(losses)), found)
 
-    def _queries(self, numbers: Sequence[int], count: int, rng: np.random.Generator) -> Iterator[list[Picture]]:
+    def _queries(self, numbers: Sequence[int], count: int, rng: np.random.Generator) -> Iterator[list[LabelledImage]]:
         """Augmented queries, `count` at a time: the pictures that show the ids in turns, now and then one without."""
         showing = self._showing(numbers)
         lacking = [*(self._pictures[n] for n in numbers if n not in showing), *self._empty]
@@ -267,7 +270,7 @@ class Group:
                 drawn.append(changed(picture, rng))
             yield drawn
 
-    def _batch(self, pictures: Sequence[Picture]) -> Batch:
+    def _batch(self, pictures: Sequence[LabelledImage]) -> Batch:
         """Queries of (side, side) with their masks painted in the group's colours, the whole mask hidden."""
         count, grid = len(pictures), self.network.grid
         stacked = Stacked(
@@ -297,6 +300,9 @@ def mean_iou(found: Sequence[Pixels], truth: Sequence[npt.NDArray[np.integer]], 
     return float(np.mean(shares)) if shares else 1.0
 
 
+_WHOLE = ("forward", "last_rows", "apart")  # what runs a block
+
+
 @contextmanager
 def frozen(model: SegGPT, checkpointing: bool) -> Iterator[None]:
     """No parameter asks for a gradient. checkpointing: blocks keep their inputs only and are computed twice."""
@@ -304,13 +310,13 @@ def frozen(model: SegGPT, checkpointing: bool) -> Iterator[None]:
     model.requires_grad_(False)
     if checkpointing:
         for block in model.blocks:
-            for name in ("forward", "apart"):
+            for name in _WHOLE:
                 block.__dict__[name] = partial(checkpoint, getattr(block, name), use_reentrant=False)
     try:
         yield
     finally:
         for block in model.blocks:
-            for name in ("forward", "apart"):
+            for name in _WHOLE:
                 block.__dict__.pop(name, None)
         for parameter, needed in asked:
             parameter.requires_grad_(needed)

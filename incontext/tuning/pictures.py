@@ -12,19 +12,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from incontext.canvas import paint
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels, ids_in
+from incontext.images.resize import mosaic, resized, resized_mask
 from incontext.learning.augmentation import Augmentation, bend, degrade
 from incontext.learning.light import draw_light, lit
 from incontext.types import Palette, Prompt
 
-# Parts of pictures and quarter turns, as in training, are not what is asked later: less is learned (docs/log.md).
+# Parts of pictures and quarter turns, as in training, are not asked later: they teach less (docs/log/tuning.md).
 _CHANGES = Augmentation(bend=0.5)
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class LabelledImage:
     """A labelled picture: image (H, W, 3) uint8; mask (H, W) uint8 ids, or rows of a palette, 255 ignored."""
 
     image: Pixels
@@ -33,7 +32,7 @@ class Picture:
     @property
     def ids(self) -> frozenset[int]:
         """What is marked: ids, or rows of a palette."""
-        return frozenset(np.unique(self.mask).tolist()) - {0, IGNORED}
+        return frozenset(ids_in(self.mask))
 
 
 class Split(NamedTuple):
@@ -82,18 +81,18 @@ def split(prompts: Sequence[Prompt], share: float, seed: int = 0) -> Split:
     return Split(tuple(n for n in everyone if n not in judging), tuple(sorted(judging)))
 
 
-def relabelled(picture: Picture, palette: Palette) -> Picture:
+def relabelled(picture: LabelledImage, palette: Palette) -> LabelledImage:
     """Ids -> rows of the palette; every other id is background."""
     rows = np.zeros(256, np.uint8)
     rows[palette.ids] = np.arange(len(palette.ids))
     rows[IGNORED] = IGNORED
-    return Picture(picture.image, rows[picture.mask])
+    return LabelledImage(picture.image, rows[picture.mask])
 
 
-def fitted(picture: Picture, side: int) -> Picture:
+def fitted(picture: LabelledImage, side: int) -> LabelledImage:
     """A whole picture as the network is shown it."""
     size = (side, side)
-    return Picture(paint.fit(picture.image, size), paint.fit_mask(picture.mask, size))
+    return LabelledImage(resized(picture.image, size), resized_mask(picture.mask, size))
 
 
 def covering(ids: Sequence[Collection[int]], count: int, most: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
@@ -116,20 +115,13 @@ def covering(ids: Sequence[Collection[int]], count: int, most: int, rng: np.rand
     return found[:most]
 
 
-def tiled(pictures: Sequence[Picture], side: int) -> Picture:
+def tiled(pictures: Sequence[LabelledImage], side: int) -> LabelledImage:
     """Pictures side by side in a square, n x n of them: a mosaic (arXiv 2304.03284, section 3.3)."""
     n = math.isqrt(len(pictures))
-    edges = [round(i * side / n) for i in range(n + 1)]
-    image, mask = np.empty((side, side, 3), np.uint8), np.empty((side, side), np.uint8)
-    for number, picture in enumerate(pictures):
-        row, column = divmod(number, n)
-        at = slice(edges[row], edges[row + 1]), slice(edges[column], edges[column + 1])
-        size = at[0].stop - at[0].start, at[1].stop - at[1].start
-        image[at], mask[at] = paint.fit(picture.image, size), paint.fit_mask(picture.mask, size)
-    return Picture(image, mask)
+    return LabelledImage(*mosaic([(picture.image, picture.mask) for picture in pictures], (n, n), side))
 
 
-def changed(picture: Picture, rng: np.random.Generator) -> Picture:
+def changed(picture: LabelledImage, rng: np.random.Generator) -> LabelledImage:
     """A query: a whole picture as the network sees it, perhaps mirrored, bent a little, and in another light."""
     image, mask = picture.image, picture.mask
     if rng.random() < _CHANGES.bend:
@@ -137,4 +129,4 @@ def changed(picture: Picture, rng: np.random.Generator) -> Picture:
     image = lit(degrade(image, rng, _CHANGES), draw_light(rng, _CHANGES))
     if rng.random() < _CHANGES.mirror:
         image, mask = image[:, ::-1], mask[:, ::-1]
-    return Picture(image, mask)
+    return LabelledImage(image, mask)

@@ -10,6 +10,7 @@ from typing import Final
 
 import gradio as gr
 
+from incontext.ui.hint_panel import SHOWING
 from incontext.ui.model import Model
 from incontext.ui.model_tab import ModelTab
 from incontext.ui.page import Answers
@@ -48,5 +49,6 @@ def page(model: Model, sessions: Sessions, root: Path) -> gr.Blocks:
         tune.connect([segment.keys, track.keys])
         about.connect()
         tab.select(answers.once(about.refresh), None, [about.about], show_progress="hidden", api_visibility="private")
+        blocks.load(None, None, None, js=SHOWING, queue=False)
         blocks.unload(answers.leave())
     return blocks

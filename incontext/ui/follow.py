@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import Image
 
+from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
-from incontext.images.read import IMAGE_SUFFIXES, Pixels
+from incontext.images.read import IMAGE_SUFFIXES
+from incontext.images.resize import shrunk
+from incontext.options import DEFAULTS, SegmentOptions
 from incontext.types import Prompt, Segmentation
-from incontext.ui.paint import palette_for, shrunk
+from incontext.ui.paint import palette_for
 from incontext.ui.results import MINIATURE, zip_folder
 from incontext.ui.sessions import MOST_FRAMES, Followed, Following, Session
 from incontext.video.frames import FramesError, open_frames
@@ -87,11 +90,12 @@ def follow(
     prompts: Sequence[Prompt] = (),
     keys: Sequence[PromptTensor] = (),
     memory: int = 4,
+    options: SegmentOptions = DEFAULTS,
 ) -> Iterator[Followed]:
     """Track the video from the first frame that is not known by now, or whose mask has changed since.
 
-    prompts, keys: of other pictures, in place of masks or beside them; memory: see `Tracker`. Ends early when the
-    session is told to stop; called again, it goes on there. What could not be read is in `following.problems`.
+    prompts, keys: of other pictures, in place of masks or beside them; memory, options: see `Tracker`. Ends early when
+    the session is told to stop; called again, it goes on there. What could not be read is in `following.problems`.
 
     Raises:
         ValueError: there is nothing to follow, or an option cannot be used.
@@ -100,7 +104,7 @@ def follow(
     context: tuple[Prompt | PromptTensor, ...] = (*keys, *prompts)
     if not following.masks and not context:
         raise ValueError("expected something to follow, got nothing; paint it on a frame and press 'Use this mask'")
-    tracker = Tracker(segmenter, context=context or None, memory=memory)
+    tracker = Tracker(segmenter, context=context or None, memory=memory, **options.keywords())
     settings = (segmenter, memory, *context)
     start = 0 if context else min(following.masks)
     begin = _rewound(following, tracker, settings, start)
@@ -125,7 +129,7 @@ def _steps(stop: threading.Event, following: Following, tracker: Tracker, begin:
             mask, miniature = following.folder / f"{frame.name}.png", following.folder / f"{frame.name}.jpg"
             shown = replace(found, palette=palette_for(found.palette.ids.tolist()))
             shown.save(mask)
-            picture = shrunk(shown.overlay(frame.image), MINIATURE)
+            picture = shrunk(shown.overlay(frame.image), MINIATURE, quick=True)
             Image.fromarray(picture).save(miniature, quality=85)
             done = Followed(frame.number, frame.name, mask, miniature, found.ids)
             following.done.append(done)

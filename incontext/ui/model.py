@@ -6,18 +6,19 @@ Refuses to know the page. Jobs come one after the other (the page's queue sees t
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 from incontext.types import Prompt
 from incontext.ui.places import Places
 
 if TYPE_CHECKING:
-    from incontext.engine import DtypeName, PreparedContext, Segmenter
+    from incontext.engine import PreparedContext, Segmenter
     from incontext.ui.sessions import Session, Sessions
 
 _SUFFIXES: Final = frozenset({".safetensors", ".pth", ".pt"})
@@ -26,16 +27,16 @@ _TIMED: Final = 5  # calls
 
 @dataclass
 class Model:
-    """The Segmenter in use. device, dtype: what was asked for at the start, and holds for other weights, too."""
+    """The Segmenter in use. loading, options: what was asked for at the start, and holds for other weights, too."""
 
     segmenter: Segmenter
     places: Places
-    device: str = "auto"
-    dtype: DtypeName = "auto"
+    loading: LoadOptions = LOADING
+    options: SegmentOptions = DEFAULTS
 
     def choices(self) -> list[str]:
         """Names of registered weights on this machine, and files of weights in the opened folders."""
-        from incontext.network.checkpoint import cached_path, registry
+        from incontext.network.registry import cached_path, registry
         from incontext.prompt_tensor import is_prompt_tensor
 
         named = [entry.name for entry in registry().values() if cached_path(entry) is not None]
@@ -48,15 +49,15 @@ class Model:
 
         ValueError where they are neither registered nor in an opened folder.
         """
-        from incontext.engine import load
-        from incontext.network.checkpoint import cached_path, registry
+        from incontext.engine import load_with
+        from incontext.network.registry import cached_path, registry
 
         entry = registry().get(name)
         if entry is None:
             self.places.check(name)
         elif cached_path(entry) is None:
             raise ValueError(f"{name} is not on this machine; fetch it with: incontext weights download {name}")
-        self.segmenter = load(name, device=self.device, dtype=self.dtype)
+        self.segmenter = load_with(replace(self.loading, weights=name))
         sessions.forget_network()
 
     def prepared(self, session: Session, keys: list[str]) -> PreparedContext:
@@ -72,7 +73,7 @@ class Model:
                 "expected an example, got none; paint what you mean on a picture and press 'Add as example'"
             )
         if session.prepared is None or session.prepared[0] != made_of:
-            session.prepared = made_of, self.segmenter.prepare([*chosen, *prompts])
+            session.prepared = made_of, self.segmenter.prepare([*chosen, *prompts], **self.options.keywords())
         prepared: Any = session.prepared[1]
         return prepared  # type: ignore[no-any-return]
 

@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import Image
 
-from incontext.annotations.core import Categories, things_of
-from incontext.annotations.core import Result as Exported
+from incontext.annotations.core import Categories, Result, things_of
 from incontext.annotations.exports import writable, write_all
 from incontext.annotations.instances import split
 from incontext.annotations.known import FORMATS
-from incontext.images.masks import read_mask, write_image
-from incontext.images.read import IMAGE_SUFFIXES, Pixels, read_image
+from incontext.images.ids import Pixels
+from incontext.images.masks import read_mask
+from incontext.images.read import IMAGE_SUFFIXES, read_image
+from incontext.images.resize import resized, resized_mask, shrunk, shrunk_pair
+from incontext.images.write import write_image
 from incontext.types import Prompt, Segmentation
-from incontext.ui.paint import palette_for, resized_ids, shrunk
+from incontext.ui.paint import palette_for
 from incontext.ui.places import Places
-from incontext.ui.sessions import MOST_EXAMPLES, MOST_PICTURES, Example, Picture, Result, Session
+from incontext.ui.sessions import MOST_EXAMPLES, MOST_PICTURES, Example, SegmentedImage, Session, SessionImage
 
 if TYPE_CHECKING:
     from incontext.engine import PreparedContext, Segmenter
@@ -47,13 +49,10 @@ def add_example(session: Session, name: str, image: Pixels, ids: Pixels) -> Exam
     if len(session.examples) >= MOST_EXAMPLES:
         raise ValueError(f"expected at most {MOST_EXAMPLES} examples, got one more; tune a key of them instead")
     palette = palette_for(np.unique(ids).tolist())
-    prompt, small = Prompt(image, ids, palette=palette), shrunk(image, LONGEST)
-    mask = resized_ids(ids, small.shape[:2])
-    if set(prompt.ids) <= set(np.unique(mask).tolist()):
-        prompt = Prompt(small, mask, palette=palette)
+    prompt = Prompt(*shrunk_pair(image, ids, LONGEST), palette=palette)
     shown = Segmentation(prompt.mask, np.ones(prompt.mask.shape, np.float32), palette)
     path = session.new_file(".jpg")
-    write_image(path, shrunk(shown.overlay(prompt.image), _SMALL))
+    write_image(path, shrunk(shown.overlay(prompt.image), _SMALL, quick=True))
     example = Example(name, prompt, path)
     session.examples.append(example)
     return example
@@ -67,7 +66,7 @@ def accept(session: Session, number: int) -> Example:
     return add_example(session, result.picture.name, read_image(result.picture.path), read_mask(result.mask).ids)
 
 
-def result_of(session: Session, number: int) -> Result:
+def result_of(session: Session, number: int) -> SegmentedImage:
     """ValueError where there is none of that number."""
     if not 0 <= number < len(session.results):
         raise ValueError(f"expected one of {len(session.results)} results, got number {number}; segment again")
@@ -81,7 +80,7 @@ def take_files(session: Session, uploaded: Sequence[str]) -> None:
     """What was dropped are the pictures to segment, in its order. ValueError where there are too many."""
     _refuse_many(len(uploaded))
     kept = [session.kept(path) for path in uploaded]
-    _give(session, [Picture(path.name, path) for path in kept])
+    _give(session, [SessionImage(path.name, path) for path in kept])
 
 
 def take_folder(session: Session, places: Places, folder: str) -> None:
@@ -92,15 +91,15 @@ def take_folder(session: Session, places: Places, folder: str) -> None:
     if not found:
         raise ValueError(f"{folder}: expected pictures in this folder, found none; choose another")
     _refuse_many(len(found))
-    _give(session, [Picture(path.relative_to(root).as_posix(), path) for path in found])
+    _give(session, [SessionImage(path.relative_to(root).as_posix(), path) for path in found])
 
 
-def _give(session: Session, pictures: list[Picture]) -> None:
+def _give(session: Session, pictures: list[SessionImage]) -> None:
     before, session.pictures = session.pictures, pictures
     _drop_unused(session, before)
 
 
-def _drop_unused(session: Session, before: Sequence[Picture]) -> None:
+def _drop_unused(session: Session, before: Sequence[SessionImage]) -> None:
     """Remove uploads that are neither to segment nor of the last round, whose results are accepted and corrected."""
     used = {*session.pictures, *session.segmented}
     for picture in before:
@@ -118,13 +117,14 @@ def _refuse_many(count: int) -> None:
 # ------------------------------------------------------------------------------------------- results
 
 
-def segment_pictures(session: Session, segmenter: Segmenter, prepared: PreparedContext) -> Iterator[Result]:
+def segment_pictures(session: Session, segmenter: Segmenter, prepared: PreparedContext) -> Iterator[SegmentedImage]:
     """Segment the session's pictures in order; a picture that cannot be read costs itself and no more.
 
     Each result is added to the session before it is yielded. Ends early when the session is told to stop.
     """
     stop = session.stops["segment"]
     _forget_results(session)
+    session.answered_by = prepared
     before, session.segmented = session.segmented, session.pictures
     _drop_unused(session, before)
     for picture in session.segmented:
@@ -133,26 +133,43 @@ def segment_pictures(session: Session, segmenter: Segmenter, prepared: PreparedC
         try:
             result = _segmented(session, segmenter, prepared, picture)
         except (ValueError, OSError) as error:
-            result = Result(picture, problem=str(error))
+            result = SegmentedImage(picture, problem=str(error))
         session.results.append(result)
         yield result
 
 
 def _forget_results(session: Session) -> None:
     for result in session.results:
-        for path in (result.mask, *(result.miniatures or ())):
-            if path is not None:
-                path.unlink(missing_ok=True)
+        _remove_files(result)
     session.results = []
 
 
-def _segmented(session: Session, segmenter: Segmenter, prepared: PreparedContext, picture: Picture) -> Result:
+def _remove_files(result: SegmentedImage) -> None:
+    for path in (result.mask, *(result.miniatures or ())):
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
+def _segmented(
+    session: Session, segmenter: Segmenter, prepared: PreparedContext, picture: SessionImage
+) -> SegmentedImage:
     image = read_image(picture.path)
-    found = segmenter.segment(image, prepared)
+    return _result(session, picture, image, segmenter.segment(image, prepared))
+
+
+def replace_result(session: Session, number: int, image: Pixels, found: Segmentation) -> SegmentedImage:
+    """Put another answer in the place of a result's."""
+    before = result_of(session, number)
+    session.results[number] = made = _result(session, before.picture, image, found)
+    _remove_files(before)
+    return made
+
+
+def _result(session: Session, picture: SessionImage, image: Pixels, found: Segmentation) -> SegmentedImage:
     mask = session.new_file(".png")
     found.save(mask)
     counts = np.bincount(found.mask.ravel(), minlength=256)
-    return Result(
+    return SegmentedImage(
         picture,
         mask,
         found.shape,
@@ -164,15 +181,14 @@ def _segmented(session: Session, segmenter: Segmenter, prepared: PreparedContext
 
 def _miniatures(session: Session, image: Pixels, found: Segmentation) -> tuple[Path, Path, Path]:
     """The picture, the mask's colours where something was found, and the confidence, in one small size."""
-    small = shrunk(image, MINIATURE)
-    size = small.shape[1], small.shape[0]
-    mask = resized_ids(found.mask, small.shape[:2])
+    small = shrunk(image, MINIATURE, quick=True)
+    mask = resized_mask(found.mask, small.shape[:2])
     paint = np.dstack([found.palette.paint(mask), np.where(mask > 0, 255, 0).astype(np.uint8)])
-    sure = Image.fromarray(np.rint(found.confidence * 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
+    sure = resized(np.rint(found.confidence * 255).astype(np.uint8), small.shape[:2], quick=True)
     files = session.new_file(".jpg"), session.new_file(".png"), session.new_file(".png")
     Image.fromarray(small).save(files[0], quality=85)
     Image.fromarray(paint).save(files[1], compress_level=1)
-    sure.save(files[2], compress_level=1)
+    Image.fromarray(sure).save(files[2], compress_level=1)
     return files
 
 
@@ -214,13 +230,13 @@ def zip_masks(session: Session, name: str, *, apart: bool, on_problem: Callable[
     return target
 
 
-def _written(name: PurePosixPath, result: Result, apart: bool) -> Exported:
+def _written(name: PurePosixPath, result: SegmentedImage, apart: bool) -> Result:
     mask = read_mask(result.mask).ids if result.mask is not None else np.zeros(result.size, np.uint8)
     things = things_of(mask)
-    return Exported(name, mask, split(things) if apart else things, result.picture.path)
+    return Result(name, mask, split(things) if apart else things, result.picture.path)
 
 
-def _named(results: Sequence[Result]) -> Iterator[tuple[PurePosixPath, Result]]:
+def _named(results: Sequence[SegmentedImage]) -> Iterator[tuple[PurePosixPath, SegmentedImage]]:
     """Results with a mask, and names that differ without their suffixes: a.jpg and a.png become a and a_2."""
     taken: set[str] = set()
     for result in results:

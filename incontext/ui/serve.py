@@ -20,17 +20,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from incontext.images.alone import lock, open_alone
 from incontext.images.opening import promised_formats_only
+from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 from incontext.ui.guard import LOOPBACK, Guard
 from incontext.ui.model import Model
 from incontext.ui.places import Places
 from incontext.ui.sessions import GRACE, Sessions
-
-if TYPE_CHECKING:
-    from incontext.engine import DtypeName
 
 PORT: Final = 7860
 _TRIED: Final = 20  # ports, where none was asked for
@@ -42,19 +40,27 @@ _NEW_SECONDS: Final = 60.0  # that a process has to lock it
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the page is made of. port: None takes the first free one from 7860 on, 0 any. grace: see `Sessions`."""
+class PageOptions:
+    """What the page is made of.
+
+    Attributes:
+        host: The address to listen on.
+        port: None takes the first free one from 7860 on, 0 any.
+        folders: What the page may read from disk.
+        loading: The network.
+        options: How visitors' images are segmented.
+        grace: See `Sessions`.
+    """
 
     host: str = "127.0.0.1"
     port: int | None = None
     folders: Sequence[str | os.PathLike[str]] = ()
-    weights: str | os.PathLike[str] = "default"
-    device: str = "auto"
-    dtype: DtypeName = "auto"
+    loading: LoadOptions = LOADING
+    options: SegmentOptions = DEFAULTS
     grace: float = GRACE
 
 
-def serve(options: Options, *, on_ready: Callable[[str], None] | None = None) -> None:
+def serve(asked: PageOptions, *, on_ready: Callable[[str], None] | None = None) -> None:
     """Show the page until Ctrl-C. on_ready: told the address, with its token where there is one.
 
     Nothing is asked of other machines: no fonts, no scripts, no telemetry. Who asks from another machine needs the
@@ -63,22 +69,21 @@ def serve(options: Options, *, on_ready: Callable[[str], None] | None = None) ->
     Raises:
         ValueError, FileNotFoundError: an option cannot be used, or Gradio is not installed.
     """
-    places = Places.open(options.folders)
-    token = None if options.host in LOOPBACK else secrets.token_urlsafe(24)
+    places = Places.open(asked.folders)
+    token = None if asked.host in LOOPBACK else secrets.token_urlsafe(24)
     with (
         _ended_by_signals(),
         promised_formats_only(),
-        _listening(options.host, options.port) as listening,
+        _listening(asked.host, asked.port) as listening,
         _uploads() as root,
     ):
         _require_gradio()
-        from incontext.engine import load
+        from incontext.engine import load_with
 
-        segmenter = load(options.weights, device=options.device, dtype=options.dtype)
-        model = Model(segmenter, places, options.device, options.dtype)
-        sessions = Sessions(root / "sessions", grace=options.grace)
+        model = Model(load_with(asked.loading), places, asked.loading, asked.options)
+        sessions = Sessions(root / "sessions", grace=asked.grace)
         port = listening.getsockname()[1]
-        host = f"[{options.host}]" if ":" in options.host else options.host
+        host = f"[{asked.host}]" if ":" in asked.host else asked.host
         address = f"http://{host}:{port}/" + (f"?token={token}" if token else "")
         try:
             _run(model, sessions, root, listening, token, lambda: on_ready(address) if on_ready else None)
@@ -98,6 +103,7 @@ def _run(
     import uvicorn
     from fastapi import FastAPI
 
+    from incontext.ui import hint_panel
     from incontext.ui import page as look
     from incontext.ui.app import page, theme
     from incontext.ui.connections import Connection
@@ -117,7 +123,7 @@ def _run(
             show_error=False,
             max_file_size=_UPLOAD,
             theme=theme(),
-            css=look.CSS,
+            css=look.CSS + hint_panel.CSS,
         )
     guarded = Guard(app, token=token, uploads=root, on_heartbeat=sessions.hear)
     config = uvicorn.Config(

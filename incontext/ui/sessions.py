@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Prompt
 
@@ -41,7 +41,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Picture:
+class SessionImage:
     """A picture to segment. name: how people and results call it, with / between folders."""
 
     name: str
@@ -49,10 +49,10 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Result:
+class SegmentedImage:
     """What became of a picture: the file of its mask, or a sentence."""
 
-    picture: Picture
+    picture: SessionImage
     mask: Path | None = None
     size: tuple[int, int] = (0, 0)  # (H, W)
     areas: dict[int, int] = field(default_factory=dict)  # id -> pixels
@@ -117,11 +117,14 @@ class Session:
     picture: tuple[str, Pixels] | None = None  # that is being painted on: its name and (H, W, 3) uint8
     examples: list[Example] = field(default_factory=list)
     keys: dict[str, PromptTensor] = field(default_factory=dict)
-    pictures: list[Picture] = field(default_factory=list)
-    segmented: list[Picture] = field(default_factory=list)  # those of the last round, of which the results are
-    results: list[Result] = field(default_factory=list)
+    pictures: list[SessionImage] = field(default_factory=list)
+    segmented: list[SessionImage] = field(default_factory=list)  # those of the last round, of which the results are
+    results: list[SegmentedImage] = field(default_factory=list)
     following: Following | None = None
     prepared: tuple[tuple[object, ...], Any] | None = None  # the last context, and what it was made of
+    answered_by: Any = None  # the context of the last round, by which its results came
+    history: Any = None  # what was clicked on: ui/hinting.py
+    answers: int = 0  # to clicks, so far
     stops: dict[Job, threading.Event] = field(default_factory=lambda: {job: threading.Event() for job in get_args(Job)})
     uploads: set[Path] = field(default_factory=set)  # what `kept` has kept
     seen: float = field(default_factory=time.monotonic)
@@ -224,7 +227,7 @@ class Sessions:
         """Drop what was made by a network that is no longer in use."""
         with self._lock:
             for session in self._all.values():
-                session.prepared = None
+                session.prepared = session.answered_by = session.history = None
                 if session.following is not None:
                     session.following.settings = ()
 

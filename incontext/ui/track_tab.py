@@ -6,6 +6,7 @@ Lays out components and passes values on. Refuses to know the tracker.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +118,15 @@ class TrackTab:
         video, stop = _video(session), session.stops["track"]
         prompts = [each.prompt for each in session.examples] if examples else []
         chosen = [session.keys[name] for name in keys if name in session.keys]
-        come = follow.follow(session, video, self._model.segmenter, prompts=prompts, keys=chosen, memory=int(memory))
+        come = follow.follow(
+            session,
+            video,
+            self._model.segmenter,
+            prompts=prompts,
+            keys=chosen,
+            memory=int(memory),
+            options=replace(self._model.options, tiles=None),  # frames are seen whole
+        )
         for frame in come:
             told = note(f"Frame {frame.number} of {video.last}: {_ids(frame)}")
             yield _picture(frame), told, gr.Slider(maximum=max(1, video.last), value=frame.number)

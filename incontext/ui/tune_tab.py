@@ -15,14 +15,15 @@ import gradio as gr
 import numpy as np
 
 from incontext.evaluation.pages.charts import timeline
-from incontext.images.masks import write_image
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
+from incontext.images.resize import resized_mask, shrunk
+from incontext.images.write import write_image
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Segmentation
 from incontext.ui import learn
 from incontext.ui.model import Model
 from incontext.ui.page import Answers, address, note, table
-from incontext.ui.paint import palette_for, resized_ids, shrunk
+from incontext.ui.paint import palette_for
 from incontext.ui.segment_tab import download, job
 from incontext.ui.sessions import Session
 
@@ -103,7 +104,10 @@ class TuneTab:
         labelled = self._labelled(session, kind, files or [], folder)
         told: list[TuningStep] = []
         yield note("Choosing where to start ..."), "", ""
-        for came in learn.tuning(session, self._model.segmenter, labelled, steps=int(steps), shots=int(shots)):
+        task = self._model.options.task
+        for came in learn.tuning(
+            session, self._model.segmenter, labelled, steps=int(steps), shots=int(shots), task=task
+        ):
             if isinstance(came, PromptTensor):
                 called = _free_name(session, name)
                 session.keys[called] = came
@@ -122,7 +126,7 @@ class TuneTab:
                 yield _status(came), gr.skip(), gr.skip()
         yield note(f"Stopped after {len(told)} steps; there is no key."), gr.skip(), gr.skip()
 
-    def _labelled(self, session: Session, kind: str, files: list[str], folder: str | None) -> learn.Labelled:
+    def _labelled(self, session: Session, kind: str, files: list[str], folder: str | None) -> learn.LabelledSet:
         if kind == _ACCEPTED:
             return learn.accepted(session)
         if kind == _UPLOADED:
@@ -179,12 +183,12 @@ def _curves(told: Sequence[TuningStep]) -> str:
     return f'<div class="ic-chart">{drawn}</div><p class="ic-note">{words}</p>'
 
 
-def _judged(session: Session, labelled: learn.Labelled, found: Mapping[int, Pixels]) -> str:
+def _judged(session: Session, labelled: learn.LabelledSet, found: Mapping[int, Pixels]) -> str:
     """Each picture that judges: with its own mask, and with what is found in it now."""
     figures = []
     for number, ids in islice(found.items(), _SHOWN):
         prompt, name = labelled.prompts[number], escape(labelled.names[number])
-        image = shrunk(prompt.image, _SIDE)
+        image = shrunk(prompt.image, _SIDE, quick=True)
         shown = []
         for mask in (prompt.mask, ids):
             path = session.new_file(".jpg")
@@ -199,5 +203,5 @@ def _judged(session: Session, labelled: learn.Labelled, found: Mapping[int, Pixe
 
 
 def _overlaid(image: Pixels, mask: Pixels) -> Pixels:
-    ids = resized_ids(mask, image.shape[:2])
+    ids = resized_mask(mask, image.shape[:2])
     return Segmentation(ids, np.ones(ids.shape, np.float32), palette_for(np.unique(ids).tolist())).overlay(image)

@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log2
-from typing import Any, Final, Literal, Self, cast, get_args
+from typing import Any, Final, Self, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from incontext.canvas import paint
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels, ids_in
+from incontext.images.resize import resized, resized_mask
+from incontext.options import Policy, SegmentOptions
 from incontext.types import Prompt
-
-Policy = Literal["recent", "spaced", "confident"]
 
 SURE: Final = 0.3  # the least confidence that is believed: paint nearly twice as near to one colour as to the next
 HALF_LIFE: Final = 30  # frames, a second or so: what is this much older must be twice as sure to stay as surest
@@ -174,8 +172,7 @@ class MemoryBank:
         bank = cls(size=int(state["size"]), policy=cast("Policy", str(state["policy"])), side=int(state["side"]))
         names = ("images", "given", "predicted")
         pictures = zip(*([_frozen(each) for each in state[name].copy()] for name in names), strict=True)
-        weights = state.get("weights", np.ones(len(state["numbers"])))  # which older states do not have
-        known = zip(state["numbers"], state["confidence"], state["unaware"], weights, strict=True)
+        known = zip(state["numbers"], state["confidence"], state["unaware"], state["weights"], strict=True)
         frames = [
             _Frame(
                 int(number),
@@ -211,16 +208,25 @@ class MemoryBank:
         self._contexts = None
 
     def _image(self, image: Pixels) -> Pixels:
-        return _frozen(paint.fit(image, (self.side, self.side)))
+        return _frozen(resized(image, (self.side, self.side)))
 
     def _fitted(self, mask: Pixels) -> Pixels:
         """A mask at (side, side). What the nearest pixels miss altogether gets the pixel in its middle."""
-        fitted = paint.fit_mask(mask, (self.side, self.side)).copy()
+        fitted = resized_mask(mask, (self.side, self.side)).copy()
         for i in set(ids_in(mask)) - set(ids_in(fitted)):
             rows, columns = np.nonzero(mask == i)
             middle = len(rows) // 2
             fitted[rows[middle] * self.side // mask.shape[0], columns[middle] * self.side // mask.shape[1]] = i
         return _frozen(fitted)
+
+
+def refuse_tiles(options: SegmentOptions) -> None:
+    """ValueError where frames would have to be cut to windows."""
+    if options.tiles is not None:
+        raise ValueError(
+            "expected tracking without tiles, as frames are remembered as the network sees them whole, got "
+            f"tiles={options.tiles!r}; leave them out"
+        )
 
 
 def sure_only(mask: Pixels, confidence: npt.NDArray[np.float32]) -> Pixels:
@@ -241,11 +247,6 @@ def _surprised(frame: _Frame, ids: Iterable[int]) -> _Frame:
 def _without(frame: _Frame, ids: Iterable[int]) -> _Frame:
     dropped = np.isin(frame.predicted, list(ids))
     return replace(frame, predicted=_frozen(np.where(dropped, IGNORED, frame.predicted))) if dropped.any() else frame
-
-
-def ids_in(mask: Pixels) -> tuple[int, ...]:
-    """The ids in a mask, ascending, without 0 and 255."""
-    return tuple(int(i) for i in np.unique(mask) if i not in (0, IGNORED))
 
 
 def _frozen(array: npt.NDArray[Any]) -> Pixels:

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from incontext.images.masks import whole_file
+from incontext.images.write import whole_file
+from incontext.options import Export
 from incontext.video.tracks import FrameLines, column, write_list
-
-Export = Literal["coco-video", "mot", "mots"]
 
 FILES: Final[dict[Export, str]] = {"coco-video": "coco_video.json", "mot": "mot.txt", "mots": "mots.txt"}
 NEEDS_RLE: Final = frozenset({"coco-video", "mots"})

@@ -17,8 +17,9 @@ from math import ceil
 from pathlib import Path
 from typing import Final, Protocol, Self, TypeAlias
 
-from incontext.images.masks import natural_order
-from incontext.images.read import IMAGE_SUFFIXES, Pixels, open_animation, read_image
+from incontext.images.ids import Pixels
+from incontext.images.names import natural_order
+from incontext.images.read import IMAGE_SUFFIXES, open_animation, read_image
 from incontext.video.streams import Picture, Sound, VideoFile
 
 Mark: TypeAlias = int | timedelta

@@ -21,10 +21,12 @@ from typing import Final, Self
 import numpy as np
 
 from incontext.engine import Segmenter
+from incontext.identity import about
 from incontext.images.alone import open_alone
 from incontext.images.gate import folder_below
+from incontext.images.ids import Pixels
 from incontext.images.masks import MaskWarning, read_mask
-from incontext.images.read import Pixels
+from incontext.images.write import remove_half_written
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Palette, Prompt, Segmentation
 from incontext.video.exports import NEEDS_RLE, write_export
@@ -40,15 +42,14 @@ SHEET_NAME: Final = "sheet.jpg"
 LINES_NAME: Final = "frames.jsonl"  # while a run is not finished
 MOST_WAITING: Final = 4  # frames behind the network
 
-_HALF_WRITTEN = f".{'[0-9a-f]' * 32}.part"  # as formats.whole_file names them
-_UNSTEADY = frozenset({"compile_seconds", "device_name"})  # of Segmenter.describe: not the same in each run
+_UNSTEADY = frozenset({"compile_seconds", "device_name"})  # of what is known of the network: other in each run
 
 _Answered = tuple[Frame, Segmentation | None, tuple[int, ...]]
 """A frame, its answer (None: an earlier run wrote it), and the ids of all objects that are known by then."""
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrackProgress:
     """How far a job is. total: an estimate for some videos, None where nothing is known. again: an earlier run had done
     this frame, and only its overlay is drawn once more."""
 
@@ -79,9 +80,8 @@ def track_job(
     segmenter: Segmenter,
     job: TrackJob,
     *,
-    about: Mapping[str, object] | None = None,
     save_seconds: float = 5.0,
-    on_frame: Callable[[Progress], None] | None = None,
+    on_frame: Callable[[TrackProgress], None] | None = None,
 ) -> TrackReport:
     """Track a video and write into the job's output folder:
 
@@ -95,8 +95,6 @@ def track_job(
     `tracks.json` come out as if nothing had happened, byte for byte. Every file appears whole or not at all. What
     cannot be read of the source is told in the report, and the rest is done.
 
-    about: more to say of the network in `tracks.json` (plain values); a run goes on only where it is the same.
-
     Raises:
         ValueError, FileNotFoundError: nothing can be tracked, or the output folder holds other results.
         OSError: a result cannot be written. The run can be gone on with.
@@ -108,12 +106,12 @@ def track_job(
         context=context or None,
         memory=job.memory,
         policy=job.policy,
-        task=job.task,
-        side=job.side,
         snap=job.snap,
+        **job.options.keywords(),
     )
-    described = {name: value for name, value in segmenter.describe().items() if name not in _UNSTEADY}
-    settings = {**job.settings, "segmenter": {**described, **(about or {})}}
+    left_out = _UNSTEADY | (job.options.plain().keys() - {"side"})  # which are in the settings
+    described = {name: value for name, value in about(segmenter, job.options).items() if name not in left_out}
+    settings = {**job.settings, "segmenter": described}
     refuse_in_use(job.out)
     saved = find(job.out, settings) or Saved(0, 0, tracker.state())
     tracker.restore(saved.tracker)
@@ -134,8 +132,7 @@ def _begin(job: TrackJob, settings: Mapping[str, object], saved: Saved) -> None:
     """Leave a mark that these results are unfinished, and nothing of what a killed run wrote half."""
     masks = folder_below(job.out, MASKS_NAME)
     for folder in (job.out, masks):
-        for half_written in folder.glob(_HALF_WRITTEN):
-            half_written.unlink()
+        remove_half_written(folder)
     save(job.out, settings, saved)
     (job.out / TRACKS_NAME).unlink(missing_ok=True)
 
@@ -158,7 +155,7 @@ class _Run:
         settings: Mapping[str, object],
         saved: Saved,
         save_seconds: float,
-        on_frame: Callable[[Progress], None] | None,
+        on_frame: Callable[[TrackProgress], None] | None,
     ) -> None:
         self.done = 0
         self.problems: list[str] = []
@@ -190,7 +187,7 @@ class _Run:
                 results.add(frame, answer, known)
                 self.done += 1
                 if self._on_frame is not None:
-                    self._on_frame(Progress(self.done, self._frames.count, answer is None))
+                    self._on_frame(TrackProgress(self.done, self._frames.count, answer is None))
                 if answer is not None and time.monotonic() - last >= self._save_seconds:
                     results.wait()
                     save(job.out, self._settings, Saved(self.done, lines.size(), self._tracker.state()))
@@ -200,14 +197,14 @@ class _Run:
         ids = self._tracker.ids
         for kind in job.exports:
             write_export(job.out, kind, lines, ids, self._frames.size)
-        about = {
+        facts = {
             "settings": self._settings,
             "problems": self.problems,
             "size": list(self._frames.size),
             "frames_per_second": round(float(self._frames.rate), 3),
         }
         colors = {i: results.table[i].tolist() for i in ids}
-        return write_tracks(job.out / TRACKS_NAME, lines, about, colors=colors)
+        return write_tracks(job.out / TRACKS_NAME, lines, facts, colors=colors)
 
     def _step(self, frame: Frame, *, is_first: bool) -> Segmentation:
         mask = self._job.mask_of(frame.number, is_first=is_first)

@@ -14,7 +14,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from incontext.images.masks import refuse_special, whole_file
+from incontext.identity import differences
+from incontext.images.write import refuse_special, whole_file
 from incontext.video.tracks import read_head
 
 STATE_NAME: Final = "state.npz"  # while a run is not finished
@@ -85,21 +86,5 @@ def _read(path: Path, settings: Mapping[str, object]) -> Saved:
 
 
 def _refuse_others(path: Path, known: Mapping[str, object], settings: Mapping[str, object]) -> None:
-    before, now = _flat(known), _flat(json.loads(json.dumps(settings)))  # as it was written: with lists for tuples
-    differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    if differing:
-        told = ", ".join(f"{name} {_brief(before.get(name))} instead of {_brief(now.get(name))}" for name in differing)
+    if told := differences(known, settings):
         raise ValueError(f"{path}: the folder holds another job's results ({told}); name another, or remove this one")
-
-
-def _brief(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _flat(settings: Mapping[str, object]) -> dict[str, object]:
-    """With what is inside of a mapping told one by one."""
-    flat: dict[str, object] = {}
-    for name, value in settings.items():
-        flat |= {f"{name} {key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
-    return flat

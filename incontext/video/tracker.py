@@ -6,25 +6,30 @@ kept in memory (bank.py) and the inside of the network: the Segmenter does all o
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from incontext.canvas.query import fit_query
 from incontext.engine import Context, FittedQuery, PreparedContext, Segmenter
-from incontext.images.masks import IGNORED, is_painted
-from incontext.images.read import ImageLike, Pixels, read_image
-from incontext.network.model import PromptTokens, Task
+from incontext.images.ids import IGNORED, Pixels, ids_in
+from incontext.images.masks import is_painted
+from incontext.images.read import ImageLike, read_image
+from incontext.network.model import PromptTokens
+from incontext.options import Policy, SegmentKeywords, SegmentOptions, takes_options
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Palette, Prompt, Segmentation
-from incontext.video.bank import MemoryBank, Policy, ids_in, only, sure_only
+from incontext.video.bank import MemoryBank, only, refuse_tiles, sure_only
 from incontext.video.colors import NOTHING_SHOWN, by_color, extended
 
 
+@takes_options
 def track(
     segmenter: Segmenter,
     frames: Iterable[ImageLike],
@@ -32,22 +37,29 @@ def track(
     *,
     memory: int = 4,
     policy: Policy = "spaced",
-    task: Task = "instance",
-    side: int | None = None,
+    **options: Unpack[SegmentKeywords],
 ) -> Iterator[Segmentation]:
     """Follow objects through a video: n frames in, n results out, lazily and in order.
 
-    context: the mask of the first frame (a path, a PIL image or an (H, W) array of ids), or a Prompt or a sequence of
-    Prompts from other pictures, or prompt tensors. A Prompt whose picture is the first frame, pixel by pixel, is
-    its mask. A frame whose mask was given comes out as given, the first one included: the published video loop drops
-    it, and binarises its memory, where here every object keeps its id. For the other arguments see :class:`Tracker`.
+    A frame whose mask was given comes out as given, the first one included: the published video loop drops it, and
+    binarises its memory, where here every object keeps its id.
+
+    Args:
+        segmenter: The network.
+        frames: Paths, PIL images or (H, W, 3) uint8 arrays, all of one size.
+        context: The mask of the first frame (a path, a PIL image or an (H, W) array of ids), or a Prompt or a sequence
+            of Prompts from other images, or prompt tensors. A Prompt whose image is the first frame, pixel by pixel, is
+            its mask.
+        memory: Predicted frames to remember at most; see :class:`Tracker`, as for the next two.
+        policy: Which of them.
+        **options: See `SegmentOptions`; frames are not cut to tiles.
 
     Raises:
         FileNotFoundError, ValueError: a frame, the context or an option cannot be used; the message says why.
     """
     mask = context if isinstance(context, str | os.PathLike | Image.Image | np.ndarray) else None
     prompts = None if isinstance(context, str | os.PathLike | Image.Image | np.ndarray) else context
-    tracker = Tracker(segmenter, context=prompts, memory=memory, policy=policy, task=task, side=side)
+    tracker = Tracker(segmenter, context=prompts, memory=memory, policy=policy, **options)
     return (tracker.step(frame, None if number else mask) for number, frame in enumerate(frames))
 
 
@@ -76,13 +88,15 @@ class Tracker:
     network's resolution; unsure ones are background then. It may come back, for what was given stays.
 
     context: prompts from other pictures, one of which counts as the mask of the first frame where that is its picture;
-    and prompt tensors, which are asked beside the memory of the objects that they find. task, side: see
-    `Segmenter.prepare`. snap: see `formats.read_mask`; it is for the masks of frames.
+    and prompt tensors, which are asked beside the memory of the objects that they find. snap: see `read_mask`; it is
+    for the masks of frames. options: see `SegmentOptions`; frames are not cut to tiles, as they are remembered as the
+    network sees them.
 
     Raises:
         ValueError: the context or an option cannot be used; the message says why.
     """
 
+    @takes_options
     def __init__(
         self,
         segmenter: Segmenter,
@@ -90,13 +104,14 @@ class Tracker:
         context: Context | None = None,
         memory: int = 4,
         policy: Policy = "spaced",
-        task: Task = "instance",
-        side: int | None = None,
         snap: bool = False,
+        **options: Unpack[SegmentKeywords],
     ) -> None:
         self._segmenter = segmenter
         self._snap = snap
-        self._task: Task = task
+        self._options = SegmentOptions(**options)
+        refuse_tiles(self._options)
+        side = self._options.side
         self._side = segmenter.fit(np.zeros((1, 1, 3), np.uint8), side=side).pixels.shape[0]  # which checks it
         self._bank = MemoryBank(size=memory, policy=policy, side=self._side)
         given = () if context is None else _checked(context)
@@ -108,7 +123,7 @@ class Tracker:
         self._number = 0
         self._size: tuple[int, int] | None = None
         self._prepared: tuple[tuple[tuple[Prompt, ...], ...], PreparedContext] | None = None
-        self._tokens: dict[bytes, PromptTokens] = {}  # of the canvases in it
+        self._tokens: dict[str, PromptTokens] = {}  # of the canvases in it
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -132,7 +147,7 @@ class Tracker:
         given = None if mask is None else self._opened(image, mask)
         if self._number == 0:
             given = self._begun(image, given)
-        query = self._segmenter.fit(image, side=self._side)
+        query = fit_query(image, self._side, keep=self._options.refine)
         found = self._remembered(query) if given is None else self._given(query, given)
         self._number += 1
         self._size = query.size
@@ -156,7 +171,7 @@ class Tracker:
         return {
             "number": np.array(self._number),
             "frame_size": np.array(self._size or (0, 0)),
-            "task": np.array(self._task),
+            "options": np.array(json.dumps(self._options.plain())),
             "learned": np.array(sorted({i for key in self._keys for i in key.ids}), np.int64),
             "forgotten": np.array(sorted(self._forgotten), np.int64),
             "shown_ids": self._shown.ids.copy(),
@@ -172,8 +187,8 @@ class Tracker:
         """
         banks = {name: array for name, array in state.items() if name.startswith("bank_")}
         bank = MemoryBank.restore({name.removeprefix("bank_"): array for name, array in banks.items()})
-        theirs = {"memory": bank.size, "policy": bank.policy, "side": bank.side, "task": str(state["task"])}
-        own = {"memory": self._bank.size, "policy": self._bank.policy, "side": self._side, "task": self._task}
+        theirs = {"memory": bank.size, "policy": bank.policy, **json.loads(str(state["options"])), "side": bank.side}
+        own = {"memory": self._bank.size, "policy": self._bank.policy, **self._options.plain(), "side": self._side}
         theirs["learned ids"] = state["learned"].tolist()
         own["learned ids"] = sorted({i for key in self._keys for i in key.ids})
         if theirs != own:
@@ -249,7 +264,7 @@ class Tracker:
             nothing, certain = np.zeros(query.size, np.uint8), np.ones(query.size, np.float32)
             return _Seen(nothing, certain, np.zeros(small_size, np.uint8), np.ones(small_size, np.float32), {})
         (answer,) = self._segmenter.answer_many([query], self._prepared_context())
-        whole, small = answer.read(), replace(answer, size=small_size).read()
+        whole, small = answer.read(), replace(answer, size=small_size, guide=None).read()
         present = set(ids_in(sure_only(small.mask, small.confidence))) & set(self.ids)
         masks = only(whole.mask, present), only(small.mask, present)
         return _Seen(masks[0], whole.confidence, masks[1], small.confidence, whole.presence)
@@ -260,8 +275,7 @@ class Tracker:
         if self._prepared is None or self._prepared[0] is not contexts:
             asked = _with_keys(contexts, self._keys)
             each = [
-                self._segmenter.prepare(context, task=self._task, side=self._side, known=self._tokens)
-                for context in asked
+                self._segmenter.prepare(context, known=self._tokens, **self._options.keywords()) for context in asked
             ]
             passes = tuple(one for prepared in each for one in prepared.passes)
             self._tokens = {content: tokens for prepared in each for content, tokens in prepared.tokens.items()}

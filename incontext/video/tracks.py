@@ -17,7 +17,8 @@ import numpy as np
 
 from incontext.images import rle
 from incontext.images.alone import open_alone
-from incontext.images.masks import whole_file
+from incontext.images.write import whole_file
+from incontext.jsonlines import JsonLines
 from incontext.types import Segmentation, box
 
 TRACKS_FORMAT: Final = "incontext tracks 1"
@@ -55,31 +56,25 @@ class FrameLines:
     """
 
     def __init__(self, path: Path, *, keep: int = 0) -> None:
-        self._path = path
-        self._stream: BinaryIO = open_alone(path)
-        self._stream.truncate(keep)
-        self._stream.seek(keep)
+        self._lines = JsonLines(path, keep=keep, stream=open_alone(path, buffering=0))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._stream.close()
+        self._lines.close()
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Write a line."""
-        self._stream.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        self._lines.add(json.dumps(line, separators=(",", ":")).encode())
 
     def size(self) -> int:
-        """Bytes of all lines, which are in the file when this returns."""
-        self._stream.flush()
-        return self._stream.tell()
+        """Count the bytes of all lines, which are in the file."""
+        return self._lines.size
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """All lines, one at a time."""
-        self._stream.flush()
-        with self._path.open("rb") as stream:
-            yield from map(json.loads, stream)
+        """Read all lines, one at a time."""
+        yield from map(json.loads, self._lines)
 
 
 @dataclass(frozen=True)

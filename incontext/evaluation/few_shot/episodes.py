@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from incontext.images.dataset import described, has_instances, has_regions
-from incontext.images.masks import IGNORED, number_colors, read_ids
+from incontext.images.ids import IGNORED
+from incontext.images.masks import number_colors, read_ids
 from incontext.images.read import IMAGE_SUFFIXES
 
 DRAWN_EPISODES = 100  # of a set without fixed ones
@@ -99,7 +100,7 @@ def read_sets(
         shown = {each.name: what_is_shown(each) for each in found}
         count = DRAWN_EPISODES if drawn is None else drawn
         found = [replace(each, episodes=draw(each, shown[each.name], count, prompts, seed)) for each in found]
-    return tuple(_limited(each, limit) for each in _with_absences(found, shown, seed))
+    return tuple(limited(each, limit) for each in _with_absences(found, shown, seed))
 
 
 def read_episodes(data: Path) -> tuple[EpisodeSet, ...]:
@@ -268,7 +269,8 @@ def _chosen(known: Sequence[EpisodeSet], names: Sequence[str] | None) -> list[Ep
     return [by_name[name] for name in names]
 
 
-def _limited(each: EpisodeSet, limit: int | None) -> EpisodeSet:
+def limited(each: EpisodeSet, limit: int | None) -> EpisodeSet:
+    """At most so many of a set's episodes, spread evenly over it so that all classes take part; None: all."""
     if limit is None or limit >= len(each.episodes):
         return each
     picked = np.linspace(0, len(each.episodes) - 1, limit).round().astype(int).tolist()

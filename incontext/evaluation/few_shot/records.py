@@ -38,9 +38,9 @@ class Question:
 class Record:
     """What is counted of one answer.
 
-    foreground, background: at 224 x 224. present: the thing is there, at its query's own size; lost: it is, and no
-    pixel of it was found. absent_empty: whether nothing was found in the query without the thing, None where that was
-    not asked. confidence: at 224 x 224, None where the method has none. seconds: in the method, for one query.
+    foreground, background: at the size of scores. present: the thing is there, at its query's own size; lost: it is,
+    and no pixel of it was found. absent_empty: whether nothing was found in the query without the thing, None where
+    that was not asked. confidence: likewise, None where the method has none. seconds: in the method, for one query.
     """
 
     foreground: Overlap
@@ -82,7 +82,7 @@ class Record:
         )
 
 
-class Journal:
+class AnswerJournal:
     """Records by their question, in a file of JSON lines that grows with each answer; `Lines` says what is refused."""
 
     def __init__(self, path: Path, settings: Mapping[str, object]) -> None:

@@ -129,10 +129,10 @@ class Column:
 
 @dataclass(frozen=True)
 class FewShotReport:
-    """Every score of a run. side: pixels, at which masks were compared; seed: of the bootstrap; class_names: set -> id
-    -> what it means."""
+    """Every score of a run. side: pixels along a side at which masks were compared, None: their own; seed: of the
+    bootstrap; class_names: set -> id -> what it means."""
 
-    side: int
+    side: int | None
     seed: int
     columns: tuple[Column, ...]
     class_names: dict[str, dict[int, str]]
@@ -155,7 +155,11 @@ Asked = tuple[str, int, bool]
 
 
 def score(
-    records: Mapping[Asked, Mapping[str, Sequence[Record]]], sets: Sequence[EpisodeSet], *, seed: int
+    records: Mapping[Asked, Mapping[str, Sequence[Record]]],
+    sets: Sequence[EpisodeSet],
+    *,
+    seed: int,
+    side: int | None = SCORING_SIDE,
 ) -> FewShotReport:
     """All scores: records of each method and number of shots, by set, in the order of the set's episodes."""
     drawn = {each.name: resamples(len(each.episodes), seed ^ zlib.crc32(each.name.encode())) for each in sets}
@@ -163,7 +167,7 @@ def score(
     names = {
         each.name: {i: each.class_name(i) for i in sorted({episode.id for episode in each.episodes})} for each in sets
     }
-    return FewShotReport(SCORING_SIDE, seed, columns, names)
+    return FewShotReport(side, seed, columns, names)
 
 
 def _column(

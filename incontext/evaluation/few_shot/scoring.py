@@ -3,11 +3,11 @@
 Refuses to know networks: `evaluate` scores any function from queries and prompts to masks, and shows it neither the ids
 of other classes nor the truth.
 
-The protocol. Every episode asks for one id. Masks are compared at 224 x 224 pixels, both resized by nearest neighbour;
-ignored pixels (255) are left out. Intersections and unions are summed over a class's episodes, then divided: that is
-the class's IoU; a set's mIoU is the mean over its classes, its FB-IoU the mean of the foreground's and the
-background's IoU over all its episodes. At the fewest shots each episode's prompts also get a query without the thing,
-where an empty answer is right.
+The protocol. Every episode asks for one id. Masks are compared at 224 x 224 pixels, both resized by nearest neighbour,
+unless another size is asked for; ignored pixels (255) are left out. Intersections and unions are summed over a class's
+episodes, then divided: that is the class's IoU; a set's mIoU is the mean over its classes, its FB-IoU the mean of the
+foreground's and the background's IoU over all its episodes. At the fewest shots each episode's prompts also get a query
+without the thing, where an empty answer is right.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from incontext.evaluation.few_shot.episodes import Episode, EpisodeSet
-from incontext.evaluation.few_shot.pictures import Pictures, at_scoring_side, wanted
-from incontext.evaluation.few_shot.records import Journal, Question, Record
+from incontext.evaluation.few_shot.pictures import SCORING_SIDE, EpisodeImages, PictureSource, at_scoring_side
+from incontext.evaluation.few_shot.records import AnswerJournal, Question, Record
 from incontext.evaluation.few_shot.scores import FewShotReport, score
 from incontext.evaluation.metrics import ConfidenceTally, overlap
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels
 from incontext.types import Prompt
 
 
@@ -71,19 +70,22 @@ def evaluate(
     *,
     shots: Sequence[int] = (1,),
     seed: int = 0,
+    side: int | None = SCORING_SIDE,
+    pictures: PictureSource | None = None,
     workers: int = 1,
-    journal: Journal | None = None,
+    journal: AnswerJournal | None = None,
     on_episode: Callable[[int, int], None] | None = None,
 ) -> FewShotReport:
     """Ask the methods all episodes of the sets with each number of shots, in one pass, and score the answers.
 
     A method gets the first prompts of an episode, everything but the asked id painted background. seed: of the
-    bootstrap. workers: threads that each work on an episode; what is reported does not depend on them. journal: what it
-    knows is not asked again, and it gets what is new. on_episode(done, total) is called after each episode.
-    Raises ValueError for more shots than an episode has, and for an answer that has not the query's size.
+    bootstrap. side: pixels along a side at which masks are compared, None: each query's own size. pictures: where they
+    come from, None: the sets' folders. workers: threads that each work on an episode; what is reported does not depend
+    on them. journal: what it knows is not asked again, and it gets what is new. on_episode(done, total) is called after
+    each episode. Raises ValueError for more shots than an episode has, and for an answer that has not the query's size.
     """
     _check(methods, sets, shots)
-    asker = _Asker(Pictures(sets), tuple(methods), tuple(shots), journal)
+    asker = _Asker(pictures or EpisodeImages(sets), tuple(methods), tuple(shots), side, journal)
     tasks = [(each, episode) for each in sets for episode in each.episodes]
     answered: dict[Question, Record] = {}
     for done, new in enumerate(_in_order(asker.ask, tasks, workers), start=1):
@@ -105,6 +107,7 @@ def evaluate(
         },
         sets,
         seed=seed,
+        side=side,
     )
 
 
@@ -124,7 +127,7 @@ def _check(methods: Sequence[Method], sets: Sequence[EpisodeSet], shots: Sequenc
 
 @dataclass(frozen=True, eq=False)
 class _Truth:
-    """A query's truth, ready to be compared: at its own size, and both masks small."""
+    """A query's truth, ready to be compared: at its own size, and both masks at the size of scores."""
 
     own: npt.NDArray[np.bool_]
     small: npt.NDArray[np.bool_]
@@ -135,10 +138,11 @@ class _Truth:
 class _Asker:
     """Asks the methods one episode. Threads may share it."""
 
-    pictures: Pictures
+    pictures: PictureSource
     methods: tuple[Method, ...]
     shots: tuple[int, ...]
-    journal: Journal | None
+    side: int | None
+    journal: AnswerJournal | None
 
     def question(self, method: Method, shots: int, each: EpisodeSet, episode: Episode) -> Question:
         return Question.of(method.name, each.name, episode, shots, ask_absent=shots == min(self.shots))
@@ -162,38 +166,33 @@ class _Asker:
                     queries.append(self.pictures.image(question.absent.set, question.absent.query))
                 start = time.perf_counter()
                 answers = list(method.predict(queries, prompts[: len(question.prompts)]))
-                record = _record(answers, queries, truth, (time.perf_counter() - start) / len(queries))
+                record = self._record(answers, queries, truth, (time.perf_counter() - start) / len(queries))
             answered[question] = record
         return answered
 
     def _truth(self, each: EpisodeSet, episode: Episode) -> _Truth:
-        ids, image = self.pictures.ids(each.name, episode.query), self.pictures.image(each.name, episode.query)
-        if ids.shape != image.shape[:2]:
-            raise ValueError(
-                f"{self.pictures.path(each.name, 'masks', episode.query)}: expected a mask of its picture's size "
-                f"{image.shape[:2]}, got {ids.shape}"
-            )
-        own = wanted(ids, each, episode.id)
-        return _Truth(own, at_scoring_side(own), at_scoring_side(ids == IGNORED))
+        asked = self.pictures.asked(each, episode.id, episode.query)
+        own = asked == 1
+        return _Truth(own, at_scoring_side(own, self.side), at_scoring_side(asked == IGNORED, self.side))
 
-
-def _record(answers: Sequence[Answer], queries: Sequence[Pixels], truth: _Truth, seconds: float) -> Record:
-    if len(answers) != len(queries):
-        raise ValueError(f"expected an answer for each of {len(queries)} queries, got {len(answers)}")
-    (own, confidence), *absent = (read_answer(*each) for each in zip(answers, queries, strict=True))
-    found = at_scoring_side(own)
-    tally = None
-    if confidence is not None:
-        tally = ConfidenceTally.of(at_scoring_side(confidence), found == truth.small, truth.ignored)
-    return Record(
-        foreground=overlap(found, truth.small, truth.ignored),
-        background=overlap(~found, ~truth.small, truth.ignored),
-        present=bool(truth.own.any()),
-        lost=bool(truth.own.any()) and not bool((own & truth.own).any()),
-        absent_empty=None if not absent else not bool(absent[0][0].any()),
-        confidence=tally,
-        seconds=seconds,
-    )
+    def _record(self, answers: Sequence[Answer], queries: Sequence[Pixels], truth: _Truth, seconds: float) -> Record:
+        if len(answers) != len(queries):
+            raise ValueError(f"expected an answer for each of {len(queries)} queries, got {len(answers)}")
+        (own, confidence), *absent = (read_answer(*each) for each in zip(answers, queries, strict=True))
+        found = at_scoring_side(own, self.side)
+        tally = None
+        if confidence is not None:
+            small = at_scoring_side(confidence, self.side)
+            tally = ConfidenceTally.of(small, found == truth.small, truth.ignored)
+        return Record(
+            foreground=overlap(found, truth.small, truth.ignored),
+            background=overlap(~found, ~truth.small, truth.ignored),
+            present=bool(truth.own.any()),
+            lost=bool(truth.own.any()) and not bool((own & truth.own).any()),
+            absent_empty=None if not absent else not bool(absent[0][0].any()),
+            confidence=tally,
+            seconds=seconds,
+        )
 
 
 def read_answer(answer: Answer, query: Pixels) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32] | None]:

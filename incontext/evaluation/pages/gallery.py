@@ -15,11 +15,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from incontext.evaluation.few_shot.episodes import Episode, EpisodeSet
-from incontext.evaluation.few_shot.pictures import Pictures, wanted
+from incontext.evaluation.few_shot.pictures import EpisodeImages, PictureSource
 from incontext.evaluation.few_shot.scores import FewShotReport
 from incontext.evaluation.few_shot.scoring import Method, read_answer
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels
+from incontext.images.resize import resized_mask, shrunk, shrunk_size
+from incontext.types import Palette, Segmentation
 
 LONGER_SIDE = 240  # pixels of a picture
 _TINT = (255, 122, 0)
@@ -33,19 +34,16 @@ _Kind = TypeVar("_Kind", np.bool_, np.uint8)
 
 @dataclass(frozen=True)
 class Shown:
-    """An episode in pictures, each a JPEG file's bytes: the first prompt with its mask, the query with the true
-    outline, the answer, and its confidence (white is sure), None where there is none. iou: of this episode alone."""
+    """An episode in pictures, each a JPEG file's bytes or None where there is none.
+
+    score: what ranks it, None where nothing could be scored. captions: lines about it, the first says what is seen.
+    """
 
     set: str
     rank: str
-    class_name: str
-    query: str
-    shots: int
-    iou: float
-    prompt: bytes
-    truth: bytes
-    answer: bytes
-    confidence: bytes | None
+    score: float | None
+    captions: tuple[str, ...]
+    pictures: tuple[bytes | None, ...]
 
 
 def gallery(
@@ -55,11 +53,14 @@ def gallery(
     *,
     shots: int,
     hidden: Collection[str] = (),
+    pictures: PictureSource | None = None,
     on_picture: Callable[[int, int], None] | None = None,
 ) -> list[Shown]:
-    """The best, the median and the worst episode of each set, as the method answered with that many shots.
+    """The best, the median and the worst episode of each set, as the method answered with that many shots: the first
+    prompt with its mask, the query with the true outline, the answer, and its confidence (white is sure).
 
-    hidden: names of sets that are left out. on_picture(done, total) is called after each.
+    hidden: names of sets that are left out. pictures: where they come from, None: the sets' folders. on_picture(done,
+    total) is called after each.
     """
     scores = {each.name: each.episode_iou for each in report.column(method.name, shots).sets}
     chosen = [
@@ -68,9 +69,9 @@ def gallery(
         if each.name not in hidden
         for number, rank in best_median_worst(scores[each.name])
     ]
-    pictures, made = Pictures(sets), []
+    source, made = pictures or EpisodeImages(sets), []
     for done, (each, number, rank) in enumerate(chosen, start=1):
-        made.append(_show(pictures, method, each, each.episodes[number], shots, rank, scores[each.name][number]))
+        made.append(_show(source, method, each, each.episodes[number], shots, rank, scores[each.name][number]))
         if on_picture is not None:
             on_picture(done, len(chosen))
     return made
@@ -85,38 +86,34 @@ def best_median_worst(scores: Sequence[float]) -> Iterator[tuple[int, str]]:
 
 
 def _show(
-    pictures: Pictures, method: Method, each: EpisodeSet, episode: Episode, shots: int, rank: str, iou: float
+    pictures: PictureSource, method: Method, each: EpisodeSet, episode: Episode, shots: int, rank: str, iou: float
 ) -> Shown:
-    query, ids = pictures.image(each.name, episode.query), pictures.ids(each.name, episode.query)
+    query, asked = pictures.image(each.name, episode.query), pictures.asked(each, episode.id, episode.query)
     prompts = [pictures.prompt(each, episode.id, stem) for stem in episode.prompts[:shots]]
     (answer,) = method.predict([query], prompts)
     found, confidence = read_answer(answer, query)
     first = prompts[0]
     grey = None if confidence is None else np.rint(255 * np.clip(confidence, 0, 1)).astype(np.uint8)
     return Shown(
-        set=each.name,
-        rank=rank,
-        class_name=each.class_name(episode.id),
-        query=episode.query,
-        shots=shots,
-        iou=iou,
-        prompt=_jpeg(_tinted(_shrunk(first.image), _shrunk(first.mask == 1), _shrunk(first.mask == IGNORED))),
-        truth=_jpeg(
-            _outlined(_shrunk(query), _shrunk(wanted(ids, each, episode.id)), unscored=_shrunk(ids == IGNORED))
+        each.name,
+        rank,
+        iou,
+        (each.class_name(episode.id), episode.query),
+        (
+            _jpeg(_tinted(_shrunk(first.image), _shrunk(first.mask == 1), _shrunk(first.mask == IGNORED))),
+            _jpeg(_outlined(_shrunk(query), _shrunk(asked == 1), unscored=_shrunk(asked == IGNORED))),
+            _jpeg(_tinted(_shrunk(query), _shrunk(found))),
+            None if grey is None else _jpeg(_shrunk(grey)),
         ),
-        answer=_jpeg(_tinted(_shrunk(query), _shrunk(found))),
-        confidence=None if grey is None else _jpeg(_shrunk(grey)),
     )
 
 
 def _shrunk(array: npt.NDArray[_Kind]) -> npt.NDArray[_Kind]:
     """At most 240 pixels along the longer side, masks by the nearest pixel."""
-    is_mask = array.dtype == np.bool_
-    picture = Image.fromarray(array.astype(np.uint8))
-    scale = min(1.0, LONGER_SIDE / max(picture.size))
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    resampling = Image.Resampling.NEAREST if is_mask else Image.Resampling.BICUBIC
-    return np.asarray(picture.resize(size, resampling)).astype(array.dtype)
+    if array.dtype == np.bool_:
+        small = resized_mask(array.astype(np.uint8), shrunk_size((array.shape[0], array.shape[1]), longest=LONGER_SIDE))
+        return small.astype(array.dtype)
+    return shrunk(array.astype(np.uint8, copy=False), LONGER_SIDE).astype(array.dtype, copy=False)
 
 
 def _tinted(image: Pixels, mask: Flags, unscored: Flags | None = None) -> Pixels:
@@ -146,6 +143,16 @@ def _edges(mask: Flags) -> tuple[Flags, Flags]:
     inner: Flags = mask & ~surrounded
     outer: Flags = ~mask & touched
     return inner, outer
+
+
+def overlaid(image: Pixels, ids: Pixels, palette: Palette) -> bytes:
+    """A JPEG of a picture (H, W, 3), small, under the ids (H, W) of a mask in a palette's colours; what is ignored is
+    grey."""
+    small = _shrunk(image)
+    mask = resized_mask(ids, small.shape[:2])
+    shown = Segmentation(mask, np.ones(mask.shape, np.float32), palette).overlay(small)
+    shown[mask == IGNORED] = _UNSCORED
+    return _jpeg(shown)
 
 
 def _jpeg(image: Pixels) -> bytes:

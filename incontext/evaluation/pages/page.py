@@ -62,7 +62,7 @@ svg text { fill: var(--quiet); } svg text.strong { fill: var(--ink); font-weight
 """
 _TONES = "".join(f".{hue}{shade} {{ --tone: var(--{hue}{shade}); }}\n" for hue in HUES for shade in range(1, TONES + 1))
 
-_COLUMNS = ("prompt with its mask", "query, true outline", "answer", "confidence, white is sure")
+COLUMNS = ("prompt with its mask", "query, true outline", "answer", "confidence, white is sure")
 
 
 def page(report: FewShotReport, shown: Sequence[Shown], about: Mapping[str, object]) -> str:
@@ -80,7 +80,7 @@ def page(report: FewShotReport, shown: Sequence[Shown], about: Mapping[str, obje
         section(of_sets, heading=False),
         *_reliability(report),
         *(section(table) for table in others),
-        *_episodes(shown),
+        *episodes(shown, note_on_episodes(report.columns[0].shots)),
     ]
     return document("Few-shot scores", body)
 
@@ -148,31 +148,39 @@ def _reliability(report: FewShotReport) -> list[str]:
     return [start, f'<div class="side">{"".join(figures)}</div>']
 
 
-def _episodes(shown: Sequence[Shown]) -> list[str]:
+def episodes(
+    shown: Sequence[Shown], note: str, *, columns: Sequence[str] = COLUMNS, measure: str = "IoU", of: str = "episodes"
+) -> list[str]:
+    """What was shown by the sets, as HTML. note: plain text about it; columns: what the pictures are; measure: what
+    they are ranked by; of: what they are pictures of."""
     if not shown:
         return []
-    shots = shown[0].shots
-    note = (
-        f"By the IoU of the episode alone, {shots} shot{'s' * (shots > 1)}; where there are more, the first prompt is "
-        "shown. What is greyed out is not scored."
-    )
-    made = ["<h2>Best, median and worst episodes</h2>", f'<p class="note">{note}</p>']
-    names = "".join(f'<div class="quiet">{name}</div>' for name in _COLUMNS)
-    for name, episodes in groupby(shown, key=lambda each: each.set):
+    made = [f"<h2>Best, median and worst {escape(of)}</h2>", f'<p class="note">{escape(note)}</p>']
+    names = "".join(f'<div class="quiet">{escape(name)}</div>' for name in columns)
+    for name, of_set in groupby(shown, key=lambda each: each.set):
         made += [f"<h3>{escape(name)}</h3>", f'<div class="episode names"><div></div>{names}</div>']
-        made += [_episode(each) for each in episodes]
+        made += [_episode(each, columns, measure) for each in of_set]
     return made
 
 
-def _episode(each: Shown) -> str:
-    pictures = zip(_COLUMNS, (each.prompt, each.truth, each.answer, each.confidence), strict=True)
+def note_on_episodes(shots: int) -> str:
+    """What to say of few-shot episodes with that many shots."""
+    return (
+        f"By the IoU of the episode alone, {shots} shot{'s' * (shots > 1)}; where there are more, the first prompt is "
+        "shown. What is greyed out is not scored."
+    )
+
+
+def _episode(each: Shown, columns: Sequence[str], measure: str) -> str:
     shown = "".join(
-        f'<img alt="{escape(f"{name}: {each.class_name}", quote=True)}" loading="lazy" '
+        f'<img alt="{escape(f"{name}: {each.captions[0]}", quote=True)}" loading="lazy" '
         f'src="data:image/jpeg;base64,{b64encode(picture).decode()}">'
-        for name, picture in pictures
+        for name, picture in zip(columns, each.pictures, strict=True)
         if picture is not None
     )
+    score = "" if each.score is None else f'<span class="iou">{escape(measure)} {each.score:.3f}</span>'
+    captions = "<br>".join(map(escape, each.captions))
     return (
-        f'<div class="episode"><div><b>{escape(each.rank)}</b><span class="iou">IoU {each.iou:.3f}</span>'
-        f'<div class="quiet">{escape(each.class_name)}<br>{escape(each.query)}</div></div>{shown}</div>'
+        f'<div class="episode"><div><b>{escape(each.rank)}</b>{score}<div class="quiet">{captions}</div></div>'
+        f"{shown}</div>"
     )

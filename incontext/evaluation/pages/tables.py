@@ -54,7 +54,8 @@ def beside(report: FewShotReport) -> list[Column]:
 
 def set_table(report: FewShotReport, *, intervals: bool = False) -> Table:
     """mIoU: a row for each set and one for their mean."""
-    note = f"Masks are compared at {report.side} x {report.side} pixels; baselines with the fewest shots."
+    size = "the queries' own size" if report.side is None else f"{report.side} x {report.side} pixels"
+    note = f"Masks are compared at {size}; baselines with the fewest shots."
     if intervals:
         note += f" In brackets the middle 95 % of a bootstrap over the episodes of each set, seed {report.seed}."
     return _of_sets(report, "Mean IoU by set", note, lambda e: (e.mean_iou, e.mean_iou_interval), intervals=intervals)
@@ -204,10 +205,10 @@ def _of_sets(
 def _class_tables(report: FewShotReport) -> list[Table]:
     columns, made = beside(report), []
     for row, name in enumerate(report.set_names):
-        classes = columns[0].sets[row].class_iou
+        classes = sorted({i for column in columns for i in column.sets[row].class_iou})
         if len(classes) > 1:
             rows = tuple(
-                (report.class_names[name][i], *(f"{column.sets[row].class_iou[i]:.3f}" for column in columns))
+                (report.class_names[name][i], *(_figure(column.sets[row].class_iou.get(i)) for column in columns))
                 for i in classes
             )
             head = ("class", *(label(report, column) for column in columns))

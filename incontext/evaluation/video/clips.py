@@ -12,11 +12,13 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 
 from incontext.evaluation.few_shot.episodes import files
-from incontext.images.masks import Color, natural_order, number_colors, read_ids
-from incontext.images.read import Pixels, read_image
+from incontext.images.ids import Color, Pixels
+from incontext.images.masks import number_colors, read_ids
+from incontext.images.names import natural_order
+from incontext.images.read import read_image
+from incontext.images.resize import resized_mask
 
 ONE_OBJECT_YEAR = 2016  # of DAVIS: every later one tells objects apart
 _USUAL_RESOLUTION = "480p"
@@ -28,7 +30,9 @@ class Clip:
     """A video with masks. frames: its pictures in order. masks: files by the number of their frame.
 
     as_one: every id but 0 is the one object, 1. late: an id that a later mask shows first is a new object; else only
-    the first mask with an id introduces objects, and ids that it does not show are background.
+    the first mask with an id introduces objects, and ids that it does not show are background. whole: each mask shows
+    all objects that are in sight, so that one which introduces some is compared for the others. last_counts: the last
+    mask is compared, too.
     """
 
     name: str
@@ -36,11 +40,14 @@ class Clip:
     masks: Mapping[int, Path]
     as_one: bool = False
     late: bool = True
+    whole: bool = False
+    last_counts: bool = False
 
     @property
     def scored(self) -> frozenset[int]:
-        """The frames whose masks are compared unless they introduce objects: all but the first and the last of them."""
-        return frozenset(sorted(self.masks)[1:-1])
+        """The frames whose masks are compared unless they introduce objects: all but the first and, as a rule, the last
+        of them."""
+        return frozenset(sorted(self.masks)[1 : None if self.last_counts else -1])
 
     @cached_property
     def _numbers(self) -> Mapping[Color, int]:
@@ -55,20 +62,23 @@ class Clip:
         image = read_image(self.frames[number])
         if number not in self.masks:
             return image, None
-        ids = read_ids(self.masks[number], self._numbers)
+        ids = self.ids(number)
         height, width = image.shape[:2]
         if max(abs(ids.shape[0] - height), abs(ids.shape[1] - width)) > _ROUNDING:
             raise ValueError(
                 f"{self.masks[number]}: expected a mask of its frame's size {width} x {height} (width x height), got "
                 f"{ids.shape[1]} x {ids.shape[0]}"
             )
-        if ids.shape != (height, width):
-            ids = np.asarray(Image.fromarray(ids).resize((width, height), Image.Resampling.NEAREST))
-        return image, (ids > 0).astype(np.uint8) if self.as_one else ids
+        return image, resized_mask(ids, (height, width))
+
+    def ids(self, number: int) -> Pixels:
+        """The ids of a mask, (H, W) uint8 at the size of its file."""
+        ids = read_ids(self.masks[number], self._numbers)
+        return (ids > 0).astype(np.uint8) if self.as_one else ids
 
     def digest(self) -> str:
         """Changes when a frame or a mask does, by the files' names, sizes and times, or what the masks mean does."""
-        lines = [f"{self.as_one} {self.late}"]
+        lines = [f"{self.as_one} {self.late} {self.whole} {self.last_counts}"]
         for path in (*self.frames, *self.masks.values()):
             about = path.stat()
             lines.append(f"{path.parent.name}/{path.name} {about.st_size} {about.st_mtime_ns}")
@@ -106,7 +116,7 @@ def read_clips(
         if missing := [name for name in names if name not in by_name]:
             raise ValueError(f"expected clips out of {', '.join(by_name)}, got {', '.join(missing)}")
         found = [by_name[name] for name in names]
-    return tuple(each if limit is None else _limited(each, limit) for each in found)
+    return tuple(each if limit is None else limited(each, limit) for each in found)
 
 
 def _folders(data: Path) -> Iterator[Clip]:
@@ -119,7 +129,7 @@ def _folders(data: Path) -> Iterator[Clip]:
             f"expected JPEGImages and Annotations in {data}, or frames and masks, or folders that hold these; got none"
         )
     for folder in folders:
-        yield _clip(folder.resolve().name, folder / "frames", folder / "masks")
+        yield clip_of(folder.resolve().name, folder / "frames", folder / "masks")
 
 
 def _davis(data: Path, split: str | None, year: int | None, resolution: str | None) -> Iterator[Clip]:
@@ -133,7 +143,7 @@ def _davis(data: Path, split: str | None, year: int | None, resolution: str | No
         for folder in (images / name, masks / name):
             if not folder.is_dir():
                 raise FileNotFoundError(f"{folder}: there is no such folder, but clip {name} needs it")
-        clip = _clip(name, images / name, masks / name)
+        clip = clip_of(name, images / name, masks / name)
         yield replace(clip, as_one=year == ONE_OBJECT_YEAR, late=False)
 
 
@@ -154,7 +164,8 @@ def _listed(data: Path, split: str | None, year: int | None, resolution: str) ->
     return list(dict.fromkeys(PurePosixPath(each).parent.name if "/" in each else each for each in first)), year
 
 
-def _clip(name: str, frames: Path, masks: Path) -> Clip:
+def clip_of(name: str, frames: Path, masks: Path) -> Clip:
+    """The clip of a folder of frames and one of masks, files of the same names. ValueError where they do not fit."""
     found, labelled = files(frames), files(masks)
     if not found or not labelled:
         raise ValueError(f"expected pictures in {frames} and in {masks}, got {len(found)} and {len(labelled)}")
@@ -164,7 +175,8 @@ def _clip(name: str, frames: Path, masks: Path) -> Clip:
     return Clip(name, tuple(found[s] for s in order), {i: labelled[s] for i, s in enumerate(order) if s in labelled})
 
 
-def _limited(clip: Clip, limit: int) -> Clip:
+def limited(clip: Clip, limit: int) -> Clip:
+    """At most so many of a clip's frames, from its start."""
     if limit < 1:
         raise ValueError(f"expected a limit of at least 1 frame, got {limit}")
     return replace(clip, frames=clip.frames[:limit], masks={i: path for i, path in clip.masks.items() if i < limit})

@@ -6,7 +6,8 @@ Refuses to know networks and files of masks: `evaluate_video` scores whatever an
 The protocol is that of DAVIS for given first masks (arXiv 1704.00675). J and F are measured for each object
 in each frame with a mask, at the frames' own size, ignored pixels (255) left out; neither the first such frame nor the
 last counts. They are averaged over an object's frames, then over all objects of all clips. Where later masks introduce
-objects, those are given at that frame, which then is not scored, as its mask need not show the others.
+objects, those are given at that frame, which then is not scored, as its mask need not show the others; where it does
+(`Clip.whole`), it is scored for those.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -24,8 +26,7 @@ from incontext.evaluation.lines import Lines
 from incontext.evaluation.metrics import mean
 from incontext.evaluation.video.clips import Clip
 from incontext.evaluation.video.davis import Statistics, boundary, region
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels
 
 COPY_NAME = "copy the first mask"
 
@@ -81,6 +82,13 @@ class ClipRecord:
     frames: int
     seconds: float
     objects: tuple[ObjectRecord, ...]
+
+
+class KnownClips(Protocol):
+    """What is known of clips already, as `VideoJournal` keeps it."""
+
+    def get(self, method: VideoMethod, clip: Clip, /) -> ClipRecord | None: ...
+    def add(self, method: VideoMethod, clip: Clip, record: ClipRecord, /) -> None: ...
 
 
 class VideoJournal:
@@ -178,15 +186,15 @@ def evaluate_video(
     methods: Sequence[VideoMethod],
     clips: Sequence[Clip],
     *,
-    journal: VideoJournal | None = None,
+    journal: KnownClips | None = None,
     on_frame: Callable[[int, int], None] | None = None,
+    on_answer: Callable[[VideoMethod, Clip, int, Pixels], None] | None = None,
 ) -> VideoReport:
     """Let every method follow the objects of every clip, and score its answers.
 
     journal: what it knows is not measured again, and it gets what is new. on_frame(done, total) is called after each
-    frame of each method. Raises ValueError for a clip none of whose masks shows an object, and for an answer that has
-    not the frame's size.
-    """
+    frame of each method, on_answer(method, clip, frame, ids) with each answer (H, W). Raises ValueError for a clip none
+    of whose masks shows an object, and for an answer that has not the frame's size."""
     if not methods or not clips:
         raise ValueError("expected at least one method and one clip, got none")
     for repeated in ([method.name for method in methods], [clip.name for clip in clips]):
@@ -205,7 +213,8 @@ def evaluate_video(
         for method in methods:
             record = None if journal is None else journal.get(method, clip)
             if record is None:
-                record = follow(method, clip, on_frame=lambda: tell(1))
+                keep = None if on_answer is None else partial(on_answer, method, clip)
+                record = follow(method, clip, on_frame=lambda: tell(1), on_answer=keep)
                 if journal is not None:
                     journal.add(method, clip, record)
             else:
@@ -223,10 +232,17 @@ class _Tally:
     f: list[float] = field(default_factory=list)
 
 
-def follow(method: VideoMethod, clip: Clip, *, on_frame: Callable[[], None] | None = None) -> ClipRecord:
+def follow(
+    method: VideoMethod,
+    clip: Clip,
+    *,
+    on_frame: Callable[[], None] | None = None,
+    on_answer: Callable[[int, Pixels], None] | None = None,
+) -> ClipRecord:
     """Show a method the clip from the first frame on whose mask has an object, and measure what it answers.
 
-    It gets each object's mask once, at the first frame that shows it, with other objects as background.
+    It gets each object's mask once, at the first frame that shows it, with other objects as background. on_frame() is
+    called after each frame, on_answer(frame, ids) with each answer (H, W).
     """
     follower = method.start()
     tallies: dict[int, _Tally] = {}
@@ -234,8 +250,8 @@ def follow(method: VideoMethod, clip: Clip, *, on_frame: Callable[[], None] | No
     for number in range(len(clip.frames)):
         image, truth = clip.read(number)
         given = _introduced(truth, tallies, clip)
-        if given is not None:
-            tallies |= {i: _Tally() for i in _ids(given)}
+        new = set() if given is None else set(_ids(given))
+        tallies |= {i: _Tally() for i in new}
         if tallies:
             start = time.perf_counter()
             answer = follower.step(image, given)
@@ -243,8 +259,10 @@ def follow(method: VideoMethod, clip: Clip, *, on_frame: Callable[[], None] | No
             seconds, frames = seconds + time.perf_counter() - start, frames + 1
             if found.shape != image.shape[:2]:
                 raise ValueError(f"expected an answer of the frame's size {image.shape[:2]}, got {found.shape}")
-            if truth is not None and given is None and number in clip.scored:
-                for i, tally in tallies.items():
+            if on_answer is not None:
+                on_answer(number, found.astype(np.uint8))
+            if truth is not None and number in clip.scored and (not new or clip.whole):
+                for i, tally in ((i, tally) for i, tally in tallies.items() if i not in new):
                     masks = found == i, truth == i, truth == IGNORED
                     tally.frames.append(number)
                     tally.j.append(region(*masks))

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from incontext.canvas.paint import IMAGE_MEAN, IMAGE_STD
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.matching.backbone import import_timm
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.training.start.warm import fresh
 
 _HEADS = ("cls_token", "head.", "fc_norm.", "attn_pool.")  # for classifying whole pictures: not needed
@@ -27,10 +29,9 @@ def from_timm(name: str, like: ModelConfig, *, pretrained: bool = True, seed: in
 
     Raises:
         ValueError: timm has no such model, or it is no plain ViT.
-        FileNotFoundError: its weights are not on this machine and cannot be fetched.
+        FileNotFoundError: timm is not installed, or its weights are not on this machine and cannot be fetched.
     """
-    import timm
-
+    timm = import_timm()
     if ":" not in name and not timm.is_model(name.partition(".")[0]):
         raise ValueError(f"timm has no model named {name!r}; expected a plain ViT, such as vit_base_patch16_224.mae")
     try:

@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from incontext.network.attention import relative_table
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
+from incontext.network.relative import relative_table
 
 
 @dataclass(frozen=True)
-class Origin:
+class Source:
     """Where a block of the new network comes from."""
 
     block: int  # of the old network
@@ -87,13 +88,13 @@ def map_weights(tensors: Mapping[str, Tensor], source: ModelConfig, target: Mode
     return mapped
 
 
-def block_plan(source: ModelConfig, target: ModelConfig) -> tuple[Origin, ...]:
+def block_plan(source: ModelConfig, target: ModelConfig) -> tuple[Source, ...]:
     """Where each block of ``target`` comes from. The merge stays at the merge and each tap at its tap, if as many."""
     ends = [
         (config.merge_layer, *(config.taps if len(source.taps) == len(target.taps) else ()), config.depth - 1)
         for config in (source, target)
     ]
-    plan: list[Origin] = []
+    plan: list[Source] = []
     first = 0
     for old_end, new_end in zip(*ends, strict=True):
         old, new = old_end + 1 - first, new_end + 1 - len(plan)
@@ -102,14 +103,14 @@ def block_plan(source: ModelConfig, target: ModelConfig) -> tuple[Origin, ...]:
     return tuple(plan)
 
 
-def _origin(first: int, old: int, new: int, slot: int) -> Origin:
+def _origin(first: int, old: int, new: int, slot: int) -> Source:
     """Of block ``slot`` of ``new`` ones that take the place of ``old`` ones, which begin at ``first``."""
     if old == 0:
-        return Origin(first - 1, silent=True)
+        return Source(first - 1, silent=True)
     if new < old:
-        return Origin(first + (2 * slot + 1) * old // (2 * new), silent=False)
+        return Source(first + (2 * slot + 1) * old // (2 * new), silent=False)
     chosen = max(i for i in range(old) if i * new // old <= slot)
-    return Origin(first + chosen, silent=slot != chosen * new // old)
+    return Source(first + chosen, silent=slot != chosen * new // old)
 
 
 def _block_weight(inner: str, value: Tensor, grid: int, silent: bool) -> Tensor:

@@ -1,0 +1,1 @@
+"""Frozen networks of others whose features know what things are."""
