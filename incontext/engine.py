@@ -42,7 +42,7 @@ from incontext.options import (
     told_otherwise,
 )
 from incontext.placed import PlacedNetwork, by_passes
-from incontext.prompt_tensor import PromptTensor
+from incontext.prompt_tensor import PromptTensor, listed
 from incontext.proposals import expected_iou
 from incontext.types import Palette, Prompt, Segmentation
 
@@ -201,7 +201,7 @@ class Segmenter:
             if chosen.tiles is not None:
                 raise ValueError(f"expected tiles with examples only, got {chosen.tiles!r} without; crop the query")
             return PreparedContext(self, chosen, side, None, ())
-        shown = (context,) if isinstance(context, Prompt | PromptTensor) else tuple(context)
+        shown = listed(context)
         for each in shown:
             if isinstance(each, PromptTensor):
                 each.check_use(weights=self.name, sha256=self.sha256, task=chosen.task, side=side)

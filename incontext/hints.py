@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
+from incontext.digest import digest
 from incontext.images import rle
 from incontext.images.ids import IGNORED, Pixels, check_ids, ids_in
 from incontext.images.resize import resized_mask
@@ -60,7 +61,7 @@ class Scribbles:
 Mark: TypeAlias = Point | Box | Polygon | Scribbles
 
 _KINDS: tuple[type[Mark], ...] = (Box, Polygon, Scribbles, Point)  # from the coarse to the exact
-_KEYS = {Box: "boxes", Polygon: "polygons", Scribbles: "scribbles", Point: "points"}
+KEYS = {Box: "boxes", Polygon: "polygons", Scribbles: "scribbles", Point: "points"}
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -161,6 +162,11 @@ class Hints:
         found = {i for mark in self.marks for i in _ids_of(mark)}
         return tuple(sorted(found - {0}))
 
+    @property
+    def digest(self) -> str:
+        """What tells these hints from others: 16 hexadecimal digits."""
+        return digest(json.dumps(self.to_json()))[:16]
+
     def check(self, size: Size) -> None:
         """Raise a ValueError unless all of it lies within a picture (H, W)."""
         height, width = size
@@ -215,7 +221,7 @@ class Hints:
                 continue
             ring = [list(corner) for corner in mark.ring] if isinstance(mark, Polygon) else []
             plain: object = {"ring": ring, "id": mark.id} if ring else list(mark)
-            parts[-1].setdefault(_KEYS[type(mark)], []).append(plain)
+            parts[-1].setdefault(KEYS[type(mark)], []).append(plain)
         return parts
 
     @classmethod
@@ -233,7 +239,7 @@ class Hints:
         parts = content if isinstance(content, list) else [content]
         marks: list[Mark] = []
         for part in parts:
-            if not isinstance(part, dict) or not set(part) <= set(_KEYS.values()):
+            if not isinstance(part, dict) or not set(part) <= set(KEYS.values()):
                 raise ValueError(
                     f"expected hints as an object with points, boxes, polygons or scribbles, got {part!r:.100}"
                 )
@@ -256,39 +262,15 @@ class Hints:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read the hints of one picture. FileNotFoundError, or ValueError with the file's name."""
-        content = _read_json(Path(path))
+        content = read_json(Path(path))
         try:
             return cls.from_json(content)
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from None
 
 
-def load_many(path: str | os.PathLike[str]) -> dict[str, Hints]:
-    """Read the hints of several pictures: a JSON object with hints by the pictures' names, or by frames' numbers.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is something else; with the file's name.
-    """
-    content, file = _read_json(Path(path)), os.fspath(path)
-    if not isinstance(content, dict) or not content or set(content) <= set(_KEYS.values()):
-        raise ValueError(f"{file}: expected hints by the names of pictures, as {{NAME: {{points: ...}}}}, got others")
-    found = {}
-    for name, each in content.items():
-        try:
-            found[name] = Hints.from_json(each)
-        except ValueError as error:
-            raise ValueError(f"{file}, {name}: {error}") from None
-    return found
-
-
-def save_many(path: str | os.PathLike[str], hints: Mapping[str, Hints]) -> None:
-    """Write what :func:`load_many` reads; the file appears whole or not at all."""
-    with whole_file(path) as stream:
-        stream.write((json.dumps({name: each.to_json() for name, each in hints.items()}) + "\n").encode())
-
-
-def _read_json(path: Path) -> object:
+def read_json(path: Path) -> object:
+    """Read a file of hints as plain values. FileNotFoundError, or ValueError with the file's name."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

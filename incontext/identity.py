@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from incontext.digest import digest
 from incontext.options import SegmentOptions
-from incontext.prompt_tensor import PromptTensor
+from incontext.prompt_tensor import listed
 from incontext.types import Palette, Prompt
 from incontext.version import __version__
 
@@ -52,13 +52,13 @@ def settings_of(segmenter: Segmenter, options: SegmentOptions) -> dict[str, obje
     return {**of_network(segmenter, options, side), **own}
 
 
-def context_hash(context: Context) -> str:
+def context_hash(context: Context | None) -> str:
     """Make a SHA-256, in hexadecimal digits, of what prompts and prompt tensors show, and of their weights.
 
     It depends on pixels, not on what files are called.
     """
     parts: list[object] = []
-    for each in (context,) if isinstance(context, Prompt | PromptTensor) else context:
+    for each in listed(context):
         if isinstance(each, Prompt):
             parts += [each.image, each.mask, each.colors, *_arrays(each.palette), f"weight {each.weight}"]
         else:

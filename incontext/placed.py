@@ -207,7 +207,7 @@ class PlacedNetwork:
 
 
 def by_passes(views: Sequence[View], passes: Passes) -> Iterator[tuple[Passes, Sequence[View]]]:
-    """Sort views, in their order, by the passes that they need: these, or else by what hints point at."""
+    """Sort views, in their order, by the passes that they need: these, or if there are none by what hints point at."""
     if passes:
         yield passes, views
         return

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from incontext.images.write import whole_file
-from incontext.types import Palette
+from incontext.types import Palette, Prompt
 
 if TYPE_CHECKING:  # the model brings torch
     from incontext.options import Task
@@ -313,3 +313,12 @@ def _palette(record: Mapping[str, Any]) -> Palette:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return (", ".join(names[:_MOST_NAMES]) or "none") + more
+
+
+def listed(
+    context: Prompt | PromptTensor | Sequence[Prompt | PromptTensor] | None,
+) -> tuple[Prompt | PromptTensor, ...]:
+    """List what a context is made of; nothing for None."""
+    if context is None:
+        return ()
+    return (context,) if isinstance(context, Prompt | PromptTensor) else tuple(context)

@@ -16,10 +16,8 @@ from incontext.hints import Hints
 from incontext.images.ids import Pixels
 from incontext.images.read import ImageLike, read_image
 from incontext.network.model import PromptTokens
-from incontext.prompt_tensor import PromptTensor
+from incontext.prompt_tensor import PromptTensor, listed
 from incontext.types import Prompt, Segmentation
-
-Shown = tuple[Prompt | PromptTensor, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +66,10 @@ class Rounds:
         if isinstance(context, PreparedContext):
             if answer_weight or options:
                 raise ValueError("expected options and answer_weight with examples, got them with a prepared context")
-            self.context: Shown | None = None
+            self.context: tuple[Prompt | PromptTensor, ...] | None = None
             self._prepared = context
         else:
-            self.context = _shown(context)
+            self.context = listed(context)
             known: dict[str, PromptTokens] | None = {} if answer_weight and self.context else None
             self._prepared = segmenter.prepare(self.context or None, known=known, **options)
         first = segmenter.segment(self.query, self._prepared) if self._prepared.passes else None
@@ -163,9 +161,3 @@ class Rounds:
             if set(hints.ids) <= {i for each in together for i in each.ids}:  # a new id has no example
                 prepared = self._segmenter.prepare(together, known=prepared.tokens, **self._options)
         return self._segmenter.segment(self.query, prepared, hints=hints)
-
-
-def _shown(context: Context | None) -> Shown:
-    if context is None:
-        return ()
-    return (context,) if isinstance(context, Prompt | PromptTensor) else tuple(context)

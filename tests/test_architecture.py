@@ -19,8 +19,9 @@ PACKAGE = Path(incontext.__file__).parent
 LEVELS: dict[str, list[set[str]]] = {
     "": [
         {"images", "options", "progress", "version"},
-        {"digest", "hints", "jsonlines", "types"},
-        {"annotations", "network", "proposals"},
+        {"digest", "jsonlines", "types"},
+        {"hints"},
+        {"annotations", "hint_files", "network", "proposals"},
         {"prompt_tensor"},
         {"canvas", "matching", "sources"},
         {"examples"},
@@ -106,7 +107,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"outputs", "report"},
         {"identity", "labelled", "search", "sinks"},
         {"journal", "plan"},
-        {"work"},
+        {"hinted", "work"},
         {"run", "watch"},
         {"job", "rehearsal"},
         {"ray", "__init__"},
@@ -119,7 +120,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"__init__"},
     ],
     "learning": [{"augmentation"}, {"light"}, {"losses"}, {"__init__"}],
-    "matching": [{"backbone"}, {"__init__"}],
+    "matching": [{"backbone", "match"}, {"names"}, {"__init__"}],
     "network": [
         {"config", "devices", "relative"},
         {"kernels", "layers"},
@@ -444,6 +445,34 @@ def plant(folder: Path, files: dict[str, str]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(source, encoding="utf-8")
     return package
+
+
+MOST_LINES = 80  # of a function that does not declare a command's options
+
+
+def long_functions(package: Path) -> list[str]:
+    """Functions of too many lines, but for commands, whose parameters are the options that they declare."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            is_command = any(".command" in ast.unparse(each) for each in node.decorator_list)
+            lines = (node.end_lineno or 0) - (node.body[0].lineno if is_command else node.lineno) + 1
+            if lines > MOST_LINES:
+                found.append(f"{path.relative_to(package.parent)}:{node.lineno} {node.name} has {lines} lines")
+    return found
+
+
+def test_functions_are_short() -> None:
+    assert long_functions(PACKAGE) == []
+
+
+def test_a_planted_long_function_is_found(tmp_path: Path) -> None:
+    long = "def f():\n" + "    pass\n" * MOST_LINES
+    command = "@app.command()\ndef f(\n" + "".join(f"    p{i}: int = 0,\n" for i in range(90)) + "):\n    pass\n"
+    package = plant(tmp_path, {"engine.py": long, "cli/segment.py": command})
+    assert long_functions(package) == ["incontext/engine.py:1 f has 81 lines"]
 
 
 def test_all_is_what_is_exported() -> None:

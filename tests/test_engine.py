@@ -259,7 +259,7 @@ def test_a_prepared_context_answers_as_the_context_does_and_is_computed_once(
     context, queries = [prompt((1,)), prompt((2, 3))], [picture(seed=i) for i in range(3)]
     expected = [random_segmenter.paint(query, context, task="semantic") for query in queries]
     prepared = random_segmenter.prepare(context, task="semantic")
-    monkeypatch.setattr(random_segmenter, "_prepare", None)  # from here on nothing is prepared
+    monkeypatch.setattr(random_segmenter._placed, "prepare", None)  # from here on nothing is prepared
     for query, painted in zip(queries, expected, strict=True):
         np.testing.assert_allclose(random_segmenter.paint(query, prepared), painted, atol=1e-3)
         np.testing.assert_allclose(random_segmenter.paint(query, prepared, task="semantic"), painted, atol=1e-3)

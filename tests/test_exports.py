@@ -291,7 +291,7 @@ def command(tmp_path: Path, run: Callable[..., Done], monkeypatch: pytest.Monkey
 
     class Listed(Bright):
         def prepare(self, context: object, **asked: object) -> SimpleNamespace:
-            assert isinstance(context, list)
+            assert isinstance(context, tuple)
             return super().prepare(context[0], **asked)
 
     monkeypatch.setattr(engine, "load", lambda *_, **__: Listed())

@@ -12,7 +12,8 @@ from PIL import Image
 import incontext
 from incontext.canvas.hints import middles, outside, patch_of, reveal, reveal_pixels
 from incontext.canvas.windows import Window
-from incontext.hints import Hints, load_many, save_many
+from incontext.hint_files import load_many, save_many
+from incontext.hints import Hints
 from incontext.images.read import read_image
 
 NOTHING = 255

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from incontext import progress
 from incontext.learning.augmentation import NO_AUGMENTATION, Augmentation
 from incontext.learning.losses import paint_batch
-from incontext.matching.backbone import Backbone, of_network, open_backbone
+from incontext.matching.backbone import Backbone, of_network
+from incontext.matching.names import open_backbone
 from incontext.network.checkpoint import info, load_model, read_config
 from incontext.training.coloring import Coloring, collate, paint_episode
 from incontext.training.corrections import corrected
@@ -362,7 +363,7 @@ def test_a_folder_of_timm_is_opened_and_one_that_lacks_a_tensor_refused(tmp_path
     tensors = load_file(file)
     del tensors["blocks.0.attn.qkv.weight"]
     save_file(tensors, file)
-    with pytest.raises(ValueError, match="does not hold a network of timm with all of its weights"):
+    with pytest.raises(ValueError, match="expected a network of timm with all of its weights"):
         open_backbone(str(tmp_path))
 
 
@@ -371,7 +372,7 @@ def test_names_that_no_backbone_has_are_told(tmp_path: Path) -> None:
         open_backbone("timm:no_such_net")
     with pytest.raises(ValueError, match='expected a backbone as "timm:NAME"'):
         open_backbone(str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="nothing is fetched unasked"):
+    with pytest.raises(FileNotFoundError, match="incontext weights download timm:resnet10t"):
         open_backbone("timm:resnet10t.c3_in1k")
     with pytest.raises(ValueError, match="has no spatial features"):
         of_network("plain", nn.Linear(3, 3))
@@ -437,7 +438,7 @@ def test_train_takes_a_teacher_photographs_and_sets_to_judge_by(
 ) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     monkeypatch.setattr(
-        "incontext.matching.backbone.open_backbone", lambda _name, fetch: replace(colors(), name="any" if fetch else "")
+        "incontext.training.request.open_backbone", lambda _name, fetch: replace(colors(), name="any" if fetch else "")
     )
     recipe = tmp_path / "recipe.json"
     short = replace(TAUGHT, stages=(Stage(16, 2, 4),), sampling=Sampling(rendered=0.0), teaching=None)

@@ -597,7 +597,9 @@ def test_the_benchmark_cuts_measures_and_goes_on_where_it_was(labelled: Path, mo
     (labelled / "SETS").mkdir()
     (labelled / "LABELLED").rename(labelled / "SETS/discs")
     recorded: list[dict[str, Any]] = []
-    monkeypatch.setattr(benchmark, "record", lambda name, measured, _: recorded.append({"name": name, **measured}))
+    monkeypatch.setattr(
+        benchmark, "record", lambda name, measured, _, **__: recorded.append({"name": name, **measured})
+    )
     arguments = "SETS --out OUT --labelled 3 --ensembles 1,3 --tuned 2,3 --steps 2 --device cpu --dtype float32"
     monkeypatch.setattr(
         sys, "argv", ["tune.py", *arguments.split(), "--weights", "tiny.safetensors", "--plot", "p.png"]

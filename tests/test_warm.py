@@ -13,7 +13,7 @@ from torch import Tensor
 
 from incontext import cli
 from incontext.canvas.paint import IMAGE_MEAN, IMAGE_STD
-from incontext.matching.backbone import open_backbone
+from incontext.matching.names import open_backbone
 from incontext.network.checkpoint import load_model, save_model
 from incontext.network.config import ModelConfig
 from incontext.network.model import SegGPT

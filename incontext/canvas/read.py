@@ -23,24 +23,38 @@ _MOST_MARGIN = 0.9999  # so that logits stay finite
 _LEAST_SHARE = 1e-4  # of a patch, so that an id that nothing is painted of still is looked for everywhere
 
 
+class SecondVotes(NamedTuple):
+    """What a backbone says of a batch beside the network."""
+
+    leads: Tensor  # (B, K + 1, h, w), of each id of the palette over the best other one, in units of the network's
+    sharpness: float  # how much surer a pixel is by a lead of both together
+
+
 class Paint(NamedTuple):
     """What the network painted of a batch in one pass, and in which colours."""
 
     painted: Tensor  # (B, 3, side, side) normalised
     palette: Palette
     presence: Tensor | None = None  # (B, K + 1) of each id of the palette in 0..1; None: the network does not say
+    second: SecondVotes | None = None  # None: the network decides alone
 
     def part(self, first: int, last: int) -> "Paint":
         """Only these of the batch."""
         presence = None if self.presence is None else self.presence[first:last]
-        return Paint(self.painted[first:last], self.palette, presence)
+        second = None if self.second is None else self.second._replace(leads=self.second.leads[first:last])
+        return Paint(self.painted[first:last], self.palette, presence, second)
 
     @classmethod
     def joined(cls, parts: Sequence["Paint"]) -> "Paint":
         """Parts of a batch in one pass, as one."""
         known = [each.presence for each in parts if each.presence is not None]
-        painted = torch.cat([each.painted for each in parts])
-        return cls(painted, parts[0].palette, torch.cat(known) if known else None)
+        votes = [each.second for each in parts if each.second is not None]
+        return cls(
+            torch.cat([each.painted for each in parts]),
+            parts[0].palette,
+            torch.cat(known) if known else None,
+            votes[0]._replace(leads=torch.cat([each.leads for each in votes])) if votes else None,
+        )
 
 
 def read_colors(colors: Tensor, palette: Palette) -> tuple[Tensor, Tensor]:
@@ -66,6 +80,34 @@ def read_colors(colors: Tensor, palette: Palette) -> tuple[Tensor, Tensor]:
         return ids, torch.ones_like(nearest)
     nearest, second = nearest.sqrt(), second.sqrt()
     return ids, (second - nearest) / (second + nearest)
+
+
+def read_both(colors: Tensor, palette: Palette, second: SecondVotes) -> tuple[Tensor, Tensor]:
+    """Read ids from colours and a backbone's votes together.
+
+    For each id the network's lead is the colour margin to the nearest other colour, -1..1. The backbone's lead, spread
+    bilinearly, is added to it, and the id with the greatest sum wins. Where the backbone leads by nothing, ids are
+    those of :func:`read_colors`, so that edges stay the network's.
+
+    Args:
+        colors: (B, H, W, 3) in 0..255.
+        palette: The colours that were asked for, two or more.
+        second: The backbone's votes.
+
+    Returns:
+        Ids (B, H, W) uint8, and confidence (B, H, W) float32 in 0..1: the hyperbolic tangent of half the lead of the
+        sum over the next one, times the sharpness: the difference of two probabilities by logistic regression.
+    """
+    table = torch.tensor(palette.colors, device=colors.device).float()
+    distances = torch.stack([(colors.float() - color).square().sum(-1).sqrt() for color in table], dim=1)
+    two = distances.topk(2, dim=1, largest=False).values
+    other = torch.where(distances == two[:, :1], two[:, 1:], two[:, :1])
+    spread = F.interpolate(second.leads, colors.shape[1:3], mode="bilinear", align_corners=False)
+    sums = (other - distances) / (other + distances) + spread
+    best = sums.topk(2, dim=1)
+    ids = torch.tensor(palette.ids, device=colors.device)[best.indices[:, 0]]
+    lead = (best.values[:, 0] - best.values[:, 1]) / 2
+    return ids, torch.tanh(second.sharpness * lead)
 
 
 def read_logits(painted: Tensor, palette: Palette) -> Tensor:
@@ -144,7 +186,10 @@ def read_small(painted: Sequence[Paint], *, min_presence: float = 0.0) -> tuple[
 
 def _without_absent(each: Paint, min_presence: float) -> tuple[Tensor, Tensor]:
     """What was read, less the ids that are not there; as sure as it is that they are not."""
-    ids, confidence = read_colors(unpaint(each.painted), each.palette)
+    colors = unpaint(each.painted)
+    ids, confidence = (
+        read_colors(colors, each.palette) if each.second is None else read_both(colors, each.palette, each.second)
+    )
     if each.presence is None or min_presence <= 0:
         return ids, confidence
     left = ids.clone()

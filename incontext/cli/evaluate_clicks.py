@@ -26,7 +26,7 @@ _EXAMPLE, _ALONE = "with an example", "alone"
 
 
 @evaluate_app.command("clicks")
-@with_options(only=("task", "side"), without=("min_presence",))
+@with_options(only=("task", "side", "refine"))
 def evaluate_clicks(
     data: Annotated[
         Path,

@@ -64,6 +64,16 @@ def segment(
         ),
     ] = None,
     prompt_tensor: PromptTensors = None,
+    hints: Annotated[
+        Path | None,
+        typer.Option(
+            "--hints",
+            metavar="FILE",
+            help="What is said of some of the pictures, as JSON by their names: {NAME: {points: [[x, y, id]], boxes: "
+            "[[left, top, right, bottom, id]], ...}}; id 0 is: not this. With hints for all of them no example is "
+            "needed.",
+        ),
+    ] = None,
     options: SegmentOptions = DEFAULTS,
     loading: LoadOptions = LOADING,
     pages: Annotated[
@@ -135,14 +145,18 @@ def segment(
     or killed, goes on when the same command is given again.
     """
     from incontext.examples import open_context
-    from incontext.folder import STDIN, plan
+    from incontext.folder import STDIN, plan, with_hints
     from incontext.folder.ray.workers import RayNetworks
+    from incontext.hint_files import load_many
     from incontext.sources.find import read_list
 
     # What a user can get wrong is found before the weights are loaded.
     size, networks = batch_size_of(batch_size), RayNetworks(loading, workers, address)
     check_runner(runner, networks, dry_run=dry_run)
-    given = open_context(pairs_of(prompt), prompts, prompt_tensor or [], snap=snap_colors)
+    if hints is not None and watch:
+        raise ValueError("expected --hints for pictures that are there, got --watch as well; leave one out")
+    said = {} if hints is None else load_many(hints)
+    given = open_context(pairs_of(prompt), prompts, prompt_tensor or [], snap=snap_colors, needed=hints is None)
     job = plan(
         inputs,
         out,
@@ -156,12 +170,14 @@ def segment(
         pages=pages,
     )
     job = replace(job, names=given.names)
+    if hints is not None:
+        job = with_hints(job, said, {i for each in given.context for i in each.ids})
     beside = formats_beside(job, format, instances=instances, smallest=smallest)
     warn_of_many(len(given.prompts), options)
     run = partial(
         runner_of(runner, networks, dry_run=dry_run),
         job,
-        given.context,
+        given.context or None,
         batch_size=size,
         resume=resume,
         **options.keywords(),

@@ -15,7 +15,9 @@ if TYPE_CHECKING:  # the engine brings torch
     from incontext.engine import Context, PreparedContext, Segmenter
 
 
-def identify(segmenter: Segmenter, prepared: PreparedContext, context: Context, outputs: Outputs) -> dict[str, object]:
+def identify(
+    segmenter: Segmenter, prepared: PreparedContext, context: Context | None, outputs: Outputs
+) -> dict[str, object]:
     """Name everything that changes a mask, or what is written beside it, in plain values.
 
     Neither the images to be segmented are in it, nor how many go through the network together, nor the device.

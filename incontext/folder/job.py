@@ -21,9 +21,8 @@ from incontext.folder.sinks import FolderSink, sink_for
 from incontext.folder.watch import Arrived
 from incontext.folder.work import UnwritableError, raise_if_unwritable, version_of
 from incontext.options import BatchSize, SegmentKeywords, SegmentOptions, takes_options
-from incontext.prompt_tensor import PromptTensor
+from incontext.prompt_tensor import PromptTensor, listed
 from incontext.sources.places import shown
-from incontext.types import Prompt
 
 if TYPE_CHECKING:  # the engine brings torch, and a plan needs none
     from incontext.engine import Context, Segmenter
@@ -45,7 +44,7 @@ class Runner(Protocol):
 def segment_folder(
     segmenter: Segmenter,
     job: FolderJob,
-    context: Context,
+    context: Context | None,
     *,
     batch_size: BatchSize = "auto",
     resume: bool = True,
@@ -62,7 +61,7 @@ def segment_folder(
     Args:
         segmenter: The network.
         job: The plan.
-        context: What shows what to find, as `Segmenter.prepare` takes it.
+        context: What shows what to find, as `Segmenter.prepare` takes it; None: hints on every image do.
         batch_size: See `Segmenter.segment_many`.
         resume: See :func:`run_job`, as for the next three.
         arrivals: What comes in place of the plan's queries.
@@ -90,7 +89,9 @@ def segment_folder(
     )
 
 
-def settings_of(job: FolderJob, context: Context, options: SegmentOptions, batch_size: BatchSize) -> dict[str, object]:
+def settings_of(
+    job: FolderJob, context: Context | None, options: SegmentOptions, batch_size: BatchSize
+) -> dict[str, object]:
     """Say what was asked for, as `report.json` has it."""
     return {
         "inputs": [shown(each) for each in job.inputs],
@@ -324,13 +325,11 @@ class _Run:
             self._on_file(file)
 
 
-def _names(context: Context) -> dict[int, str]:
+def _names(context: Context | None) -> dict[int, str]:
     """What ids mean, as far as prompt tensors say it."""
-    keys = (context,) if isinstance(context, Prompt | PromptTensor) else context
-    return {i: name for key in keys if isinstance(key, PromptTensor) for i, name in key.names.items()}
+    return {i: name for key in listed(context) if isinstance(key, PromptTensor) for i, name in key.names.items()}
 
 
-def _learned(context: Context) -> list[dict[str, object]]:
+def _learned(context: Context | None) -> list[dict[str, object]]:
     """What tells the context's prompt tensors from others."""
-    keys = (context,) if isinstance(context, Prompt | PromptTensor) else context
-    return [{"ids": list(key.ids), **asdict(key.origin)} for key in keys if isinstance(key, PromptTensor)]
+    return [{"ids": list(key.ids), **asdict(key.origin)} for key in listed(context) if isinstance(key, PromptTensor)]

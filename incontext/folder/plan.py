@@ -16,6 +16,7 @@ from typing import Final
 from incontext.folder.outputs import TAR_NAME, Outputs, folder_for
 from incontext.folder.report import FileReport
 from incontext.folder.search import Search
+from incontext.hints import Hints
 from incontext.images.read import IMAGE_SUFFIXES
 from incontext.images.write import refuse_unwritable
 from incontext.sources.find import file_name
@@ -40,11 +41,12 @@ STDIN: Final = "-"  # among the inputs: a list
 @dataclass(frozen=True, slots=True)  # slots: there may be very many
 class Query:
     """A picture to segment. name: its path from the folder that it was found through; results are named after it.
-    page: of a file of several pictures, from 0."""
+    page: of a file of several pictures, from 0. hints: what is said of it."""
 
     place: Place
     name: PurePosixPath
     page: int | None = None
+    hints: Hints | None = None
 
     def __str__(self) -> str:
         """What messages call it."""

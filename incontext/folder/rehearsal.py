@@ -69,7 +69,7 @@ class Rehearsal:
 def rehearse(
     segmenter: Segmenter,
     job: FolderJob,
-    context: Context,
+    context: Context | None,
     *,
     batch_size: BatchSize = "auto",
     resume: bool = True,
@@ -175,7 +175,7 @@ def _answered(segmenter: Segmenter, prepared: PreparedContext, picture: DecodedQ
     """The answer to a batch of so many times this picture."""
     from incontext.canvas.query import PaintedAnswer
 
-    fitted = prepared.fit(picture.image)
+    fitted = prepared.fit(picture.image, hints=picture.query.hints)
     *_, answer = segmenter.answer_many([fitted] * count, prepared, batch_size=count)
     if isinstance(answer, PaintedAnswer):
         for each in answer.painted:

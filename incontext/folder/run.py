@@ -252,7 +252,7 @@ class _Reader:
         if isinstance(picture, FileReport):
             return picture
         try:
-            fitted = self._prepared.fit(picture.image)
+            fitted = self._prepared.fit(picture.image, hints=query.hints)
         except Exception as error:  # noqa: BLE001  as in work.read
             seconds = time.perf_counter() - start
             return work.failure(query, str(query), error, version=picture.version, seconds=seconds)

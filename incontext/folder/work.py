@@ -54,8 +54,9 @@ class DecodedQuery:
 
 
 def version_of(query: Query) -> str | None:
-    """What changes when a picture does: see `sources.version`."""
-    return version_at(query.place)
+    """What changes when a picture does, see `sources.version`, or what is said of it."""
+    version = version_at(query.place)
+    return version if version is None or query.hints is None else f"{version} {query.hints.digest}"
 
 
 def read(query: Query) -> DecodedQuery | FileReport:

@@ -2,7 +2,7 @@
 
 A step's episodes follow from the recipe's seed and the step's number alone, so a run that was stopped and resumed sees
 what an uninterrupted one sees, and several processes see together what a single one sees. The loop refuses to know
-where episodes come from (episodes.py, training/scenes/scene.py) and what colours are (coloring.py).
+where episodes come from (episodes.py, scenes/) and what colours are (coloring.py).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from incontext.training.sets import ImageSet
 from incontext.training.teacher import Heads, listening
 from incontext.training.validation import Validation
 
+_BETWEEN_REPORTS = 20  # steps
 _RIDGE_EPISODES, _RIDGE_FIRST = 192, 2**40  # by which a teacher's heads are started: none that the run sees
 
 
@@ -157,19 +158,15 @@ def train(
     team.check_equal(run.step, f"expected a folder that all processes see, got different states in {out}")
     if on_start is not None and team.rank == 0:
         on_start(run.computes())
-    validations: dict[tuple[int, str], Validation] = {}
-    running: float | None = None
-    clock, waited, drawn = time.perf_counter(), 0.0, 0
-    saved = clock
+    watch, saved = _Watch(recipe, out, {"step": held_out, "unseen": unseen}), time.perf_counter()
     # Where there is an accelerator it lights whole batches; else the workers do.
     batches = _batches(recipe, sets, targets, run.step, workers, team, unlit=run.device.type != "cpu")
     while run.step < recipe.steps:
         stage, before = recipe.stage_at(run.step)[0], time.perf_counter()
         batch = paint_batch(next(batches), run.device)
-        waited += time.perf_counter() - before
+        waited = time.perf_counter() - before
         loss, parts = run.advance(batch)
-        running = loss if running is None else 0.98 * running + 0.02 * loss
-        drawn += stage.batch
+        watch.learned(loss, stage.batch, waited)
         milestone = run.step % save_every == 0 or run.step == recipe.steps
         average = run.averaged() if milestone else None
         if average is not None and team.rank == 0:  # before the state: a run that goes on from that has these weights
@@ -180,35 +177,64 @@ def train(
             saved = time.perf_counter()
         if team.rank != 0:
             continue
-        scores: dict[str, float] = {}
-        for kind, judging in (("step", held_out), ("unseen", unseen)):
-            if average is None or not judging:
-                continue
-            if (stage.side, kind) not in validations:
-                validations[stage.side, kind] = Validation.draw(judging, side=stage.side, patch=recipe.model.patch)
-            picture = out / "validation" / f"{kind}_{run.step:07d}.png"
-            scores[kind] = validations[stage.side, kind].score(average, run.device, picture)
-        if run.step % 20 == 0 or milestone:
-            now = time.perf_counter()
-            speed, waiting = drawn / (now - clock), waited / (now - clock)
-            progress = TrainingProgress(
-                run.step,
-                recipe.steps,
-                stage.side,
-                running,
-                parts,
-                speed,
-                waiting,
-                run.computes(),
-                scores.get("step"),
-                scores.get("unseen"),
-            )
-            clock, waited, drawn = now, 0.0, 0
-            with (out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(dataclasses.asdict(progress)) + "\n")
+        scores = {} if average is None else watch.scores(run, average, stage.side)
+        if run.step % _BETWEEN_REPORTS == 0 or milestone:
+            progress = watch.report(run, stage.side, parts, scores)
             if on_report is not None:
                 on_report(progress)
     return out / "model.safetensors"
+
+
+class _Watch:
+    """What is known of how a run goes: its loss, its speed, its scores; the log is kept here.
+
+    judging: sets to validate by, by the word that their pictures are called after.
+    """
+
+    def __init__(self, recipe: Recipe, out: Path, judging: Mapping[str, Sequence[ImageSet]]) -> None:
+        self._recipe, self._out, self._judging = recipe, out, judging
+        self._validations: dict[tuple[int, str], Validation] = {}
+        self._loss: float | None = None
+        self._clock, self._waited, self._drawn = time.perf_counter(), 0.0, 0
+
+    def learned(self, loss: float, episodes: int, waited: float) -> None:
+        """Note a step: its loss, its episodes, and the seconds that it waited for them."""
+        self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
+        self._waited += waited
+        self._drawn += episodes
+
+    def scores(self, run: Run, average: SegGPT, side: int) -> dict[str, float]:
+        """Validate averaged weights by every kind of sets that there is, and draw a picture of each."""
+        found: dict[str, float] = {}
+        for kind, judging in self._judging.items():
+            if not judging:
+                continue
+            if (side, kind) not in self._validations:
+                self._validations[side, kind] = Validation.draw(judging, side=side, patch=self._recipe.model.patch)
+            picture = self._out / "validation" / f"{kind}_{run.step:07d}.png"
+            found[kind] = self._validations[side, kind].score(average, run.device, picture)
+        return found
+
+    def report(self, run: Run, side: int, parts: dict[str, float], scores: Mapping[str, float]) -> TrainingProgress:
+        """Write a line into the log, and begin to count anew."""
+        now = time.perf_counter()
+        assert self._loss is not None  # a step was learned
+        progress = TrainingProgress(
+            run.step,
+            self._recipe.steps,
+            side,
+            self._loss,
+            parts,
+            self._drawn / (now - self._clock),
+            self._waited / (now - self._clock),
+            run.computes(),
+            scores.get("step"),
+            scores.get("unseen"),
+        )
+        self._clock, self._waited, self._drawn = now, 0.0, 0
+        with (self._out / "log.jsonl").open("a") as log:
+            log.write(json.dumps(dataclasses.asdict(progress)) + "\n")
+        return progress
 
 
 def _make_heads(

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from incontext.matching.backbone import Backbone, open_backbone
+from incontext.matching.backbone import Backbone
+from incontext.matching.names import open_backbone
 from incontext.network.checkpoint import load_model
 from incontext.network.model import SegGPT
 from incontext.network.registry import resolve

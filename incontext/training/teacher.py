@@ -25,7 +25,7 @@ from incontext.network.model import SegGPT
 class Teaching:
     """Which teacher, and how its features are learned."""
 
-    name: str  # of the backbone, as :func:`incontext.matching.backbone.open_backbone` takes it
+    name: str  # of the backbone, as :func:`incontext.matching.names.open_backbone` takes it
     blocks: tuple[int, ...] = ()  # after which the heads stand; none: after a third and after two thirds of them
     dims: tuple[int, ...] = ()  # principal axes of each of the teacher's stages; none: 48 and 64, or 112 of one
     weight: float = 0.5  # of the heads' loss beside that of painting

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from incontext.evaluation.few_shot.episodes import EpisodeSet, files, read_sets
-from incontext.evaluation.few_shot.pictures import EpisodeImages, wanted
+from incontext.evaluation.few_shot.pictures import EpisodeImages
 from incontext.evaluation.metrics import Flags
 from incontext.evaluation.video.clips import Clip, read_clips
 from incontext.images.ids import IGNORED, Pixels
@@ -119,22 +119,16 @@ def _spread(things: Sequence[Thing], limit: int | None) -> tuple[Thing, ...]:
 
 
 def _of_set(each: EpisodeSet, pictures: EpisodeImages) -> Iterator[Thing]:
+    found = [files(each.folder / kind) for kind in ("images", "masks")]
     for number, episode in enumerate(each.episodes):
 
         def read(i: int = episode.id, query: str = episode.query, prompt: str = episode.prompts[0]) -> Truth | None:
-            ids = pictures.ids(each.name, query)
+            asked = pictures.asked(each, i, query)
             image = pictures.image(each.name, query)
-            _check_size(ids, image, pictures.file(each.name, "masks", query))
-            return _truth(image, wanted(ids, each, i), ids == IGNORED, lambda: pictures.prompt(each, i, prompt))
+            return _truth(image, asked == 1, asked == IGNORED, lambda: pictures.prompt(each, i, prompt))
 
-        paths = (pictures.file(each.name, kind, stem) for kind, stem in _needed(episode.query, episode.prompts[0]))
-        yield Thing(each.name, f"{number} {episode.query} {episode.id}", read, tuple(paths), has_example=True)
-
-
-def _needed(query: str, prompt: str) -> Iterator[tuple[str, str]]:
-    for stem in (query, prompt):
-        for kind in ("images", "masks"):
-            yield kind, stem
+        needed = (kind[stem] for stem in (episode.query, episode.prompts[0]) for kind in found if stem in kind)
+        yield Thing(each.name, f"{number} {episode.query} {episode.id}", read, tuple(needed), has_example=True)
 
 
 def _of_clip(clip: Clip, frames: int) -> tuple[Thing, ...]:

@@ -76,7 +76,7 @@ class RayWarning(UserWarning):
 def segment_on_ray(
     networks: RayNetworks,
     job: FolderJob,
-    context: Context,
+    context: Context | None,
     *,
     batch_size: BatchSize = "auto",
     resume: bool = True,

@@ -78,7 +78,7 @@ class Setup:
     """What every worker makes its runner of."""
 
     networks: RayNetworks
-    context: Context
+    context: Context | None
     outputs: Outputs
     options: SegmentOptions
     batch_size: BatchSize = "auto"

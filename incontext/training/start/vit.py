@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from incontext.canvas.paint import IMAGE_MEAN, IMAGE_STD
-from incontext.matching.backbone import import_timm
+from incontext.matching.names import import_timm
 from incontext.network.config import ModelConfig
 from incontext.network.model import SegGPT
 from incontext.training.start.warm import fresh
