@@ -88,6 +88,11 @@ def parts_left_out(problems: Sequence[str]) -> Sequence[str]:
     return problems.parts if isinstance(problems, Problems) else ()
 
 
+def notes_among(problems: Sequence[str]) -> Sequence[str]:
+    """The sentences with which nothing is left out."""
+    return problems.notes if isinstance(problems, Problems) else ()
+
+
 def _counted(sentence: str, count: int) -> str:
     return sentence + (f"; likewise {count - 1} more" if count > 1 else "")
 

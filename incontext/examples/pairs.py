@@ -206,7 +206,8 @@ def _matched(images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]) 
 def _owner(key: str, images: Mapping[str, list[Path]]) -> str | None:
     """The picture that a mask's name means: as it stands or as `joining` reads it, with its ending or without."""
     names = dict.fromkeys([key, _ENDING.sub("", key)])
-    spelled = (alike(Path(reading)) for name in names for reading in readings(name))
+    depth = key.count("/")  # masks in folders of their own are not those of pictures in other ones
+    spelled = (alike(Path(each)) for name in names for each in readings(name) if len(each.parts) == depth + 1)
     return next((name for name in (*names, *spelled) if name in images), None)
 
 
