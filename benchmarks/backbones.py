@@ -17,6 +17,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -106,9 +107,9 @@ def in_short(report: Any) -> list[dict[str, Any]]:
 
 def followed(plain: Segmenter, voted: Segmenter, data: Path, out: Path) -> list[dict[str, Any]]:
     """J and F of the clips of a folder, by each."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, segmenter in ((OURS, plain), (BOTH, voted)):
-        method = VideoMethod(name, lambda one=segmenter: Tracker(one, memory=MEMORY))
+        method = VideoMethod(name, partial(Tracker, segmenter, memory=MEMORY))
         report = video(segmenter, [method], read_clips(data), DEFAULTS, out / name.replace(" ", "_"))
         columns = [asdict(column) for column in report.columns]
         rows += columns if not rows else [column for column in columns if column["method"] == name]

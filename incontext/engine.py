@@ -181,8 +181,15 @@ class Segmenter:
         name: str = "unnamed",
         path: Path | None = None,
     ) -> None:
-        """voter: a backbone on that device. name, path: of the weights, and of the file that they came from, if any.
-        The others: see :func:`load`."""
+        """Put a network, and what votes beside it, on a device.
+
+        Args:
+            voter: A backbone on that device; None: there is none.
+            name: Of the weights.
+            path: Of the file that the weights came from, if any.
+
+        The others are those of :func:`load`.
+        """
         self.min_presence = MIN_PRESENCE if min_presence is None else min_presence
         if not 0 <= self.min_presence <= 1:
             raise ValueError(f"expected min_presence in 0..1, got {min_presence}")

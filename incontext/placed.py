@@ -172,7 +172,7 @@ class PlacedNetwork:
 
     @torch.inference_mode()
     def _with_votes(self, painted: Sequence[Paint], views: Sequence[View], passes: Passes) -> list[Paint]:
-        """The paint of each pass with the votes of the backbone for it, as far as it has examples."""
+        """Add the votes of the backbone to the paint of each pass, as far as it has examples."""
         if self.voter is None or all(each.examples is None for each in passes):
             return list(painted)
         images = [view.second for view in views if view.second is not None]

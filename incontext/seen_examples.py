@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,7 @@ class SeenExamples:
     def __post_init__(self) -> None:
         for name in ("ids", "channels"):
             object.__setattr__(self, name, tuple(int(each) for each in getattr(self, name)))
-        if not isinstance(self.backbone, str) or not _SHA256.fullmatch(str(self.sha256)):
+        if not isinstance(cast("object", self.backbone), str) or not _SHA256.fullmatch(str(self.sha256)):
             raise ValueError(f"expected a backbone's name and SHA-256, got {self.backbone!r:.80}, {self.sha256!r:.80}")
         if not self.ids or list(self.ids) != sorted({*self.ids}) or not 1 <= self.ids[0] <= self.ids[-1] <= 254:
             raise ValueError(f"expected ids in 1..254, ascending, got {self.ids}")
@@ -84,5 +84,9 @@ class SeenExamples:
 
     @classmethod
     def of(cls, record: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
-        """The inverse of :meth:`record` and :meth:`arrays`. ValueError or TypeError where they do not fit together."""
-        return cls(**record, **arrays)
+        """Make them from their :meth:`record` and :meth:`arrays`.
+
+        Raises:
+            ValueError: (or TypeError), they do not fit together.
+        """
+        return cls(**record, **cast("dict[str, Any]", arrays))

@@ -1049,7 +1049,11 @@ def test_voc_indices_where_the_colours_are_none_of_the_list(tmp_path: Path) -> N
     (tmp_path / "labelmap.txt").write_text("background:0,0,0::\na:200,0,0::\nb:0,200,0::\n")
     assert np.array_equal(only(open_labels(tmp_path)).mask(), classes)
     (tmp_path / "labelmap.txt").write_text("background:0,0,0::\na:200,0,0::\n")
-    with pytest.raises(ValueError, match=r"x\.png: expected the ids \[1\], got \[2\]"):
+    labels = open_labels(tmp_path)
+    assert np.array_equal(only(labels).mask(), np.where(classes == 2, 255, classes))
+    assert "x.png: expected the ids [1], got [2], which are ignored" in labels.problems[0]
+    (tmp_path / "labelmap.txt").write_text("background:0,0,0::\n9:200,0,0::\n")
+    with pytest.raises(ValueError, match=r"x\.png: expected the ids \[9\], got \[1, 2\]"):
         only(open_labels(tmp_path)).draw()
 
 
@@ -1212,10 +1216,12 @@ def test_broken_files_are_sentences(name: str, tmp_path: Path) -> None:
         data = file.read_bytes()
         file.write_bytes(mutated(data, file.suffix, rng))
         try:
-            for picture in open_labels(path, images=tmp_path / "pictures"):
+            labels = open_labels(path, images=tmp_path / "pictures")
+            for picture in labels:
                 for meaning in ("semantic", "instances"):
                     assert picture.mask(meaning).shape == picture.size
                 picture.read_image()
+            refused += labels.problems
         except (ValueError, FileNotFoundError) as error:
             refused.append(str(error))
         finally:

@@ -12,16 +12,11 @@ from PIL import Image
 
 from incontext.annotations import FORMATS, Categories, Labelled, Result, Thing, open_labels
 from incontext.annotations.agree import agreed, renumbered
-from incontext.annotations.core import (
-    checked_size,
-    is_number,
-    paint,
-    picture_size,
-    relative_name,
-    things_of,
-)
+from incontext.annotations.core import paint, things_of
 from incontext.annotations.exports import folders_for, writable, write_all
 from incontext.annotations.instances import split
+from incontext.annotations.joining import relative_name
+from incontext.annotations.values import checked_size, is_number, picture_size
 from incontext.examples import PromptWarning, gather, open_prompts, read_empty
 from incontext.images.masks import read_mask
 from incontext.training.sets import read_set
@@ -370,8 +365,11 @@ def test_masks_go_before_annotation_files_that_lie_beside_them(tmp_path: Path) -
 
 
 def test_annotations_without_pictures_are_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "i.json", coco(annotations=[annotation(category_id=0), annotation()]))
+    with pytest.raises(ValueError, match=r"the pictures that it names in their folder, found none of a\.png \(.*categ"):
+        gather(source=tmp_path)
     write_json(tmp_path / "i.json", coco(annotations=[annotation(image_id=0)]))
-    with pytest.raises(ValueError, match=r"the pictures that it names in their folder, found none of a\.png \(.*image"):
+    with pytest.raises(ValueError, match=r"found none of them, as it names none \(.*1 pictures without annotations"):
         gather(source=tmp_path)
 
 

@@ -67,7 +67,7 @@ def voter() -> Voter:
 
 
 def opinion(*, margin: float, lead: float, there: bool = True, name: str = "a", said: float | None = 0.5) -> Opinion:
-    """The left half is the thing. margin, lead: of both, in favour of the truth where it is there, else of the thing."""
+    """The left half is the thing. margin, lead: of both, for the truth where it is there, else for the thing."""
     truth = torch.zeros(80, 80, dtype=torch.bool)
     truth[:, :40] = there
     sign = torch.where(truth, 1.0, -1.0) if there else torch.ones(80, 80)

@@ -17,7 +17,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from incontext.annotations import open_labels
-from incontext.annotations.core import picture_size
+from incontext.annotations.values import picture_size
 from incontext.images.depth import RangeWarning, noted
 from incontext.images.ids import Pixels
 from incontext.images.masks import is_painted, read_mask

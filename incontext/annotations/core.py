@@ -7,35 +7,28 @@ prompts, the network and the command line.
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Any, Final, Literal, Protocol, Self, TypeAlias, TypeGuard
+from typing import Any, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from incontext.images import gate
+from incontext.annotations.values import EncodingError, glimpse_json, read_json
 from incontext.images.ids import IGNORED, MOST_IDS, Color, Pixels
 from incontext.images.names import natural_order
-from incontext.images.opening import MAX_PIXELS
-from incontext.images.read import IMAGE_SUFFIXES, image_size, read_image
+from incontext.images.read import read_image
 from incontext.types import Palette, box
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
 Meaning = Literal["semantic", "instances"]
 """What the ids of a mask stand for: one for each category, or one for each thing, counted from 1 in painting order."""
-
-_MOST_LETTERS: Final = 80  # of a value in a sentence
-_DEEPEST: Final = 4  # lists in lists of it
 
 
 # ---------------------------------------------------------------------------------------- ids and names
@@ -231,8 +224,7 @@ class Collected(Protocol):
 class Labels:
     """The labelled pictures of an annotation file or folder, in its own order.
 
-    Attributes:
-        problems: What had to be left out of it, a sentence each, with the name of the file.
+    problems: what had to be left out of it, as far as it is known by now, a sentence each, with the name of the file.
     """
 
     path: Path
@@ -271,6 +263,14 @@ class Source:
         return read_json(self.path)
 
     @cached_property
+    def glimpse(self) -> Any:
+        """The same, to tell formats by: names in it may be spelled wrongly where its encoding is not known."""
+        try:
+            return self.document
+        except EncodingError:
+            return glimpse_json(self.path)
+
+    @cached_property
     def files(self) -> tuple[Path, ...]:
         """What lies in a folder, hidden things left out, in natural order; nothing for a file."""
         if not self.is_folder:
@@ -279,7 +279,7 @@ class Source:
 
     def has_keys(self, *keys: str) -> bool:
         """Whether it is a JSON file of an object with all of these keys."""
-        return isinstance(self.document, dict) and all(key in self.document for key in keys)
+        return isinstance(self.glimpse, dict) and all(key in self.glimpse for key in keys)
 
 
 @dataclass(frozen=True)
@@ -333,121 +333,3 @@ class Result:
 
 
 Add: TypeAlias = Callable[[Result], None]
-
-
-# ------------------------------------------------------------------------- files, names, values of others
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        ValueError: It is broken, FileNotFoundError where there is none.
-    """
-    try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected JSON, got something else ({str(error) or type(error).__name__})") from None
-
-
-def relative_name(text: object) -> PurePosixPath:
-    """A picture's name as a file says it -> a path that stays inside of the folder it is taken from, by the gate."""
-    return gate.checked_name(text.replace("\\", "/") if isinstance(text, str) else text)
-
-
-def place_of(out: Path, name: PurePosixPath) -> Path:
-    """Where a result of this name is written below the folder of results; its own folder is there when this returns.
-
-    Every writer makes its paths here.
-
-    Raises:
-        ValueError: For a name that the gate refuses, and for a link that leads out.
-    """
-    return gate.below(out, gate.checked_name(name.as_posix()))
-
-
-class Pictures:
-    """Finds pictures below some folders, the first folder first."""
-
-    def __init__(self, *folders: Path | None) -> None:
-        self._folders = [folder for folder in folders if folder is not None]
-
-    def find(self, name: PurePosixPath) -> Path | None:
-        """The picture of exactly this name, or None."""
-        return next((path for folder in self._folders if is_file(path := folder / name)), None)
-
-    def find_stem(self, stem: PurePosixPath) -> Path | None:
-        """The picture of this name, to which the suffix of a picture is still to be added, or None."""
-        return self._stems.get(str(stem))
-
-    @cached_property
-    def _stems(self) -> dict[str, Path]:
-        found: dict[str, Path] = {}
-        for folder in self._folders:
-            for path in sorted(folder.rglob("*")):
-                if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-                    found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
-        return found
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; False also for names that are longer than names can be."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """(H, W) of a picture as `read_image` gives it, from its header.
-
-    Raises:
-        ValueError: It cannot be read.
-    """
-    try:
-        return image_size(path)
-    except (ValueError, OSError) as error:
-        what = (error.strerror if isinstance(error, OSError) else None) or str(error).removeprefix(f"{path}: ")
-        raise ValueError(f"{path}: expected a picture, got a file that cannot be read ({what})") from None
-
-
-def checked_size(height: object, width: object) -> tuple[int, int]:
-    """(H, W) as a file says it, as integers.
-
-    Raises:
-        ValueError: Unless that is a picture of at most 100 megapixels.
-    """
-    whole = [int(side) for side in (height, width) if is_number(side) and float(side) == int(side) and side > 0]
-    if len(whole) < 2:
-        raise ValueError(f"expected height and width of at least 1 pixel, got {brief(height)} and {brief(width)}")
-    if whole[0] * whole[1] > MAX_PIXELS:
-        raise ValueError(f"expected at most 100 megapixels, got {whole[1]} x {whole[0]}")
-    return whole[0], whole[1]
-
-
-def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a value of JSON is a finite number that a float can hold; true and false are none."""
-    if isinstance(value, int):
-        return not isinstance(value, bool) and abs(value) <= 1 << 53
-    return isinstance(value, float) and math.isfinite(value)
-
-
-def brief(value: object) -> str:
-    """A value for a sentence, however large and deep it is."""
-    text = repr(_beginning(value, _DEEPEST))
-    return text if len(text) <= _MOST_LETTERS else text[:_MOST_LETTERS] + " ..."
-
-
-def _beginning(value: object, depth: int) -> object:
-    """As much of a value of JSON as can be seen in a sentence."""
-    if isinstance(value, str | bytes):
-        return value[: 2 * _MOST_LETTERS]
-    if isinstance(value, int) and abs(value) > 10**_MOST_LETTERS:
-        return float("inf")
-    if not isinstance(value, list | tuple | dict) or not value:
-        return value
-    if depth == 0:
-        return type(value)()
-    if isinstance(value, dict):
-        return {_beginning(k, depth - 1): _beginning(v, depth - 1) for k, v in islice(value.items(), _MOST_LETTERS)}
-    return type(value)(_beginning(each, depth - 1) for each in value[:_MOST_LETTERS])

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from incontext.annotations.core import place_of
+from incontext.annotations.values import place_of
 
 
 def link_picture(out: Path, name: PurePosixPath, image: Path | None) -> None:

@@ -14,7 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from incontext.annotations.core import Add, Categories, Format, Result, paint, place_of
+from incontext.annotations.core import Add, Categories, Format, Result, paint
+from incontext.annotations.values import place_of
 from incontext.images.ids import IGNORED, MOST_IDS
 from incontext.images.write import write_image, write_mask
 from incontext.types import Palette

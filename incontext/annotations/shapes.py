@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from incontext.annotations.core import Categories, Flags, Thing, brief, is_number
+from incontext.annotations.core import Categories, Flags, Thing
+from incontext.annotations.values import brief, is_number
 from incontext.images.outlines import filled
 
 IGNORED_NAME: Final = "__ignore__"  # the category that means "ignored", as LabelMe's own tools have it
@@ -49,7 +50,7 @@ class Piece:
 
 
 def assembled(pieces: Iterable[Piece], categories: Categories) -> list[Thing]:
-    """Pieces in painting order -> things, each in the place of its first piece."""
+    """Pieces in painting order -> things, each in the place of its first piece. All of them cover something."""
     groups: dict[object, list[Piece]] = {}
     for number, piece in enumerate(pieces):
         key = (number,) if piece.group is None else (piece.name, piece.group)
@@ -72,6 +73,21 @@ def assembled(pieces: Iterable[Piece], categories: Categories) -> list[Thing]:
         )
         things += [thing] if thing is not None else []
     return things
+
+
+def visible(region: Region) -> Region:
+    """The same region. ValueError where it has no pixel."""
+    if not region.selected.any():
+        raise ValueError("expected something in its picture, got what covers no pixel of it")
+    return region
+
+
+def drawn(category: int, region: Region, confidence: float | None = None, *, is_ignored: bool = False) -> Thing:
+    """The thing that covers a region. ValueError where that has no pixel."""
+    selected, top, left = visible(region)
+    thing = Thing.cut(category, selected, top=top, left=left, confidence=confidence, is_ignored=is_ignored)
+    assert thing is not None  # as something is visible
+    return thing
 
 
 def united(regions: Sequence[Region]) -> Region:

@@ -14,7 +14,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME|PATH", help="As --backbone ta
 
 @backbone_app.command("info")
 def backbone_info(name: Name) -> None:
-    """What is in a backbone, and what its votes count. Nothing is downloaded."""
+    """Show what is in a backbone, and what its votes count. Nothing is downloaded."""
     from incontext.matching.voter import open_voter
     from incontext.network.devices import choose_device
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from incontext.cli.exporting import Instances, Smallest, export
-from incontext.cli.options import SnapColors, app, named_ids, names
+from incontext.cli.options import SnapColors, Strict, app, named_ids, names
 
 
 @app.command()
@@ -44,6 +44,7 @@ def convert(
         str | None, typer.Option("--names", metavar="ID=NAME,...", help="What ids mean, for masks without names.")
     ] = None,
     snap_colors: SnapColors = False,
+    strict: Strict = False,
 ) -> None:
     """Turn masks or annotations into annotations or masks, without the network.
 
@@ -64,9 +65,11 @@ def convert(
     own = named_ids(called, set(known.ids))
     if own:
         labels = replace(labels, categories=Categories({**known.names, **own}, known.colors))
-    count, lost = export(labels, formats, out, apart=len(formats) > 1, instances=instances, smallest=smallest)
-    print(f"{count} pictures in {out} ({', '.join(each.name for each in formats)})")
-    if lost:
+    apart = len(formats) > 1
+    made = export(labels, formats, out, apart=apart, instances=instances, smallest=smallest, strict=strict)
+    print(f"{made.written} pictures in {out} ({', '.join(each.name for each in formats)})")
+    print(made)
+    if made.lost:
         raise typer.Exit(1)
 
 

@@ -40,6 +40,9 @@ PromptTensors = Annotated[
         help="What `incontext tune` learned, in place of examples or beside them. May be given several times.",
     ),
 ]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Stop with an error at the first thing that would have to be left out.")
+]
 SnapColors = Annotated[
     bool, typer.Option("--snap-colors", help="Give each stray colour of a prompt's mask the nearest main colour.")
 ]

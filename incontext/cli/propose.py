@@ -1,5 +1,6 @@
 """`incontext propose`: masks of everything in pictures."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -82,7 +83,7 @@ def propose(
                 ),
                 box_nms_thresh=box_nms_thresh,
                 min_mask_region_area=min_mask_region_area,
-                on_points=lambda done, _, before=number * each: progress.update(before + done),
+                on_points=partial(_went_on, progress, number * each),
             )
             write(job, query, picture.image, found)
             progress.say(f"{query.name}: {len(found)} masks")
@@ -107,3 +108,7 @@ def write(job: "FolderJob", query: "Query", image: "Pixels", found: "Proposals")
     name = outputs.mask_name(query.name)
     outputs.put(name, encode_mask(ids, palette.table, name=name))
     outputs.put(query.name.with_suffix(".json").as_posix(), found.to_bytes())
+
+
+def _went_on(progress: ProgressLine, before: int, done: int, _: int) -> None:
+    progress.update(before + done)

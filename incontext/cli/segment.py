@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from incontext.cli.counting import are_missed, counted, passed_over_words
 from incontext.cli.exporting import Beside, Formats, Instances, Smallest, export_job, formats_beside
-from incontext.cli.options import PairsCommand, PromptTensors, SnapColors, app, pairs_of, with_options
+from incontext.cli.options import PairsCommand, PromptTensors, SnapColors, Strict, app, pairs_of, with_options
 from incontext.options import DEFAULTS, LOADING, BatchSize, LoadOptions, RunnerName, SegmentOptions
 from incontext.progress import ProgressLine
 
@@ -99,6 +100,7 @@ def segment(
         ),
     ] = None,
     snap_colors: SnapColors = False,
+    strict: Strict = False,
     format: Formats = None,
     instances: Instances = False,
     smallest: Smallest = 1,
@@ -184,7 +186,7 @@ def segment(
     )
     if dry_run:
         print(*rehearsal_lines(job, rehearsed(run, job, watch=watch)), sep="\n")
-    elif not carry_out(run, job, beside, watch=watch):
+    elif not carry_out(run, job, beside, watch=watch, strict=strict):
         raise typer.Exit(1)
 
 
@@ -224,16 +226,22 @@ def rehearsed(run: "Callable[..., Rehearsal]", job: "FolderJob", *, watch: bool)
     return run(arrivals=arrivals(job) if watch else None)
 
 
-def carry_out(run: "Callable[..., FolderReport]", job: "FolderJob", beside: Beside, *, watch: bool) -> bool:
+def carry_out(
+    run: "Callable[..., FolderReport]", job: "FolderJob", beside: Beside, *, watch: bool, strict: bool = False
+) -> bool:
     """Run a job, tell how it goes, write other formats beside its masks; whether nothing was lost.
+
+    strict: the first thing that is lost ends it with a ValueError.
 
     Raises:
         typer.Exit: Ctrl-C ended it, with status 130.
     """
     from incontext.folder import arrivals
 
+    if strict and are_missed(job.passed_over):
+        raise ValueError(f"{passed_over_words(job.passed_over)} (--strict)")
     with ProgressLine("images", None if watch else len(job.queries)) as progress:
-        told = _Listener(progress, job)
+        told = _Listener(progress, job, strict=strict)
         if watch:
             progress.say("Watching; Ctrl-C ends it.")
         try:
@@ -243,39 +251,49 @@ def carry_out(run: "Callable[..., FolderReport]", job: "FolderJob", beside: Besi
             raise typer.Exit(130) from None
     told.finished(report)
     lost = export_job(job, beside)
-    return not lost and (watch or not report.failed)
+    parts = [counted(len(report.files), "image"), counted(report.done, "mask")]
+    parts += [f"{report.failed} failed"] if report.failed else []
+    parts += [passed_over_words(job.passed_over)] if job.passed_over else []
+    print(", ".join(parts))
+    return not lost and (watch or not (report.failed or are_missed(job.passed_over)))
 
 
 class _Listener:
     """What a user reads while a job runs, and after it."""
 
-    def __init__(self, progress: ProgressLine, job: "FolderJob") -> None:
-        self._progress, self._job = progress, job
+    def __init__(self, progress: ProgressLine, job: "FolderJob", *, strict: bool) -> None:
+        self._progress, self._job, self._strict = progress, job, strict
+        self._has_noted = False
         self._done = 0
 
     def earlier(self, masks: int) -> None:
         """Count those that are done already."""
         self._done = masks
-        self._progress.say(f"Going on: {_count(masks, 'mask')} of an earlier run in {self._job.outputs.where}.")
+        self._progress.say(f"Going on: {counted(masks, 'mask')} of an earlier run in {self._job.outputs.where}.")
 
     def file(self, file: "FileReport") -> None:
         """Count one more."""
         self._done += 1
+        if file.error is not None and self._strict:
+            raise ValueError(f"{file.error} (--strict)")
         if file.error is not None:
             self._progress.say(f"Skipped: {file.error}")
+        if file.note is not None and not self._has_noted:
+            self._has_noted = True
+            self._progress.say(f"Note: {file.note}; report.json says of which others this holds, too.")
         self._progress.update(self._done)
 
     def stopped(self) -> None:
         """Hear that the user wants no more."""
-        of_all = f"{self._done} of {_count(len(self._job.queries), 'picture')}"
+        of_all = f"{self._done} of {counted(len(self._job.queries), 'picture')}"
         where = self._job.outputs.place("report.json")
         self._progress.say(f"Stopped after {of_all}; {where} lists them, and the same command goes on from there.")
 
     def finished(self, report: "FolderReport") -> None:
         """Print what came of it."""
         outputs = self._job.outputs
-        tars = "" if outputs.per_tar is None else f"tars of {_count(outputs.per_tar, 'picture')} in "
-        parts = [f"{_count(report.done, 'mask')} in {tars}{outputs.where}"]
+        tars = "" if outputs.per_tar is None else f"tars of {counted(outputs.per_tar, 'picture')} in "
+        parts = [f"{counted(report.done, 'mask')} in {tars}{outputs.where}"]
         if report.totals.empty:
             parts.append(f"{report.totals.empty} of them empty")
         if report.masks < report.done:
@@ -291,7 +309,7 @@ class _Listener:
 def rehearsal_lines(job: "FolderJob", trial: "Rehearsal") -> list[str]:
     """Say what a job would take, and what it would write."""
     rest = trial.queries - trial.before
-    lines = [f"{_count(trial.queries, 'picture')}, {trial.before} of them done: {rest} to segment."]
+    lines = [f"{counted(trial.queries, 'picture')}, {trial.before} of them done: {rest} to segment."]
     lines += [f"Would skip: {failure.error}" for failure in (*job.skipped, *trial.failures)]
     if trial.seconds is not None and trial.seconds_each is not None:
         parts = ("reading", "network", "writing")
@@ -299,7 +317,7 @@ def rehearsal_lines(job: "FolderJob", trial: "Rehearsal") -> list[str]:
         told = ", ".join(f"{part} {mean:.3f} s" for part, mean in zip(parts, means, strict=True))
         lines += [
             f"Time: about {timedelta(seconds=round(trial.seconds))}, {trial.seconds_each:.3f} s a picture",
-            f"  ({told}; measured on {_count(len(trial.measured), 'picture')}).",
+            f"  ({told}; measured on {counted(len(trial.measured), 'picture')}).",
         ]
     if trial.memory is not None and trial.disk is not None:
         device = f", and {trial.device_bytes / 1e9:.1f} GB on the device" if trial.device_bytes else ""
@@ -307,10 +325,6 @@ def rehearsal_lines(job: "FolderJob", trial: "Rehearsal") -> list[str]:
     shown = [str(job.outputs.place(each)) for each in islice(job.outputs.files(q.name for q in job.queries), 3)]
     listed = ", ".join(shown[:2]) + (", ..." if len(shown) > 2 else "")
     return [*lines, f"Would write {listed} and {job.outputs.place('report.json')}. Nothing was written."]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def batch_size_of(text: str) -> BatchSize:

@@ -191,8 +191,10 @@ def score(opinions: Sequence[Opinion], prototypes: float, neighbours: float) -> 
 
 
 def surprise(opinions: Sequence[Opinion], prototypes: float, neighbours: float, sharpness: float) -> float:
-    """Mean negative log-likelihood of the truth, a set like any other, where confidence is twice the probability of
-    being right less one."""
+    """Compute the mean negative log-likelihood of the truth, a set like any other.
+
+    Confidence counts as twice the probability of being right, less one.
+    """
     by_set: dict[str, list[float]] = {}
     for each in opinions:
         if each.known.any():
@@ -203,7 +205,7 @@ def surprise(opinions: Sequence[Opinion], prototypes: float, neighbours: float, 
 
 
 def mean_over(values: dict[Any, float]) -> float:
-    """The plain mean of what is in a dictionary."""
+    """Compute the plain mean of the values of a dictionary."""
     return sum(values.values()) / len(values)
 
 
@@ -274,11 +276,15 @@ def _sum(each: Opinion, prototypes: float, neighbours: float) -> Tensor:
 def _presence(
     opinions: Sequence[Opinion], prototypes: float, neighbours: float
 ) -> tuple[tuple[float, float, float] | None, dict[str, float]]:
-    """The numbers of the regression, and how well queries with and without the thing are told apart: by the network
-    alone, and by both. None where the network cannot tell, there are no queries without, or both tell no better."""
+    """Fit the regression of presence, and measure how well queries with and without the thing are told apart.
+
+    Returns:
+        The numbers of the regression, None where the network cannot tell, where there are no queries without the thing,
+        or where both together tell no better; and the measures, by the network alone and by both.
+    """
     told = [each for each in opinions if each.said is not None]
     truth = torch.tensor([float(each.there) for each in told], dtype=torch.float64)
-    if not told or len(truth.unique()) < 2:
+    if not told or truth.min() == truth.max():
         return None, {}
     said = torch.tensor([each.said for each in told], dtype=torch.float64).clamp(1e-6, 1 - 1e-6).logit()
     leads = [prototypes * each.prototypes + neighbours * each.neighbours for each in told]

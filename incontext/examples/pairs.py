@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from incontext.annotations import Categories, Labelled, Labels
+from incontext.annotations.joining import readings, uploaded_as
 from incontext.annotations.known import open_one, recognised
 from incontext.examples.annotated import Annotations, is_annotation
 from incontext.images.names import natural_order
@@ -50,9 +51,10 @@ class PromptFiles:
 
     Attributes:
         named: The pairs that were asked for one by one, and so must be of use.
-        masks: Every mask that was seen, those without a picture too, as none of them is a query.
+        masks: Every mask that was seen, those without an image too, as none of them is a query.
         labels: What annotation files say, for the pairs that are from one.
         categories: What their ids mean, the same in all.
+        sources: These annotation files, which know what had to be left out.
     """
 
     pairs: tuple[Pair, ...]
@@ -60,6 +62,7 @@ class PromptFiles:
     masks: tuple[Path, ...] = ()
     labels: Mapping[Pair, Labelled] = field(default_factory=dict)
     categories: Categories = field(default_factory=lambda: Categories({}))
+    sources: tuple[Labels, ...] = ()
 
 
 # --------------------------------------------------------------------------------------------- finding
@@ -194,8 +197,12 @@ def _matched(images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]) 
     """Match pairs of equal names, the mask's with or without an ending; and list the masks of no image."""
     owned: defaultdict[str, list[Path]] = defaultdict(list)
     lonely: list[Path] = []
+    before: defaultdict[str, list[str]] = defaultdict(list)  # what pictures were called before an upload -> their names
+    for key in images:
+        if (plain := uploaded_as(key)) is not None:
+            before[plain].append(key)
     for key, paths in masks.items():
-        owner = next((name for name in (key, _ENDING.sub("", key)) if name in images), None)
+        owner = _owner(key, images) or next(iter(before.get(_ENDING.sub("", key), ())), None)
         (lonely if owner is None else owned[owner]).extend(paths)
     for key, paths in owned.items():
         if len(paths) > 1 or len(images[key]) > 1:
@@ -204,6 +211,14 @@ def _matched(images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]) 
                 "move those that are not meant, or list the pairs in a context file"
             )
     return [(images[key][0], paths[0]) for key, paths in owned.items()], sorted(lonely, key=natural_order)
+
+
+def _owner(key: str, images: Mapping[str, list[Path]]) -> str | None:
+    """Find the image that a mask's name means: as it stands or as `joining` reads it, with its ending or without."""
+    names = dict.fromkeys([key, _ENDING.sub("", key)])
+    depth = key.count("/")  # masks in folders of their own are not those of pictures in other ones
+    spelled = (alike(Path(each)) for name in names for each in readings(name) if len(each.parts) == depth + 1)
+    return next((name for name in (*names, *spelled) if name in images), None)
 
 
 def _hint(folder: Path) -> str:

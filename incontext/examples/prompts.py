@@ -6,12 +6,14 @@ colours of all ids. Refuses to know which files belong together (pairs.py) and t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from incontext.examples.pairs import Pair, PromptFiles, some_of
+from incontext.annotations.values import parts_left_out
+from incontext.examples.pairs import Pair, PromptFiles, PromptWarning, some_of
 from incontext.images.ids import IGNORED, Pixels
 from incontext.images.masks import is_painted, read_mask
 from incontext.images.read import read_image
@@ -45,6 +47,8 @@ def open_prompts(files: PromptFiles, *, snap: bool = False, longest: int | None 
             are. Colours of RGB masks are counted over all of them in ascending order of (R, G, B), so that a colour is
             the same id in each; where the masks agree on the colour of each id, all prompts know all of these colours.
 
+    Of annotations, what cannot be used is left out and told in a `PromptWarning`, as long as something is left.
+
     Raises:
         ValueError: (or FileNotFoundError), each problem with the name of its file.
     """
@@ -52,12 +56,15 @@ def open_prompts(files: PromptFiles, *, snap: bool = False, longest: int | None 
     pairs: list[Pair] = []
     empty: list[Pair] = []
     problems: list[Exception] = []
+    unusable: list[Exception] = []  # labels of a set, of which others can be used
     for pair in files.pairs:
         try:
             prompt = _opened(pair, files, snap)
         except (ValueError, OSError) as error:
             if pair not in files.named and _is_empty(pair, files):
                 empty.append(pair)
+            elif pair not in files.named and pair in files.labels:
+                unusable.append(error)
             else:
                 problems.append(error)
             continue
@@ -66,12 +73,12 @@ def open_prompts(files: PromptFiles, *, snap: bool = False, longest: int | None 
             prompt = replace(prompt, image=image, mask=mask)
         prompts.append(prompt)
         pairs.append(pair)
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        more = f"; and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
-        told = "; ".join(str(error) for error in problems[:_MOST_PROBLEMS])
-        raise ValueError(f"{len(problems)} of {len(files.pairs)} prompts cannot be used: {told}{more}")
+    _refuse(problems if prompts else problems + unusable, len(files.pairs))
+    if unusable:
+        told = f"; and {len(unusable) - 1} more" if len(unusable) > 1 else ""
+        _warn(f"left out prompts that cannot be used: {unusable[0]}{told}")
+    for sentence in (sentence for labels in files.sources for sentence in parts_left_out(labels.problems)):
+        _warn(f"left out: {sentence}")
     if not prompts:
         masks = some_of([mask for _, mask in empty])
         raise ValueError(f"expected masks that mark something, got background (0) everywhere in {masks}")
@@ -79,6 +86,20 @@ def open_prompts(files: PromptFiles, *, snap: bool = False, longest: int | None 
     shown = {i for prompt in prompts for i in prompt.ids}
     names = {i: name for i, name in files.categories.names.items() if i in shown}
     return OpenedPrompts(tuple(_agreed(prompts, painted)), tuple(pairs), tuple(empty), names)
+
+
+def _refuse(problems: Sequence[Exception], count: int) -> None:
+    """Raise what is wrong with some of so many prompts, if anything is."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        more = f"; and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
+        told = "; ".join(str(error) for error in problems[:_MOST_PROBLEMS])
+        raise ValueError(f"{len(problems)} of {count} prompts cannot be used: {told}{more}")
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, PromptWarning, stacklevel=3)
 
 
 def _opened(pair: Pair, files: PromptFiles, snap: bool) -> Prompt:

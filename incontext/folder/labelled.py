@@ -12,14 +12,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from incontext.annotations import Categories, Labelled, Labels, Result, Thing
-from incontext.annotations.core import Pictures, is_file, paint, picture_size, things_of
+from incontext.annotations.core import paint, things_of
 from incontext.annotations.instances import split
+from incontext.annotations.joining import Pictures, is_file
 from incontext.annotations.known import open_one, recognised
+from incontext.annotations.values import Problems, picture_size
 from incontext.examples.pairs import IMAGE_FOLDERS, MASK_FOLDERS, gather
 from incontext.folder.report import REPORT_NAME, FileReport, FolderReport, open_report
-from incontext.images.ids import MOST_IDS, Color, ids_in
-from incontext.images.masks import MaskFile, is_painted, number_colors, read_ids, read_mask
+from incontext.images.ids import IGNORED, MOST_IDS, Color
+from incontext.images.masks import MaskFile, is_painted, read_ids, read_mask
 from incontext.images.names import natural_order
 from incontext.images.write import remove_half_written
 from incontext.sources.places import is_picture
@@ -65,11 +69,15 @@ def open_any(path: Path, *, images: Path | None = None, snap: bool = False) -> L
 
 def _with_pictures(labels: Labels, images: Path) -> Labels:
     """Take what is called like the labels' images in a folder, whatever its suffix, as their images."""
-    pictures = Pictures(images)
+    pictures = Pictures(images, deep=[images])
 
     def make() -> Iterator[Labelled]:
         for each in labels:
-            found = pictures.find(each.name) or pictures.find_stem(each.name.with_suffix(""))
+            try:
+                found = pictures.find(each.name) or pictures.find_stem(each.name.with_suffix(""))
+            except ValueError as error:
+                yield replace(each, draw=partial(_broken, f"{each.file}: {error}"))
+                continue
             if found is None:
                 yield each
             else:
@@ -114,12 +122,12 @@ def open_job(out: Path) -> Labels:
     if report.job.get("per_tar") is not None:
         raise ValueError(f"{out}: expected a folder of masks, got tars of them; unpack them and name that folder")
     ids: set[int] = set()
-    problems: list[str] = []
+    problems = Problems()
     colors: MaskFile | None = None
     count = 0
     for file in report.files.read():
         if isinstance(file, str):
-            problems.append(file)
+            problems.add(file)
             continue
         count += file.mask is not None and file.error is None
         ids.update(file.ids or ())
@@ -191,20 +199,35 @@ def sweep(folders: Iterable[Path]) -> None:
 def _of_masks(path: Path, pairs: list[tuple[Path | None, Path]], snap: bool) -> Labels:
     """Make labels of masks, with their images where known. A colour of RGB masks is the same id in each."""
     ids: set[int] = set()
+    colors: set[Color] = set()
     shown: MaskFile | None = None
-    numbers = number_colors((mask for _, mask in pairs), snap=snap)
-    for mask in (mask for _, mask in pairs if not is_painted(mask)):
-        file = read_mask(mask, snap=snap)
-        present = set(ids_in(file.ids))
-        ids |= present
-        shown = shown or (file if present else None)
+    problems = Problems()
+    usable = []
+    for image, mask in pairs:
+        try:
+            file = read_mask(mask, snap=snap)
+        except (ValueError, OSError) as error:
+            problems.add(str(error))
+            continue
+        usable.append((image, mask))
+        present = set(np.unique(file.ids).tolist()) - {0}
+        if file.colors is not None and is_painted(mask):
+            colors |= {(r, g, b) for i in present for r, g, b in [file.colors[i].tolist()]}
+        else:
+            ids |= present - {IGNORED}
+            shown = shown or (file if present - {IGNORED} else None)
+    if not usable:
+        raise ValueError(problems[0])
+    if len(colors) > MOST_IDS:
+        raise ValueError(f"{path}: expected at most 254 colours beside black in the masks together, got {len(colors)}")
+    numbers = {color: number for number, color in enumerate(sorted(colors), start=1)}
     categories = Categories.plain(ids | set(numbers.values()))
     if shown is not None and not numbers:
         categories = _colored(categories, shown)
     elif not ids:
         categories = replace(categories, colors={i: color for color, i in numbers.items()})
-    found = [_of_pair(path, image, mask, partial(_draw_mask, mask, numbers, snap)) for image, mask in pairs]
-    return Labels(path, "masks", found, categories)
+    found = [_of_pair(path, image, mask, partial(_draw_mask, mask, numbers, snap)) for image, mask in usable]
+    return Labels(path, "masks", found, categories, problems)
 
 
 def _of_pair(root: Path, image: Path | None, mask: Path, draw: Callable[[], list[Thing]]) -> Labelled:

@@ -71,6 +71,7 @@ class FolderJob:
     listed: tuple[str, ...] = ()  # what "-" among the inputs stands for
     names: Mapping[int, str] = field(default_factory=dict)  # what ids mean, for the report
     pages: bool = False  # each page of a file is a query
+    passed_over: Mapping[str, int] = field(default_factory=dict)  # files of the inputs that are no pictures, by suffix
 
 
 def plan(
@@ -129,7 +130,7 @@ def plan(
         kinds, places = ", ".join(sorted(IMAGE_SUFFIXES)), ", ".join(map(shown, given)) or "the inputs"
         problems = "".join(f"; {report.error}" for report in search.unreadable)
         raise ValueError(f"expected pictures ({kinds}) in {places}, found none{problems}")
-    job = replace(job, queries=found, skipped=tuple(search.unreadable))
+    job = replace(job, queries=found, skipped=tuple(search.unreadable), passed_over=dict(search.passed_over))
     _refuse_equal_names(job)
     _refuse_overwriting(job, search)
     return job

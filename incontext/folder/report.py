@@ -39,6 +39,7 @@ class FileReport:
     version: str | None = None  # of the picture: what changes when its file does
     seconds: float = 0.0  # reading it, its share of its batch in the network, and writing
     error: str | None = None
+    note: str | None = None  # what was guessed of the picture
 
     def to_line(self) -> bytes:
         """Write it as JSON in one line. A name that is not UTF-8 becomes a JSON escape."""
@@ -112,6 +113,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "version": lambda value: value is None or _is_text(value),
     "seconds": lambda value: value is None or _is_finite(value),
     "error": lambda value: value is None or isinstance(value, str),
+    "note": lambda value: value is None or isinstance(value, str),
 }
 
 

@@ -6,6 +6,7 @@ Refuses to know what becomes of them.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -43,6 +44,7 @@ class Search:
     def __init__(self, outputs: Outputs, *, needs_inputs: bool, needs_matches: bool) -> None:
         self._needs_inputs, self._needs_matches = needs_inputs, needs_matches
         self.unreadable: list[FileReport] = []
+        self.passed_over: Counter[str] = Counter()  # files that are no pictures by their names, by suffix
         self._real_folders: dict[Path, Path] = {}  # what os.path.realpath said, as it asks the disk about every part
         self._out = Path(os.path.realpath(outputs.out))
         self._remote = None if outputs.remote is None else _plain(outputs.remote)
@@ -70,7 +72,7 @@ class Search:
             raise ValueError(_same(shown(source), f"{shown(source).rstrip('/')}/masks"))
         out_is_meant = self._is_result(source)
         try:
-            for place, name in self._noted(find_remote(source)):
+            for place, name in self._noted(find_remote(source, self.passed_over)):
                 file = place.tar if isinstance(place, TarMember) else place
                 if out_is_meant or not (isinstance(file, RemoteFile) and self._is_result(file.url)):
                     yield place, name
@@ -106,7 +108,7 @@ class Search:
                 raise ValueError(_same(str(given), str(given / "masks")))
             yield from self._named(self._walk(given), given)
         elif is_tar_name(given.name) and os.path.lexists(given):
-            yield from self._noted(find_in_tar(given))
+            yield from self._noted(find_in_tar(given, self.passed_over))
         elif os.path.lexists(given):
             yield given, PurePosixPath(given.name)
         elif wild := _wild_part(given):
@@ -120,7 +122,7 @@ class Search:
         for path in paths:
             name = PurePosixPath(path.relative_to(root).as_posix())
             if is_tar_name(name.name):
-                yield from self._noted(within(find_in_tar(path), name.with_suffix("")))
+                yield from self._noted(within(find_in_tar(path, self.passed_over), name.with_suffix("")))
             else:
                 yield path, name
 
@@ -142,7 +144,11 @@ class Search:
         """List the images and tars below a folder, its own first, then those of each subfolder in turn."""
         for parent, folders, files in os.walk(folder, onerror=self._note):
             folders[:] = sorted(n for n in folders if n[0] != "." and self._real(Path(parent, n)) != self._out)
-            yield from (path for n in sorted(files) if n[0] != "." and is_source(path := Path(parent, n)))
+            for path in (Path(parent, n) for n in sorted(files) if n[0] != "."):
+                if is_source(path):
+                    yield path
+                else:
+                    self.passed_over[path.suffix.lower() or "no suffix"] += 1
 
     def _is_in_out(self, folder: Path) -> bool:
         return self._real(folder).is_relative_to(self._out)

@@ -18,6 +18,7 @@ import numpy as np
 from incontext.folder.outputs import Outputs
 from incontext.folder.plan import Query
 from incontext.folder.report import FileReport
+from incontext.images.depth import noted
 from incontext.images.ids import IGNORED, Pixels
 from incontext.images.opening import one_large
 from incontext.images.read import read_image
@@ -52,6 +53,7 @@ class DecodedQuery:
     image: Pixels
     version: str | None
     seconds: float
+    note: str | None = None  # what was guessed of it
 
     @property
     def pixels(self) -> int:
@@ -70,10 +72,11 @@ def read(query: Query) -> DecodedQuery | FileReport:
     start = time.perf_counter()
     version = version_of(query)
     try:
-        image = read_image(contents(query.place), name=str(query), page=query.page or 0)
+        with noted() as notes:
+            image = read_image(contents(query.place), name=str(query), page=query.page or 0)
     except Exception as error:  # noqa: BLE001  broken files make decoders raise nearly anything
         return failure(query, str(query), error, version=version, seconds=time.perf_counter() - start)
-    return DecodedQuery(query, image, version, time.perf_counter() - start)
+    return DecodedQuery(query, image, version, time.perf_counter() - start, "; ".join(notes) or None)
 
 
 def write(outputs: Outputs, picture: DecodedQuery, painted: Answer) -> FileReport:
@@ -107,6 +110,7 @@ def write(outputs: Outputs, picture: DecodedQuery, painted: Answer) -> FileRepor
         is_empty=not areas,
         version=picture.version,
         seconds=round(picture.seconds + time.perf_counter() - start, 4),
+        note=picture.note,
     )
 
 

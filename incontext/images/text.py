@@ -12,6 +12,13 @@ _MARKS: Final = (  # the longer first: that of UTF-32 begins like one of UTF-16
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_OTHERS: Final = {
+    "GBK": "gb18030",
+    "Shift JIS": "shift_jis",
+    "EUC-KR": "euc_kr",
+    "Big5": "big5",
+    "Windows-1252": "cp1252",
+}
 _LOOKED_AT: Final = 4096  # bytes
 _SHARE: Final = 0.8  # of the bytes at every second place that are zero in UTF-16 of a Latin script
 
@@ -40,3 +47,21 @@ def decoded(content: bytes, errors: str = "replace") -> str:
     """
     name, length = encoding_of(content)
     return content[length:].decode(name, errors)
+
+
+def other_encodings(content: bytes) -> list[str]:
+    """Older encodings that a text may be in, as people call them. Which it is only its words can tell."""
+    return [called for called in _OTHERS if _fits(content, called)]
+
+
+def python_name(encoding: str) -> str:
+    """Look up what Python calls one of `other_encodings`."""
+    return _OTHERS[encoding]
+
+
+def _fits(content: bytes, called: str) -> bool:
+    try:
+        content.decode(_OTHERS[called])
+    except UnicodeDecodeError:
+        return False
+    return True

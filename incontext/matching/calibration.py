@@ -70,7 +70,11 @@ class Calibration:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`record`. ValueError where something is missing or unknown."""
+        """Make a calibration from its :meth:`record`.
+
+        Raises:
+            ValueError: Something is missing or unknown.
+        """
         try:
             return cls(**record)
         except TypeError as error:

@@ -129,7 +129,7 @@ def patches_of(stages: Sequence[Tensor]) -> Tensor:
 
 def directions(features: Tensor, centre: Tensor, channels: Sequence[int]) -> Tensor:
     """Return where features (..., C) point to from a centre (C,): (..., C) of unit length, stages alike in weight."""
-    stages = (features - centre).split(list(channels), dim=-1)
+    stages: tuple[Tensor, ...] = (features - centre).split_with_sizes(list(channels), dim=-1)
     return torch.cat([F.normalize(each, dim=-1) for each in stages], dim=-1) / len(channels) ** 0.5
 
 
@@ -241,7 +241,7 @@ def _match_one(query: Tensor, examples: Examples) -> tuple[Tensor, Tensor]:
 
 
 def _alike(pointing: Tensor, weights: Tensor, count: int) -> Tensor:
-    """Group patches (M, C) of unit length that are alike: at most that many groups (P, M), rows of shares that sum to 1.
+    """Group patches (M, C) of unit length that are alike: at most that many groups (P, M), rows that sum to 1.
 
     k-means on the sphere, from places evenly spread, so that the same patches give the same groups.
     """

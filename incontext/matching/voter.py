@@ -26,7 +26,8 @@ from incontext.matching.calibration import Calibration, known
 from incontext.matching.match import BACKGROUNDS, PROTOTYPES, Examples, learn, match, patches_of, pooled
 from incontext.matching.names import open_backbone
 from incontext.network.memory import peak
-from incontext.prompt_tensor import PromptTensor, SeenExamples
+from incontext.prompt_tensor import PromptTensor
+from incontext.seen_examples import SeenExamples
 from incontext.types import Prompt
 
 MOST_KEPT: Final = 64 << 20  # bytes of what was seen
@@ -58,7 +59,7 @@ class Voter:
         return self.backbone.side
 
     def describe(self) -> dict[str, object]:
-        """What runs beside the network; the identity is what its votes depend on: its weights, and what they count."""
+        """Tell what runs beside the network: its name, its weights, and what its votes count."""
         return {
             "backbone": self.backbone.name,
             "backbone_parameters": sum(p.numel() for p in self.backbone.network.parameters()),
@@ -69,7 +70,7 @@ class Voter:
         }
 
     def _told(self) -> str:
-        """What its votes count, in words."""
+        """Say in words what its votes count."""
         made = self.calibration
         parts = [f"{made.prototypes:g} by prototypes", f"{made.neighbours:g} by neighbours"]
         parts.append(f"sharpness {made.sharpness:g}")
@@ -156,7 +157,7 @@ class Voter:
         return joined
 
     def carried(self, prompts: Sequence[Prompt]) -> SeenExamples:
-        """What a prompt tensor that is learned from these prompts is to carry."""
+        """Make what a prompt tensor that is learned from these prompts is to carry."""
         made = self._of_prompts(prompts)
         kept = torch.linspace(0, len(made.patches) - 1, min(MOST_CARRIED, len(made.patches))).round().long()
         return SeenExamples(
@@ -179,7 +180,7 @@ class Voter:
         return self._needs[batch, shots]
 
     def _pretend(self, batch: int, shots: int) -> None:
-        """What is computed for queries, on whatever is there."""
+        """Run what is computed for queries, on whatever is there."""
         seen = patches_of(self.backbone.features(torch.empty(batch, self.side, self.side, 3)))
         count, wide = shots * seen.shape[1] * seen.shape[2], seen.shape[3]
         found = PROTOTYPES + BACKGROUNDS

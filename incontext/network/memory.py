@@ -72,7 +72,7 @@ def peak(run: Callable[[], object], device: str) -> int:
 
     with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode(), torch.device(device), _Live() as live:
         run()
-    return live.peak
+    return int(live.peak)
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]

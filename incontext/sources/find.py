@@ -6,11 +6,14 @@ Refuses to know what is inside of a picture, and local folders, which plan.py wa
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from incontext.images.text import encoding_of
 from incontext.sources.places import (
     WEB,
     Found,
@@ -28,6 +31,11 @@ from incontext.sources.places import (
 )
 from incontext.sources.remote import MOST_BYTES, fetch, fetch_part, is_pattern, listing, too_long
 from incontext.sources.tars import find_in_tar
+
+_LIST = "expected a list of paths and addresses, a line each"
+_LONGEST_NAME = 4096  # bytes: nearly all systems allow no longer paths
+_CONTROLS = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f]")  # which no text has, but for colours of a terminal
+
 
 # --------------------------------------------------------------------------------------------- reading
 
@@ -90,8 +98,11 @@ def version(place: Place) -> str | None:
 # --------------------------------------------------------------------------------------------- finding
 
 
-def find_remote(url: str) -> Iterator[Found | Problem]:
+def find_remote(url: str, passed_over: Counter[str] | None = None) -> Iterator[Found | Problem]:
     """Find the images at an address: itself; those below a folder, hidden ones passed over; those of a pattern.
+
+    Args:
+        passed_over: Counts files that are no images, by suffix.
 
     What ends like a picture is taken for one and looked at when it is read; a tar counts as a folder. Folders of the
     web cannot be listed. In the order of their names.
@@ -108,14 +119,14 @@ def find_remote(url: str) -> Iterator[Found | Problem]:
             "give the addresses one by one, or a list of them on stdin with -"
         )
     if is_tar_name(name) and not is_pattern(url):
-        yield from find_in_tar(RemoteFile(url))
+        yield from find_in_tar(RemoteFile(url), passed_over)
     elif is_web or (is_picture_name(name) and not is_pattern(url)):
         yield named(RemoteFile(url), name)
     else:
-        yield from _find_listed(url)
+        yield from _find_listed(url, passed_over)
 
 
-def _find_listed(url: str) -> Iterator[Found | Problem]:
+def _find_listed(url: str, passed_over: Counter[str] | None) -> Iterator[Found | Problem]:
     listed = listing(url)
     if listed is None:
         yield named(RemoteFile(url), file_name(url))
@@ -124,9 +135,11 @@ def _find_listed(url: str) -> Iterator[Found | Problem]:
         if is_hidden(PurePosixPath(below)):
             continue
         if is_tar_name(below):
-            yield from within(find_in_tar(file), PurePosixPath(below).with_suffix(""))
+            yield from within(find_in_tar(file, passed_over), PurePosixPath(below).with_suffix(""))
         elif is_picture_name(below):
             yield named(file, below)
+        elif passed_over is not None and not is_pattern(url):
+            passed_over[PurePosixPath(below).suffix.lower() or "no suffix"] += 1
 
 
 def file_name(url: str) -> str:
@@ -141,10 +154,31 @@ def file_name(url: str) -> str:
 def read_list(data: bytes) -> list[str]:
     """Read the paths and addresses of a list: a line each, or a zero byte after each, as `find -print0` has it.
 
-    Empty lines are passed over.
+    Empty lines are passed over. Text with a mark of UTF-8, UTF-16 or UTF-32 at its beginning is decoded, and so is
+    UTF-16 without one.
+
+    Raises:
+        ValueError: it is no list of names, such as a picture, an archive, JSON or HTML.
     """
-    separator = b"\0" if b"\0" in data else b"\n"
-    return [os.fsdecode(line) for each in data.split(separator) if (line := each.rstrip(b"\r\n"))]
+    encoding, mark = encoding_of(data)
+    if encoding != "utf-8":
+        try:
+            data = os.fsencode(data[mark:].decode(encoding))
+        except UnicodeError:
+            raise ValueError(f"{_LIST}, got text that is broken in {encoding}; save the list as UTF-8") from None
+        mark = 0
+    lines = [line for each in data[mark:].split(_separator(data)) if (line := each.rstrip(b"\r\n"))]
+    for number, line in enumerate(lines, start=1):
+        if _CONTROLS.search(line) or len(line) > _LONGEST_NAME:
+            raise ValueError(f"{_LIST}, got something else in line {number}, which begins with {line[:20]!r}")
+    names = [os.fsdecode(line) for line in lines]
+    if names and names[0].lstrip()[:1] in {"{", "[", "<"} and not os.path.lexists(names[0]):
+        raise ValueError(f"{_LIST}, got JSON or HTML, as it seems, which begins with {names[0][:20]!r}")
+    return names
+
+
+def _separator(data: bytes) -> bytes:
+    return b"\0" if b"\0" in data else b"\n"
 
 
 def below_common_folder(places: Sequence[Path | RemoteFile]) -> Iterator[Found | Problem]:

@@ -146,8 +146,9 @@ def plan_track(
         "overlay": overlay,
         "exports": sorted(exports),
     }
-    shown, how = (first, checked, said, snap, context, keys), (memory, policy, chosen, start, stop, every, overlay)
-    return TrackJob(path, folder, *shown, *how, tuple(sorted(exports)), settings)
+    shown = (first, checked, said, snap, context, keys)
+    when = (start, stop, every)
+    return TrackJob(path, folder, *shown, memory, policy, chosen, *when, overlay, tuple(sorted(exports)), settings)
 
 
 def _refuse_unknown(exports: Collection[Export]) -> None:

@@ -143,9 +143,9 @@ def evaluate_clicks(
         raise ValueError("expected pictures that show what is to be clicked on, got none")
     measured = {
         (method.name, method.baseline): [
-            (thing.set, Curve(record.ious, (), done=record.done), record.seconds)
+            (thing.set, Curve(known.ious, (), done=known.done), known.seconds)
             for thing in shown
-            if (record := records.get((method.name, thing.digest()))) is not None
+            if (known := records.get((method.name, thing.digest()))) is not None
         ]
         for method in methods
     }
@@ -167,7 +167,7 @@ def _check(methods: Sequence[ClickMethod], things: Sequence[Thing], most: int, c
 def _measured(
     methods: Sequence[ClickMethod], thing: Thing, most: int, least: int, journal: ClickJournal | None
 ) -> list[tuple[ClickMethod, Record]]:
-    """What every method that can be asked about a thing brought; nothing where the picture does not show it."""
+    """Ask every method that can be asked about a thing; nothing where the image does not show it."""
     asked = [method for method in methods if thing.has_example or not method.uses_example]
     known = {method.name: None if journal is None else journal.get(method, thing) for method in asked}
     truth = thing.read() if any(record is None for record in known.values()) else None

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from incontext.annotations.core import read_json, relative_name
+from incontext.annotations.joining import relative_name
+from incontext.annotations.values import read_json
 from incontext.evaluation.few_shot.episodes import Episode, EpisodeSet, limited
 from incontext.evaluation.protocols.benchmarks import Benchmark
 from incontext.evaluation.protocols.few_shot_data import FewShotData

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from incontext.annotations.core import read_json
+from incontext.annotations.values import read_json
 from incontext.evaluation.protocols.benchmarks import Benchmark
 from incontext.evaluation.protocols.finding import Part, find, subfolders
 from incontext.evaluation.video.clips import ONE_OBJECT_YEAR, Clip, clip_of, limited, read_clips
