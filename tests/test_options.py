@@ -200,5 +200,5 @@ def test_a_new_option_touches_two_files(tmp_path: Path) -> None:
         "ray": True,
         "rehearsal": 1,
         "help": False,
-        "commands": ["bench", "evaluate few-shot", "evaluate video", "rank", "segment", "track", "ui"],
+        "commands": ["bench", "evaluate few-shot", "evaluate video", "mark", "rank", "segment", "track", "ui"],
     }
