@@ -130,7 +130,8 @@ def patches_of(stages: Sequence[Tensor]) -> Tensor:
 def directions(features: Tensor, centre: Tensor, channels: Sequence[int]) -> Tensor:
     """Return where features (..., C) point to from a centre (C,): (..., C) of unit length, stages alike in weight."""
     stages: tuple[Tensor, ...] = (features - centre).split_with_sizes(list(channels), dim=-1)
-    return torch.cat([F.normalize(each, dim=-1) for each in stages], dim=-1) / len(channels) ** 0.5
+    pointing: Tensor = torch.cat([F.normalize(each, dim=-1) for each in stages], dim=-1)
+    return pointing / len(channels) ** 0.5
 
 
 def learn(
