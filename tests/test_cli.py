@@ -215,7 +215,14 @@ def test_segment_with_a_real_network(run: Callable[..., Done], photos: Path, wei
 def test_options_reach_the_network(run: Callable[..., Done], everything: Everything) -> None:
     assert run("segment", "PHOTOS", *EXAMPLE).status == 0
     loading, segmenting = everything.calls
-    assert loading == {"name": "default", "device": "auto", "dtype": "auto", "compile": False, "min_presence": None}
+    assert loading == {
+        "name": "default",
+        "device": "auto",
+        "dtype": "auto",
+        "compile": False,
+        "min_presence": None,
+        "backbone": None,
+    }
     (prompt,) = segmenting.pop("context")
     assert (prompt.ids, prompt.image.shape) == ((2,), (24, 36, 3))
     usual = {"tiles": None, "refine": False, "batch_size": "auto"}
@@ -227,7 +234,14 @@ def test_options_reach_the_network(run: Callable[..., Done], everything: Everyth
     options += ["--min-presence", "0.5"]
     assert run("segment", "PHOTOS", *EXAMPLE, *options, "--no-resume").status == 0
     loading, segmenting = everything.calls
-    assert loading == {"name": "w", "device": "cuda:1", "dtype": "float16", "compile": False, "min_presence": 0.5}
+    assert loading == {
+        "name": "w",
+        "device": "cuda:1",
+        "dtype": "float16",
+        "compile": False,
+        "min_presence": 0.5,
+        "backbone": None,
+    }
     del segmenting["context"]
     given = {"tiles": 96, "refine": True, "batch_size": 3}
     assert segmenting == {"ensemble": "spatial", "task": "semantic", "side": 64, **given}
@@ -513,7 +527,7 @@ def test_demo(run: Callable[..., Done], photos: Path, everything: Everything) ->
     pytest.importorskip("skimage")
     done = run("demo", "--weights", "w", "--device", "cpu", "--dtype", "float32")
     assert done.status == 0, done.err
-    asked = {"name": "w", "device": "cpu", "dtype": "float32", "compile": False, "min_presence": None}
+    asked = {"name": "w", "device": "cpu", "dtype": "float32", "compile": False, "min_presence": None, "backbone": None}
     assert everything.calls[0] == asked
     assert "incontext segment " in done.out
     sheet = done.out.splitlines()[-1].removeprefix("All in one picture: ")
@@ -559,7 +573,14 @@ def test_rank_passes_its_options_on(
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     done = run("rank", examples, "--weights", "w", "--device", "cpu", "--dtype", "float16", "--top", 1)
     assert done.status == 0, done.err
-    loading = {"name": "w", "device": "cpu", "dtype": "float16", "compile": False, "min_presence": None}
+    loading = {
+        "name": "w",
+        "device": "cpu",
+        "dtype": "float16",
+        "compile": False,
+        "min_presence": None,
+        "backbone": None,
+    }
     assert everything.calls[0] == loading
     assert done.err.splitlines()[-1].startswith("9/9 answers, ")
     assert "None of them shows id 3; choose more with --top" in done.out

@@ -18,6 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Numbers with units that nobody measured: settings and limits.
 SETTINGS = {
+    "docs/hints.md": {"85 %", "90 %"},  # how good an answer to clicks must be
     "docs/how-to/segment.md": {"0.5 %", "3 %"},  # of stray colours: images/smoothing.py
     "docs/how-to/train.md": {"16 MiB"},
     "docs/protocols.md": {"0.1 s", "0.3 s", "1 GB", "3 GB", "7 GB", "20 GB"},  # which it calls estimates

@@ -63,7 +63,11 @@ def test_there_and_back_with_names(
     write_pictures(tmp_path / "PHOTOS", masks)  # some formats say no size
     there = run("convert", tmp_path / "MASKS", "--to", kind, "-o", tmp_path / "there", "--names", NAMED)
     assert (there.status, there.err) == (0, "")
-    assert there.out == f"{len(masks)} pictures in {tmp_path / 'there'} ({kind})\n"
+    said = f"{len(masks)} pictures in {tmp_path / 'there'} ({kind})\n"
+    assert (
+        there.out
+        == f"{said}{len(masks)} images, {sum(len(np.unique(mask[mask != 0])) for mask in masks.values())} objects\n"
+    )
     labels = open_labels(tmp_path / "there", images=tmp_path / "PHOTOS")
     assert sorted(labels.categories.names.values()) == sorted(["cat", "dog", "Straße", "sky"])
     again = run(
@@ -193,8 +197,11 @@ def test_what_cannot_be_read_is_left_out_and_told(tmp_path: Path, run: Callable[
     document = coco(annotations=[*rows, bad])
     document["images"].append({"id": 8, "file_name": "b.png", "height": 2, "width": 2})
     done = run("convert", write_json(tmp_path / "i.json", document), "--to", "indexed", "-o", tmp_path / "out")
-    assert (done.status, done.out) == (1, f"1 pictures in {tmp_path / 'out'} (indexed)\n")
-    first, second = done.err.splitlines()
+    assert (done.status, done.out) == (
+        1,
+        f"1 pictures in {tmp_path / 'out'} (indexed)\n2 images, 0 objects, 1 written, 2 left out\n",
+    )
+    second, first = done.err.splitlines()
     assert first == f"Left out: {tmp_path / 'i.json'}: annotation 1: expected the id of a category, got 9"
     assert "Left out: " in second
     assert "annotation 0: expected COCO's compressed runs" in second

@@ -83,7 +83,7 @@ def test_options_reach_the_job(run: Callable[..., Done], monkeypatch: pytest.Mon
     )  # fmt: skip
     assert done.status == 0, done.err
     assert asked == {
-        "name": "w", "device": "cuda:1", "dtype": "float16", "compile": False, "min_presence": None
+        "name": "w", "device": "cuda:1", "dtype": "float16", "compile": False, "min_presence": None, "backbone": None
     }  # fmt: skip
     settings = tracks()["settings"]
     wanted = {"memory": 3, "policy": "spaced", "start": 0, "stop": "0.3s", "every": 5, "side": 16, "task": "semantic"}
