@@ -127,7 +127,7 @@ def _tuned(
         start=given.start,
         held_out=given.val_share,
         batch_size=given.batch_size,
-        pictures=[names[c] for c in chosen],
+        image_names=[names[c] for c in chosen],
         seed=given.seed,
         on_step=told.append,
     )

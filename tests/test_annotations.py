@@ -16,7 +16,7 @@ from incontext.annotations.core import paint, things_of
 from incontext.annotations.exports import folders_for, writable, write_all
 from incontext.annotations.instances import split
 from incontext.annotations.joining import relative_name
-from incontext.annotations.values import checked_size, is_number, picture_size
+from incontext.annotations.values import checked_size, is_number, size_of_image
 from incontext.examples import PromptWarning, gather, open_prompts, read_empty
 from incontext.images.masks import read_mask
 from incontext.training.sets import read_set
@@ -149,10 +149,10 @@ def test_the_size_of_a_picture_that_lies(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (7, 3)).save(tmp_path / "lies.jpg", exif=exif)
-    assert picture_size(tmp_path / "lies.jpg") == (7, 3)
+    assert size_of_image(tmp_path / "lies.jpg") == (7, 3)
     (tmp_path / "no.jpg").write_bytes(b"no")
     with pytest.raises(ValueError, match="cannot be read"):
-        picture_size(tmp_path / "no.jpg")
+        size_of_image(tmp_path / "no.jpg")
 
 
 # --------------------------------------------------------------------------------------------------- masks as files

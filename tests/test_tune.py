@@ -113,7 +113,7 @@ def test_it_learns(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_what_comes_back_is_what_scored_best_and_it_says_so(segmenter: Segmenter) -> None:
     prompts = discs(6)
-    made = tune(segmenter, prompts, steps=20, lr=0.1, pictures=[f"{n}.jpg" for n in range(6)], names={1: "disc"})
+    made = tune(segmenter, prompts, steps=20, lr=0.1, image_names=[f"{n}.jpg" for n in range(6)], names={1: "disc"})
     judging = [int(Path(name).stem) for name in made.origin.held_out]
     assert len(judging) == 2
     assert {*made.origin.pictures, *made.origin.held_out} == {f"{n}.jpg" for n in range(6)}

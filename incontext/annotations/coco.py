@@ -22,7 +22,7 @@ from incontext.annotations.coco_out import write, write_semantic
 from incontext.annotations.core import Categories, Format, Labelled, Labels, Source, Thing
 from incontext.annotations.joining import Pictures, relative_name
 from incontext.annotations.shapes import Region, drawn, united
-from incontext.annotations.values import Problems, brief, checked_size, is_number, picture_size
+from incontext.annotations.values import Problems, brief, checked_size, is_number, size_of_image
 from incontext.images import rle
 from incontext.images.ids import MOST_IDS, Color
 from incontext.images.outlines import filled_as_coco
@@ -243,9 +243,9 @@ def _color(value: object) -> Color | None:
 
 def read_images(source: Source, problems: Problems) -> tuple[dict[object, Image], set[object]]:
     """id -> each image that can be used, and the ids of those that cannot."""
-    path, pictures = source.path, pictures_of(source)
+    path, places = source.path, pictures_of(source)
     entries = listed(path, source.document, "images", problems)
-    named = pictures.named_all(text for _, entry in entries if isinstance(text := entry.get("file_name"), str))
+    named = places.named_all(text for _, entry in entries if isinstance(text := entry.get("file_name"), str))
     images: dict[object, Image] = {}
     refused: set[object] = set()
     for number, entry in entries:
@@ -269,7 +269,7 @@ def _size(entry: Mapping[str, Any], image: Path | None) -> tuple[int, int]:
     """(H, W) as the file says it, or as the picture has it where the file does not."""
     height, width = entry.get("height"), entry.get("width")
     if (height is None or width is None) and image is not None:
-        return picture_size(image)
+        return size_of_image(image)
     return checked_size(height, width)
 
 

@@ -38,7 +38,7 @@ from incontext.annotations.shapes import (
     rectangle,
     visible,
 )
-from incontext.annotations.values import Problems, brief, checked_size, picture_size
+from incontext.annotations.values import Problems, brief, checked_size, size_of_image
 from incontext.images import rle
 from incontext.images.ids import Color
 from incontext.images.write import whole_file
@@ -199,7 +199,7 @@ def _read(source: Source) -> Labels:
 def _size(about: Attributes, image: Path | None) -> tuple[int, int]:
     """(H, W) as the file says it, or as the picture has it where the file does not."""
     if image is not None and not about.get("height") and not about.get("width"):
-        return picture_size(image)
+        return size_of_image(image)
     return checked_size(_whole(about.get("height")), _whole(about.get("width")))
 
 

@@ -48,7 +48,7 @@ def _read(source: Source) -> Labels:
         clips[path.parent].append(path)
     opened = [_Clip.open(masks, problems) for masks in clips.values()]
     categories = Categories.plain({i for clip in opened for i in clip.ids})
-    pictures = []
+    labelled = []
     for clip in opened:
         for path, size in clip.masks.items():
             stem = PurePosixPath(path.relative_to(folder).with_suffix("").as_posix())
@@ -58,12 +58,12 @@ def _read(source: Source) -> Labels:
                 problems.add(f"{path}: {error}")
                 continue
             name = stem.with_name(stem.name + (".jpg" if image is None else image.suffix))
-            pictures.append(Labelled(name, size, path, partial(_draw, path, clip.colors, categories), image))
-    if not pictures:
+            labelled.append(Labelled(name, size, path, partial(_draw, path, clip.colors, categories), image))
+    if not labelled:
         raise ValueError(problems[0])
-    if len(videos := {picture.name.parent for picture in pictures}) > 1 and len(categories.ids) > 1:
+    if len(videos := {each.name.parent for each in labelled}) > 1 and len(categories.ids) > 1:
         problems.note(f"{folder}: ids are objects of their own video, and there are {len(videos)} videos")
-    return Labels(source.path, FORMAT.name, pictures, categories, problems)
+    return Labels(source.path, FORMAT.name, labelled, categories, problems)
 
 
 @dataclass(frozen=True)

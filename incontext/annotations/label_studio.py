@@ -39,7 +39,7 @@ from incontext.annotations.shapes import (
     rectangle,
     visible,
 )
-from incontext.annotations.values import Problems, brief, checked_size, is_number, picture_size
+from incontext.annotations.values import Problems, brief, checked_size, is_number, size_of_image
 from incontext.images.read import IMAGE_SUFFIXES
 from incontext.images.write import whole_file
 
@@ -235,7 +235,7 @@ def _size(regions: Sequence[Mapping[str, Any]], image: Path | None) -> tuple[int
             return checked_size(region["original_height"], region.get("original_width"))
     if image is None:
         raise ValueError("expected the picture or its size, got neither; name the pictures' folder (--images)")
-    return picture_size(image)
+    return size_of_image(image)
 
 
 def _sorted(

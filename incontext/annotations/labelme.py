@@ -44,9 +44,9 @@ from incontext.annotations.values import (
     brief,
     checked_size,
     glimpse_json,
-    picture_size,
     place_of,
     read_json,
+    size_of_image,
 )
 from incontext.images.ids import Pixels
 from incontext.images.names import natural_order
@@ -230,7 +230,7 @@ def _size(
         if height is not None and width is not None:
             return checked_size(height, width)
         if image is not None:
-            return picture_size(image)
+            return size_of_image(image)
         if is_embedded:
             shape = _embedded(path, encoding).shape
             return shape[0], shape[1]

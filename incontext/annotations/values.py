@@ -137,7 +137,7 @@ def place_of(out: Path, name: PurePosixPath) -> Path:
     return gate.below(out, gate.checked_name(name.as_posix()))
 
 
-def picture_size(path: Path) -> tuple[int, int]:
+def size_of_image(path: Path) -> tuple[int, int]:
     """(H, W) of a picture as `read_image` gives it, from its header. ValueError where it cannot be read."""
     try:
         return image_size(path)

@@ -26,7 +26,7 @@ from incontext.annotations.core import Add, Categories, Format, Labelled, Labels
 from incontext.annotations.joining import Pictures, is_file
 from incontext.annotations.links import link_picture
 from incontext.annotations.mask_files import checked, used_ids
-from incontext.annotations.values import Problems, brief, picture_size, place_of
+from incontext.annotations.values import Problems, brief, place_of, size_of_image
 from incontext.images.ids import IGNORED, MOST_IDS, Color, Pixels
 from incontext.images.masks import is_painted, read_mask
 from incontext.images.names import natural_order
@@ -84,20 +84,20 @@ def _read(source: Source) -> Labels:
     legend = _legend(root, masks, problems)
     images = Pictures(root / _PICTURES) if source.images is None else Pictures(source.images)
     numbers = {_stem(path, root / OBJECT_FOLDER): path for path in _masks(root / OBJECT_FOLDER)}
-    pictures = []
+    labelled = []
     for path in masks:
         stem = _stem(path, folder)
         try:
-            size, image = picture_size(path), images.find_stem(stem)
+            size, image = size_of_image(path), images.find_stem(stem)
         except ValueError as error:
             problems.add(str(error) if str(path) in str(error) else f"{path}: {error}")
             continue
         name = stem.with_name(stem.name + (".jpg" if image is None else image.suffix))
         draw = partial(_draw, path, numbers.get(stem), legend, problems)
-        pictures.append(Labelled(name, size, path, draw, image))
-    if not pictures:
+        labelled.append(Labelled(name, size, path, draw, image))
+    if not labelled:
         raise ValueError(problems[0])
-    return Labels(root, FORMAT.name, pictures, legend.categories, problems)
+    return Labels(root, FORMAT.name, labelled, legend.categories, problems)
 
 
 def _stem(path: Path, folder: Path) -> PurePosixPath:

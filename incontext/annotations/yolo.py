@@ -28,7 +28,7 @@ from incontext.annotations.core import Add, Categories, Format, Labelled, Labels
 from incontext.annotations.joining import Pictures, is_file, join, walked
 from incontext.annotations.links import link_picture
 from incontext.annotations.shapes import Points, Region, drawn, polygon, rectangle
-from incontext.annotations.values import Problems, brief, is_number, picture_size, place_of
+from incontext.annotations.values import Problems, brief, is_number, place_of, size_of_image
 from incontext.images.gate import folder_below
 from incontext.images.names import natural_order
 from incontext.images.read import IMAGE_SUFFIXES
@@ -137,7 +137,7 @@ def _read(source: Source) -> Labels:
     pictures = []
     for name, image, label in files:
         try:
-            size = picture_size(image)
+            size = size_of_image(image)
         except ValueError as error:
             problems.add(str(error))
             continue
@@ -183,20 +183,20 @@ def _files(
         if joined.alone:
             told = f"{len(joined.alone)}, such as {min(joined.alone)}"
             problems.add(f"{labels}: left out labels without a picture in {below}: {told}")
-        pictures = sorted(walked(below), key=natural_order)
-        unlabelled = [picture for picture in pictures if picture not in joined.pairs]
+        found = sorted(walked(below), key=natural_order)
+        unlabelled = [each for each in found if each not in joined.pairs]
         is_whole = not any(map(_is_like_labels, joined.alone))
         if not is_whole and unlabelled:
             told = f"{len(unlabelled)}, such as {unlabelled[0]}"
             problems.add(f"{below}: left out pictures without labels, of which those without a picture may be: {told}")
         of_one_set = images is None or len(folders) < 2
-        for picture in pictures:
-            label = joined.pairs.get(picture)
+        for image in found:
+            label = joined.pairs.get(image)
             if label is not None or (of_one_set and is_whole):
-                yield split / picture.relative_to(below).as_posix(), picture, label
+                yield split / image.relative_to(below).as_posix(), image, label
         used |= joined.pairs.keys()
         rest |= dict.fromkeys([] if of_one_set else unlabelled)
-    if others := [picture for picture in rest if picture not in used]:
+    if others := [each for each in rest if each not in used]:
         problems.add(f"{images}: left out pictures of no set: {len(others)}, such as {others[0]}")
 
 

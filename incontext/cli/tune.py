@@ -87,7 +87,7 @@ def tune(
         task=options.task,
         empty=empty,
         names=called,
-        pictures=pictures,
+        image_names=pictures,
         checkpointing=checkpointing,
         seed=seed,
     )

@@ -132,9 +132,9 @@ def _has_masks(folder: Path) -> bool:
 
 def _search(folder: Path) -> tuple[list[Pair], list[Path]]:
     """Find the pairs of a folder, and the masks that belong to no image."""
-    pictures, masks = _subfolder(folder, IMAGE_FOLDERS), _subfolder(folder, MASK_FOLDERS)
-    if pictures is not None and masks is not None:
-        images, candidates = _keyed(_walk(pictures), pictures), _keyed(_walk(masks), masks)
+    of_images, masks = _subfolder(folder, IMAGE_FOLDERS), _subfolder(folder, MASK_FOLDERS)
+    if of_images is not None and masks is not None:
+        images, candidates = _keyed(_walk(of_images), of_images), _keyed(_walk(masks), masks)
     else:
         images, candidates = _beside(folder)
     pairs, lonely_masks = _matched(images, candidates)

@@ -19,7 +19,7 @@ from incontext.annotations.core import paint, things_of
 from incontext.annotations.instances import split
 from incontext.annotations.joining import Pictures, is_file
 from incontext.annotations.known import open_one, recognised
-from incontext.annotations.values import Problems, picture_size
+from incontext.annotations.values import Problems, size_of_image
 from incontext.examples.pairs import IMAGE_FOLDERS, MASK_FOLDERS, gather
 from incontext.folder.report import REPORT_NAME, FileReport, FolderReport, open_report
 from incontext.images.ids import IGNORED, MOST_IDS, Color
@@ -69,12 +69,12 @@ def open_any(path: Path, *, images: Path | None = None, snap: bool = False) -> L
 
 def _with_pictures(labels: Labels, images: Path) -> Labels:
     """Take what is called like the labels' images in a folder, whatever its suffix, as their images."""
-    pictures = Pictures(images, deep=[images])
+    below = Pictures(images, deep=[images])
 
     def make() -> Iterator[Labelled]:
         for each in labels:
             try:
-                found = pictures.find(each.name) or pictures.find_stem(each.name.with_suffix(""))
+                found = below.find(each.name) or below.find_stem(each.name.with_suffix(""))
             except ValueError as error:
                 yield replace(each, draw=partial(_broken, f"{each.file}: {error}"))
                 continue
@@ -164,7 +164,7 @@ def _of_file(out: Path, file: FileReport, mask: str) -> Labelled:
     image = Path(file.query)
     name = PurePosixPath(mask).with_suffix(PurePosixPath(file.query).suffix)
     try:
-        size = picture_size(path)
+        size = size_of_image(path)
     except ValueError as error:
         return Labelled(name, (1, 1), path, partial(_broken, str(error)))
     return Labelled(name, size, path, partial(_draw, path, file.confidences), image if is_file(image) else None)
@@ -235,7 +235,7 @@ def _of_pair(root: Path, image: Path | None, mask: Path, draw: Callable[[], list
     inside = shown.relative_to(root) if shown.is_relative_to(root) else Path(shown.name)
     if len(inside.parts) > 1 and inside.parts[0].lower() in (*IMAGE_FOLDERS, *MASK_FOLDERS):
         inside = Path(*inside.parts[1:])
-    return Labelled(PurePosixPath(inside.as_posix()), picture_size(mask), mask, draw, image)
+    return Labelled(PurePosixPath(inside.as_posix()), size_of_image(mask), mask, draw, image)
 
 
 def _draw_mask(mask: Path, numbers: Mapping[Color, int], snap: bool) -> list[Thing]:

@@ -75,8 +75,8 @@ def read_image(image: ImageLike | Encoded, *, name: str | None = None, page: int
     """
     if isinstance(image, np.ndarray):
         return rgb_from_array(image, "image", paper=255)
-    picture, called = open_picture(image, "image", name=name, page=page, by_range=True)
-    return rgb_from_picture(picture, called, paper=255)
+    decoded, called = open_picture(image, "image", name=name, page=page, by_range=True)
+    return rgb_from_picture(decoded, called, paper=255)
 
 
 def read_colors(mask: ImageLike | Encoded, *, name: str | None = None) -> Pixels:

@@ -155,17 +155,17 @@ def _mirrored(length: int, pad: int) -> np.ndarray:
 
 def degrade(image: np.ndarray, rng: Rng, changes: Augmentation) -> np.ndarray:
     """Lower the quality of an image (H, W, 3) uint8: blur, a lower resolution, a JPEG's blocks."""
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    scale = min(picture.size) / 128
+    degraded = Image.fromarray(np.ascontiguousarray(image))
+    scale = min(degraded.size) / 128
     if rng.random() < changes.blur:
         if rng.random() < 0.5:
-            picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.1)) * scale))
+            degraded = degraded.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.1)) * scale))
         else:  # seen at a lower resolution
-            low = [max(8, round(length * float(rng.uniform(0.4, 0.9)))) for length in picture.size]
-            small = picture.resize((low[0], low[1]), Image.Resampling.BOX)
-            picture = small.resize(picture.size, Image.Resampling.BICUBIC)
+            low = [max(8, round(length * float(rng.uniform(0.4, 0.9)))) for length in degraded.size]
+            small = degraded.resize((low[0], low[1]), Image.Resampling.BOX)
+            degraded = small.resize(degraded.size, Image.Resampling.BICUBIC)
     if rng.random() < changes.jpeg:
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=int(rng.integers(18, 75)))
-        picture = Image.open(file).convert("RGB")
-    return np.asarray(picture)
+        degraded.save(file, "JPEG", quality=int(rng.integers(18, 75)))
+        degraded = Image.open(file).convert("RGB")
+    return np.asarray(degraded)

@@ -260,13 +260,13 @@ class Group:
         """Measure what a prompt tensor is worth on images as the network sees them."""
         context, found, losses = self.network.prepare(images, masks), [], []
         rows = Palette(np.arange(len(self.palette.ids), dtype=np.uint8), self.palette.colors)
-        pictures = [self._pictures[n] for n in numbers]
-        for picture in pictures:
-            batch = self._batch([picture])
+        judges = [self._pictures[n] for n in numbers]
+        for judge in judges:
+            batch = self._batch([judge])
             painted, read = self.network.read(batch.image_canvas, context, rows)
             losses.append(training_loss(painted, batch, LossWeights(), beta=_BETA)[0].item())
             found.append(read[0])
-        score = mean_iou(found, [picture.mask for picture in pictures], range(1, len(self.palette.ids)))
+        score = mean_iou(found, [judge.mask for judge in judges], range(1, len(self.palette.ids)))
         return _Tested(score, float(np.mean(losses)), found)
 
     def _queries(self, numbers: Sequence[int], count: int, rng: np.random.Generator) -> Iterator[list[LabelledImage]]:

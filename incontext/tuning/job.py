@@ -45,7 +45,7 @@ def tune(
     task: Task = "instance",
     empty: Sequence[Pixels] = (),
     names: Mapping[int, str] | None = None,
-    pictures: Sequence[str] | None = None,
+    image_names: Sequence[str] | None = None,
     checkpointing: bool = False,
     seed: int = 0,
     on_step: Callable[[TuningStep], None] | None = None,
@@ -73,7 +73,7 @@ def tune(
         task: The type token, see `SegmentOptions`.
         empty: (H, W, 3) uint8 images in which nothing is to be found.
         names: What ids mean; stored with the result, like the next.
-        pictures: Names of the prompts' images.
+        image_names: Of the prompts' images.
         checkpointing: Compute each block twice and keep less, for large networks.
         seed: Of everything that is drawn.
         on_step: Called after each step.
@@ -82,8 +82,8 @@ def tune(
     Raises:
         ValueError: there are no prompts, or raw colour prompts, too few for the shots; or an option cannot be used.
     """
-    _check(prompts, steps, lr, shots, start, held_out, batch_size, names, pictures)
-    stems = [f"picture {number}" for number in range(len(prompts))] if pictures is None else list(pictures)
+    _check(prompts, steps, lr, shots, start, held_out, batch_size, names, image_names)
+    stems = [f"picture {number}" for number in range(len(prompts))] if image_names is None else list(image_names)
     parts = split(prompts, held_out, seed)
     side = segmenter.config.side
     cell = 1 if start == "noise" else segmenter.config.patch
@@ -175,7 +175,7 @@ def _check(
     held_out: float,
     batch_size: int,
     names: Mapping[int, str] | None,
-    pictures: Sequence[str] | None,
+    image_names: Sequence[str] | None,
 ) -> None:
     if not prompts or not all(isinstance(prompt, Prompt) for prompt in prompts):
         kinds = ", ".join(sorted({type(prompt).__name__ for prompt in prompts})) or "nothing"
@@ -194,5 +194,5 @@ def _check(
     ids = {i for prompt in prompts for i in prompt.ids}
     if names is not None and (unknown := set(names) - ids):
         raise ValueError(f"expected names of the ids {sorted(ids)}, got one for {sorted(unknown)}")
-    if pictures is not None and len(pictures) != len(prompts):
-        raise ValueError(f"expected a name for each of {len(prompts)} pictures, got {len(pictures)}")
+    if image_names is not None and len(image_names) != len(prompts):
+        raise ValueError(f"expected a name for each of {len(prompts)} images, got {len(image_names)}")

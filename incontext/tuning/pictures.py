@@ -123,9 +123,9 @@ def tiled(pictures: Sequence[LabelledImage], side: int) -> LabelledImage:
     return LabelledImage(*mosaic([(picture.image, picture.mask) for picture in pictures], (n, n), side))
 
 
-def changed(picture: LabelledImage, rng: np.random.Generator) -> LabelledImage:
+def changed(labelled: LabelledImage, rng: np.random.Generator) -> LabelledImage:
     """Draw a query: a whole image as the network sees it, perhaps mirrored, bent a little, and in another light."""
-    image, mask = picture.image, picture.mask
+    image, mask = labelled.image, labelled.mask
     if rng.random() < _CHANGES.bend:
         image, mask = bend(image, mask, rng, _CHANGES)
     image = lit(degrade(image, rng, _CHANGES), draw_light(rng, _CHANGES))

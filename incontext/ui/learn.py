@@ -115,7 +115,7 @@ def tuning(
                     shots=shots,
                     task=task,
                     held_out=HELD_OUT,
-                    pictures=labelled.names,
+                    image_names=labelled.names,
                     on_step=tell,
                     on_tried=lambda done, total: tell(Tried(done, total)),
                 )

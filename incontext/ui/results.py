@@ -165,10 +165,10 @@ def _remove_files(result: SegmentedImage) -> None:
 
 
 def _segmented(
-    session: Session, segmenter: Segmenter, prepared: PreparedContext, picture: SessionImage
+    session: Session, segmenter: Segmenter, prepared: PreparedContext, source: SessionImage
 ) -> SegmentedImage:
-    image = read_image(picture.path)
-    return _result(session, picture, image, segmenter.segment(image, prepared))
+    image = read_image(source.path)
+    return _result(session, source, image, segmenter.segment(image, prepared))
 
 
 def replace_result(session: Session, number: int, image: Pixels, found: Segmentation) -> SegmentedImage:
@@ -179,12 +179,12 @@ def replace_result(session: Session, number: int, image: Pixels, found: Segmenta
     return made
 
 
-def _result(session: Session, picture: SessionImage, image: Pixels, found: Segmentation) -> SegmentedImage:
+def _result(session: Session, source: SessionImage, image: Pixels, found: Segmentation) -> SegmentedImage:
     mask = session.new_file(".png")
     found.save(mask)
     counts = np.bincount(found.mask.ravel(), minlength=256)
     return SegmentedImage(
-        picture,
+        source,
         mask,
         found.shape,
         {i: int(counts[i]) for i in found.ids},

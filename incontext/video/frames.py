@@ -26,7 +26,7 @@ Mark: TypeAlias = int | timedelta
 """A place in a video: the number of a frame, counted from 0, or the time since the first frame."""
 
 FOLDER_RATE: Final = Fraction(24)  # frames per second of a folder, in which nothing says it: that of DAVIS
-PICTURE_SUFFIXES: Final = IMAGE_SUFFIXES | {".apng", ".avif"}  # everything else is a video
+FRAME_SUFFIXES: Final = IMAGE_SUFFIXES | {".apng", ".avif"}  # everything else is a video
 
 _STILL_MILLISECONDS = 100  # of a frame of an animation that says 0, as browsers show it
 _ROUNDING = 1e-6  # frames
@@ -220,7 +220,7 @@ def open_frames(source: str | os.PathLike[str], *, start: Mark = 0, stop: Mark |
     reader: _Reader
     if path.is_dir():
         reader = _Folder(path)
-    elif path.suffix.lower() in PICTURE_SUFFIXES:
+    elif path.suffix.lower() in FRAME_SUFFIXES:
         reader = _Animation(path)
     else:
         reader = VideoFile(path)

@@ -40,8 +40,8 @@ class Sheet:
         self._seen += 1
         if not wanted:
             return
-        picture = Image.fromarray(shrunk(image(), _CELL, quick=True))
-        self._kept.append((caption, picture))
+        small = Image.fromarray(shrunk(image(), _CELL, quick=True))
+        self._kept.append((caption, small))
         if len(self._kept) >= 2 * MOST_CELLS:
             self._kept = self._kept[::2]
             self._distance *= 2

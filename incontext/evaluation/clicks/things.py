@@ -171,21 +171,21 @@ def _pairs(data: Path, kind: str, images: str, masks: str) -> tuple[Thing, ...]:
     for folder in (images, masks):
         if not (data / folder).is_dir():
             raise FileNotFoundError(f"{data}: expected a folder {folder} in it for the layout {kind}, got none")
-    pictures, found = files(data / images), files(data / masks)
-    if missing := sorted(set(pictures) - set(found)):
+    shown, found = files(data / images), files(data / masks)
+    if missing := sorted(set(shown) - set(found)):
         raise ValueError(f"{data / masks}: expected a mask for each picture, got none for {', '.join(missing[:3])}")
 
     def thing(stem: str) -> Thing:
         def read() -> Truth | None:
-            image, mask = read_image(pictures[stem]), read_image(found[stem])[..., 0]
+            image, mask = read_image(shown[stem]), read_image(found[stem])[..., 0]
             _check_size(mask, image, found[stem])
             return _truth(image, mask > _UNKNOWN, mask == _UNKNOWN, None)
 
-        return Thing(kind, stem, read, (pictures[stem], found[stem]), has_example=False)
+        return Thing(kind, stem, read, (shown[stem], found[stem]), has_example=False)
 
-    if not pictures:
-        raise FileNotFoundError(f"{data / images}: expected pictures in it, got none")
-    return tuple(thing(stem) for stem in pictures)
+    if not shown:
+        raise FileNotFoundError(f"{data / images}: expected images in it, got none")
+    return tuple(thing(stem) for stem in shown)
 
 
 def _truth(image: Pixels, truth: Flags, ignored: Flags, example: Callable[[], Prompt] | None) -> Truth | None:

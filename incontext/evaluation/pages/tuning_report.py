@@ -113,6 +113,6 @@ def _figure(name: str, prompt: Prompt, answer: Segmentation, key: PromptTensor) 
 
 
 def _jpeg(image: Pixels) -> bytes:
-    picture, stream = Image.fromarray(shrunk(image, _SIDE, quick=True)), io.BytesIO()
-    picture.save(stream, format="JPEG", quality=_QUALITY)
+    small, stream = Image.fromarray(shrunk(image, _SIDE, quick=True)), io.BytesIO()
+    small.save(stream, format="JPEG", quality=_QUALITY)
     return stream.getvalue()
