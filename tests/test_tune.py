@@ -439,7 +439,7 @@ def test_mean_iou_sums_pixels_and_leaves_out_what_is_ignored() -> None:
         (None, {"lr": float("nan")}, "lr above 0"),
         (None, {"start": "worst"}, "start among best, mean, noise, got 'worst'"),
         (None, {"held_out": 1.0}, "held_out as a share"),
-        (None, {"pictures": ["a"]}, "a name for each of 2 pictures, got 1"),
+        (None, {"image_names": ["a"]}, "a name for each of 2 images, got 1"),
         (None, {"names": {5: "five"}}, r"names of the ids \[1\], got one for \[5\]"),
         (None, {"shots": 2}, r"at least 2 pictures to learn from that show one of the ids \[1\].*got 1; ask for fewer"),
     ],

@@ -91,10 +91,10 @@ def tune(
         checkpointing=checkpointing,
         seed=seed,
     )
-    key, told = listened(run, steps)
-    key.save(out)
-    page = write_page(out.with_suffix(".html"), segmenter, key, told, opened.prompts, pictures)
-    made = key.origin
+    learned, told = listened(run, steps)
+    learned.save(out)
+    page = write_page(out.with_suffix(".html"), segmenter, learned, told, opened.prompts, pictures)
+    made = learned.origin
     judges = f"{len(made.held_out)} held-out pictures" if made.held_out else "the pictures it was tuned on"
     print(f"{out}: mean IoU {made.before:.3f} before, {made.after:.3f} after tuning, on {judges}; {page} shows them")
 

@@ -37,7 +37,8 @@ def ui(
 ) -> None:
     """Open a local page in the browser: paint one example, see all your pictures segmented.
 
-    Track videos and tune keys there, too. Nothing leaves this machine. Ctrl-C ends it and removes what was uploaded.
+    Track videos and tune prompt tensors there, too. Nothing leaves this machine. Ctrl-C ends it and removes what was
+    uploaded.
     """
     from incontext.ui import PageOptions, serve
 

@@ -340,9 +340,11 @@ class _Run:
 
 def _names(context: Context | None) -> dict[int, str]:
     """Tell what ids mean, as far as prompt tensors say it."""
-    return {i: name for key in listed(context) if isinstance(key, PromptTensor) for i, name in key.names.items()}
+    return {i: name for each in listed(context) if isinstance(each, PromptTensor) for i, name in each.names.items()}
 
 
 def _learned(context: Context | None) -> list[dict[str, object]]:
     """Note what tells the context's prompt tensors from others."""
-    return [{"ids": list(key.ids), **asdict(key.origin)} for key in listed(context) if isinstance(key, PromptTensor)]
+    return [
+        {"ids": list(each.ids), **asdict(each.origin)} for each in listed(context) if isinstance(each, PromptTensor)
+    ]

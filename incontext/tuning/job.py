@@ -157,13 +157,13 @@ def _made(
 
 
 def _score(
-    segmenter: Segmenter, key: PromptTensor, images: Sequence[LabelledImage], second: Sequence[Pixels | None]
+    segmenter: Segmenter, learned: PromptTensor, images: Sequence[LabelledImage], second: Sequence[Pixels | None]
 ) -> float:
     """Measure mean IoU of a prompt tensor in use, all groups together, on images as network and backbone see them."""
-    size = (key.side, key.side)
+    size = (learned.side, learned.side)
     queries = [FittedQuery(each.image, size, second=other) for each, other in zip(images, second, strict=True)]
-    answers = segmenter.segment_many(queries, key, task=key.origin.task)
-    return mean_iou([answer.mask for answer in answers], [each.mask for each in images], key.ids)
+    answers = segmenter.segment_many(queries, learned, task=learned.origin.task)
+    return mean_iou([answer.mask for answer in answers], [each.mask for each in images], learned.ids)
 
 
 def _check(

@@ -124,7 +124,7 @@ class Tracker:
         self._kept = max(self._side, self._second or 0)  # pixels along a side of what is remembered
         self._bank = MemoryBank(size=memory, policy=policy, side=self._kept)
         given = () if context is None else _checked(context)
-        self._keys = tuple(each for each in given if isinstance(each, PromptTensor))
+        self._learned = tuple(each for each in given if isinstance(each, PromptTensor))
         self._forgotten: frozenset[int] = frozenset()  # of their ids
         # The rest of the context waits until the first frame says which are its own.
         self._context = tuple(each for each in given if isinstance(each, Prompt))
@@ -137,7 +137,7 @@ class Tracker:
     @property
     def ids(self) -> tuple[int, ...]:
         """The objects that are known, ascending, whether or not they are in sight."""
-        learned = {i for key in self._keys for i in key.ids} - self._forgotten
+        learned = {i for each in self._learned for i in each.ids} - self._forgotten
         return tuple(sorted({*self._bank.ids, *learned, *(i for prompt in self._context for i in prompt.ids)}))
 
     def step(self, frame: ImageLike, mask: ImageLike | None = None, *, hints: Hints | None = None) -> Segmentation:
@@ -200,7 +200,7 @@ class Tracker:
             "number": np.array(self._number),
             "frame_size": np.array(self._size or (0, 0)),
             "options": np.array(json.dumps(self._options.plain())),
-            "learned": np.array(sorted({i for key in self._keys for i in key.ids}), np.int64),
+            "learned": np.array(sorted({i for each in self._learned for i in each.ids}), np.int64),
             "forgotten": np.array(sorted(self._forgotten), np.int64),
             "shown_ids": self._shown.ids.copy(),
             "shown_colors": self._shown.colors.copy(),
@@ -218,7 +218,7 @@ class Tracker:
         theirs = {"memory": bank.size, "policy": bank.policy, **json.loads(str(state["options"])), "side": bank.side}
         own = {"memory": self._bank.size, "policy": self._bank.policy, **self._options.plain(), "side": self._kept}
         theirs["learned ids"] = state["learned"].tolist()
-        own["learned ids"] = sorted({i for key in self._keys for i in key.ids})
+        own["learned ids"] = sorted({i for each in self._learned for i in each.ids})
         if theirs != own:
             raise ValueError(f"expected the state of a tracker with {own}, got {theirs}; make this one the same")
         height, width = state["frame_size"].tolist()
@@ -279,7 +279,7 @@ class Tracker:
         own = [np.array_equal(prompt.image, image) for prompt in self._context]
         masks = [prompt for prompt, is_own in zip(self._context, own, strict=True) if is_own]
         masks += [] if given is None else [given]
-        if not masks and not self._context and not self._keys and not hinted:
+        if not masks and not self._context and not self._learned and not hinted:
             raise ValueError(
                 "frame 0: expected its mask, or prompts as the context, got neither; give one of them, or hints that "
                 "point at something"
@@ -335,7 +335,7 @@ class Tracker:
         """Prepare the memory as the network takes it, anew only when it changed."""
         contexts = self._bank.contexts
         if self._prepared is None or self._prepared[0] is not contexts:
-            asked = _with_keys(contexts, self._keys)
+            asked = _with_keys(contexts, self._learned)
             each = [
                 self._segmenter.prepare(context, known=self._tokens, **self._options.keywords()) for context in asked
             ]
@@ -359,15 +359,15 @@ def _checked(context: object) -> tuple[Prompt | PromptTensor, ...]:
 
 
 def _with_keys(
-    contexts: Sequence[Sequence[Prompt]], keys: Sequence[PromptTensor]
+    contexts: Sequence[Sequence[Prompt]], prompt_tensors: Sequence[PromptTensor]
 ) -> list[Sequence[Prompt | PromptTensor]]:
     """Put prompt tensors beside the prompts that show an id of theirs, or by themselves where there are none."""
-    learned = {i for key in keys for i in key.ids}
+    learned = {i for each in prompt_tensors for i in each.ids}
     shares = [any(learned & set(prompt.ids) for prompt in prompts) for prompts in contexts]
     asked: list[Sequence[Prompt | PromptTensor]] = [
-        [*keys, *prompts] if own else prompts for prompts, own in zip(contexts, shares, strict=True)
+        [*prompt_tensors, *prompts] if own else prompts for prompts, own in zip(contexts, shares, strict=True)
     ]
-    return asked if any(shares) or not keys else [*asked, keys]
+    return asked if any(shares) or not prompt_tensors else [*asked, prompt_tensors]
 
 
 def _joined(prompts: Sequence[Prompt]) -> Prompt:

@@ -35,7 +35,7 @@ _FACTS = ("weights", "side", "task", "shots", "ids", "prompt tensor")
 def write_page(
     path: Path,
     segmenter: Segmenter,
-    key: PromptTensor,
+    prompt_tensor: PromptTensor,
     steps: Sequence[TuningStep],
     prompts: Sequence[Prompt],
     pictures: Sequence[str],
@@ -48,15 +48,19 @@ def write_page(
         steps: What `tune` reported.
         prompts, pictures: What it was given, of which those that judged are shown, with what is found in them now.
     """
-    judged = set(key.origin.held_out or pictures)
+    judged = set(prompt_tensor.origin.held_out or pictures)
     shown = [(name, prompt) for name, prompt in zip(pictures, prompts, strict=True) if name in judged][:MOST_SHOWN]
-    answers = segmenter.segment_many((prompt.image for _, prompt in shown), key, task=key.origin.task)
-    figures = [_figure(name, prompt, answer, key) for (name, prompt), answer in zip(shown, answers, strict=True)]
-    facts = " · ".join(f"{name} {value}" for name, value in key.describe().items() if name in _FACTS)
+    answers = segmenter.segment_many(
+        (prompt.image for _, prompt in shown), prompt_tensor, task=prompt_tensor.origin.task
+    )
+    figures = [
+        _figure(name, prompt, answer, prompt_tensor) for (name, prompt), answer in zip(shown, answers, strict=True)
+    ]
+    facts = " · ".join(f"{name} {value}" for name, value in prompt_tensor.describe().items() if name in _FACTS)
     body = [
         "<h1>Tuning</h1>",
         f'<p class="quiet">{escape(facts)}</p>',
-        f"<p>{escape(_sentence(key, steps))}</p>",
+        f"<p>{escape(_sentence(prompt_tensor, steps))}</p>",
         f'<div class="wide">{_curve(steps)}</div>' if steps else "",
         section(_table(steps)) if steps else "",
         "<h2>What is found</h2>",
@@ -68,8 +72,8 @@ def write_page(
     return path
 
 
-def _sentence(key: PromptTensor, steps: Sequence[TuningStep]) -> str:
-    made = key.origin
+def _sentence(prompt_tensor: PromptTensor, steps: Sequence[TuningStep]) -> str:
+    made = prompt_tensor.origin
     judges = f"{len(made.held_out)} held-out pictures" if made.held_out else "the pictures that it learned from"
     text = f"Mean IoU {made.before:.3f} before and {made.after:.3f} after tuning, on {judges}."
     if not steps:
@@ -101,10 +105,10 @@ def _table(steps: Sequence[TuningStep]) -> Table:
     return Table("Steps", note, ("step", "ids", "loss", "mean IoU", "best so far"), rows)
 
 
-def _figure(name: str, prompt: Prompt, answer: Segmentation, key: PromptTensor) -> str:
+def _figure(name: str, prompt: Prompt, answer: Segmentation, prompt_tensor: PromptTensor) -> str:
     """Show the image under its own mask, and under the answer."""
-    known = np.where(np.isin(prompt.mask, [*key.ids, IGNORED]), prompt.mask, 0)
-    truth = Segmentation(known, np.ones(known.shape, np.float32), key.palette)
+    known = np.where(np.isin(prompt.mask, [*prompt_tensor.ids, IGNORED]), prompt.mask, 0)
+    truth = Segmentation(known, np.ones(known.shape, np.float32), prompt_tensor.palette)
     images = "".join(
         f'<img alt="{escape(what, quote=True)}" src="data:image/jpeg;base64,{b64encode(_jpeg(each)).decode()}">'
         for what, each in (("its mask", truth.overlay(prompt.image)), ("found", answer.overlay(prompt.image)))

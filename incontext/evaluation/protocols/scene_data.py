@@ -135,7 +135,7 @@ def _ade(data: Path) -> SceneData:
             if not folder.is_dir():
                 raise FileNotFoundError(
                     f"{folder}: expected the training part of ADE20K, which prompts come from, there is none; "
-                    "give a key with --prompt-tensor, or an episode list with --episodes"
+                    "give a prompt tensor with --prompt-tensor, or an episode list with --episodes"
                 )
         return _ade_scenes(root, "training")
 
@@ -177,7 +177,7 @@ def _coco(data: Path) -> SceneData:
             if not each.exists():
                 raise FileNotFoundError(
                     f"{each}: expected the training part of COCO panoptic, which prompts come from, it is not there; "
-                    "give a key with --prompt-tensor"
+                    "give a prompt tensor with --prompt-tensor"
                 )
         return _coco_scenes(Source(path))[0]
 
