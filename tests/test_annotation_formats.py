@@ -592,9 +592,9 @@ def test_labelme_folder(tmp_path: Path) -> None:
 def test_labelme_embedded_picture(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
     about = {"imagePath": "../../../nowhere.png", "imageData": png(image)}
-    picture = only(open_labels(labelme(tmp_path / "x.json", shape("a", "polygon", SQUARE), **about)))
-    assert picture.image is None
-    assert np.array_equal(picture.read_image(), image)
+    found = only(open_labels(labelme(tmp_path / "x.json", shape("a", "polygon", SQUARE), **about)))
+    assert found.image is None
+    assert np.array_equal(found.read_image(), image)
     about |= {"imageHeight": None, "imageWidth": None}
     assert only(open_labels(labelme(tmp_path / "y.json", shape("a", "polygon", SQUARE), **about))).size == (20, 30)
 

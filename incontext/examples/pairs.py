@@ -145,9 +145,9 @@ def _search(folder: Path) -> tuple[list[Pair], list[Path]]:
             f"{folder}: expected {_LAYOUTS}; found {_count(len(lonely), 'picture')} without a mask, "
             f"{_count(len(lonely_masks), 'mask')} without a picture{_hint(folder)}"
         )
-    for paths, noun, lacks in ((lonely, "picture", "mask"), (lonely_masks, "mask", "picture")):
+    for paths, noun, lacks in ((lonely, "picture", "a mask"), (lonely_masks, "mask", "a picture")):
         if paths:
-            _warn(f"{folder}: left out {_count(len(paths), noun)} without a {lacks}: {some_of(paths)}")
+            _warn(f"{folder}: left out {_count(len(paths), noun)} without {lacks}: {some_of(paths)}")
     return sorted(pairs, key=lambda pair: natural_order(pair[0])), lonely_masks
 
 
