@@ -137,8 +137,9 @@ def test_several_prompts_are_one_context_and_their_order_hardly_matters(random_s
 
 
 def test_queries_may_be_paths_pictures_and_arrays(segmenter: Segmenter, tmp_path: Path) -> None:
-    Image.fromarray(picture()).save(tmp_path / "query.png")
-    for query in (tmp_path / "query.png", str(tmp_path / "query.png"), Image.open(tmp_path / "query.png"), picture()):
+    path = tmp_path / "query.png"
+    Image.fromarray(picture()).save(path)
+    for query in (path, str(path), Image.open(path), picture()):
         assert segmenter.segment(query, prompt()).shape == (24, 40)
 
 
