@@ -21,6 +21,7 @@ from incontext.images.read import read_image
 from incontext.images.resize import shrunk
 from incontext.images.write import whole_file, write_image
 from incontext.types import Palette, Prompt, Segmentation
+from incontext.words import counted
 
 if TYPE_CHECKING:  # what the demo needs can be checked without torch
     from incontext.engine import Segmenter
@@ -135,7 +136,7 @@ class JobReport:
 
     def describe(self) -> str:
         """Write two lines for a terminal."""
-        done = f"{self.job.name}: {self.result.done} masks, {self.seconds_per_picture:.2f} s a picture"
+        done = f"{self.job.name}: {counted(self.result.done, 'mask')}, {self.seconds_per_picture:.2f} s a picture"
         return "\n".join([done, *(f"  failed: {file.error}" for file in self.result.failures), f"  {self.command}"])
 
 

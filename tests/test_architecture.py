@@ -18,7 +18,8 @@ PACKAGE = Path(incontext.__file__).parent
 # not know each other. `__init__` is what the outside sees, so that inside of a package only what stands above uses it.
 LEVELS: dict[str, list[set[str]]] = {
     "": [
-        {"images", "options", "progress", "version"},
+        {"images", "progress", "version", "words"},
+        {"options"},
         {"digest", "jsonlines", "types"},
         {"hints"},
         {"annotations", "hint_files", "network", "proposals", "seen_examples"},
@@ -46,6 +47,7 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "canvas": [{"edges", "paint", "windows"}, {"context", "hints", "votes"}, {"read"}, {"query"}, {"__init__"}],
     "cli": [
+        {"help"},
         {"counting", "options"},
         {"exporting"},
         # The commands: none of them imports another.
@@ -111,7 +113,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"identity", "labelled", "search", "sinks"},
         {"journal", "plan"},
         {"hinted", "work"},
-        {"run", "watch"},
+        {"overlays", "run", "watch"},
         {"job", "rehearsal"},
         {"ray", "__init__"},
     ],

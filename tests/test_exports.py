@@ -199,7 +199,7 @@ def test_what_cannot_be_read_is_left_out_and_told(tmp_path: Path, run: Callable[
     done = run("convert", write_json(tmp_path / "i.json", document), "--to", "indexed", "-o", tmp_path / "out")
     assert (done.status, done.out) == (
         1,
-        f"1 pictures in {tmp_path / 'out'} (indexed)\n2 images, 0 objects, 1 written, 2 left out\n",
+        f"1 picture in {tmp_path / 'out'} (indexed)\n2 images, 0 objects, 1 written, 2 left out\n",
     )
     second, first = done.err.splitlines()
     assert first == f"Left out: {tmp_path / 'i.json'}: annotation 1: expected the id of a category, got 9"

@@ -38,6 +38,7 @@ from incontext.folder import (
     work,
 )
 from incontext.folder.labelled import open_job
+from incontext.folder.overlays import OverlayWarning
 from incontext.images.masks import read_mask
 from incontext.images.write import HALF_WRITTEN, write_image
 from incontext.types import Prompt, Segmentation
@@ -150,7 +151,11 @@ def test_a_picture_that_is_gone_is_not_in_the_report(tmp_path: Path) -> None:
     [
         ({"side": 160}, {"side": 224}, "side was 160, now 224"),
         ({}, {"task": "semantic"}, "task was instance, now semantic"),
-        ({}, {"ensemble": "spatial", "overlay": True}, "ensemble was auto, now spatial, overlay was false, now true"),
+        (
+            {},
+            {"ensemble": "spatial", "confidence": True},
+            "ensemble was auto, now spatial, confidence was false, now true",
+        ),
         ({"confidence": True}, {}, "confidence was true, now false"),
         (
             {},
@@ -749,8 +754,8 @@ def test_a_rehearsal_measures_and_writes_nothing(tmp_path: Path, tiny: Any) -> N
     trial = rehearse(tiny, plan([root], out), PROMPT)
     assert (trial.queries, trial.before, len(trial.measured), len(trial.failures)) == (13, 11, 1, 1)
     assert rehearse(tiny, plan([root], out), PROMPT, resume=False).before == 0
-    with pytest.raises(ValueError, match="overlay was false, now true"):
-        rehearse(tiny, plan([root], out, overlay=True), PROMPT)
+    with pytest.raises(ValueError, match="confidence was false, now true"):
+        rehearse(tiny, plan([root], out, confidence=True), PROMPT)
     assert files(tmp_path) == kept
 
 
@@ -865,3 +870,23 @@ def test_the_command_says_in_one_sentence_that_the_disk_is_full(
     assert told.startswith("Error: out: no space left on device; stopped, and what was done is kept")
     assert told.count("\n") == 1
     assert threading.active_count() == threads
+
+
+def test_overlays_are_added_to_masks_that_are_there(tmp_path: Path) -> None:
+    root, out = folder(tmp_path), tmp_path / "out"
+    run_job(Bright(), [root], out)
+    masks = {path: path.read_bytes() for path in out.glob("*.png")}
+    first, second = sorted(masks)[:2]
+    first.with_name(f"{first.stem}_overlay.jpg").write_bytes(b"there already")
+    second.write_bytes(b"a broken mask")
+    with pytest.warns(OverlayWarning, match=rf"no overlay of .*{second.stem}.*{second.name}"):
+        report = run_job(Bright(), [root], out, overlay=True)
+    assert (report.done, report.masks) == (len(masks), 0)  # the network saw nothing again
+    drawn = {path.name for path in out.glob("*_overlay.jpg")}
+    assert drawn == {f"{path.stem}_overlay.jpg" for path in masks} - {f"{second.stem}_overlay.jpg"}
+    assert first.with_name(f"{first.stem}_overlay.jpg").read_bytes() == b"there already"
+    whole = run_job(Bright(), [root], tmp_path / "whole", overlay=True)
+    assert whole.masks == len(masks)
+    for path in set(masks) - {first, second}:
+        name = f"{path.stem}_overlay.jpg"
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

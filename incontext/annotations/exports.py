@@ -12,6 +12,7 @@ from pathlib import Path
 from incontext.annotations.core import Add, Categories, Format, Result
 from incontext.annotations.known import FORMATS
 from incontext.images.gate import folder_below
+from incontext.words import did_you_mean
 
 
 def writable(names: Iterable[str]) -> tuple[Format, ...]:
@@ -23,7 +24,8 @@ def writable(names: Iterable[str]) -> tuple[Format, ...]:
     known = {each.name: each for each in FORMATS if each.write is not None}
     asked = list(names)
     if unknown := [name for name in asked if name not in known]:
-        raise ValueError(f"expected formats out of {', '.join(known)}, got {', '.join(map(repr, unknown))}")
+        told = ", ".join(map(repr, unknown)) + did_you_mean(unknown, known)
+        raise ValueError(f"expected formats out of {', '.join(known)}, got {told}")
     if len(set(asked)) < len(asked) or not asked:
         raise ValueError(f"expected at least one format, each once, got {', '.join(asked) or 'none'}")
     return tuple(known[name] for name in asked)

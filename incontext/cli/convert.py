@@ -9,6 +9,7 @@ import typer
 
 from incontext.cli.exporting import Instances, Smallest, export
 from incontext.cli.options import SnapColors, Strict, app, named_ids, names
+from incontext.words import counted
 
 
 @app.command()
@@ -67,7 +68,7 @@ def convert(
         labels = replace(labels, categories=Categories({**known.names, **own}, known.colors))
     apart = len(formats) > 1
     made = export(labels, formats, out, apart=apart, instances=instances, smallest=smallest, strict=strict)
-    print(f"{made.written} pictures in {out} ({', '.join(each.name for each in formats)})")
+    print(f"{counted(made.written, 'picture')} in {out} ({', '.join(each.name for each in formats)})")
     print(made)
     if made.lost:
         raise typer.Exit(1)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from incontext.cli.counting import counted
 from incontext.cli.options import names
 from incontext.progress import ProgressLine
+from incontext.words import counted
 
 if TYPE_CHECKING:
     from incontext.annotations import Labels, Result
@@ -154,7 +154,7 @@ def export_job(job: "FolderJob", beside: Beside) -> int:
         return 0
     sweep([out / each.name for each in formats])
     made = export(open_job(out), formats, out, apart=True, instances=beside.instances, smallest=beside.smallest)
-    print(f"{made.written} pictures as {', '.join(str(out / each.name) for each in formats)}")
+    print(f"{counted(made.written, 'picture')} as {', '.join(str(out / each.name) for each in formats)}")
     print(made)
     return made.lost
 

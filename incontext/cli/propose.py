@@ -8,6 +8,7 @@ import typer
 from incontext.cli.options import app, with_options
 from incontext.options import LOADING, LoadOptions
 from incontext.progress import ProgressLine
+from incontext.words import counted
 
 if TYPE_CHECKING:
     from incontext.folder import FolderJob, Query
@@ -86,8 +87,9 @@ def propose(
                 on_points=partial(_went_on, progress, number * each),
             )
             write(job, query, picture.image, found)
-            progress.say(f"{query.name}: {len(found)} masks")
-    print(f"{len(job.queries) - len(failed) + len(job.skipped)} of {len(job.queries)} pictures in {job.outputs.where}")
+            progress.say(f"{query.name}: {counted(len(found), 'mask')}")
+    done = len(job.queries) - len(failed) + len(job.skipped)
+    print(f"{done} of {counted(len(job.queries), 'picture')} in {job.outputs.where}")
     if failed:
         raise typer.Exit(1)
 

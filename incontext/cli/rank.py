@@ -10,6 +10,7 @@ import typer
 from incontext.cli.options import SnapColors, app, name_below, with_options
 from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 from incontext.progress import ProgressLine
+from incontext.words import counted
 
 if TYPE_CHECKING:
     from incontext.engine import Segmenter
@@ -82,7 +83,7 @@ def rank(
         if missing := [i for k, i in enumerate(ranking.ids) if not ranking.shown[list(chosen), k].any()]:
             print(f"None of them shows id {', '.join(map(str, missing))}; choose more with --top")
     if trial is not None:
-        others = f"the other {trial.queries} pictures"
+        others = f"the other {counted(trial.queries, 'picture')}"
         alone = f"{ranking.names[chosen[0]]} alone {trial.alone:.3f}"
         print(f"Mean IoU on {others}: together {trial.together:.3f}, {alone}")
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from incontext.cli.counting import are_missed, counted, passed_over_words
+from incontext.cli.counting import are_missed, passed_over_words
 from incontext.cli.exporting import Beside, Formats, Instances, Smallest, export_job, formats_beside
 from incontext.cli.options import PairsCommand, PromptTensors, SnapColors, Strict, app, pairs_of, with_options
 from incontext.options import DEFAULTS, LOADING, BatchSize, LoadOptions, RunnerName, SegmentOptions
 from incontext.progress import ProgressLine
+from incontext.words import counted
 
 if TYPE_CHECKING:
     from incontext.folder import FileReport, FolderJob, FolderReport, Rehearsal

@@ -10,6 +10,7 @@ import typer
 from incontext.cli.options import SnapColors, app, name_below, named_ids, with_options
 from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions, Start
 from incontext.progress import ProgressLine
+from incontext.words import counted
 
 if TYPE_CHECKING:
     from incontext.prompt_tensor import PromptTensor
@@ -119,7 +120,7 @@ def listened(run: "Callable[..., PromptTensor]", steps: int) -> "tuple[PromptTen
         try:
             return run(on_step=tell, on_tried=tell_start), told
         except KeyboardInterrupt:
-            progress.say(f"Stopped after {len(told)} steps; nothing was written.")
+            progress.say(f"Stopped after {counted(len(told), 'step')}; nothing was written.")
             raise typer.Exit(130) from None
 
 

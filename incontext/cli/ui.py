@@ -47,6 +47,7 @@ def ui(
         if open_browser:
             webbrowser.open(address)
 
+    print("Starting the page; this takes some seconds.", file=sys.stderr, flush=True)
     try:
         serve(PageOptions(host, port, folder or (), loading, options), on_ready=ready)
     except KeyboardInterrupt:

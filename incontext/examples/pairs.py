@@ -23,6 +23,7 @@ from incontext.examples.annotated import Annotations, is_annotation
 from incontext.images.names import natural_order
 from incontext.images.write import whole_file
 from incontext.sources.places import StrPath, alike, is_picture
+from incontext.words import counted
 
 Pair: TypeAlias = tuple[Path, Path]
 """The files of a prompt: its image, and its mask or the annotation file that has it."""
@@ -142,12 +143,12 @@ def _search(folder: Path) -> tuple[list[Pair], list[Path]]:
     lonely = sorted((path for paths in images.values() for path in paths if path not in paired), key=natural_order)
     if not pairs:
         raise ValueError(
-            f"{folder}: expected {_LAYOUTS}; found {_count(len(lonely), 'picture')} without a mask, "
-            f"{_count(len(lonely_masks), 'mask')} without a picture{_hint(folder)}"
+            f"{folder}: expected {_LAYOUTS}; found {counted(len(lonely), 'picture')} without a mask, "
+            f"{counted(len(lonely_masks), 'mask')} without a picture{_hint(folder)}"
         )
     for paths, noun, lacks in ((lonely, "picture", "a mask"), (lonely_masks, "mask", "a picture")):
         if paths:
-            _warn(f"{folder}: left out {_count(len(paths), noun)} without {lacks}: {some_of(paths)}")
+            _warn(f"{folder}: left out {counted(len(paths), noun)} without {lacks}: {some_of(paths)}")
     return sorted(pairs, key=lambda pair: natural_order(pair[0])), lonely_masks
 
 
@@ -236,7 +237,7 @@ def _distinct(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
         if kept.setdefault(place, pair) is not pair:
             twice.append(pair[0])
     if twice:
-        _warn(f"{_count(len(twice), 'prompt')} given twice, used once: {some_of(twice)}")
+        _warn(f"{counted(len(twice), 'prompt')} given twice, used once: {some_of(twice)}")
     return tuple(kept.values())
 
 
@@ -244,10 +245,6 @@ def some_of(paths: Sequence[Path], most: int = _MOST_NAMES) -> str:
     """Name the first few paths, and how many more there are, for a sentence."""
     more = f" and {len(paths) - most} more" if len(paths) > most else ""
     return ", ".join(str(path) for path in paths[:most]) + more
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _warn(sentence: str) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, Unpack
 
 from incontext.folder.identity import identify
 from incontext.folder.journal import JOURNAL_NAME, Journal, find_earlier, wrote_tars
+from incontext.folder.overlays import draw_missing
 from incontext.folder.plan import FolderJob, Query
 from incontext.folder.report import REPORT_NAME, FileReport, FolderReport
 from incontext.folder.run import Finish, LocalRunner
@@ -60,7 +61,8 @@ def segment_folder(
     """Segment the images of a plan and write their results, and `report.json`, into its output folder.
 
     An image that cannot be read, or a result that cannot be written, is noted and skipped. Every file appears whole or
-    not at all, an image's mask after its overlay and confidence.
+    not at all, an image's mask after its overlay and confidence; overlays that an earlier run was not asked for are
+    drawn of its masks.
 
     Args:
         segmenter: The network.
@@ -157,6 +159,8 @@ def run_job(
             before = run.begin(resume=earlier is not None, had_tars=had_tars)
             if before and on_resume is not None:
                 on_resume(before)
+            if job.outputs.overlay and job.outputs.draws_later:
+                draw_missing(job.outputs, run.done())
             if job.outputs.remote is not None:
                 run.announce()
             try:
@@ -230,6 +234,11 @@ class _Run:
         for file in self._job.skipped:
             self._finish(self._number(file), file)
         return before
+
+    def done(self) -> Iterator[Query]:
+        """List the queries whose masks earlier runs left."""
+        skipped = len(self._job.skipped)
+        return (each for number, each in enumerate(self._job.queries, start=skipped) if number in self._journal)
 
     def work(self, arrivals: Iterable[Arrived] | None) -> None:
         """Do everything that is not done."""

@@ -53,6 +53,11 @@ class Outputs:
             return self.out / UNPACKED
         return self.out if self.remote is None else None
 
+    @property
+    def draws_later(self) -> bool:
+        """Whether overlays can be added to masks that are there: to single files in a local folder."""
+        return self.remote is None and self.per_tar is None
+
     def at(self, out: Path) -> Outputs:
         """Describe the same results as single files in a local folder."""
         return replace(self, out=out, remote=None, per_tar=None)

@@ -18,6 +18,7 @@ from incontext.network.config import ModelConfig
 from incontext.training.coloring import Coloring
 from incontext.training.episodes import Sampling
 from incontext.training.teacher import Teaching
+from incontext.words import did_you_mean
 
 
 def _over(stored: Mapping[str, object], defaults: Mapping[str, object]) -> dict[str, object]:
@@ -162,7 +163,8 @@ class Recipe:
             return RECIPES[name]
         path = Path(name)
         if not path.is_file():
-            raise ValueError(f"expected a recipe among {', '.join(RECIPES)}, or a JSON file of one, got {name!r}")
+            told = f"{name!r}{did_you_mean(name, RECIPES)}"
+            raise ValueError(f"expected a recipe among {', '.join(RECIPES)}, or a JSON file of one, got {told}")
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:

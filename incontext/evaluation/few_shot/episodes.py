@@ -20,6 +20,7 @@ from incontext.images.dataset import described, has_instances, has_regions
 from incontext.images.ids import IGNORED
 from incontext.images.masks import number_colors, read_ids
 from incontext.images.read import IMAGE_SUFFIXES
+from incontext.words import did_you_mean
 
 DRAWN_EPISODES = 100  # of a set without fixed ones
 USUAL_PROMPTS = 8
@@ -290,7 +291,9 @@ def _chosen(known: Sequence[EpisodeSet], names: Sequence[str] | None) -> list[Ep
         return list(known)
     by_name = {each.name: each for each in known}
     if missing := [name for name in names if name not in by_name]:
-        raise ValueError(f"expected sets out of {', '.join(by_name)}, got {', '.join(missing)}")
+        raise ValueError(
+            f"expected sets out of {', '.join(by_name)}, got {', '.join(missing)}{did_you_mean(missing, by_name)}"
+        )
     return [by_name[name] for name in names]
 
 

@@ -19,6 +19,7 @@ from incontext.images.masks import number_colors, read_ids
 from incontext.images.names import natural_order
 from incontext.images.read import read_image
 from incontext.images.resize import resized_mask
+from incontext.words import did_you_mean
 
 ONE_OBJECT_YEAR = 2016  # of DAVIS: every later one tells objects apart
 _USUAL_RESOLUTION = "480p"
@@ -131,7 +132,9 @@ def read_clips(
     if names is not None:
         by_name = {each.name: each for each in found}
         if missing := [name for name in names if name not in by_name]:
-            raise ValueError(f"expected clips out of {', '.join(by_name)}, got {', '.join(missing)}")
+            raise ValueError(
+                f"expected clips out of {', '.join(by_name)}, got {', '.join(missing)}{did_you_mean(missing, by_name)}"
+            )
         found = [by_name[name] for name in names]
     return tuple(each if limit is None else limited(each, limit) for each in found)
 
