@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -358,7 +358,28 @@ def _listed(names: Sequence[str]) -> str:
 def listed(
     context: Prompt | PromptTensor | Sequence[Prompt | PromptTensor] | None,
 ) -> tuple[Prompt | PromptTensor, ...]:
-    """List what a context is made of; nothing for None."""
+    """List what a context is made of; nothing for None.
+
+    Raises:
+        TypeError: It is something else, or holds something else.
+    """
     if context is None:
         return ()
-    return (context,) if isinstance(context, Prompt | PromptTensor) else tuple(context)
+    given = (context,) if isinstance(context, Prompt | PromptTensor) else context
+    if isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable):
+        raise TypeError(f"{_NO_CONTEXT}, got {_called(given)}")
+    shown: tuple[object, ...] = tuple(given)
+    if strange := [each for each in shown if not isinstance(each, Prompt | PromptTensor)]:
+        raise TypeError(f"{_NO_CONTEXT}, got {_called(strange[0])} in it")
+    return cast("tuple[Prompt | PromptTensor, ...]", shown)
+
+
+_NO_CONTEXT: Final = "expected a Prompt, a PromptTensor or a sequence of these as the context"
+
+
+def _called(thing: object) -> str:
+    """Name what was given in place of a prompt, and how to make one of a path."""
+    kind = type(thing).__name__
+    if isinstance(thing, str | os.PathLike):
+        return f"{kind} {os.fspath(thing)!r:.60}; open it first, Prompt.open(image, mask) or PromptTensor.load(path)"
+    return kind

@@ -119,7 +119,7 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "folder.ray": [{"workers"}, {"job"}, {"__init__"}],
     "images": [
-        {"alone", "dataset", "depth", "dicom", "gate", "ids", "names", "opening", "outlines", "rle", "text"},
+        {"alone", "arrays", "dataset", "depth", "dicom", "gate", "ids", "names", "opening", "outlines", "rle", "text"},
         {"read", "resize", "smoothing"},
         {"masks", "write"},
         {"__init__"},
@@ -492,7 +492,7 @@ def test_all_is_what_is_exported() -> None:
     assert dir(incontext) == sorted(incontext.__all__)
     for name in incontext.__all__:
         assert getattr(incontext, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'segment'; it exports Hints, Palette"):
+    with pytest.raises(AttributeError, match="no attribute 'segment'; it exports CheckpointError, Hints"):
         _ = incontext.segment
 
 

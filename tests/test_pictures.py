@@ -92,11 +92,11 @@ def test_a_file_s_contents_are_read_like_the_file(tmp_path: Path, form: Callable
         (b"hello", r"t\.tar/a\.jpg: expected an image file, got something else"),
         (saved(Image.fromarray(scene()), "PNG")[:80], r"t\.tar/a\.jpg: the file is broken or cut off"),
         (io.BytesIO(b""), r"t\.tar/a\.jpg: the file is empty"),
-        (42, "expected the image as the bytes of a file, a path, a PIL image or an array, got int"),
+        (42, "expected the image as a path, the bytes of a file, a PIL image, an array or a tensor, got int"),
     ],
 )
 def test_what_is_wrong_with_contents_is_said_with_their_name(source: Any, sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises((ValueError, TypeError), match=sentence):
         read_image(source, name="t.tar/a.jpg")
 
 

@@ -342,7 +342,6 @@ def test_the_first_of_a_context_decides_the_colours_that_people_see() -> None:
             "either masks or raw colours",
         ),
         ([key(names={1: "rust"}), key(names={1: "dent"})], "the same by id 1, got 'rust' and 'dent'"),
-        ([key(), 3], "a Prompt, a PromptTensor or a sequence of these as the context, got PromptTensor, int"),
     ],
 )
 def test_contexts_that_contradict_themselves_are_refused(context: list[Any], sentence: str) -> None:

@@ -819,12 +819,12 @@ def test_options_and_contexts_that_cannot_be_used(segmenter: Segmenter) -> None:
         ({"memory": -1}, "expected a memory of 0 or more predicted frames, got -1"),
         ({"policy": "newest"}, "expected a policy among recent, spaced, confident, got 'newest'"),
         ({"side": 10}, "expected side to be a positive multiple of the patch, 4, got 10"),
-        ({"context": []}, r"a PromptTensor or a sequence of these, got no prompt in \[\]"),
-        ({"context": [Prompt(image, mask), mask]}, "sequence of these, got Prompt, ndarray"),
-        ({"context": 3}, "sequence of these, got no prompt in 3"),
+        ({"context": []}, "a PromptTensor or a sequence of these, got none"),
+        ({"context": [Prompt(image, mask), mask]}, "got ndarray in it"),
+        ({"context": 3}, "got int"),
         ({"context": raw}, "expected prompts with masks of ids, got raw colours"),
     ]:
-        with pytest.raises(ValueError, match=problem):
+        with pytest.raises((ValueError, TypeError), match=problem):
             Tracker(segmenter, **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="expected a memory of 0 or more"):
         track(segmenter, [], mask, memory=-1)

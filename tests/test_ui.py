@@ -911,7 +911,9 @@ def test_without_gradio_a_sentence_says_what_to_install() -> None:
     program = "import sys; sys.modules['gradio'] = None; from incontext.cli import main; main(['ui', '--no-open'])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "Error: expected gradio to be installed for the page; run: pip install 'incontext[ui]'\n"
+    starting, told = done.stderr.splitlines(keepends=True)
+    assert starting == "Starting the page; this takes some seconds.\n"
+    assert told == "Error: expected gradio to be installed for the page; run: pip install 'incontext[ui]'\n"
 
 
 def test_nothing_else_needs_the_page() -> None:

@@ -4,16 +4,18 @@ Knows Pillow and numpy. Refuses to know what a prompt, a palette or a tensor is.
 file is a ValueError (or FileNotFoundError) in one sentence: what was expected, what came, what to do.
 """
 
+import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from incontext.images.arrays import array_of
 from incontext.images.ids import IGNORED, Color, Pixels, check_ids
 from incontext.images.opening import MAX_PIXELS, too_large
 from incontext.images.read import (
@@ -68,15 +70,17 @@ def read_mask(mask: ImageLike, *, snap: bool = False) -> MaskFile:
     JPEG any are. A mask without ids can be read; a prompt refuses it.
 
     Args:
-        mask: A path, a PIL image or an array.
+        mask: A path, a PIL image, an array or a PyTorch tensor, see `arrays.array_of`.
         snap: Snap stray colours however many there are, and say nothing.
 
     Raises:
         FileNotFoundError: There is no such file.
+        TypeError: It is nothing of these.
         ValueError: It cannot be read as a mask; the file is named.
     """
-    if isinstance(mask, np.ndarray):
-        return _mask_from_array(mask, snap=snap)
+    given = array_of(mask, "mask")
+    if isinstance(given, np.ndarray):
+        return _mask_from_array(given, snap=snap)
     picture, name = open_picture(mask, "mask")
     lossy = picture.format in {"JPEG", "MPO"}
     if picture.mode == "1":
@@ -99,9 +103,10 @@ def read_mask(mask: ImageLike, *, snap: bool = False) -> MaskFile:
 
 def is_painted(mask: ImageLike) -> bool:
     """Tell whether a readable mask's ids stand for colours, counted anew in each file, and are not ids themselves."""
-    if isinstance(mask, np.ndarray):
-        return mask.ndim == 3 and mask.shape[2] > 1
-    mode = mask.mode if isinstance(mask, Image.Image) else picture_mode(mask)
+    given = array_of(mask, "mask")
+    if isinstance(given, np.ndarray):
+        return given.ndim == 3 and given.shape[2] > 1
+    mode = given.mode if isinstance(given, Image.Image) else picture_mode(cast("str | os.PathLike[str]", given))
     return mode not in {"1", "P", "L", "LA", "F"} and not mode.startswith("I")
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from incontext.images import dicom
+from incontext.images.arrays import TensorLike, array_of
 from incontext.images.depth import deep_colors, grey_of, is_deep, tag_of
 from incontext.images.ids import Pixels
 from incontext.images.opening import (
@@ -31,7 +32,7 @@ from incontext.images.opening import (
     too_large,
 )
 
-ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
+ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[Any] | TensorLike
 Encoded: TypeAlias = bytes | BinaryIO  # a picture file's contents; a stream must be able to seek
 
 IMAGE_SUFFIXES: Final = frozenset(
@@ -65,24 +66,27 @@ def read_image(image: ImageLike | Encoded, *, name: str | None = None, page: int
 
     Args:
         image: A path; the bytes of a file, or a stream of them that can seek; a PIL image; a uint8 array (H, W), (H, W,
-            1), (H, W, 3: not copied) or (H, W, 4).
+            1), (H, W, 3: not copied) or (H, W, 4); a PyTorch tensor, see `arrays.array_of`.
         name: What messages call it; None: its path.
         page: Of a TIFF or DICOM file, from 0; `page_count` says how many there are.
 
     Raises:
         FileNotFoundError: There is no such file.
+        TypeError: It is nothing of these.
         ValueError: It cannot be read as an image; the file is named.
     """
-    if isinstance(image, np.ndarray):
-        return rgb_from_array(image, "image", paper=255)
+    given = array_of(image, "image")
+    if isinstance(given, np.ndarray):
+        return rgb_from_array(given, "image", paper=255)
     decoded, called = open_picture(image, "image", name=name, page=page, by_range=True)
     return rgb_from_picture(decoded, called, paper=255)
 
 
 def read_colors(mask: ImageLike | Encoded, *, name: str | None = None) -> Pixels:
     """Read a mask's colours as they are, (H, W, 3) uint8 RGB; what is transparent is black."""
-    if isinstance(mask, np.ndarray):
-        return rgb_from_array(mask, "mask", paper=0)
+    given = array_of(mask, "mask")
+    if isinstance(given, np.ndarray):
+        return rgb_from_array(given, "mask", paper=0)
     picture, called = open_picture(mask, "mask", name=name)
     return rgb_from_picture(picture, called, paper=0)
 
@@ -121,7 +125,7 @@ def image_size(source: str | os.PathLike[str] | Encoded, *, name: str | None = N
 
 
 def open_picture(
-    source: str | os.PathLike[str] | Image.Image | Encoded,
+    source: ImageLike | Encoded,
     noun: str,
     *,
     name: str | None = None,
@@ -239,8 +243,9 @@ def _stream(source: object, noun: str, name: str | None) -> Iterator[tuple[Binar
     if isinstance(source, bytes):
         source = io.BytesIO(source)
     if not (hasattr(source, "read") and hasattr(source, "seek")):
-        raise ValueError(
-            f"expected the {noun} as the bytes of a file, a path, a PIL image or an array, got {type(source).__name__}"
+        raise TypeError(
+            f"expected the {noun} as a path, the bytes of a file, a PIL image, an array or a tensor, got "
+            f"{type(source).__name__}"
         )
     stream = cast("BinaryIO", source)
     if stream.seek(0, os.SEEK_END) == 0:

@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +20,13 @@ from PIL import Image
 from incontext.canvas.query import fit_query
 from incontext.engine import Context, FittedQuery, PreparedContext, Segmenter
 from incontext.hints import Hints
+from incontext.images.arrays import TensorLike
 from incontext.images.ids import IGNORED, Pixels, ids_in
 from incontext.images.masks import is_painted
 from incontext.images.read import ImageLike, read_image
 from incontext.network.model import PromptTokens
 from incontext.options import Policy, SegmentKeywords, SegmentOptions, takes_options
-from incontext.prompt_tensor import PromptTensor
+from incontext.prompt_tensor import PromptTensor, listed
 from incontext.types import Palette, Prompt, Segmentation
 from incontext.video.bank import MemoryBank, only, refuse_tiles, sure_only
 from incontext.video.colors import NOTHING_SHOWN, by_color, extended
@@ -61,8 +62,9 @@ def track(
     Raises:
         FileNotFoundError, ValueError: a frame, the context or an option cannot be used; the message says why.
     """
-    mask = context if isinstance(context, str | os.PathLike | Image.Image | np.ndarray) else None
-    prompts = None if isinstance(context, str | os.PathLike | Image.Image | np.ndarray) else context
+    is_mask = isinstance(context, str | os.PathLike | Image.Image | np.ndarray | TensorLike)
+    mask = cast("ImageLike | None", context if is_mask else None)
+    prompts = cast("Context | None", None if is_mask else context)
     tracker, said = Tracker(segmenter, context=prompts, memory=memory, policy=policy, **options), hints or {}
     return (
         tracker.step(frame, None if number else mask, hints=said.get(number)) for number, frame in enumerate(frames)
@@ -345,13 +347,11 @@ class Tracker:
         return self._prepared[1]
 
 
-def _checked(context: object) -> tuple[Prompt | PromptTensor, ...]:
-    alone = isinstance(context, Prompt | PromptTensor)
-    given = (context,) if alone else tuple(context) if isinstance(context, Sequence) else ()
-    if not given or not all(isinstance(each, Prompt | PromptTensor) for each in given):
-        kinds = ", ".join(sorted({type(each).__name__ for each in given})) or f"no prompt in {context!r:.50}"
+def _checked(context: Context) -> tuple[Prompt | PromptTensor, ...]:
+    given = listed(context)
+    if not given:
         raise ValueError(
-            f"expected a mask of the first frame, a Prompt, a PromptTensor or a sequence of these, got {kinds}"
+            "expected a mask of the first frame, a Prompt, a PromptTensor or a sequence of these, got none"
         )
     if any(isinstance(each, Prompt) and each.colors is not None for each in given):
         raise ValueError("expected prompts with masks of ids, got raw colours, which no memory can join; give masks")
