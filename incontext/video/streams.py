@@ -5,6 +5,7 @@ Refuses to know what is in the pictures.
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -387,22 +388,34 @@ def movie(
 def _begun(
     stream: BinaryIO, size: tuple[int, int], *, rate: Fraction, pixel_aspect: Fraction, sound: Sound | None
 ) -> Movie:
-    made: Movie | None = None
-    try:
-        made = Movie(stream, size, rate=rate, pixel_aspect=pixel_aspect, sound=sound)
-        made.begin()
-        return made
-    except (FFmpegError, ValueError) as error:
-        if made is not None:
-            made.close()
-        if sound is None:
-            raise
-        _warn_of_sound(f"{sound.path}: its sound cannot be copied into an MP4 ({error}); the overlay is silent")
-    stream.seek(0)
-    stream.truncate()
-    made = Movie(stream, size, rate=rate, pixel_aspect=pixel_aspect, sound=None)
+    if sound is not None:
+        try:
+            _try_sound(sound)
+        except (FFmpegError, ValueError) as error:
+            told = _reason(error) if isinstance(error, FFmpegError) else error
+            _warn_of_sound(f"{sound.path}: its sound cannot be copied into an MP4 ({told}); the overlay is silent")
+            sound = None
+    made = Movie(stream, size, rate=rate, pixel_aspect=pixel_aspect, sound=sound)
     made.begin()
     return made
+
+
+def _try_sound(sound: Sound) -> None:
+    """Copy the first second of a sound into an MP4 in memory: some kinds fail at its beginning, some at its end.
+
+    Raises:
+        FFmpegError, ValueError: MP4 cannot hold it.
+    """
+    container = av.open(io.BytesIO(), "w", format="mp4")
+    try:
+        copy = _SoundCopy(sound, container)
+        try:
+            container.start_encoding()
+            copy.copy(0.0, 1.0)
+        finally:
+            copy.close()
+    finally:
+        container.close()
 
 
 def _warn_of_sound(sentence: str) -> None:
