@@ -1,4 +1,4 @@
-"""The Segmenter: a network on a device, from pictures and a context to masks.
+"""The Segmenter: a network on a device, from images and a context to masks.
 
 Owns what users call: options, contexts, batches. It refuses to know files of weights (network/checkpoint.py), colours
 and mosaics (canvas/context.py), pixels (canvas/paint.py), and how the network is run (placed.py).

@@ -84,7 +84,7 @@ LEVELS: dict[str, list[set[str]]] = {
     "evaluation.clicks": [{"simulation", "things"}, {"scores"}, {"scoring"}, {"baselines", "network"}, {"__init__"}],
     "evaluation.few_shot": [
         {"episodes"},
-        {"pictures", "records"},
+        {"images", "records"},
         {"scores"},
         {"scoring"},
         {"baselines"},
@@ -151,7 +151,7 @@ LEVELS: dict[str, list[set[str]]] = {
     "training.parallel": [{"processes", "sharding", "slices"}, {"__init__"}],
     "training.scenes": [{"looks", "shapes"}, {"layers"}, {"scene"}, {"moving"}, {"__init__"}],
     "training.start": [{"warm"}, {"vit"}, {"__init__"}],
-    "tuning": [{"pictures"}, {"group"}, {"job"}, {"__init__"}],
+    "tuning": [{"images"}, {"group"}, {"job"}, {"__init__"}],
     "ui": [
         {"connections", "guard", "paint", "places", "sessions"},
         {"model", "page", "results"},

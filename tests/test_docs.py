@@ -167,7 +167,7 @@ def test_the_table_of_licences_is_what_the_sets_say(shared: Path) -> None:
     for name, folder in folders.items():
         about = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         assert int(rows[name][2]) == len(list((folder / "images").iterdir()))
-        assert rows[name][4].replace("images", "pictures").casefold().replace("-", " ") == about[
+        assert rows[name][4].replace("images", "images").casefold().replace("-", " ") == about[
             "licence"
         ].casefold().replace("-", " ")
         for source in re.findall(r"[\w.-]+/[\w.-]+", about["source"]):

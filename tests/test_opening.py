@@ -1,4 +1,4 @@
-"""Which files are opened at all: the promised kinds of pictures and videos, and nothing that starts or reads others."""
+"""Which files are opened at all: the promised kinds of images and videos, and nothing that starts or reads others."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_postscript_under_any_name_starts_no_program(tmp_path: Path, name: str, 
         lambda: next(iter(open_frames(path))),
     ]
     for way in ways:
-        with pytest.raises(ValueError, match=r"expected a(n image| picture| video)"):
+        with pytest.raises(ValueError, match=r"expected a(n image| image| video)"):
             way()
     assert no_programs == []
 

@@ -259,7 +259,7 @@ def mixed_sizes() -> None:
             "a.mp4: expected a video, a folder of",
         ),
         (lambda: write_sound(Path("a.m4a")), ["a.m4a", *USUAL[1:]], "a.m4a: expected a video stream, found only audio"),
-        (lambda: Path("none").mkdir(), ["none", *USUAL[1:]], "none: expected a folder with pictures in it, found none"),
+        (lambda: Path("none").mkdir(), ["none", *USUAL[1:]], "none: expected a folder with images in it, found none"),
         (change("first.png", scene_mask(0)[1:]), USUAL, "first.png: expected a mask of the image's size 64 x 48"),
         (change("first.png", np.zeros((48, 64), np.uint8)), USUAL, "first.png: expected a mask that marks something"),
         (too_many_ids, USUAL, "first.png: expected ids in 0..254 (255 = ignored), got 0..700"),

@@ -117,10 +117,10 @@ def test_tracks_say_where_objects_are_and_where_they_were_lost(folder: Path, tmp
 
 
 def test_colours_are_those_of_the_mask(folder: Path, tmp_path: Path) -> None:
-    picture = Image.fromarray(scene_mask(0))
-    picture.putpalette(np.random.default_rng(0).permutation(768).astype(np.uint8).tobytes(), "RGB")
-    table = np.array(picture.getpalette("RGB")).reshape(-1, 3)
-    picture.save(tmp_path / "mask.png")
+    image = Image.fromarray(scene_mask(0))
+    image.putpalette(np.random.default_rng(0).permutation(768).astype(np.uint8).tobytes(), "RGB")
+    table = np.array(image.getpalette("RGB")).reshape(-1, 3)
+    image.save(tmp_path / "mask.png")
     run(folder, tmp_path / "out", mask=tmp_path / "mask.png", overlay=False)
     for number in (0, 5, 11):
         written = read_mask(tmp_path / "out" / "masks" / f"{number}.png")
@@ -170,7 +170,7 @@ def test_a_mask_of_a_later_frame_adds_and_corrects(folder: Path, tmp_path: Path)
     assert report.problems == ()
 
 
-def test_prompts_from_another_picture(folder: Path, tmp_path: Path) -> None:
+def test_prompts_from_another_image(folder: Path, tmp_path: Path) -> None:
     prompt = Prompt(scene(0, width=80), scene_mask(0, ids=(4, 0), width=80))
     report = run(
         folder, tmp_path / "out", mask=None, prompts=[prompt], prompt_files=[("a.png", "b.png")], overlay=False

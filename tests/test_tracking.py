@@ -432,7 +432,7 @@ def test_an_unchanged_context_is_prepared_once(segmenter: Segmenter, network: By
     assert network.answers == 7
 
 
-def test_prompts_from_other_pictures(segmenter: Segmenter) -> None:
+def test_prompts_from_other_images(segmenter: Segmenter) -> None:
     prompts = [Prompt(*scene({3: (RED, 8, 8)})), Prompt(*scene({200: (BLUE, 1, 1)}))]
     video = moving(6)
     tracker = Tracker(segmenter, context=prompts, memory=8)
@@ -856,13 +856,13 @@ def test_judo_with_objects_that_come_later(shared: Path) -> None:
         if not path.exists():
             assert set(tracker.step(frame).ids) <= set(known)
             continue
-        with Image.open(frame) as picture:
-            size = picture.size
+        with Image.open(frame) as image:
+            size = image.size
         if number == 5:
             with pytest.raises(ValueError, match=r"size 854 x 480 .* got 853 x 480"):
                 tracker.step(frame, path)
-        with Image.open(path) as picture:
-            given = np.asarray(picture.resize(size, Image.Resampling.NEAREST))
+        with Image.open(path) as image:
+            given = np.asarray(image.resize(size, Image.Resampling.NEAREST))
         new = int(given.max())
         known = (*known, new)
         found = tracker.step(frame, given)

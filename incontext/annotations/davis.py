@@ -1,4 +1,4 @@
-"""Masks of videos in the layout of DAVIS (arXiv 1704.00675), in: pictures and masks of the same names.
+"""Masks of videos in the layout of DAVIS (arXiv 1704.00675), in: images and masks of the same names.
 
     ROOT/JPEGImages/480p/VIDEO/00000.jpg
     ROOT/Annotations/480p/VIDEO/00000.png     ids of objects
@@ -21,28 +21,28 @@ from typing import Final, Self
 import numpy as np
 
 from incontext.annotations.core import Categories, Format, Labelled, Labels, Source, Thing, things_of
-from incontext.annotations.joining import Pictures
+from incontext.annotations.joining import Images
 from incontext.annotations.mask_files import checked
 from incontext.annotations.values import Problems
 from incontext.images.ids import IGNORED, MOST_IDS, Color
 from incontext.images.masks import is_painted, read_ids, read_mask
 from incontext.images.names import natural_order
 
-_PICTURES: Final = "JPEGImages"
+_IMAGES: Final = "JPEGImages"
 _MASKS: Final = "Annotations"
 _USUAL_RESOLUTION: Final = "480p"
 
 
 def _recognises(source: Source) -> bool:
     root = source.path
-    return (root / _PICTURES).is_dir() and any(path.parent != root / _MASKS for path in _masks(root / _MASKS))
+    return (root / _IMAGES).is_dir() and any(path.parent != root / _MASKS for path in _masks(root / _MASKS))
 
 
 def _read(source: Source) -> Labels:
     problems = Problems()
     below = _resolution(source.path / _MASKS, problems)
     folder = source.path / _MASKS / below
-    images = Pictures(source.path / _PICTURES / below) if source.images is None else Pictures(source.images)
+    images = Images(source.path / _IMAGES / below) if source.images is None else Images(source.images)
     clips: defaultdict[Path, list[Path]] = defaultdict(list)
     for path in sorted(_masks(folder), key=natural_order):
         clips[path.parent].append(path)

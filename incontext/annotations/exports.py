@@ -49,13 +49,13 @@ def write_all(
 
     Memory grows by a number for each.
 
-    Files of all pictures together appear at the end, and not at all when a result or a disk raises on the way.
+    Files of all images together appear at the end, and not at all when a result or a disk raises on the way.
 
     Args:
         on_problem: Told in a sentence what a format cannot hold, and so does not have.
     """
     count = 0
-    named: dict[int, int] = {}  # hashes of names without their suffixes -> the number of the picture
+    named: dict[int, int] = {}  # hashes of names without their suffixes -> the number of the image
     with ExitStack() as stack:
         adds: list[tuple[Format, Add]] = []
         for each in formats:
@@ -68,7 +68,7 @@ def write_all(
             for each, add in adds:
                 try:
                     if each.by_name and not is_first:
-                        raise ValueError("expected a name that differs in more than its suffix from another picture's")
+                        raise ValueError("expected a name that differs in more than its suffix from another image's")
                     add(result)
                 except ValueError as error:
                     if on_problem is not None:

@@ -1,4 +1,4 @@
-"""From a context to what the network is shown: which colours, which groups of ids, which pictures go together.
+"""From a context to what the network is shown: which colours, which groups of ids, which images go together.
 
 Refuses to know the network, tensors and devices.
 """

@@ -5,7 +5,7 @@ from typing import Final
 
 from incontext.words import counted
 
-# What lies beside pictures and is none: notes, annotations, what cameras and systems write. It is counted, and nobody
+# What lies beside images and is none: notes, annotations, what cameras and systems write. It is counted, and nobody
 # misses it.
 COMPANIONS: Final = frozenset(
     {

@@ -64,7 +64,7 @@ def evaluate_clicks(
 ) -> None:
     """Count clicks until masks are good (NoC@85, NoC@90), and score IoU after some, as RITM does: a table on stdout.
 
-    With an example of the thing in another picture, and alone; beside baselines that have learnt nothing.
+    With an example of the thing in another image, and alone; beside baselines that have learnt nothing.
     """
     counts = sorted(numbers("--iou-after", iou_after))
     asked = None if methods is None else names(methods)

@@ -40,7 +40,7 @@ def track(
     ] = None,
     prompt_frame: Annotated[
         Path | None,
-        typer.Option("--prompt-frame", metavar="IMAGE", help="The picture that --mask belongs to, if it is another."),
+        typer.Option("--prompt-frame", metavar="IMAGE", help="The image that --mask belongs to, if it is another."),
     ] = None,
     mask_at: Annotated[
         list[str] | None,
@@ -56,7 +56,7 @@ def track(
         typer.Option(
             "--prompt",
             metavar="IMAGE MASK",
-            help="An example from another picture, in place of --mask or beside it. May be given several times.",
+            help="An example from another image, in place of --mask or beside it. May be given several times.",
         ),
     ] = None,
     prompts: Annotated[
@@ -116,7 +116,7 @@ def track(
     pairs, first = pairs_of(prompt), mask
     if prompt_frame is not None:
         if mask is None:
-            raise ValueError("expected --mask with --prompt-frame, got none; give the mask of that picture")
+            raise ValueError("expected --mask with --prompt-frame, got none; give the mask of that image")
         pairs, first = [(prompt_frame, mask), *pairs], None
     given = open_context(pairs, prompts, prompt_tensor or [], snap=snap_colors, needed=False)
     job = plan_track(

@@ -19,7 +19,7 @@ def ui(
         typer.Option(
             "--folder",
             metavar="DIR",
-            help="A folder that the page may read: pictures, videos, labelled sets, weights. May be given several "
+            help="A folder that the page may read: images, videos, labelled sets, weights. May be given several "
             "times. Without one it sees what is uploaded and no more.",
         ),
     ] = None,
@@ -35,7 +35,7 @@ def ui(
     options: SegmentOptions = DEFAULTS,
     loading: LoadOptions = LOADING,
 ) -> None:
-    """Open a local page in the browser: paint one example, see all your pictures segmented.
+    """Open a local page in the browser: paint one example, see all your images segmented.
 
     Track videos and tune prompt tensors there, too. Nothing leaves this machine. Ctrl-C ends it and removes what was
     uploaded.

@@ -1,7 +1,7 @@
 """A folder job from its beginning to its report, however often it is interrupted, by whatever runs it.
 
 The journal is kept while the runner works, and the report is made of it at the end. Memory does not grow with the
-number of pictures but for the plan's list. Refuses to know how a runner works (run.py) and terminals (cli).
+number of images but for the plan's list. Refuses to know how a runner works (run.py) and terminals (cli).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # the engine brings torch, and a plan needs none
 
 
 class Runner(Protocol):
-    """Where pictures are segmented: `run.LocalRunner`, or many machines."""
+    """Where images are segmented: `run.LocalRunner`, or many machines."""
 
     @property
     def waited(self) -> float:
@@ -133,7 +133,7 @@ def run_job(
     Args:
         settings, segmenter: For the report.
         identity: What all masks depend on, see `identity.identify`.
-        resume: Leave out pictures that are done: their masks are there, and their files have not changed since. Those
+        resume: Leave out images that are done: their masks are there, and their files have not changed since. Those
             that failed are tried again. False does everything anew.
         arrivals: What comes in place of the plan's queries, see `watch.arrivals`; Ctrl-C is then the way to end.
         on_file: Called in this thread for each file when it is finished or has failed; the local runner keeps the order
@@ -180,7 +180,7 @@ def run_job(
 
 @dataclass(frozen=True)
 class _Heading:
-    """What a report says of a run before any picture: see `FolderReport`."""
+    """What a report says of a run before any image: see `FolderReport`."""
 
     settings: dict[str, object]
     segmenter: dict[str, object]
@@ -211,7 +211,7 @@ class _Run:
     def begin(self, *, resume: bool, had_tars: bool) -> int:
         """Take over what is done, if anything.
 
-        Returns how many pictures that are.
+        Returns how many images that are.
 
         Args:
             had_tars: Of the last run.

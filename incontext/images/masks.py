@@ -21,10 +21,10 @@ from incontext.images.opening import MAX_PIXELS, too_large
 from incontext.images.read import (
     ImageLike,
     as_rgb,
-    open_picture,
-    picture_mode,
+    image_mode,
+    open_image,
     rgb_from_array,
-    rgb_from_picture,
+    rgb_from_image,
 )
 from incontext.images.smoothing import indexed, is_smoothed_grey, main_colors, nearest_rows, thin_blends
 
@@ -81,24 +81,24 @@ def read_mask(mask: ImageLike, *, snap: bool = False) -> MaskFile:
     given = array_of(mask, "mask")
     if isinstance(given, np.ndarray):
         return _mask_from_array(given, snap=snap)
-    picture, name = open_picture(mask, "mask")
-    lossy = picture.format in {"JPEG", "MPO"}
-    if picture.mode == "1":
-        return MaskFile(np.asarray(picture).astype(np.uint8), None)
-    if picture.mode == "P":
-        return _mask_from_indexed(picture, name)
-    if picture.mode == "F":
+    image, name = open_image(mask, "mask")
+    lossy = image.format in {"JPEG", "MPO"}
+    if image.mode == "1":
+        return MaskFile(np.asarray(image).astype(np.uint8), None)
+    if image.mode == "P":
+        return _mask_from_indexed(image, name)
+    if image.mode == "F":
         raise ValueError(
             f"{name}: expected a mask of integer ids or colours, got floating point; save it as an 8-bit PNG"
         )
-    if picture.mode.startswith("I"):
-        return MaskFile(_ids_from_grey_picture(np.asarray(picture), name), None)
-    if picture.mode in {"L", "LA"}:
-        grey = rgb_from_picture(picture, name, paper=0)[..., 0]
+    if image.mode.startswith("I"):
+        return MaskFile(_ids_from_grey_image(np.asarray(image), name), None)
+    if image.mode in {"L", "LA"}:
+        grey = rgb_from_image(image, name, paper=0)[..., 0]
         if lossy or is_smoothed_grey(grey):
             return _mask_from_colors(as_rgb(grey), name, snap=snap, lossy=lossy)
-        return MaskFile(_ids_from_grey_picture(grey, name), None)
-    return _mask_from_colors(rgb_from_picture(picture, name, paper=0), name, snap=snap, lossy=lossy)
+        return MaskFile(_ids_from_grey_image(grey, name), None)
+    return _mask_from_colors(rgb_from_image(image, name, paper=0), name, snap=snap, lossy=lossy)
 
 
 def is_painted(mask: ImageLike) -> bool:
@@ -106,7 +106,7 @@ def is_painted(mask: ImageLike) -> bool:
     given = array_of(mask, "mask")
     if isinstance(given, np.ndarray):
         return given.ndim == 3 and given.shape[2] > 1
-    mode = given.mode if isinstance(given, Image.Image) else picture_mode(cast("str | os.PathLike[str]", given))
+    mode = given.mode if isinstance(given, Image.Image) else image_mode(cast("str | os.PathLike[str]", given))
     return mode not in {"1", "P", "L", "LA", "F"} and not mode.startswith("I")
 
 
@@ -162,7 +162,7 @@ def _mask_from_array(array: npt.NDArray[Any], *, snap: bool) -> MaskFile:
     return MaskFile(ids, None)
 
 
-def _ids_from_grey_picture(values: npt.NDArray[Any], name: str) -> Pixels:
+def _ids_from_grey_image(values: npt.NDArray[Any], name: str) -> Pixels:
     present = set(np.unique(values).tolist())
     if present <= {0, 255} or present <= {0, 65535}:
         return (values > 0).astype(np.uint8)
@@ -175,12 +175,12 @@ def _ids_from_grey_picture(values: npt.NDArray[Any], name: str) -> Pixels:
     return ids
 
 
-def _mask_from_indexed(picture: Image.Image, name: str) -> MaskFile:
-    ids = np.array(picture)
+def _mask_from_indexed(image: Image.Image, name: str) -> MaskFile:
+    ids = np.array(image)
     colors = np.zeros((256, 3), np.uint8)
-    table = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    table = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
     colors[: len(table)] = table
-    clear = picture.info.get("transparency")
+    clear = image.info.get("transparency")
     if clear is not None:
         alpha = np.frombuffer(clear, np.uint8) if isinstance(clear, bytes) else None
         hidden = np.flatnonzero(alpha == 0) if alpha is not None else np.array([clear])

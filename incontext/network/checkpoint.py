@@ -1,7 +1,7 @@
 """Weights on disk <-> the network.
 
 :mod:`incontext.network.layouts` knows the files; here their tensors are checked against the network, name by name.
-It refuses to know devices, precision at run time and pictures: a model comes out in float32, on the CPU, in eval mode.
+It refuses to know devices, precision at run time and images: a model comes out in float32, on the CPU, in eval mode.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Where the network runs and how precisely: names to PyTorch devices and dtypes.
 
-Never falls back to another device than asked for. Refuses to know networks and pictures.
+Never falls back to another device than asked for. Refuses to know networks and images.
 """
 
 import ctypes

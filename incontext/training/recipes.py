@@ -64,7 +64,7 @@ def _made(kind: Any, value: object, where: str) -> object:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a run at one picture size."""
+    """A part of a run at one image size."""
 
     side: int  # pixels along one side of a prompt or query
     steps: int
@@ -214,7 +214,7 @@ RECIPES: dict[str, Recipe] = {
     "presence": Recipe(
         _DEFAULT_MODEL,
         (Stage(160, 500, 16),),
-        Sampling(absent=0.5, mosaic=0.08, two_views=0.05, single_id=0.75, whole_pictures=0.9),
+        Sampling(absent=0.5, mosaic=0.08, two_views=0.05, single_id=0.75, whole_images=0.9),
         Coloring(hide_query=1.0),
         warmup_steps=20,
         decay_share=0.7,

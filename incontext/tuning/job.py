@@ -1,6 +1,6 @@
-"""From labelled pictures of a recurring job to a prompt tensor, the network frozen (arXiv 2304.03284, section 3.4).
+"""From labelled images of a recurring job to a prompt tensor, the network frozen (arXiv 2304.03284, section 3.4).
 
-What is learned is the prompt half of both canvases, picture and painted mask, as the network sees them: continuous and
+What is learned is the prompt half of both canvases, image and painted mask, as the network sees them: continuous and
 normalised. Nothing of the network changes. Refuses to know files, formats and terminals.
 """
 
@@ -23,13 +23,13 @@ from incontext.images.resize import resized
 from incontext.options import Start, Task
 from incontext.prompt_tensor import LearnedGroup, Origin, PromptTensor
 from incontext.tuning.group import FrozenNetwork, Group, TuningStep, frozen, mean_iou
-from incontext.tuning.pictures import LabelledImage, Split, fitted, relabelled, split
+from incontext.tuning.images import LabelledImage, Split, fitted, relabelled, split
 from incontext.types import Prompt
 from incontext.version import __version__
 
 STEPS: Final = 100
 RATE: Final = 0.1
-HELD_OUT: Final = 0.25  # of the pictures
+HELD_OUT: Final = 0.25  # of the images
 
 
 def tune(
@@ -83,7 +83,7 @@ def tune(
         ValueError: there are no prompts, or raw colour prompts, too few for the shots; or an option cannot be used.
     """
     _check(prompts, steps, lr, shots, start, held_out, batch_size, names, image_names)
-    stems = [f"picture {number}" for number in range(len(prompts))] if image_names is None else list(image_names)
+    stems = [f"image {number}" for number in range(len(prompts))] if image_names is None else list(image_names)
     parts = split(prompts, held_out, seed)
     side = segmenter.config.side
     cell = 1 if start == "noise" else segmenter.config.patch
@@ -94,7 +94,7 @@ def tune(
     with frozen(segmenter.model, checkpointing), torch.enable_grad():
         network, groups = FrozenNetwork(segmenter, task), []
         for palette in palettes:
-            known = [relabelled(picture, palette) for picture in kept]
+            known = [relabelled(image, palette) for image in kept]
             groups.append(Group(network, palette, known, nothing))
         # All of them before the first learns: what is refused is refused at once.
         to_try = [group.to_try(start, shots, parts, rng) for group, rng in zip(groups, generators, strict=True)]
@@ -140,7 +140,7 @@ def _made(
         weights=Path(segmenter.name).name,
         sha256=segmenter.sha256,
         task=task,
-        pictures=tuple(stems[n] for n in parts.learning),
+        images=tuple(stems[n] for n in parts.learning),
         held_out=tuple(stems[n] for n in parts.held_out),
         before=0.0,
         after=0.0,
@@ -190,7 +190,7 @@ def _check(
     if start not in get_args(Start):
         raise ValueError(f"expected start among {', '.join(get_args(Start))}, got {start!r}")
     if not 0 <= held_out < 1:
-        raise ValueError(f"expected held_out as a share of the pictures, from 0 to below 1, got {held_out}")
+        raise ValueError(f"expected held_out as a share of the images, from 0 to below 1, got {held_out}")
     ids = {i for prompt in prompts for i in prompt.ids}
     if names is not None and (unknown := set(names) - ids):
         raise ValueError(f"expected names of the ids {sorted(ids)}, got one for {sorted(unknown)}")

@@ -40,7 +40,7 @@ State = dict[str, Any]
 
 
 def is_video(path: Path) -> bool:
-    """Tell whether people would expect to choose it as a video: such a file, or a folder of pictures."""
+    """Tell whether people would expect to choose it as a video: such a file, or a folder of images."""
     if path.is_dir():
         return any(each.suffix.lower() in IMAGE_SUFFIXES for each in path.iterdir())
     return path.suffix.lower() in VIDEO_SUFFIXES
@@ -103,7 +103,7 @@ def follow(
     """Track the video from the first frame that is not known by now, or whose mask has changed since.
 
     Args:
-        prompts, keys: Of other pictures, in place of masks or beside them.
+        prompts, keys: Of other images, in place of masks or beside them.
         memory, options: See `Tracker`. Ends early when the session is told to stop; called again, it goes on there.
             What could not be read is in `following.problems`.
 
@@ -139,8 +139,8 @@ def _steps(stop: threading.Event, following: Following, tracker: Tracker, begin:
             mask, miniature = following.folder / f"{frame.name}.png", following.folder / f"{frame.name}.jpg"
             shown = replace(found, palette=palette_for(found.palette.ids.tolist()))
             shown.save(mask)
-            picture = shrunk(shown.overlay(frame.image), MINIATURE, quick=True)
-            Image.fromarray(picture).save(miniature, quality=85)
+            image = shrunk(shown.overlay(frame.image), MINIATURE, quick=True)
+            Image.fromarray(image).save(miniature, quality=85)
             done = Followed(frame.number, frame.name, mask, miniature, found.ids)
             following.done.append(done)
             yield done

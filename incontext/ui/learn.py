@@ -1,4 +1,4 @@
-"""Tuning a key from labelled pictures of a session, told step by step while it runs in a thread of its own.
+"""Tuning a key from labelled images of a session, told step by step while it runs in a thread of its own.
 
 Refuses to know the page.
 """
@@ -30,7 +30,7 @@ HELD_OUT: Final = 0.25
 
 @dataclass(frozen=True, eq=False)
 class LabelledSet:
-    """Pictures with masks, and their names."""
+    """Images with masks, and their names."""
 
     names: tuple[str, ...]
     prompts: tuple[Prompt, ...]

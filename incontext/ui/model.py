@@ -99,14 +99,14 @@ class Model:
         made_of = (self.segmenter, *chosen, *prompts)
         if not prompts and not chosen:
             raise ValueError(
-                "expected an example, got none; paint what you mean on a picture and press 'Add as example'"
+                "expected an example, got none; paint what you mean on an image and press 'Add as example'"
             )
         if session.prepared is None or session.prepared[0] != made_of:
             session.prepared = made_of, self.segmenter.prepare([*chosen, *prompts], **self.options.keywords())
         prepared: Any = session.prepared[1]
         return prepared  # type: ignore[no-any-return]
 
-    def seconds_per_picture(self) -> float:
+    def seconds_per_image(self) -> float:
         """Measure the median of some images of 640 x 480 that are segmented by one example, one after the other."""
         rng = np.random.default_rng(0)
         image = rng.integers(0, 256, (480, 640, 3), np.uint8)

@@ -56,8 +56,8 @@ class ModelTab:
 
     def _measure(self, session: Session) -> str:
         del session
-        seconds = self._model.seconds_per_picture()
-        return note(f"{seconds:.3f} s for a picture of 640 x 480 by one example.")
+        seconds = self._model.seconds_per_image()
+        return note(f"{seconds:.3f} s for an image of 640 x 480 by one example.")
 
     def _load(self, session: Session, name: str | None) -> tuple[str, str]:
         if not name:

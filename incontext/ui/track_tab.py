@@ -34,7 +34,7 @@ class TrackTab:
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=260):
                 self.video = gr.File(
-                    label="A video or an animated picture",
+                    label="A video or an animated image",
                     file_types=["video", "image"],
                     height=150,
                     elem_id="video",
@@ -129,14 +129,14 @@ class TrackTab:
         )
         for frame in come:
             told = note(f"Frame {frame.number} of {video.last}: {_ids(frame)}")
-            yield _picture(frame), told, gr.Slider(maximum=max(1, video.last), value=frame.number)
+            yield _image(frame), told, gr.Slider(maximum=max(1, video.last), value=frame.number)
         end = "stopped" if stop.is_set() else "done"
         problems = "".join(f" {self._answers.plain(problem)}." for problem in video.problems)
         yield gr.skip(), note(f"{len(video.done)} frames tracked, {end}.{problems}"), gr.skip()
 
     def _look(self, session: Session, number: float) -> str:
         frame = _video(session).at(int(number))
-        return note(f"Frame {int(number)} is not tracked so far.") if frame is None else _picture(frame)
+        return note(f"Frame {int(number)} is not tracked so far.") if frame is None else _image(frame)
 
     def _correct(self, session: Session, number: float) -> tuple[Any, ...]:
         value = _to_paint(_video(session), int(number))
@@ -165,7 +165,7 @@ def _to_paint(video: Following, number: int) -> dict[str, Any]:
     return value
 
 
-def _picture(frame: Followed) -> str:
+def _image(frame: Followed) -> str:
     alt = f"Frame {frame.number}: {_ids(frame)}"
     return f'<div class="ic-frame"><img src="{address(frame.miniature)}" alt="{alt}"></div>'
 

@@ -1,4 +1,4 @@
-"""The Tune tab: labelled pictures in, a key out; the curve and the pictures that judge are shown as it learns.
+"""The Tune tab: labelled images in, a key out; the curve and the images that judge are shown as it learns.
 
 Lays out components and passes values on. Refuses to know how anything is learned.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from incontext.tuning import TuningStep
 
 _ACCEPTED, _UPLOADED, _FOLDER = "The examples of the Segment tab", "Files", "A folder"
-_SHOWN = 4  # pictures that judge
+_SHOWN = 4  # images that judge
 _SIDE = 200  # pixels along the longer side of these
 _TELL = 2  # steps
 
@@ -41,13 +41,13 @@ class TuneTab:
 
     def __init__(self, answers: Answers, model: Model) -> None:
         self._answers, self._model = answers, model
-        gr.Markdown("### Learn a key from labelled pictures\nThe network stays as it is; the key is a small file.")
+        gr.Markdown("### Learn a key from labelled images\nThe network stays as it is; the key is a small file.")
         folders = model.places.listed(Path.is_dir)
         kinds = [_ACCEPTED, _UPLOADED, *([_FOLDER] if folders else [])]
         self.kind = gr.Radio(kinds, value=_ACCEPTED, label="Learn from", elem_id="tune-from")
         with gr.Row(equal_height=False):
             self.files = gr.File(
-                label="Pictures and masks: NAME.jpg and NAME_mask.png",
+                label="Images and masks: NAME.jpg and NAME_mask.png",
                 file_count="multiple",
                 file_types=["image"],
                 height=140,
@@ -65,7 +65,7 @@ class TuneTab:
             self.stop = gr.Button("Stop", elem_id="stop-tune", scale=1, min_width=80)
         self.status = gr.HTML(note(""), elem_id="tune-status")
         self.curve = gr.HTML("", elem_id="curve")
-        self.pictures = gr.HTML("", elem_id="judges")
+        self.images = gr.HTML("", elem_id="judges")
         gr.Markdown("### Keys of this page")
         self.listed = gr.HTML(note("No keys so far."), elem_id="key-list")
         with gr.Row():
@@ -85,7 +85,7 @@ class TuneTab:
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         known = [self.listed, self.chosen, *keys]
         given = [self.kind, self.files, self.folder, self.steps, self.shots, self.name]
-        buttons, shown = (self.run, self.stop), [self.status, self.curve, self.pictures]
+        buttons, shown = (self.run, self.stop), [self.status, self.curve, self.images]
         tuned = job(self._answers, "tune", buttons, self._tune, given, shown, self.status, quick)
         tuned.success(once(self._known), None, known, **quick)
         self.load.upload(once(self._load), [self.load], [self.status], **quick).success(
@@ -136,7 +136,7 @@ class TuneTab:
         if kind == _UPLOADED:
             return learn.uploaded(session, files)
         if not folder:
-            raise ValueError("expected a folder with labelled pictures, got none; choose one")
+            raise ValueError("expected a folder with labelled images, got none; choose one")
         return learn.in_folder(self._model.places, folder)
 
     def _load(self, session: Session, path: str | None) -> str:
@@ -183,7 +183,7 @@ def _curves(told: Sequence[TuningStep]) -> str:
     scores = [(step.step, step.score) for step in told if step.score is not None]
     losses = [(step.step, step.loss / most) for step in told]
     drawn = timeline([("mean IoU", "a", scores), ("loss", "b", losses)], "Mean IoU and loss over the steps")
-    words = f"Blue: mean IoU on the pictures that judge. Orange: loss, 1 is {most:.3g}."
+    words = f"Blue: mean IoU on the images that judge. Orange: loss, 1 is {most:.3g}."
     return f'<div class="ic-chart">{drawn}</div><p class="ic-note">{words}</p>'
 
 

@@ -38,7 +38,7 @@ class TrackJob:
         mask: Of the first frame that is tracked, if given.
         masks, hints: Of frames by their numbers.
         snap: See `formats.read_mask`; it is for these masks.
-        prompts: From other pictures.
+        prompts: From other images.
         settings: In plain values all that the results depend on, but for the network.
     """
 

@@ -96,8 +96,8 @@ class Tracker:
     network's resolution; unsure ones are background then. It may come back, for what was given stays.
 
     Args:
-        context: Prompts from other pictures, one of which counts as the mask of the first frame where that is its
-            picture; and prompt tensors, which are asked beside the memory of the objects that they find.
+        context: Prompts from other images, one of which counts as the mask of the first frame where that is its
+            image; and prompt tensors, which are asked beside the memory of the objects that they find.
         snap: See `read_mask`; it is for the masks of frames.
         options: See `SegmentOptions`; frames are not cut to tiles, as they are remembered as the network sees them.
 

@@ -36,7 +36,7 @@ from incontext.prompt_tensor import PromptTensor
 from incontext.types import Palette, Prompt
 
 SMALLEST: Final = 16 * 16  # pixels of an object: a patch of the published network, beyond which paint says little
-_PICTURE: Final = (480, 640)  # of what the time is measured with
+_IMAGE: Final = (480, 640)  # of what the time is measured with
 _MASK: Final = 20_000  # bytes of an answer as PNG, about
 
 
@@ -87,7 +87,7 @@ class SceneRun:
 
     def estimate(self, segmenter: Segmenter) -> Estimate:
         """Estimate time and memory, by an image of noise asked for one group of classes."""
-        image = np.random.default_rng(0).integers(0, 256, (*_PICTURE, 3), dtype=np.uint8)
+        image = np.random.default_rng(0).integers(0, 256, (*_IMAGE, 3), dtype=np.uint8)
         groups = [set(palette.ids.tolist()) - {0} for palette in grouped(set(self.data.classes))]
         if self.request.prompt_tensors:
             prepared, passes = self._prepared(segmenter), 1
@@ -173,7 +173,7 @@ class SceneRun:
     def _of_noise(self, segmenter: Segmenter, image: Pixels, group: set[int]) -> PreparedContext:
         prompts = []
         for i in sorted(group):
-            mask = np.zeros(_PICTURE, np.uint8)
+            mask = np.zeros(_IMAGE, np.uint8)
             mask[100:300, 200:400] = i
             prompts += [Prompt(image, mask)] * self._shots(self.request)
         request = self.request

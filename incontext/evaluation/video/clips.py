@@ -31,7 +31,7 @@ class Clip:
     """A video with masks.
 
     Attributes:
-        frames: Its pictures in order.
+        frames: Its images in order.
         masks: Files by the number of their frame.
         as_one: Every id but 0 is the one object, 1.
         late: An id that a later mask shows first is a new object; else only the first mask with an id introduces
@@ -192,7 +192,7 @@ def clip_of(name: str, frames: Path, masks: Path) -> Clip:
     """
     found, labelled = files(frames), files(masks)
     if not found or not labelled:
-        raise ValueError(f"expected pictures in {frames} and in {masks}, got {len(found)} and {len(labelled)}")
+        raise ValueError(f"expected images in {frames} and in {masks}, got {len(found)} and {len(labelled)}")
     if strange := [stem for stem in labelled if stem not in found]:
         raise ValueError(f"{labelled[strange[0]]}: expected a frame of the same name in {frames}, got none")
     order = sorted(found, key=lambda stem: natural_order(found[stem]))
