@@ -680,7 +680,7 @@ def test_tuning_tells_its_steps_and_ends_with_a_key(session: Session, segmenter:
     assert ids.shape == (32, 32)
     assert set(np.unique(ids)) <= {0, 1, 2}
     assert key.origin.held_out == (given.names[judge],)
-    session.keys["mine"] = key
+    session.prompt_tensors["mine"] = key
     model = Model(segmenter, Places(()))
     session.examples.clear()
     assert model.prepared(session, ["mine"]).shots == 1
@@ -833,14 +833,14 @@ def test_a_stop_is_for_one_kind_of_job_which_may_be_waiting(page: Page, session:
     for step in asked:
         page.run(step)
     assert "Stopping" in page.does("stop")
-    (told,) = page.run(job, keys=[])
+    (told,) = page.run(job, prompt_tensors=[])
     assert ["Stopped before it began" in each for each in told.values()] == [True]
     assert session.results == []
     assert [kind for kind, stop in session.stops.items() if stop.is_set()] == ["segment"]
     for step in asked:
         page.run(step)
     page.does("stop-tune")
-    assert "3 of 3 images segmented" in page.run(job, keys=[])[-1][1]
+    assert "3 of 3 images segmented" in page.run(job, prompt_tensors=[])[-1][1]
 
 
 def test_a_click_does_not_take_back_the_stop_of_a_job_that_is_ending(session: Session) -> None:

@@ -425,7 +425,7 @@ def ids_in(png: bytes) -> Pixels:
     return read_mask(Image.open(io.BytesIO(png))).ids
 
 
-def test_tune_and_use_the_key(visits: Any, files: list[Path], tmp_path: Path) -> None:
+def test_tune_and_use_the_prompt_tensor(visits: Any, files: list[Path], tmp_path: Path) -> None:
     visit = visits()
     page = visit.page
     visit.tab("Tune")
@@ -435,14 +435,14 @@ def test_tune_and_use_the_key(visits: Any, files: list[Path], tmp_path: Path) ->
     visit.choose("labelled", *[each for path in files[:3] for each in (path, mask_of(path))])
     page.locator("#steps input[type=number]").fill("10")
     page.locator("#steps input[type=number]").press("Tab")
-    page.locator("#key-name input, #key-name textarea").first.fill("discs")
+    page.locator("#prompt-tensor-name input, #prompt-tensor-name textarea").first.fill("discs")
     page.click("#tune")
     visit.says("tune-status", re.compile(r"10 steps\. Mean IoU 0\.\d+ before, 0\.\d+ after: discs is ready"))
     assert page.locator("#curve svg polyline").count() == 2
     visit.count("#judges figure", 1)
-    visit.says("key-list", "discs")
+    visit.says("prompt-tensor-list", "discs")
     saved = tmp_path / "discs.safetensors"
-    saved.write_bytes(visit.download("save-key"))
+    saved.write_bytes(visit.download("save-prompt-tensor"))
     key = PromptTensor.load(saved)
     assert key.ids == (1,)
     assert len(key.origin.images) == 2
@@ -457,8 +457,8 @@ def test_tune_and_use_the_key(visits: Any, files: list[Path], tmp_path: Path) ->
         assert iou(ids_in(archive.read("disc1.png")), scene(1)[1]) > 0.6
 
     visit.tab("Tune")
-    visit.choose("load-key", saved)
-    visit.says("key-list", "discs_2")
+    visit.choose("load-prompt-tensor", saved)
+    visit.says("prompt-tensor-list", "discs_2")
     visit.tab("Model")
     visit.says("about-model", "default")
     page.click("#measure")
@@ -490,7 +490,7 @@ def test_each_job_has_its_own_stop(visits: Any, files: list[Path]) -> None:
     visit.tab("Tune")
     visit.says("tune-status", re.compile(r"Step \d+ of 1000"))
     page.click("#stop-tune")
-    visit.says("tune-status", re.compile(r"Stopped after \d+ steps; there is no key"))
+    visit.says("tune-status", re.compile(r"Stopped after \d+ steps; there is no prompt tensor"))
     visit.tab("Segment")
     visit.says("status", "Stopped before it began.")
     visit.count("#results .ic-card", 0)

@@ -1,4 +1,4 @@
-"""Tuning a key from labelled images of a session, told step by step while it runs in a thread of its own.
+"""Tuning a prompt tensor from labelled images of a session, told step by step while it runs in a thread of its own.
 
 Refuses to know the page.
 """

@@ -88,13 +88,13 @@ class Model:
         self.loading = loading
         sessions.forget_network()
 
-    def prepared(self, session: Session, keys: list[str]) -> PreparedContext:
+    def prepared(self, session: Session, prompt_tensors: list[str]) -> PreparedContext:
         """Prepare the session's examples and these prompt tensors of it as a context; last time's if nothing changed.
 
         Raises:
-            ValueError: There is none, or a key was made for other weights.
+            ValueError: There is none, or a prompt tensor was made for other weights.
         """
-        chosen = [session.keys[name] for name in keys if name in session.keys]
+        chosen = [session.prompt_tensors[name] for name in prompt_tensors if name in session.prompt_tensors]
         prompts = [example.prompt for example in session.examples]
         made_of = (self.segmenter, *chosen, *prompts)
         if not prompts and not chosen:

@@ -64,7 +64,7 @@ class ModelTab:
             raise ValueError("expected weights to load, got none; choose some")
         self._model.switch(name, self._sessions)
         return self.refresh(session), note(
-            "Loaded. Examples stay; keys belong to the weights that they were tuned for."
+            "Loaded. Examples stay; prompt tensors belong to the weights that they were tuned for."
         )
 
     def _ask_beside(self, session: Session, name: str | None) -> tuple[str, str]:

@@ -49,7 +49,9 @@ def add_example(session: Session, name: str, image: Pixels, ids: Pixels) -> Exam
         ValueError: The mask marks nothing, or there are too many examples.
     """
     if len(session.examples) >= MOST_EXAMPLES:
-        raise ValueError(f"expected at most {MOST_EXAMPLES} examples, got one more; tune a key of them instead")
+        raise ValueError(
+            f"expected at most {MOST_EXAMPLES} examples, got one more; tune a prompt tensor of them instead"
+        )
     palette = palette_for(np.unique(ids).tolist())
     prompt = Prompt(*shrunk_pair(image, ids, LONGEST), palette=palette)
     shown = Segmentation(prompt.mask, np.ones(prompt.mask.shape, np.float32), palette)

@@ -106,7 +106,7 @@ def painted(value: EditorValue | None, shape: tuple[int, int]) -> Pixels:
 
 
 class SegmentTab:
-    """The tab, built in the present Blocks. keys, examples: what other tabs change as well."""
+    """The tab, built in the present Blocks. prompt_tensors, examples: what other tabs change as well."""
 
     def __init__(self, answers: Answers, model: Model) -> None:
         self._answers, self._model = answers, model
@@ -126,7 +126,9 @@ class SegmentTab:
                 gr.HTML(legend())
                 self.add = gr.Button(OPEN_EXAMPLE, variant="primary", elem_id="add")
         self.examples = gr.HTML(note("No examples so far."), js_on_load=CARD_CLICKS, elem_id="examples")
-        self.keys = gr.CheckboxGroup(label="Keys to use as well", choices=[], visible=False, elem_id="keys")
+        self.prompt_tensors = gr.CheckboxGroup(
+            label="Prompt tensors to use as well", choices=[], visible=False, elem_id="prompt-tensors"
+        )
         gr.Markdown("### 2. Give images, and segment them")
         with gr.Row(equal_height=False):
             self.images = gr.File(
@@ -163,7 +165,7 @@ class SegmentTab:
         self.images.change(once(self._take_files), [self.images], [self.given], **quick)
         self.folder.input(once(self._take_folder), [self.folder], [self.given], **quick)
         buttons, shown = (self.run, self.stop), [self.results, self.status]
-        job(self._answers, "segment", buttons, self._segment, [self.keys], shown, self.status, quick)
+        job(self._answers, "segment", buttons, self._segment, [self.prompt_tensors], shown, self.status, quick)
         self.opacity.change(None, [self.opacity], None, js=SET_OPACITY, queue=False)
         self.view.change(None, [self.view], None, js=SET_VIEW, queue=False)
         self.results.accept(event(self._accept), None, [self.examples, self.status], **quick)
@@ -280,10 +282,10 @@ class SegmentTab:
             results.take_folder(session, self._model.places, folder)
         return note(_count(len(session.images)))
 
-    def _segment(self, session: Session, keys: list[str]) -> Iterator[tuple[Any, str]]:
+    def _segment(self, session: Session, prompt_tensors: list[str]) -> Iterator[tuple[Any, str]]:
         if not session.images:
             raise ValueError("expected images to segment, got none; drop some, or choose a folder")
-        context = self._model.prepared(session, keys)
+        context = self._model.prepared(session, prompt_tensors)
         history = hinting.history_of(session)
         history.forget(keep=[key for key in history.targets if key == IMAGE])
         cards, total = '<div class="ic-grid">', len(session.images)

@@ -1,4 +1,4 @@
-"""What one visitor has on the page: images, examples, results, keys, a video; and the folder that holds its files.
+"""What one visitor has on the page: images, examples, results, prompt tensors, a video; and the folder of its files.
 
 Visitors never see each other's: each has a Session of its own, whose folder has a name that cannot be guessed and goes
 when the visitor has gone. Refuses to know the page and the network.
@@ -128,7 +128,7 @@ class Session:
     folder: Path
     image: tuple[str, Pixels] | None = None  # that is being painted on: its name and (H, W, 3) uint8
     examples: list[Example] = field(default_factory=list)
-    keys: dict[str, PromptTensor] = field(default_factory=dict)
+    prompt_tensors: dict[str, PromptTensor] = field(default_factory=dict)
     images: list[SessionImage] = field(default_factory=list)
     segmented: list[SessionImage] = field(default_factory=list)  # those of the last round, of which the results are
     results: list[SegmentedImage] = field(default_factory=list)

@@ -26,7 +26,7 @@ _MEMORY = 4
 
 
 class TrackTab:
-    """The tab, built in the present Blocks. keys: what other tabs change as well."""
+    """The tab, built in the present Blocks. prompt_tensors: what other tabs change as well."""
 
     def __init__(self, answers: Answers, model: Model) -> None:
         self._answers, self._model = answers, model
@@ -54,7 +54,9 @@ class TrackTab:
         with gr.Row():
             self.memory = gr.Slider(0, 32, _MEMORY, step=1, label="Frames to remember", elem_id="memory")
             self.examples = gr.Checkbox(False, label="Use the examples of the Segment tab", elem_id="use-examples")
-        self.keys = gr.CheckboxGroup(label="Keys to use as well", choices=[], visible=False, elem_id="track-keys")
+        self.prompt_tensors = gr.CheckboxGroup(
+            label="Prompt tensors to use as well", choices=[], visible=False, elem_id="track-prompt-tensors"
+        )
         with gr.Row():
             self.run = gr.Button("Track", variant="primary", elem_id="track", scale=4)
             self.stop = gr.Button("Stop", elem_id="stop-track", scale=1, min_width=80)
@@ -77,7 +79,7 @@ class TrackTab:
         self.path.input(once(self._open), [self.path], loaded, **quick)
         self.frame.release(once(self._show_to_paint), [self.frame], [self.editor], **quick)
         self.use.click(once(self._use), [self.editor], [self.given], **quick)
-        context, shown = [self.memory, self.examples, self.keys], [self.view, self.status, self.shown]
+        context, shown = [self.memory, self.examples, self.prompt_tensors], [self.view, self.status, self.shown]
         job(self._answers, "track", (self.run, self.stop), self._track, context, shown, self.status, quick)
         self.shown.input(once(self._look), [self.shown], [self.view], trigger_mode="always_last", **quick)
         self.correct.click(once(self._correct), [self.shown], [self.editor, self.frame, self.status], **quick)
@@ -114,16 +116,18 @@ class TrackTab:
         frames = ", ".join(map(str, sorted(video.masks)))
         return note(f"Masks of frames {frames}. Tracking goes on from frame {video.changed}.")
 
-    def _track(self, session: Session, memory: float, examples: bool, keys: list[str]) -> Iterator[tuple[Any, ...]]:
+    def _track(
+        self, session: Session, memory: float, examples: bool, prompt_tensors: list[str]
+    ) -> Iterator[tuple[Any, ...]]:
         video, stop = _video(session), session.stops["track"]
         prompts = [each.prompt for each in session.examples] if examples else []
-        chosen = [session.keys[name] for name in keys if name in session.keys]
+        chosen = [session.prompt_tensors[name] for name in prompt_tensors if name in session.prompt_tensors]
         come = follow.follow(
             session,
             video,
             self._model.segmenter,
             prompts=prompts,
-            keys=chosen,
+            prompt_tensors=chosen,
             memory=int(memory),
             options=replace(self._model.options, tiles=None),  # frames are seen whole
         )

@@ -162,17 +162,18 @@ class VideoFile:
         Most containers end without a complaint where they were cut off, and only their length shows it. Where one says
         none (MPEG-TS), or skips what it cannot read (a hole in Matroska), nobody knows.
         """
-        if self._damaged:
-            packets = "1 packet is" if self._damaged == 1 else f"{self._damaged} packets are"
-            self.problems.append(f"{self._path}: {packets} damaged; frames there are missing or look broken")
-        announced = self._seconds()
-        if not self.problems and announced is not None:
+        damaged = "1 packet is damaged" if self._damaged == 1 else f"{self._damaged} packets are damaged"
+        announced, is_told = self._seconds(), bool(self.problems)  # told where reading ended
+        if not is_told and announced is not None:
             start = (self._container.start_time or 0) * _seconds_per_tick()
             missing = announced - self._reach + min(0.0, start)  # some count their length from 0, others from the start
             if missing > max(_LEAST_MISSING, float(2 / self.rate)):
-                self.problems.append(
-                    f"{self._path}: cut off: it announces {announced:.1f} s and ends after {announced - missing:.1f} s"
-                )
+                ends = f"it announces {announced:.1f} s and ends after {announced - missing:.1f} s"
+                also = f"; {damaged}" if self._damaged else ""
+                self.problems.append(f"{self._path}: cut off: {ends}{also}")
+                return
+        if self._damaged:
+            self.problems.append(f"{self._path}: {damaged}; frames there are missing or look broken")
 
     def _seconds(self) -> float | None:
         """Read how long the file says that it is."""
