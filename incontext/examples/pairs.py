@@ -22,6 +22,7 @@ from incontext.annotations.known import open_one, recognised
 from incontext.examples.annotated import Annotations, is_annotation
 from incontext.images.names import natural_order
 from incontext.images.write import whole_file
+from incontext.left_out import LeftOutWarning
 from incontext.sources.places import StrPath, alike, is_image
 from incontext.words import counted
 
@@ -42,7 +43,7 @@ _MOST_NAMES = 3  # in a sentence
 _MOST_LETTERS = 80
 
 
-class PromptWarning(UserWarning):
+class PromptWarning(LeftOutWarning):
     """Some of the files that were given are no prompts, and the user should know."""
 
 
@@ -237,7 +238,7 @@ def _distinct(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
         if kept.setdefault(place, pair) is not pair:
             twice.append(pair[0])
     if twice:
-        _warn(f"{counted(len(twice), 'prompt')} given twice, used once: {some_of(twice)}")
+        warnings.warn(f"{counted(len(twice), 'prompt')} given twice, used once: {some_of(twice)}", stacklevel=2)
     return tuple(kept.values())
 
 
