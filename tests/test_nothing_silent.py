@@ -78,9 +78,8 @@ def test_what_is_left_out_is_in_the_status(
     done = run(command, *given, *(["--strict"] if strict else []))
     assert done.status == (2 if strict else 1), done.err
     said = done.err.splitlines()
-    assert any(
-        word in line for line in said for word in ("left out", "Left out", "Skipped", "expected an image", "expected the id")
-    ), done.err
+    words_of_it = ("left out", "Left out", "Skipped", "expected an image", "expected the id")
+    assert any(word in line for line in said for word in words_of_it), done.err
     if strict:
         assert said[-1].startswith("Error: ")
         assert said[-1].endswith("(--strict)")
