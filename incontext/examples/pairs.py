@@ -43,8 +43,12 @@ _MOST_NAMES = 3  # in a sentence
 _MOST_LETTERS = 80
 
 
-class PromptWarning(LeftOutWarning):
+class PromptWarning(UserWarning):
     """Some of the files that were given are no prompts, and the user should know."""
+
+
+class PromptLeftOutWarning(PromptWarning, LeftOutWarning):
+    """An example that was given and is of no use."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +242,9 @@ def _distinct(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
         if kept.setdefault(place, pair) is not pair:
             twice.append(pair[0])
     if twice:
-        warnings.warn(f"{counted(len(twice), 'prompt')} given twice, used once: {some_of(twice)}", stacklevel=2)
+        warnings.warn(
+            f"{counted(len(twice), 'prompt')} given twice, used once: {some_of(twice)}", PromptWarning, stacklevel=2
+        )
     return tuple(kept.values())
 
 
@@ -249,7 +255,7 @@ def some_of(paths: Sequence[Path], most: int = _MOST_NAMES) -> str:
 
 
 def _warn(sentence: str) -> None:
-    warnings.warn(sentence, PromptWarning, stacklevel=3)
+    warnings.warn(sentence, PromptLeftOutWarning, stacklevel=3)
 
 
 # --------------------------------------------------------------------------------------- context files
