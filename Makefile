@@ -4,6 +4,8 @@
 #   make check  lint, format, types, tests: what a change must pass
 #   make gpu    on a machine with a CUDA card: the tests that need it, then the speed ladder, within nine minutes;
 #               the figures go to OUT. With a Python that has everything already: make gpu PYTHON_RUN=python3
+#   make figures every figure of README and model card by the embedded weights, from the folder DATA; an hour or two on two
+#               cores; goes on where it was stopped
 #   make clean  remove what the commands above made, the environment included
 # Another interpreter: make test PYTHON=python3.12. Another environment: make test VENV=/some/venv.
 
@@ -14,9 +16,11 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input
 # make gpu: an interpreter to use as it is, without an environment; where the figures go; seconds for all of it
 PYTHON_RUN ?=
 OUT ?= benchmarks/results
+# make figures: the folder of test/, train/ and video/
+DATA ?= ../shared/data
 GPU_SECONDS ?= 500
 
-.PHONY: demo test check gpu clean chromium
+.PHONY: demo test check gpu figures clean chromium
 
 test: $(VENV)/.installed-dev chromium
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
@@ -45,6 +49,9 @@ gpu: $(if $(PYTHON_RUN),,$(VENV)/.installed-dev)
 	$(LADDER) --model large --budget-seconds $$((end - $$(date +%s) - 60)) || status=$$?; \
 	$(LADDER) --model default --shots 1,4,8 --budget-seconds $$((end - $$(date +%s))) || status=$$?; \
 	exit $$status
+
+figures: $(VENV)/.installed-dev
+	PYTHONPATH=. $(VENV)/bin/python benchmarks/figures.py $(DATA)
 
 demo: $(VENV)/.installed-demo
 	$(VENV)/bin/incontext demo

@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from record import record
 
-from incontext.canvas.paint import reading_logits
-from incontext.images.masks import whole_file
+from incontext.canvas.read import reading_logits
+from incontext.images.write import whole_file
 from incontext.learning.losses import paint_batch
 from incontext.network.checkpoint import load_model
+from incontext.network.devices import choose_dtype, products_in
 from incontext.network.model import ModelConfig, SegGPT
 from incontext.training import loop
 from incontext.training.coloring import Coloring, collate, paint, paint_episode
@@ -83,14 +84,14 @@ def left_empty(model: SegGPT, held: Sequence[ImageSet], sampling: Sampling) -> f
     """The share of held-out queries without the prompt's thing in whose answer there is none."""
     plain = replace(AS_USED, absent=1.0, domains=sampling.domains)
     source, hidden = EpisodeSource(held, plain, side=SIDE, seed=5), Coloring(corner_colors=1.0, hide_query=1.0)
-    empty = list[bool]()
+    empty, cpu = list[bool](), torch.device("cpu")
     for first in range(0, ABSENT, 16):
         episodes = [
             paint_episode(source[n], np.random.default_rng([7, n]), patch=model.config.patch, coloring=hidden)
             for n in range(first, first + 16)
         ]
-        batch = paint_batch(collate(episodes), torch.device("cpu"))
-        with torch.autocast("cpu", torch.bfloat16):
+        batch = paint_batch(collate(episodes), cpu)
+        with products_in(choose_dtype("auto", cpu), cpu):
             painted = paint(model, batch.image_canvas, batch.mask_canvas, batch.masked).float()
         found = reading_logits(painted, batch.colors, batch.used, sharpness=1.0).argmax(1)[:, SIDE:]
         empty += (found == 0).flatten(1).all(1).tolist()

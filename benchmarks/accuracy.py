@@ -26,7 +26,9 @@ def main() -> None:
     for each in (of_set for column in report["columns"] for of_set in column["sets"]):
         del each["episode_iou"]  # of every episode alone: most of the file
     about = report["about"]
-    record(f"accuracy_{Path(about['weights']).stem}_side{about['side']}", report, about["device"])
+    record(
+        f"accuracy_{Path(about['weights']).stem}_side{about['side']}", report, about["device"], weights=about["weights"]
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from incontext.images.masks import write_image, write_mask
+from incontext.images.write import write_image, write_mask
 from incontext.training.scenes.moving import move_cutouts, render_clip
 from incontext.training.sets import ImageSet, hold_out, read_set
 from incontext.types import Palette

@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from incontext.canvas import paint
 from incontext.demo import JOBS, MASKS, find_photographs
 from incontext.engine import Segmenter, load
-from incontext.images.masks import write_image
-from incontext.images.read import Pixels, read_image
+from incontext.images.ids import Pixels
+from incontext.images.read import read_image
+from incontext.images.resize import resized
+from incontext.images.write import write_image
 from incontext.training.scenes.scene import render_pair
 from incontext.types import Palette, Prompt, Segmentation
 
@@ -78,7 +79,7 @@ def panel(failure: Failure) -> Pixels:
 
     def marked(image: Pixels, mask: Pixels) -> Pixels:
         sure = np.ones(mask.shape, np.float32)
-        return paint.fit(Segmentation((mask > 0).astype(np.uint8), sure, palette).overlay(image), (SIDE, SIDE))
+        return resized(Segmentation((mask > 0).astype(np.uint8), sure, palette).overlay(image), (SIDE, SIDE))
 
     prompt, query = failure.prompt, failure.query
     rows = [marked(prompt.image, prompt.mask), marked(query, failure.truth), marked(query, failure.found.mask)]

@@ -33,7 +33,8 @@ from record import record
 from incontext.engine import Segmenter, load
 from incontext.folder import FileReport, plan, segment_folder
 from incontext.folder.run import count_lanes
-from incontext.images.read import Pixels, read_image
+from incontext.images.ids import Pixels
+from incontext.images.read import read_image
 from incontext.network.devices import choose_device
 from incontext.network.model import ModelConfig, SegGPT
 from incontext.types import Prompt
@@ -243,7 +244,7 @@ def main() -> None:
             measured["memory"] = memory(folder, given.small_files)
         if "rate" in parts:
             measured["rate"] = rate(folder, given.files)
-    record("folder", measured, choose_device("auto"))
+    record("folder", measured, choose_device("auto"), weights="default")
 
 
 if __name__ == "__main__":

@@ -22,10 +22,12 @@ import numpy as np
 import torch
 from record import record
 
-from incontext.canvas.paint import color_shares, read_colors, unpaint
-from incontext.images.masks import IGNORED
+from incontext.canvas.paint import unpaint
+from incontext.canvas.read import color_shares, read_colors
+from incontext.images.ids import IGNORED
 from incontext.learning.losses import paint_batch
 from incontext.network.checkpoint import info, load_model, resolve
+from incontext.network.devices import choose_dtype, products_in
 from incontext.network.model import SegGPT
 from incontext.training.coloring import Coloring, collate, paint_episode, see
 from incontext.training.episodes import EpisodeSource
@@ -51,12 +53,13 @@ class Answers(NamedTuple):
 def ask(model: SegGPT, source: EpisodeSource, count: int) -> Answers:
     """The first ``count`` episodes of a source, one by one."""
     coloring, side = Coloring(corner_colors=1.0, hide_query=1.0), source.side
+    cpu = torch.device("cpu")
     rows: list[tuple[float, bool, bool, float]] = []
     for number in range(count):
         rng = np.random.default_rng([7, number])
         painted = paint_episode(source[number], rng, patch=model.config.patch, coloring=coloring)
-        batch = paint_batch(collate([painted]), torch.device("cpu"))
-        with torch.autocast("cpu", torch.bfloat16):
+        batch = paint_batch(collate([painted]), cpu)
+        with products_in(choose_dtype("auto", cpu), cpu):
             seen = see(model, batch.image_canvas, batch.mask_canvas, batch.masked)
             answer = seen.painted[:, :, -side:].float()
             shares = color_shares(answer, batch.colors, batch.used, model.config.patch)
@@ -123,7 +126,7 @@ def main() -> None:
             figures["unseen"] = score(model, unseen, recipe, given.queries)
         scores.append({**about, **figures})
         print(scores[-1], flush=True)
-    record("heldout", {"queries": given.queries, "scores": scores}, "cpu")
+    record("heldout", {"queries": given.queries, "scores": scores}, "cpu", weights=given.weights.split(",")[0])
 
 
 if __name__ == "__main__":

@@ -18,12 +18,13 @@ from einops import rearrange, repeat
 from record import record
 from torch import Tensor
 
-from incontext.canvas import paint
+from incontext.canvas.paint import mosaic, normalise, unpaint
+from incontext.canvas.read import read_colors
 from incontext.evaluation.few_shot.episodes import Episode, EpisodeSet, read_sets
 from incontext.evaluation.few_shot.pictures import Pictures
 from incontext.evaluation.metrics import Overlap, mean, overlap
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels
+from incontext.images.resize import resized, resized_mask
 from incontext.network.checkpoint import load_model, resolve
 from incontext.network.model import SegGPT
 from incontext.types import Palette
@@ -40,10 +41,10 @@ class Hinted:
         size = side, side
         self.model, self.patch = model, patch
         prompt = pictures.prompt(each, episode.id, episode.prompts[0])
-        self.truth = paint.fit_mask(pictures.prompt(each, episode.id, episode.query).mask, size)
-        query = paint.fit(pictures.image(each.name, episode.query), size)
-        self.images = np.concatenate([paint.fit(prompt.image, size), query])
-        self.shown = paint.paint(prompt, PALETTE, size)
+        self.truth = resized_mask(pictures.prompt(each, episode.id, episode.query).mask, size)
+        query = resized(pictures.image(each.name, episode.query), size)
+        self.images = np.concatenate([resized(prompt.image, size), query])
+        self.shown = mosaic([prompt], PALETTE, size[0])[1]
         self.hints = np.full((side // patch, side // patch), IGNORED, np.uint8)  # ids, where revealed
 
     @torch.inference_mode()
@@ -54,7 +55,7 @@ class Hinted:
         painted = np.concatenate([self.shown, PALETTE.paint(flat.astype(np.uint8))])
         masked = torch.from_numpy(np.concatenate([np.zeros_like(known), ~known]))
         answer: Tensor = self.model.paint_canvas(_normal(self.images), _normal(painted), masked[None])
-        ids, _ = paint.read_colors(paint.unpaint(answer)[0, len(flat) :], PALETTE)
+        ids, _ = read_colors(unpaint(answer)[0, len(flat) :], PALETTE)
         return np.where(repeat(known, "r c -> (r p) (c q)", p=self.patch, q=self.patch), flat, ids.numpy())
 
     def click(self, found: Pixels) -> None:
@@ -72,7 +73,7 @@ class Hinted:
 
 
 def _normal(pixels: Pixels) -> Tensor:
-    return paint.normalise(torch.from_numpy(pixels))[None]
+    return normalise(torch.from_numpy(pixels))[None]
 
 
 def _cells(flags: np.ndarray, patch: int) -> np.ndarray:
@@ -111,7 +112,7 @@ def main() -> None:
         "mean_iou": together,
         "sets": found,
     }
-    record(f"hints_{Path(given.weights).stem}_side{model.config.side}", measured, "cpu")
+    record(f"hints_{Path(given.weights).stem}_side{model.config.side}", measured, "cpu", weights=given.weights)
 
 
 if __name__ == "__main__":

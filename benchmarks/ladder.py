@@ -314,7 +314,9 @@ def main() -> None:
     path = given.out
     for findings, news in climb(model, options):
         measured = {"model": given.model, "side": model.config.side, **rounded(findings)}
-        row = document(f"ladder_{given.model}", measured, device)
+        row = document(
+            f"ladder_{given.model}", measured, device, weights="default" if given.model == "default" else None
+        )
         path = save(row, given.out)
         print(news, file=sys.stderr, flush=True)
     print(to_markdown(row))

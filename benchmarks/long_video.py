@@ -19,7 +19,7 @@ import psutil
 from record import record
 
 from incontext.engine import load
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
 from incontext.training.scenes.moving import render_clip
 from incontext.video.job import Progress, track_job
 from incontext.video.plan import plan_track
@@ -76,7 +76,7 @@ def main() -> None:
         "resident_mb_at_the_end": round(late / 1e6, 1),
         "growth": round(late / early - 1, 4),
     }
-    record("long_video", measured, segmenter.device)
+    record("long_video", measured, segmenter.device, weights="default")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from rows import Inputs
 from incontext.bench import timed
 from incontext.engine import Segmenter
 from incontext.folder import plan, segment_folder
-from incontext.images.masks import write_image
+from incontext.images.write import write_image
 from incontext.network.model import SegGPT
 from incontext.types import Prompt
 

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import cast
@@ -14,13 +15,33 @@ from typing import cast
 import torch
 
 from incontext.bench import circumstances
-from incontext.images.masks import whole_file
+from incontext.images.write import whole_file
+from incontext.network.checkpoint import info, resolve
 
 RESULTS = Path(__file__).parent / "results"
 
 
-def document(name: str, measured: dict[str, object], device: torch.device | str) -> dict[str, object]:
-    """``measured`` with its circumstances. device: that it was measured on."""
+def command_line(arguments: Sequence[str]) -> str:
+    """Return the command that a script was started with, of its path and its arguments."""
+    return shlex.join(["python", os.path.relpath(arguments[0]), *arguments[1:]])
+
+
+def weights_sha256(name: str) -> str:
+    """Return the SHA-256 of the file of some weights, by their name or path."""
+    return info(resolve(name)).sha256
+
+
+def document(
+    name: str, measured: dict[str, object], device: torch.device | str, *, weights: str | None = None
+) -> dict[str, object]:
+    """Return what was measured with its circumstances.
+
+    Args:
+        name: of the benchmark.
+        measured: its figures.
+        device: that it was measured on.
+        weights: name or path of those that it is about; None where it is about none, or about random ones.
+    """
     device = torch.device(device)
     known = circumstances(device)
     versions = cast("dict[str, str]", known["versions"])
@@ -31,8 +52,8 @@ def document(name: str, measured: dict[str, object], device: torch.device | str)
             continue
     if device.type == "cuda":
         versions["cuda"] = str(torch.version.cuda)
-    command = shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
-    return {"benchmark": name, "command": command, **known, **measured}
+    sha256 = None if weights is None else weights_sha256(weights)
+    return {"benchmark": name, "command": command_line(sys.argv), **known, "weights_sha256": sha256, **measured}
 
 
 def save(row: dict[str, object], folder: Path = RESULTS) -> Path:
@@ -45,9 +66,9 @@ def save(row: dict[str, object], folder: Path = RESULTS) -> Path:
     return path
 
 
-def record(name: str, measured: dict[str, object], device: torch.device | str) -> Path:
-    """Write ``measured`` with its circumstances to results/ and print it as one line, the last one, for machines."""
-    row = document(name, measured, device)
+def record(name: str, measured: dict[str, object], device: torch.device | str, *, weights: str | None = None) -> Path:
+    """Write a :func:`document` to results/ and print it as one line, the last one, for machines."""
+    row = document(name, measured, device, weights=weights)
     path = save(row)
     print(json.dumps(row))
     return path

@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 from record import record
 
-from incontext.canvas import paint, votes
+from incontext.canvas import votes
+from incontext.canvas.read import read_small
 from incontext.engine import Segmenter, load
 from incontext.evaluation.few_shot.episodes import EpisodeSet, read_sets
 from incontext.evaluation.few_shot.pictures import Pictures, wanted
 from incontext.evaluation.metrics import mean, overlap
 from incontext.evaluation.video.davis import boundary
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels
 from incontext.network.checkpoint import info, resolve
 from incontext.types import Prompt
 
@@ -50,7 +50,7 @@ def measure_edges(segmenter: Segmenter, sets: Sequence[EpisodeSet], pictures: Pi
             truth = pictures.prompt(each, episode.id, episode.query).mask
             prompt = pictures.prompt(each, episode.id, episode.prompts[0])
             (answer,) = segmenter.answer_many([query], prompt)
-            ids, confidence = (one[0] for one in paint.read_small(answer.painted))
+            ids, confidence = (one[0] for one in read_small(answer.painted))
             for name, guide in (("plain", None), ("refined", query)):
                 start = time.perf_counter()
                 found = votes.elect(ids, confidence, truth.shape, guide=guide)[0] > 0
@@ -163,7 +163,7 @@ def main() -> None:
         print(measured["edges"], flush=True)
     if options.mosaics:
         measured["mosaics"] = measure_mosaics(segmenter, Mosaics(sets, pictures), options.mosaics)
-    record(f"refine_{Path(options.weights).stem}", measured, segmenter.device)
+    record(f"refine_{Path(options.weights).stem}", measured, segmenter.device, weights=options.weights)
 
 
 if __name__ == "__main__":

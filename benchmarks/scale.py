@@ -181,7 +181,7 @@ def main() -> None:
         part = {"engines": engines, "steps": steps, "overhead": overhead}[name]
         with tempfile.TemporaryDirectory() as folder:
             measured[name] = part(Path(folder), asked.images, cores)
-    record("scale", measured, "cpu")
+    record("scale", measured, "cpu", weights="default")
 
 
 if __name__ == "__main__":

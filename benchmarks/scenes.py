@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from incontext.images.masks import write_image
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
+from incontext.images.write import write_image
 from incontext.training.scenes.scene import render_pair
 from incontext.types import Palette, Segmentation
 

@@ -27,7 +27,8 @@ from incontext.engine import Context, Segmenter, load
 from incontext.evaluation.ranking import Ranking, rank
 from incontext.examples import gather, open_prompts
 from incontext.images.dataset import has_instances
-from incontext.images.masks import IGNORED, whole_file
+from incontext.images.ids import IGNORED
+from incontext.images.write import whole_file
 from incontext.network.devices import keep_freed_memory
 from incontext.tuning import HELD_OUT, RATE, STEPS, TuningStep, tune
 from incontext.tuning.group import mean_iou
@@ -252,7 +253,7 @@ def main() -> None:
         draw(sets, given.plot)
     name = f"tune_{Path(given.weights).stem}_side{segmenter.config.side}" + (f"_{given.ids}ids" if given.ids else "")
     measured = {"model": Path(given.weights).stem, "settings": settings, "summary": summary(sets), "sets": sets}
-    record(name, measured, segmenter.device)
+    record(name, measured, segmenter.device, weights=given.weights)
 
 
 if __name__ == "__main__":

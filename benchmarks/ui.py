@@ -87,7 +87,7 @@ def main() -> None:
         finally:
             server.terminate()
             server.wait(30)
-    record.record("ui", measured, choose_device("auto"))
+    record.record("ui", measured, choose_device("auto"), weights="default")
 
 
 def write_pictures(folder: Path, count: int) -> list[Path]:

@@ -29,7 +29,9 @@ def main() -> None:
     for each in (clip for column in report["columns"] for clip in column["clips"]):
         del each["at"], each["j_over_time"]  # of every frame alone: most of the file
     about = report["about"]
-    record(f"video_{Path(about['weights']).stem}_side{about['side']}", report, about["device"])
+    record(
+        f"video_{Path(about['weights']).stem}_side{about['side']}", report, about["device"], weights=about["weights"]
+    )
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from incontext.folder import FolderReport, plan, segment_folder
-from incontext.images.masks import whole_file, write_image
-from incontext.images.read import Pixels, read_image
+from incontext.images.ids import Pixels
+from incontext.images.read import read_image
+from incontext.images.resize import shrunk
+from incontext.images.write import whole_file, write_image
 from incontext.types import Palette, Prompt, Segmentation
 
 if TYPE_CHECKING:  # what the demo needs can be checked without torch
@@ -251,13 +253,5 @@ def _contact_sheet(job: Job, columns: Sequence[_Column]) -> Pixels:
             (head + row, column.lower_caption, column.lower),
         ):
             draw.text((left, top + 2), caption, _INK, ImageFont.load_default(13))
-            sheet.paste(_thumbnail(image), (left, top + _LINE))
+            sheet.paste(Image.fromarray(shrunk(image, _CELL)), (left, top + _LINE))
     return np.array(sheet)
-
-
-def _thumbnail(image: Pixels) -> Image.Image:
-    """The whole picture, as large as a cell allows."""
-    height, width = image.shape[:2]
-    scale = _CELL / max(height, width)
-    size = (max(1, round(scale * width)), max(1, round(scale * height)))
-    return Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)

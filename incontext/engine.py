@@ -23,11 +23,10 @@ import psutil
 import torch
 from torch import Tensor
 
-from incontext.canvas import paint as canvas
-from incontext.canvas import query as answers
 from incontext.canvas.context import Ensemble, Stitched, content_of, cut_to_windows, shown_palette, stitch
-from incontext.canvas.paint import Paint
-from incontext.canvas.query import Answer, FittedQuery
+from incontext.canvas.paint import normalise, unpaint
+from incontext.canvas.query import Answer, Collected, FittedQuery, fit_query
+from incontext.canvas.read import Paint, shares
 from incontext.canvas.windows import Tiles
 from incontext.images.read import ImageLike, read_image
 from incontext.network import memory
@@ -118,7 +117,7 @@ class PreparedContext:
 
     def fit(self, query: ImageLike) -> FittedQuery:
         """Read a query and squeeze it to what the network sees. Uses no device, so that any thread may do it."""
-        return answers.fit(read_image(query), self.side, window=self.window, keep=self.refine)
+        return fit_query(read_image(query), self.side, window=self.window, keep=self.refine)
 
     @property
     def shots(self) -> int:
@@ -275,7 +274,7 @@ class Segmenter:
 
     def fit(self, query: ImageLike, *, side: int | None = None) -> FittedQuery:
         """Read a query and squeeze it to what the network sees. Uses no device, so that any thread may do it."""
-        return answers.fit(read_image(query), self._side(side))
+        return fit_query(read_image(query), self._side(side))
 
     def paint(
         self,
@@ -296,7 +295,7 @@ class Segmenter:
             raise ValueError("expected a context that was prepared without tiles to paint with, got one with tiles")
         if len(answer.painted) > 1:
             raise ValueError("expected a context whose ids go through the network at once; give fewer ids to paint")
-        painted: npt.NDArray[np.float32] = canvas.unpaint(answer.painted[0].painted)[0].cpu().numpy()
+        painted: npt.NDArray[np.float32] = unpaint(answer.painted[0].painted)[0].cpu().numpy()
         return painted
 
     def describe(self) -> dict[str, object]:
@@ -409,7 +408,7 @@ class Segmenter:
     def _answer_many(
         self, queries: Iterator[ImageLike | FittedQuery], prepared: PreparedContext, room: Room
     ) -> Iterator[Answer]:
-        collected = answers.Collected(prepared.shown, follow=prepared.refine, min_presence=self.min_presence)
+        collected = Collected(prepared.shown, follow=prepared.refine, min_presence=self.min_presence)
         views = (view for query in queries for view in collected.views(self._fitted(query, prepared)))
         while batch := list(islice(views, room.batch)):
             yield from collected.add(self._painted(torch.from_numpy(np.stack(batch)), prepared, room))
@@ -455,13 +454,13 @@ class Segmenter:
     def _to_device(self, pixels: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 -> (B, 3, H, W) normalised, in the network's precision, on its device."""
         if self._copies is None:
-            return canvas.normalise(pixels.to(self.device)).to(self.dtype)
+            return normalise(pixels.to(self.device)).to(self.dtype)
         with torch.cuda.stream(self._copies):
             moved = pixels.pin_memory().to(self.device, non_blocking=True)
         stream = torch.cuda.current_stream(self.device)
         stream.wait_stream(self._copies)
         moved.record_stream(stream)
-        return canvas.normalise(moved).to(self.dtype)
+        return normalise(moved).to(self.dtype)
 
     @staticmethod
     def _fitted(query: ImageLike | FittedQuery, prepared: PreparedContext) -> FittedQuery:
@@ -501,8 +500,8 @@ def to_read(model: SegGPT, seen: Seen, palette: Palette) -> Paint:
     painted = seen.painted.float()
     if model.presence is None:
         return Paint(painted, palette)
-    shares = canvas.shares(painted, palette, model.config.patch)
-    return Paint(painted, palette, model.presence(seen.tokens, shares).float().sigmoid())
+    shown = shares(painted, palette, model.config.patch)
+    return Paint(painted, palette, model.presence(seen.tokens, shown).float().sigmoid())
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from incontext.images.masks import whole_file
+from incontext.images.write import whole_file
 from incontext.types import Palette
 
 if TYPE_CHECKING:  # the model brings torch

@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from incontext.images import outlines, rle
-from incontext.images.masks import IGNORED, check_ids, read_mask, write_mask
-from incontext.images.read import ImageLike, Pixels, read_colors, read_image
+from incontext.images.ids import IGNORED, Pixels, check_ids, ids_in
+from incontext.images.masks import read_mask
+from incontext.images.read import ImageLike, read_colors, read_image
+from incontext.images.write import write_mask
 
 if TYPE_CHECKING:
     import supervision  # type: ignore[import-not-found, unused-ignore]
@@ -33,15 +35,9 @@ def _read_only(array: npt.NDArray[Any], source: object) -> Any:
     return array
 
 
-def _ids_in(mask: Pixels) -> tuple[int, ...]:
-    present = np.zeros(256, np.bool_)
-    present[mask] = True
-    return tuple(int(i) for i in np.flatnonzero(present) if i not in (0, IGNORED))
-
-
 @dataclass(frozen=True, eq=False)
 class Palette:
-    """Ids and their colours, to paint masks for the network and for people, and to read paint back.
+    """Ids and their colours, to paint masks for the network and for people.
 
     ids (K+1,) uint8, distinct, the first 0; colors (K+1, 3) uint8 RGB, distinct, the first black.
     """
@@ -96,28 +92,9 @@ class Palette:
         table = self.table
         table[IGNORED] = 0
         ids = check_ids(mask, "the mask")
-        if missing := set(_ids_in(ids)) - set(self.ids.tolist()):
+        if missing := set(ids_in(ids)) - set(self.ids.tolist()):
             raise ValueError(f"expected ids of the palette {self.ids.tolist()}, got {sorted(missing)}")
         return table[ids]
-
-    def read(self, colors: npt.NDArray[Any]) -> tuple[Pixels, npt.NDArray[np.float32]]:
-        """Colours (..., 3) in 0..255 -> ids (...) uint8 of the nearest colours, and confidence (...) float32 in 0..1.
-
-        Confidence is the colour margin (d2 - d1) / (d2 + d1), d1 and d2 the distances to the nearest and the second
-        nearest colour: 1 on a palette colour, 0 half way between two. Of equally near colours the first row wins.
-        """
-        red, green, blue = np.moveaxis(np.asarray(colors, np.float32), -1, 0)
-        nearest, second = np.full_like(red, np.inf), np.full_like(red, np.inf)
-        ids = np.zeros(red.shape, np.uint8)
-        for i, (r, g, b) in zip(self.ids, self.colors.astype(np.float32), strict=True):
-            distance = (red - r) ** 2 + (green - g) ** 2 + (blue - b) ** 2
-            ids = np.where(distance < nearest, i, ids)
-            second = np.minimum(second, np.maximum(nearest, distance))
-            nearest = np.minimum(nearest, distance)
-        if len(self.ids) == 1:
-            return ids, np.ones_like(nearest)
-        nearest, second = np.sqrt(nearest), np.sqrt(second)
-        return ids, (second - nearest) / (second + nearest)
 
 
 @lru_cache
@@ -165,7 +142,7 @@ class Prompt:
             raise ValueError(
                 f"expected a mask of the image's size {_size(image)}, got {_size(mask)}; resize one of them"
             )
-        present = _ids_in(mask)
+        present = ids_in(mask)
         if not present:
             raise ValueError(_nothing_marked(mask))
         palette = self.palette if self.palette is not None else _palette_of(present, file.colors)
@@ -192,7 +169,7 @@ class Prompt:
         """
         image, file = read_image(image_path), read_mask(mask_path, snap=snap)
         try:
-            return cls(image, file.ids, palette=_palette_of(_ids_in(file.ids), file.colors))
+            return cls(image, file.ids, palette=_palette_of(ids_in(file.ids), file.colors))
         except ValueError as error:
             if isinstance(mask_path, str | os.PathLike):
                 raise ValueError(f"{os.fspath(mask_path)}: {error}") from None
@@ -206,12 +183,12 @@ class Prompt:
         """
         rgb = read_colors(colors)
         file = read_mask(rgb, snap=True)
-        return cls(read_image(image), file.ids, rgb, _palette_of(_ids_in(file.ids), file.colors))
+        return cls(read_image(image), file.ids, rgb, _palette_of(ids_in(file.ids), file.colors))
 
     @property
     def ids(self) -> tuple[int, ...]:
         """The ids in the mask, ascending, without 0 and 255."""
-        return _ids_in(self.mask)
+        return ids_in(self.mask)
 
 
 def _size(array: npt.NDArray[Any]) -> str:
@@ -259,7 +236,7 @@ class Segmentation:
             )
         if not (confidence.min() >= 0 and confidence.max() <= 1):  # catches NaN as well
             raise ValueError(f"expected a confidence in 0..1, got {confidence.min()}..{confidence.max()}")
-        if missing := set(_ids_in(mask)) - set(self.palette.ids.tolist()):
+        if missing := set(ids_in(mask)) - set(self.palette.ids.tolist()):
             raise ValueError(f"expected a palette with colours for all ids of the mask, got none for {sorted(missing)}")
         object.__setattr__(self, "mask", _read_only(mask, self.mask))
         object.__setattr__(self, "confidence", _read_only(confidence.astype(np.float32, copy=False), self.confidence))
@@ -272,7 +249,7 @@ class Segmentation:
     @property
     def ids(self) -> tuple[int, ...]:
         """The ids that were found, ascending."""
-        return _ids_in(self.mask)
+        return ids_in(self.mask)
 
     @property
     def is_empty(self) -> bool:

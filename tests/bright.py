@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from incontext.folder import FolderReport, plan, segment_folder
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
 from incontext.types import Palette, Prompt, Segmentation
 
 PALETTE = Palette(np.array([0, 3]), np.array([(0, 0, 0), (255, 0, 0)]))

@@ -25,9 +25,11 @@ from incontext.annotations import FORMATS, Categories, Labelled, Labels, Result,
 from incontext.annotations.bridges import bridged, one_ring
 from incontext.annotations.brush import pack, unpack
 from incontext.annotations.core import paint, things_of
-from incontext.images.masks import read_mask, write_image, write_mask
+from incontext.images.ids import Pixels
+from incontext.images.masks import read_mask
 from incontext.images.outlines import fill, parts
-from incontext.images.read import Pixels, read_image
+from incontext.images.read import read_image
+from incontext.images.write import write_image, write_mask
 
 CATEGORIES = Categories({3: "cat", 7: 'über & "dog" <1>', 254: "rust"})
 SINGLE_FILES = {"cvat": "annotations.xml", "label-studio": "label_studio.json"}

@@ -238,6 +238,7 @@ def test_what_compiles_comes_last_and_at_few_batch_sizes() -> None:
     assert ours == [(1, 1), (1, 8), (8, 1), (8, 8)]
     assert sum(task.row.name == "incontext bf16" for task in found) == 6
     assert {"incontext bf16 folded", "incontext bf16 flex", "transformers fp32 compiled"} <= {row.name for row in table}
+    assert "incontext bf16 flex" not in {row.name for row in rows(CPU, compiled=True)}  # which would be refused
 
 
 # --- the ladder

@@ -26,8 +26,10 @@ from incontext import cli, engine, progress
 from incontext.canvas.context import Ensemble
 from incontext.cli import options
 from incontext.images import masks
-from incontext.images.masks import read_mask, write_image, write_mask
-from incontext.images.read import Pixels, read_image
+from incontext.images.ids import Pixels
+from incontext.images.masks import read_mask
+from incontext.images.read import read_image
+from incontext.images.write import write_image, write_mask
 from incontext.network import checkpoint, model
 from incontext.network.checkpoint import info, load_model, save_model
 from incontext.network.model import ModelConfig, SegGPT

@@ -13,8 +13,9 @@ import pytest
 from incontext import demo
 from incontext.cli import main
 from incontext.engine import Segmenter, load
+from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
-from incontext.images.read import Pixels, read_image
+from incontext.images.read import read_image
 from incontext.network.checkpoint import save_model
 from incontext.network.model import ModelConfig, SegGPT
 from incontext.types import Prompt

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from incontext import engine as module
-from incontext.canvas.paint import Paint
+from incontext.canvas.read import Paint
 from incontext.engine import BatchSize, PreparedContext, Segmenter, choose_device, choose_dtype, load
 from incontext.images.read import read_image
 from incontext.network import memory

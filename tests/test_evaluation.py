@@ -26,7 +26,7 @@ from incontext.evaluation.metrics import (
     resampled_mean_iou,
     resamples,
 )
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
 from incontext.types import Palette, Prompt, Segmentation
 
 PALETTE = Palette.spread([1])

@@ -20,7 +20,8 @@ from incontext.annotations import Labels, open_labels
 from incontext.folder import job as job_module
 from incontext.folder import plan, segment_folder
 from incontext.folder.labelled import open_any, open_job, results_of
-from incontext.images.masks import read_mask, write_mask
+from incontext.images.masks import read_mask
+from incontext.images.write import write_mask
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Palette, Prompt
 

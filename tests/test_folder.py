@@ -23,8 +23,10 @@ from bright import PROMPT, Bright, files, picture, run_job
 from PIL import Image
 
 from incontext.folder import JOURNAL_NAME, REPORT_NAME, FileReport, Outputs, plan, run, segment_folder, work
-from incontext.images.masks import read_mask, write_image
-from incontext.images.read import Pixels, read_image
+from incontext.images.ids import Pixels
+from incontext.images.masks import read_mask
+from incontext.images.read import read_image
+from incontext.images.write import write_image
 from incontext.types import Segmentation
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from incontext.images import masks
 from incontext.images.masks import MaskWarning, read_mask
-from incontext.images.read import read_image
+from incontext.images.read import read_colors, read_image
+from incontext.images.write import encode_gray, whole_file, write_image, write_mask
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -128,7 +128,7 @@ def test_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
 def test_half_transparent_pixels_are_laid_over_white_in_images_and_over_black_in_masks() -> None:
     picture = Image.new("RGBA", (2, 2), (255, 0, 0, 128))
     assert read_image(picture)[0, 0].tolist() == [255, 127, 127]
-    assert masks.read_colors(picture)[0, 0].tolist() == [128, 0, 0]
+    assert read_colors(picture)[0, 0].tolist() == [128, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -385,7 +385,7 @@ def test_other_pictures_as_masks(picture: Image.Image, expected: np.ndarray | st
 def test_indices_are_ids_and_the_palette_is_kept(tmp_path: Path) -> None:
     colors = np.random.default_rng(0).integers(0, 256, (256, 3)).astype(np.uint8)
     ids = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    masks.write_mask(tmp_path / "mask.png", ids, colors)
+    write_mask(tmp_path / "mask.png", ids, colors)
     file = read_mask(tmp_path / "mask.png")
     np.testing.assert_array_equal(file.ids, ids)
     np.testing.assert_array_equal(file.colors, colors)
@@ -580,7 +580,7 @@ def test_random_masks_survive_a_file(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for i in range(20):
         mask = generator.integers(0, 256, generator.integers(1, 40, 2)).astype([np.uint8, np.int32, np.int64][i % 3])
-        masks.write_mask(tmp_path / "mask.PNG", mask, generator.integers(0, 256, (256, 3)).astype(np.uint8))
+        write_mask(tmp_path / "mask.PNG", mask, generator.integers(0, 256, (256, 3)).astype(np.uint8))
         np.testing.assert_array_equal(read_mask(tmp_path / "mask.PNG").ids, mask)
     assert [path.name for path in tmp_path.iterdir()] == ["mask.PNG"]
 
@@ -590,7 +590,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     path.write_bytes(b"old")
 
     def fail() -> None:
-        with masks.whole_file(path) as stream:
+        with whole_file(path) as stream:
             stream.write(b"half of")
             stream.flush()
             assert path.read_bytes() == b"old"
@@ -600,34 +600,34 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         fail()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
-    with masks.whole_file(path) as stream:
+    with whole_file(path) as stream:
         stream.write(b"new")
     assert path.read_bytes() == b"new"
 
 
 def test_written_files_have_the_usual_permissions(tmp_path: Path) -> None:
     (tmp_path / "usual").touch()
-    masks.write_gray(tmp_path / "grey.png", np.zeros((2, 2), np.float32))
+    write_image(tmp_path / "grey.png", np.zeros((2, 2), np.uint8))
     assert (tmp_path / "grey.png").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 @pytest.mark.parametrize(
     ("write", "error", "expected"),
     [
-        (lambda p: masks.write_mask(p / "mask.jpg", IDS, np.zeros((256, 3), np.uint8)), ValueError, "saved as PNG"),
-        (lambda p: masks.write_mask(p / "m.png", IDS, np.zeros((4, 3), np.uint8)), ValueError, r"colours \(256, 3\)"),
-        (lambda p: masks.write_mask(p / "m.png", IDS * 0.5, np.zeros((256, 3), np.uint8)), ValueError, "got float64"),
+        (lambda p: write_mask(p / "mask.jpg", IDS, np.zeros((256, 3), np.uint8)), ValueError, "saved as PNG"),
+        (lambda p: write_mask(p / "m.png", IDS, np.zeros((4, 3), np.uint8)), ValueError, r"colours \(256, 3\)"),
+        (lambda p: write_mask(p / "m.png", IDS * 0.5, np.zeros((256, 3), np.uint8)), ValueError, "got float64"),
         (
-            lambda p: masks.write_mask(p / "m.png", IDS.astype(int) - 9, np.zeros((256, 3), np.uint8)),
+            lambda p: write_mask(p / "m.png", IDS.astype(int) - 9, np.zeros((256, 3), np.uint8)),
             ValueError,
             "-9",
         ),
-        (lambda p: masks.write_image(p / "image.xyz", COLOR), ValueError, r"ends in .png, .jpg or .webp, got .xyz"),
-        (lambda p: masks.write_image(p / "image", COLOR), ValueError, "got no suffix"),
-        (lambda p: masks.write_image(p / "image.png", COLOR / 255), ValueError, "expected uint8"),
-        (lambda p: masks.write_image(p / "image.png", COLOR[None]), ValueError, "expected uint8"),
-        (lambda p: masks.write_gray(p / "image.png", GREY), ValueError, r"values in 0..1, got uint8"),
-        (lambda p: masks.write_image(p / "no" / "image.png", COLOR), FileNotFoundError, "create it first"),
+        (lambda p: write_image(p / "image.xyz", COLOR), ValueError, r"ends in .png, .jpg or .webp, got .xyz"),
+        (lambda p: write_image(p / "image", COLOR), ValueError, "got no suffix"),
+        (lambda p: write_image(p / "image.png", COLOR / 255), ValueError, "expected uint8"),
+        (lambda p: write_image(p / "image.png", COLOR[None]), ValueError, "expected uint8"),
+        (lambda _: encode_gray(GREY, name="image.png"), ValueError, r"values in 0..1, got uint8"),
+        (lambda p: write_image(p / "no" / "image.png", COLOR), FileNotFoundError, "create it first"),
     ],
 )
 def test_what_cannot_be_written(
@@ -639,10 +639,10 @@ def test_what_cannot_be_written(
 
 
 def test_images_and_grey_values_are_written(tmp_path: Path) -> None:
-    masks.write_image(tmp_path / "image.png", COLOR)
+    write_image(tmp_path / "image.png", COLOR)
     np.testing.assert_array_equal(read_image(tmp_path / "image.png"), COLOR)
-    masks.write_image(tmp_path / "image.jpg", np.asarray(scene(RED)))
+    write_image(tmp_path / "image.jpg", np.asarray(scene(RED)))
     with Image.open(tmp_path / "image.jpg") as picture:
         assert picture.format == "JPEG"
-    masks.write_gray(tmp_path / "grey.png", np.array([[0, 0.5, 1.0]], np.float32))
-    assert np.asarray(Image.open(tmp_path / "grey.png")).tolist() == [[0, 128, 255]]
+    grey = encode_gray(np.array([[0, 0.5, 1.0]], np.float32), name="grey.png")
+    assert np.asarray(Image.open(io.BytesIO(grey))).tolist() == [[0, 128, 255]]

@@ -15,7 +15,7 @@ from av.video.frame import VideoFrame
 from clips import cut, decoded, grey_levels, sound_packets, turn, write_frames, write_sound, write_video
 from PIL import Image
 
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
 from incontext.video.frames import FOLDER_RATE, Frame, FramesError, open_frames
 from incontext.video.sheet import MOST_CELLS, Sheet
 from incontext.video.streams import Sound, SoundWarning, movie

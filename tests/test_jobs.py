@@ -31,7 +31,6 @@ from incontext.folder import (
     arrivals,
     journal,
     open_report,
-    outputs,
     plan,
     rehearse,
     segment_folder,
@@ -39,7 +38,8 @@ from incontext.folder import (
     work,
 )
 from incontext.folder.identity import context_hash
-from incontext.images.masks import read_mask, write_image
+from incontext.images.masks import read_mask
+from incontext.images.write import HALF_WRITTEN, write_image
 from incontext.types import Prompt, Segmentation
 
 
@@ -278,7 +278,7 @@ def test_what_a_killed_run_had_half_written_is_swept(tmp_path: Path) -> None:
     half = f".{'0a' * 16}.part"
     for name in (half, f"sub/{half}", "mine.part", ".part"):
         (out / name).write_bytes(b"half")
-    assert outputs.HALF_WRITTEN.fullmatch(half)
+    assert HALF_WRITTEN.fullmatch(half)
     run_job(Bright(), [root], out)
     assert [name for name in files(out) if name.endswith(".part")] == [".part", "mine.part"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from incontext.canvas import paint as canvas
-from incontext.canvas.paint import Paint
+from incontext.canvas.paint import normalise
 from incontext.canvas.query import Answer
+from incontext.canvas.read import Paint, read
 from incontext.engine import MIN_PRESENCE, Segmenter, load
 from incontext.learning.losses import (
     Batch,
@@ -109,15 +109,15 @@ def test_what_is_not_there_is_left_out_and_as_sure_as_that() -> None:
     palette = Palette.spread([3, 9])
     mask = np.zeros((8, 8), np.uint8)
     mask[:3], mask[5:] = 3, 9
-    painted = canvas.normalise(torch.from_numpy(palette.paint(mask)))[None].expand(2, -1, -1, -1)
+    painted = normalise(torch.from_numpy(palette.paint(mask)))[None].expand(2, -1, -1, -1)
     paint = Paint(painted, palette, torch.tensor([[0.0, 0.125, 0.75], [0.0, 0.5, 0.25]]))
-    (first, sure), (second, _) = canvas.read([paint], [(8, 8)] * 2, min_presence=0.3)
+    (first, sure), (second, _) = read([paint], [(8, 8)] * 2, min_presence=0.3)
     np.testing.assert_array_equal(first, np.where(mask == 3, 0, mask))
     np.testing.assert_array_equal(second, np.where(mask == 9, 0, mask))
     np.testing.assert_allclose(sure[mask == 3], 1 - 0.125)
     np.testing.assert_allclose(sure[mask != 3], 1, atol=1e-5)  # background was never in question
     for kept, least in ((paint, 0.0), (Paint(painted, palette), 0.9)):
-        for found, _ in canvas.read([kept], [(8, 8)] * 2, min_presence=least):
+        for found, _ in read([kept], [(8, 8)] * 2, min_presence=least):
             np.testing.assert_array_equal(found, mask)
     answer = Answer((paint.part(0, 1),), (8, 8), palette, min_presence=0.3).read()
     assert answer.presence == {3: 0.125, 9: 0.75}
@@ -245,7 +245,7 @@ def test_it_is_asked_after_what_the_prompts_show_where_they_are_all_that_is_know
 def test_shares_of_the_loss_add_up() -> None:
     made, logits = batch(6), torch.randn(6, 4)
     parts = [
-        Batch(*(getattr(made, name)[part] for name in Batch.__dataclass_fields__))
+        Batch(*(None if each is None else each[part] for each in vars(made).values()))
         for part in (slice(0, 2), slice(2, 6))
     ]
     total = sum(counts(part) for part in parts)

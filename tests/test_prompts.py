@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from incontext.examples import PromptFiles, PromptWarning, gather, open_prompts, read_context, read_empty, write_context
-from incontext.images.masks import write_image, write_mask
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
+from incontext.images.write import write_image, write_mask
 
 RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 255, 0)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from incontext.evaluation.ranking import Ranking, Trial, rank, try_together
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
 from incontext.types import Palette, Prompt, Segmentation
 
 

@@ -39,7 +39,7 @@ from incontext.folder import (
 from incontext.folder.ray import job as on_ray
 from incontext.folder.ray.job import RayEngine, RayWarning, segment_on_ray, share_out
 from incontext.folder.ray.workers import Ledger, Made, PackedQuery, Recipe, Share, Worker
-from incontext.images.masks import write_mask
+from incontext.images.write import write_mask
 from incontext.network.checkpoint import save_model
 from incontext.network.model import ModelConfig, SegGPT
 from incontext.types import Palette, Prompt

@@ -19,8 +19,8 @@ from incontext.evaluation.pages.charts import dot_plot, reliability, tone
 from incontext.evaluation.pages.gallery import Shown, best_median_worst, gallery
 from incontext.evaluation.pages.report import to_text, write_report
 from incontext.evaluation.pages.tables import label, sentences, summary_table, tables
-from incontext.images.masks import write_image, write_mask
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
+from incontext.images.write import write_image, write_mask
 from incontext.types import Palette, Prompt, Segmentation
 
 ABOUT = {"weights": "<tiny>", "weights_sha256": "0123456789abcdef"}

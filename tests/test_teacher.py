@@ -1,6 +1,7 @@
 """Teachers: features in files, targets that follow the views, heads that are thrown away, and hints where it errs."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -8,14 +9,16 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from commands import Done, runner
 from einops import rearrange
 from test_training import MODEL, RECIPE, discs, write_set
 from torch import Tensor, nn
 
+from incontext import progress
 from incontext.learning.augmentation import NO_AUGMENTATION, Augmentation
 from incontext.learning.losses import paint_batch
 from incontext.matching.backbone import Backbone, of_network, open_backbone
-from incontext.network.checkpoint import load_model, read_config
+from incontext.network.checkpoint import info, load_model, read_config
 from incontext.training.coloring import Coloring, collate, paint_episode
 from incontext.training.corrections import corrected
 from incontext.training.episodes import EpisodeSource, Sampling
@@ -195,6 +198,15 @@ def test_blocks_for_heads_lie_between_the_merge_and_the_last() -> None:
     assert Teaching("any", blocks=(1,)).blocks_of(DEEP) == (1,)
     with pytest.raises(ValueError, match=r"expected blocks for a teacher's heads in 1\.\.2"):
         Teaching("any", blocks=(3,)).blocks_of(DEEP)
+
+
+def test_axes_follow_the_stages_of_the_teacher() -> None:
+    assert Teaching("any").dims_of((120, 352)) == (48, 64)
+    assert Teaching("any").dims_of((384,)) == (112,)
+    assert Teaching("any").dims_of((4, 32)) == (4, 32)
+    assert Teaching("any", dims=(8,)).dims_of((384,)) == (8,)
+    with pytest.raises(ValueError, match="expected dims for each of any's 2 stages"):
+        Teaching("any", dims=(8,)).dims_of((120, 352))
 
 
 TAUGHT = Recipe(
@@ -409,3 +421,40 @@ def test_what_is_no_recipe_is_told(tmp_path: Path, content: str, sentence: str) 
         Recipe.open(str(path))
     with pytest.raises(ValueError, match="expected a recipe among"):
         Recipe.open(str(tmp_path / "none.json"))
+
+
+# --- the command
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    return runner(capsys)
+
+
+def test_train_takes_a_teacher_photographs_and_sets_to_judge_by(
+    run: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(
+        "incontext.matching.backbone.open_backbone", lambda _name, fetch: replace(colors(), name="any" if fetch else "")
+    )
+    recipe = tmp_path / "recipe.json"
+    short = replace(TAUGHT, stages=(Stage(16, 2, 4),), sampling=Sampling(rendered=0.0), teaching=None)
+    recipe.write_text(json.dumps(short.to_dict()))
+    data, judging = write_set(tmp_path / "data", discs(20)), write_set(tmp_path / "judging", discs(4, seed=1))
+    photographs = write_set(tmp_path / "photos", discs(3, seed=2)) / "images"
+    train = ("train", data, "--recipe", recipe, "--device", "cpu", "--workers", 0, "--unseen", judging)
+    with_teacher = (*train, "--teacher", "timm:any", "--unlabelled", photographs)
+    done = run(*with_teacher, "-o", tmp_path / "out", "--features", tmp_path / "features")
+    assert done.status == 0, done.err
+    assert "on sets of which nothing is learned" in done.err
+    assert len(list((tmp_path / "features").rglob("*.features"))) == 19 + 3  # one of twenty is held out
+    stored = json.loads(info(tmp_path / "out" / "model.safetensors").metadata["recipe"])
+    assert stored["teaching"]["name"] == "timm:any"
+    assert stored["sampling"]["without_masks"] > 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["unseen"] is not None
+    assert "teacher" in lines[-1]["parts"]
+    done = run(*train, "--unlabelled", photographs, "-o", tmp_path / "none")
+    assert done.status == 2
+    assert "name a --teacher" in done.err

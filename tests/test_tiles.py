@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from incontext.canvas import paint, votes
+from incontext.canvas import votes
+from incontext.canvas.paint import normalise_colors, unpaint
 from incontext.canvas.votes import Reading, elect, elect_windows
 from incontext.canvas.windows import OVERLAP, Window, check_tiles, cut, extent, window_side, windows
 from incontext.engine import FittedQuery, Segmenter
@@ -36,9 +37,9 @@ class ByColor(SegGPT):
 
     def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:  # noqa: ARG002
         self.batches.append(len(queries))
-        colors = paint.unpaint(queries)
+        colors = unpaint(queries)
         strong = colors.amax(dim=-1, keepdim=True) > 100
-        return Seen(paint.normalise_colors(torch.where(strong, colors, 0)).permute(0, 3, 1, 2), tokens=queries)
+        return Seen(normalise_colors(torch.where(strong, colors, 0)).permute(0, 3, 1, 2), tokens=queries)
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from PIL import Image
 
 from incontext import cli, engine
 from incontext.cli import track
-from incontext.images.masks import read_mask, write_image, write_mask
+from incontext.images.masks import read_mask
+from incontext.images.write import write_image, write_mask
 from incontext.progress import ProgressLine
 from incontext.types import Palette
 from incontext.video import job as jobs

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from incontext.canvas.paint import IMAGE_MEAN, IMAGE_STD
 from incontext.learning.losses import Batch, LossWeights, counts, paint_batch, reading_logits, training_loss
@@ -18,9 +20,11 @@ from incontext.network.model import ModelConfig, SegGPT
 from incontext.training import loop
 from incontext.training.coloring import Coloring, collate, paint, paint_episode, random_palette
 from incontext.training.episodes import Episode, EpisodeSource, Sampling, relabel
-from incontext.training.loop import Progress, Run, _Painter, make_optimizers, train
+from incontext.training.loop import Progress, Run, _Painter, train
+from incontext.training.optimizers import Muon, make_optimizers
 from incontext.training.parallel.processes import Team, joined, team_device
 from incontext.training.parallel.slices import MIB, Slices, pack, read_slices, write_slices
+from incontext.training.precision import Precision
 from incontext.training.recipes import RECIPES, Recipe, Stage
 from incontext.training.sets import ImageSet, hold_out, read_set
 
@@ -320,6 +324,24 @@ def test_resuming_gives_the_same_weights_as_not_stopping(tmp_path: Path, workers
     assert rows[-1]["side"] == 32
 
 
+def test_a_run_goes_on_where_bfloat16_is_not_multiplied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(_: Progress) -> None:
+        raise StoppedError
+
+    said = list[str]()
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    with pytest.raises(StoppedError):
+        train(RECIPE, [discs()], tmp_path, workers=0, save_every=4, on_start=said.append, on_report=stop)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    train(RECIPE, [discs()], tmp_path, held_out=[discs()], workers=0, on_start=said.append)
+    assert said == [f"training in {name}, Newton-Schulz in {name}" for name in ("bfloat16", "float32")]
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["precision"]) for row in rows] == [(4, said[0]), (10, said[1])]
+
+
 def test_the_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
     train(replace(RECIPE, stages=(Stage(16, 1, 2),)), [discs()], tmp_path, workers=0)
     with pytest.raises(ValueError, match="another recipe"):
@@ -387,7 +409,7 @@ TEAM_RECIPE = replace(RECIPE, stages=(Stage(16, 3, 5),), matrix_lr=5e-5, other_l
 
 
 def batch_of(recipe: Recipe, numbers: range, shots: int = 1) -> Batch:
-    painter = _Painter(recipe, [discs()], 16)
+    painter = _Painter(recipe, [discs()], 16, None)
     return paint_batch(collate([painter[i, shots] for i in numbers]), torch.device("cpu"))
 
 
@@ -413,14 +435,16 @@ def test_several_prompts_train_what_several_prompts_ask() -> None:
 @pytest.mark.parametrize("shots", [1, 3])
 def test_a_batch_lit_at_once_is_the_one_that_workers_light(shots: int) -> None:
     lit, unlit = (
-        collate([_Painter(RECIPE, [discs()], 16, unlit=unlit)[i, shots] for i in range(12)]) for unlit in (False, True)
+        collate([_Painter(RECIPE, [discs()], 16, None, unlit=unlit)[i, shots] for i in range(12)])
+        for unlit in (False, True)
     )
     assert lit.lights is None
     assert unlit.lights is not None
     assert unlit.lights.shape == (12, shots + 1, 16)
     assert not torch.equal(lit.images, unlit.images)
     one, other = (paint_batch(each, torch.device("cpu")) for each in (lit, unlit))
-    for name in Batch.__dataclass_fields__:
+    assert one.targets is other.targets is None
+    for name in Batch.__dataclass_fields__.keys() - {"targets"}:
         assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
@@ -483,6 +507,28 @@ def _member(rank: int, folder: str, port: int) -> None:
         torch.save(told, Path(folder, f"rank_{rank}.pt"))
         with pytest.raises(ValueError, match="different"):
             team.check_equal(rank, "different")
+        assert team.all(True)
+        assert not team.all(rank == 0)
+        torch.cpu._is_avx512_bf16_supported = lambda: rank == 0
+        assert Precision.choose("auto", torch.device("cpu"), team) == Precision(torch.float32, torch.float32)
+        _compare_muon_in_parts(team)
+
+
+def _compare_muon_in_parts(team: Team) -> None:
+    """A matrix in parts is moved as a whole one is, in both precisions."""
+    mesh = init_device_mesh("cpu", (team.size,))
+    whole = torch.randn(9, 15, generator=torch.Generator().manual_seed(3))
+    for dtype in (torch.bfloat16, torch.float32):
+        moved = list[torch.Tensor]()
+        for start in (whole.clone(), distribute_tensor(whole.clone(), mesh, [Shard(0)])):
+            parameter = torch.nn.Parameter(start)
+            muon = Muon([parameter], lr=0.1, weight_decay=0.1, newton_schulz=dtype)
+            for factor in (0.5, -2.0):
+                parameter.grad = parameter.detach() * factor
+                muon.step()
+            moved.append(parameter.detach())
+        assert isinstance(moved[1], DTensor)
+        torch.testing.assert_close(moved[1].full_tensor(), moved[0], rtol=0, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore")  # in the processes they would only be printed
@@ -603,7 +649,7 @@ def test_optimizers_are_left_out_where_the_slices_are_full(tmp_path: Path) -> No
     wide = replace(RECIPE, model=replace(MODEL, decoder_width=32, patch=16, width=64))
     assert 1 < 4 * sum(p.numel() for p in SegGPT(wide.model).parameters()) / MIB < 5
     run = Run(wide, torch.device("cpu"))
-    run.advance(paint_batch(collate([_Painter(wide, [discs()], 16)[0, 1]]), torch.device("cpu")))
+    run.advance(paint_batch(collate([_Painter(wide, [discs()], 16, None)[0, 1]]), torch.device("cpu")))
     full, weights_only = len(pack(run.state())), len(pack({**run.state(), "optimizers": None}))
     total = -(-weights_only // MIB)
     assert full > total * MIB

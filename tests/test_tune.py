@@ -19,11 +19,11 @@ from einops import rearrange
 
 import incontext
 from incontext import cli
-from incontext.canvas import paint
-from incontext.canvas.paint import fit, fit_mask
+from incontext.canvas.paint import normalise, unpaint
 from incontext.cli.options import app
 from incontext.engine import FittedQuery, Segmenter
-from incontext.images.masks import write_image, write_mask
+from incontext.images.resize import resized, resized_mask
+from incontext.images.write import write_image, write_mask
 from incontext.learning.losses import LossWeights, training_loss
 from incontext.network.checkpoint import save_model
 from incontext.network.model import ModelConfig, SegGPT
@@ -119,8 +119,8 @@ def test_what_comes_back_is_what_scored_best_and_it_says_so(segmenter: Segmenter
     assert dict(made.names) == {1: "disc"}
     assert (made.origin.weights, made.origin.sha256, made.origin.task) == ("tiny", segmenter.sha256, "instance")
     assert made.origin.version == incontext.__version__
-    truth = [fit_mask(prompts[n].mask, (SIDE, SIDE)) for n in judging]
-    queries = [FittedQuery(fit(prompts[n].image, (SIDE, SIDE)), (SIDE, SIDE)) for n in judging]
+    truth = [resized_mask(prompts[n].mask, (SIDE, SIDE)) for n in judging]
+    queries = [FittedQuery(resized(prompts[n].image, (SIDE, SIDE)), (SIDE, SIDE)) for n in judging]
     found = [answer.mask for answer in segmenter.segment_many(queries, made)]
     assert mean_iou(found, truth, [1]) == pytest.approx(made.origin.after)
 
@@ -189,7 +189,7 @@ def test_the_start_learns_even_if_it_was_held_out(
     assert tried == [(n, 4) for n in (1, 2, 3, 4)]
     assert sorted(map(tuple, asked[:4])) == [tuple(m for m in range(4) if m != n) for n in (3, 2, 1, 0)]
     shown = fitted(Picture(prompts[wanted].image, prompts[wanted].mask), SIDE).image
-    real = paint.normalise(torch.tensor(shown[None]))[0]
+    real = normalise(torch.tensor(shown[None]))[0]
     starts_with_it = np.allclose(made.groups[0].images[0], real, atol=1e-5)
     assert starts_with_it == taken
     assert (f"picture {wanted}" in made.origin.held_out) == (not taken)
@@ -373,7 +373,7 @@ def test_where_no_picture_shows_all_ids_mosaics_are_tried_as_a_start(segmenter: 
     started, now = group.started("best", 1, parts, np.random.default_rng(0), mosaics[:1], lambda: None)
     assert now == parts
     expected = tiled([group._pictures[n] for n in mosaics[0]], SIDE)
-    np.testing.assert_allclose(paint.unpaint(torch.tensor(started.images))[0], expected.image, atol=0.01)
+    np.testing.assert_allclose(unpaint(torch.tensor(started.images))[0], expected.image, atol=0.01)
 
 
 def test_pictures_without_the_ids_teach_where_nothing_is(segmenter: Segmenter) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from incontext.images import masks, rle
+from incontext.images import rle
 from incontext.images.masks import MaskWarning
+from incontext.images.write import write_mask
 from incontext.types import IGNORED_COLOR, Palette, Prompt, Segmentation
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
@@ -51,47 +52,11 @@ def test_spread_colours_are_far_apart(count: int, least: float) -> None:
     assert distances[~np.eye(len(colors), dtype=bool)].min() >= least
 
 
-def test_paint_and_read_are_inverse_for_any_mask() -> None:
-    generator = np.random.default_rng(0)
-    for count in (1, 2, 5, 30, 254):
-        palette = Palette.spread(generator.choice(np.arange(1, 255), count, replace=False))
-        mask = generator.choice(palette.ids, (9, 11))
-        ids, confidence = palette.read(palette.paint(mask))
-        np.testing.assert_array_equal(ids, mask)
-        assert (confidence == 1).all()
-        assert (ids.dtype, confidence.dtype) == (np.uint8, np.float32)
-
-
 def test_ignored_is_painted_black_but_shown_in_light_grey() -> None:
     palette = Palette.spread([1])
     assert palette.paint(np.array([[0, 1, 255]])).tolist() == [[[0] * 3, [255] * 3, [0] * 3]]
     assert palette.table[255].tolist() == list(IGNORED_COLOR)
     assert palette.table.shape == (256, 3)
-
-
-def test_confidence_is_the_margin_between_the_two_nearest_colours() -> None:
-    palette = Palette.spread([5])
-    grey = np.array([0, 51, 127.5, 204, 255])[:, None].repeat(3, axis=1)
-    ids, confidence = palette.read(grey)
-    assert ids.tolist() == [0, 0, 0, 5, 5]
-    np.testing.assert_allclose(confidence, [1, 0.6, 0, 0.6, 1], atol=1e-6)
-
-
-def test_reading_agrees_with_the_distances_themselves() -> None:
-    generator = np.random.default_rng(0)
-    palette = Palette.spread(range(1, 20))
-    colors = generator.uniform(0, 255, (7, 8, 3)).astype(np.float32)
-    distances = np.linalg.norm(colors[..., None, :].astype(float) - palette.colors, axis=-1)
-    first, second = np.sort(distances, axis=-1)[..., :2].transpose(2, 0, 1)
-    ids, confidence = palette.read(colors)
-    np.testing.assert_array_equal(ids, distances.argmin(axis=-1))
-    np.testing.assert_allclose(confidence, (second - first) / (second + first), atol=1e-5)
-
-
-def test_a_palette_of_background_alone_is_sure_of_it() -> None:
-    ids, confidence = Palette.spread([]).read(np.full((2, 2, 3), 77.0))
-    assert (ids == 0).all()
-    assert (confidence == 1).all()
 
 
 @pytest.mark.parametrize(
@@ -179,7 +144,7 @@ def test_a_weight_is_above_0(weight: float) -> None:
 def test_an_opened_prompt_shows_its_mask_in_the_file_s_colours(tmp_path: Path) -> None:
     Image.fromarray(IMAGE).save(tmp_path / "image.png")
     table = np.random.default_rng(0).integers(1, 256, (256, 3)).astype(np.uint8)
-    masks.write_mask(tmp_path / "mask.png", MASK, table)
+    write_mask(tmp_path / "mask.png", MASK, table)
     prompt = Prompt.open(tmp_path / "image.png", str(tmp_path / "mask.png"))
     np.testing.assert_array_equal(prompt.image, IMAGE)
     np.testing.assert_array_equal(prompt.mask, MASK)
@@ -187,7 +152,7 @@ def test_an_opened_prompt_shows_its_mask_in_the_file_s_colours(tmp_path: Path) -
     assert prompt.palette.ids.tolist() == [0, 1, 2]
     assert prompt.palette.colors.tolist() == [[0, 0, 0], *table[1:3].tolist()]
     table[2] = table[1]  # colours that cannot be told apart are no palette
-    masks.write_mask(tmp_path / "mask.png", MASK, table)
+    write_mask(tmp_path / "mask.png", MASK, table)
     assert Prompt.open(tmp_path / "image.png", tmp_path / "mask.png").palette is None
 
 

@@ -22,8 +22,8 @@ from PIL import Image
 
 from incontext.cli import main
 from incontext.engine import Segmenter
+from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
-from incontext.images.read import Pixels
 from incontext.network.model import ModelConfig, SegGPT
 from incontext.prompt_tensor import PromptTensor
 from incontext.tuning import TuningStep

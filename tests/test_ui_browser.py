@@ -26,8 +26,8 @@ from clips import decoded, write_video
 from PIL import Image
 
 from incontext.demo import JOBS, MASKS
+from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
-from incontext.images.read import Pixels
 from incontext.prompt_tensor import PromptTensor
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -25,8 +25,9 @@ from incontext.evaluation.video.scoring import (
     evaluate_video,
     follow,
 )
-from incontext.images.masks import read_mask, write_image, write_mask
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
+from incontext.images.masks import read_mask
+from incontext.images.write import write_image, write_mask
 from incontext.network.checkpoint import save_model
 from incontext.network.model import ModelConfig, SegGPT
 

@@ -239,6 +239,14 @@ def test_a_deeper_model_is_trained_from_weights(train: Callable[..., str], tmp_p
     assert not (tmp_path / "run" / "state.pt").exists()
 
 
+@pytest.mark.parametrize(("asked", "network"), [("auto", "float32"), ("bfloat16", "bfloat16")])
+def test_a_run_says_how_precisely_it_computes(
+    train: Callable[..., str], asked: str, network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert f"Training in {network}, Newton-Schulz in float32" in train("--dtype", asked)
+
+
 def test_weights_of_other_widths_are_refused_in_a_sentence(train: Callable[..., str], tmp_path: Path) -> None:
     save_model(tmp_path / "wide.safetensors", SegGPT(replace(CONFIG, width=64)))
     said = train("--init", tmp_path / "wide.safetensors")

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from incontext.annotations.core import MOST_IDS, Categories, Labelled, Thing
+from incontext.annotations.core import Categories, Labelled, Thing
+from incontext.images.ids import MOST_IDS
 
 
 def agreed(every: Sequence[Categories]) -> tuple[Categories, list[Mapping[int, int]]]:

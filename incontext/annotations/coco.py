@@ -20,7 +20,6 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 
 from incontext.annotations.core import (
-    MOST_IDS,
     Add,
     Categories,
     Format,
@@ -37,8 +36,9 @@ from incontext.annotations.core import (
     things_of,
 )
 from incontext.images import rle
-from incontext.images.masks import Color, whole_file
+from incontext.images.ids import MOST_IDS, Color
 from incontext.images.outlines import filled_as_coco
+from incontext.images.write import whole_file
 
 FILE_NAME: Final = "instances.json"
 SEMANTIC_FILE_NAME: Final = "semantic.json"

@@ -22,15 +22,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from incontext.images.masks import IGNORED, Color, natural_order
-from incontext.images.read import IMAGE_SUFFIXES, MAX_PIXELS, Pixels, read_image
+from incontext.images.ids import IGNORED, MOST_IDS, Color, Pixels
+from incontext.images.names import natural_order
+from incontext.images.read import IMAGE_SUFFIXES, MAX_PIXELS, read_image
 from incontext.types import Palette, box
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
 Meaning = Literal["semantic", "instances"]
 """What the ids of a mask stand for: one for each category, or one for each thing, counted from 1 in painting order."""
 
-MOST_IDS: Final = 254  # 0 is background, 255 is ignored
 _ORIENTATION_TAG: Final = 0x0112
 _LYING: Final = frozenset({5, 6, 7, 8})  # orientations that swap width and height
 _MOST_LETTERS: Final = 80  # of a value in a sentence

@@ -50,7 +50,8 @@ from incontext.annotations.shapes import (
     rectangle,
 )
 from incontext.images import rle
-from incontext.images.masks import Color, whole_file
+from incontext.images.ids import Color
+from incontext.images.write import whole_file
 
 Attributes: TypeAlias = Mapping[str, str]
 

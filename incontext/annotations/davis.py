@@ -26,8 +26,9 @@ from incontext.annotations.core import (
     things_of,
 )
 from incontext.annotations.mask_files import checked, used_ids
-from incontext.images.masks import natural_order, read_mask
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
+from incontext.images.masks import read_mask
+from incontext.images.names import natural_order
 
 _PICTURES: Final = "JPEGImages"
 _MASKS: Final = "Annotations"

@@ -43,8 +43,8 @@ from incontext.annotations.core import (
     relative_name,
 )
 from incontext.annotations.shapes import IGNORED_NAME, Piece, Region, assembled, ellipse, points, polygon, rectangle
-from incontext.images.masks import whole_file
 from incontext.images.read import IMAGE_SUFFIXES
+from incontext.images.write import whole_file
 
 _AREAS: Final = ("brush", "polygon", "rectangle", "ellipse")  # a region's type is one of them, or one with "labels"
 _OTHERS: Final = ("keypoint", "keypointlabels", "vector", "vectorlabels", "bitmask", "bitmasklabels")

@@ -53,9 +53,11 @@ from incontext.annotations.shapes import (
     polygon,
     rectangle,
 )
-from incontext.images.masks import natural_order, whole_file
+from incontext.images.ids import Pixels
+from incontext.images.names import natural_order
 from incontext.images.outlines import parts
-from incontext.images.read import Pixels, read_image
+from incontext.images.read import read_image
+from incontext.images.write import whole_file
 
 _BACKGROUND_NAME: Final = "_background_"
 _NAMES_FILE: Final = "labels.txt"

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from incontext.annotations.core import Categories
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels
 
 
 def used_ids(masks: Iterable[Path], read: Callable[[Path], Pixels], problems: list[str]) -> set[int]:

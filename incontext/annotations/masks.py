@@ -14,8 +14,9 @@ from typing import Final
 
 import numpy as np
 
-from incontext.annotations.core import MOST_IDS, Add, Categories, Format, Result, paint
-from incontext.images.masks import IGNORED, write_image, write_mask
+from incontext.annotations.core import Add, Categories, Format, Result, paint
+from incontext.images.ids import IGNORED, MOST_IDS
+from incontext.images.write import write_image, write_mask
 from incontext.types import Palette
 
 _UNSAFE: Final = re.compile(r'[\x00-\x1f/\\:*?"<>|]+|^\.+|[. ]+$')

@@ -29,8 +29,8 @@ from incontext.annotations.core import (
     brief,
     relative_name,
 )
-from incontext.images.masks import write_image
 from incontext.images.read import read_colors
+from incontext.images.write import write_image
 
 FILE_NAME: Final = "panoptic.json"
 _WEIGHTS: Final = np.array([1, 256, 65536], np.uint32)

@@ -23,7 +23,6 @@ from typing import Final
 import numpy as np
 
 from incontext.annotations.core import (
-    MOST_IDS,
     Add,
     Categories,
     Format,
@@ -40,9 +39,12 @@ from incontext.annotations.core import (
 )
 from incontext.annotations.links import link_picture
 from incontext.annotations.mask_files import checked, used_ids
-from incontext.images.masks import IGNORED, Color, is_painted, natural_order, read_mask, whole_file, write_mask
-from incontext.images.read import Pixels, read_colors
+from incontext.images.ids import IGNORED, MOST_IDS, Color, Pixels
+from incontext.images.masks import is_painted, read_mask
+from incontext.images.names import natural_order
+from incontext.images.read import read_colors
 from incontext.images.smoothing import indexed
+from incontext.images.write import whole_file, write_mask
 from incontext.types import IGNORED_COLOR
 
 CLASS_FOLDER: Final = "SegmentationClass"

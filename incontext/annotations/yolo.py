@@ -39,8 +39,9 @@ from incontext.annotations.core import (
 )
 from incontext.annotations.links import link_picture
 from incontext.annotations.shapes import Points, Region, polygon, rectangle
-from incontext.images.masks import natural_order, whole_file
+from incontext.images.names import natural_order
 from incontext.images.read import IMAGE_SUFFIXES
+from incontext.images.write import whole_file
 
 _NAMES_FILES: Final = ("classes.txt", "obj.names", "_darknet.labels")
 _YAML_SUFFIXES: Final = frozenset({".yaml", ".yml"})

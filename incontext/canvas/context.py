@@ -14,9 +14,9 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from incontext.canvas import paint
+from incontext.canvas.paint import mosaic
 from incontext.canvas.windows import MOST_CUTS, Tiles, check_tiles, cut, window_side
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
 from incontext.prompt_tensor import LearnedGroup, PromptTensor
 from incontext.types import Palette, Prompt
 
@@ -192,6 +192,6 @@ def _pass(
     images, masks = np.empty((2, canvases, side, side, 3), np.uint8)
     weights = [1.0] * sum(len(group.images) for group in learned)
     for i in range(canvases):
-        images[i], masks[i] = paint.mosaic(showing[i::canvases], palette, side)
+        images[i], masks[i] = mosaic(showing[i::canvases], palette, side)
         weights.append(sum(prompt.weight for prompt in showing[i::canvases]) / len(showing[i::canvases]))
     return Stitched(palette, images, masks, learned, tuple(weights))

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from incontext.canvas import paint, votes
-from incontext.canvas.paint import Paint
+from incontext.canvas import read, votes
+from incontext.canvas.read import Paint
 from incontext.canvas.votes import Reading
 from incontext.canvas.windows import Window, windows
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
+from incontext.images.resize import resized
 from incontext.types import Palette, Segmentation
 
 
@@ -44,17 +45,17 @@ class FittedQuery:
             yield self.pixels
             return
         for window in self.windows:
-            yield paint.fit(np.ascontiguousarray(window.of(self.image)), (self.pixels.shape[0], self.pixels.shape[1]))
+            yield resized(np.ascontiguousarray(window.of(self.image)), self.pixels.shape[:2])
 
 
-def fit(image: Pixels, side: int, *, window: int | None = None, keep: bool = False) -> FittedQuery:
+def fit_query(image: Pixels, side: int, *, window: int | None = None, keep: bool = False) -> FittedQuery:
     """A picture (H, W, 3) uint8 for a network that sees `side` x `side` pixels.
 
     window: pixels along a side of the windows that a larger picture is cut to. keep: the picture for its edges.
     """
     size = image.shape[0], image.shape[1]
     cut = windows(size, window) if window is not None and max(size) > window else ()
-    return FittedQuery(paint.fit(image, (side, side)), size, image if keep or cut else None, cut)
+    return FittedQuery(resized(image, (side, side)), size, image if keep or cut else None, cut)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,7 @@ class Answer:
             ids, confidence = votes.elect_windows(self.readings, self.size, guide=self.guide)
         else:
             guides = None if self.guide is None else [self.guide]
-            ((ids, confidence),) = paint.read(self.painted, [self.size], guides=guides, min_presence=self.min_presence)
+            ((ids, confidence),) = read.read(self.painted, [self.size], guides=guides, min_presence=self.min_presence)
         presence = self.presence if self.readings else most_likely({}, self.painted)
         return Segmentation(ids, confidence, self.shown, presence)
 
@@ -132,6 +133,6 @@ def most_likely(known: Mapping[int, float], painted: Sequence[Paint]) -> dict[in
 
 def read_windows(painted: Sequence[Paint], cut: tuple[Window, ...], *, min_presence: float) -> list[Reading]:
     """Paint of windows -> what was read in them, as small as it gets, on the CPU."""
-    ids, confidence = paint.read_small(painted, min_presence=min_presence)
+    ids, confidence = read.read_small(painted, min_presence=min_presence)
     both = zip(cut, ids.cpu(), confidence.to(torch.float16).cpu(), strict=True)
     return [Reading(window, i.clone(), c.clone()) for window, i, c in both]

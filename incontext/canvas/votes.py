@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from incontext.canvas.edges import REACH, Guide, meet
 from incontext.canvas.windows import OVERLAP, Window
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
+from incontext.images.resize import averaged
 
 _BAND_PIXELS = 1 << 18  # of the picture, at a time: what fits a processor's cache
 _LEAST_MARGIN = 1e-6  # so that a pixel half way between two colours still has a vote
@@ -126,7 +126,7 @@ class _Votes:
     def _lines(self) -> dict[int, Tensor]:
         """For each id the lines that its votes follow over the guide."""
         height, width = self._ids.shape
-        small = Image.fromarray(np.ascontiguousarray(self._guide)).resize((width, height), Image.Resampling.BOX)
+        small = averaged(np.ascontiguousarray(self._guide), (height, width))
         guide = Guide(torch.from_numpy(np.array(small)).to(self._ids.device).permute(2, 0, 1).float() / 255)
         present: list[int] = torch.unique(self._ids).tolist()
         return {i: guide.lines(torch.where(self._ids == i, self._weight, 0)) for i in present}

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from incontext.images.ids import IGNORED, ids_in
 from incontext.types import Prompt
 
 Tiles: TypeAlias = int | Literal["auto"] | None
@@ -66,7 +67,7 @@ def extent(mask: npt.NDArray[np.uint8]) -> float:
     where ids meet too; the picture's own edge counts.
     """
     area = outline = 0
-    for i in np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[1:255]) + 1:
+    for i in ids_in(mask):
         inside = np.pad(mask == i, 1)
         area += int(np.count_nonzero(inside))
         outline += sum(int(np.count_nonzero(np.diff(inside, axis=axis))) for axis in (0, 1))
@@ -104,7 +105,7 @@ def cut(prompt: Prompt, window: int, *, most: int = MOST_CUTS) -> tuple[Prompt, 
     step = max(1, window // _STEPS)
     height, width = (min(length, window) for length in size)
     tops, lefts = _places(size[0], height, step), _places(size[1], width, step)
-    marked = (prompt.mask > 0) & (prompt.mask < 255)
+    marked = (prompt.mask > 0) & (prompt.mask < IGNORED)
     background = 1 - _sums(marked, tops, lefts, height, width) / (height * width)
     unseen, missing = marked.copy(), set(prompt.ids)
     made: list[Prompt] = []

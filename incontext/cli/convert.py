@@ -77,7 +77,7 @@ def convert(
     from incontext.annotations import Categories
     from incontext.annotations.exports import writable
     from incontext.folder.labelled import open_any
-    from incontext.images.masks import refuse_unwritable
+    from incontext.images.write import refuse_unwritable
 
     formats = writable(names(to))
     _refuse_inside(source, out)

@@ -52,7 +52,7 @@ def rank(
     then the mean of these. --top N takes the N best such that each id is shown by about as many.
     """
     from incontext.examples import gather, open_prompts, read_empty
-    from incontext.images.masks import whole_file
+    from incontext.images.write import whole_file
 
     # What a user can get wrong is found before the weights are loaded.
     opened = open_prompts(gather(source=folder), snap=snap_colors, longest=_LONGEST)

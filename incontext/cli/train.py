@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from incontext.training.recipes import Recipe
     from incontext.training.sets import ImageSet
 
-TrainingDtype = Literal["bfloat16", "float32"]
+TrainingDtype = Literal["auto", "bfloat16", "float32"]
 _WITHOUT_MASKS = 0.2  # share of the episodes for images without masks, where the recipe has none
 
 
@@ -77,7 +77,10 @@ def train(
         typer.Option("--unseen", help="Data like DATA of which nothing is learned, to judge by. May be given again."),
     ] = None,
     device: Device = "auto",
-    dtype: Annotated[TrainingDtype, typer.Option("--dtype", help="Of the network's products.")] = "bfloat16",
+    dtype: Annotated[
+        TrainingDtype,
+        typer.Option("--dtype", help="Of the products. auto: bfloat16 where the hardware multiplies it, else float32."),
+    ] = "auto",
     workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that make episodes.")] = 1,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Default: the recipe's.")] = None,
     save_minutes: Annotated[
@@ -129,11 +132,17 @@ def train(
     with joined(used) as team, ExitStack() as stack:
         targets = None
         if backbone is not None and chosen.teaching is not None:
-            targets = _targets(backbone, chosen.teaching.dims, kept, features or out / "features", team)
+            targets = _targets(
+                backbone, chosen.teaching.dims_of(backbone.channels), kept, features or out / "features", team
+            )
         # Only process 0 tells anything.
         progress = stack.enter_context(ProgressLine("steps", chosen.steps)) if team.rank == 0 else None
         if progress is not None and told:
             progress.say(told)
+
+        def say(precision: str) -> None:
+            if progress is not None:
+                progress.say(precision[0].upper() + precision[1:])
 
         def tell(state: loop.Progress) -> None:
             if progress is None:
@@ -159,6 +168,7 @@ def train(
             init=first,
             team=team,
             sharded=shard,
+            on_start=say,
             on_report=tell,
         )
     if team.rank == 0:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from incontext.images.masks import whole_file
+from incontext.images.write import whole_file
 
 _FORMAT = 1
 

@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from incontext.evaluation.metrics import Overlap, mean, overlap
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels
 from incontext.types import Prompt
 
 if TYPE_CHECKING:  # the engine brings torch, and a ranking that is read needs none

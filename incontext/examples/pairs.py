@@ -19,7 +19,8 @@ from typing import Final, TypeAlias
 from incontext.annotations import Categories, Labelled, Labels
 from incontext.annotations.known import open_one, recognised
 from incontext.examples.annotated import Annotations, is_annotation
-from incontext.images.masks import natural_order, whole_file
+from incontext.images.names import natural_order
+from incontext.images.write import whole_file
 from incontext.sources.places import StrPath, alike, is_picture
 
 Pair: TypeAlias = tuple[Path, Path]

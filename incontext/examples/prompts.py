@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from PIL import Image
 
 from incontext.examples.pairs import Pair, PromptFiles, some_of
-from incontext.images.masks import IGNORED, is_painted, read_mask
-from incontext.images.read import Pixels, read_image
+from incontext.images.ids import IGNORED, Pixels
+from incontext.images.masks import is_painted, read_mask
+from incontext.images.read import read_image
+from incontext.images.resize import shrunk, shrunk_pair
 from incontext.types import Palette, Prompt
 
 _MOST_PROBLEMS = 3  # in a sentence
@@ -54,7 +55,10 @@ def open_prompts(files: PromptFiles, *, snap: bool = False, longest: int | None 
             else:
                 problems.append(error)
             continue
-        prompts.append(prompt if longest is None else _shrunk(prompt, longest))
+        if longest is not None:
+            image, mask = shrunk_pair(prompt.image, prompt.mask, longest)
+            prompt = replace(prompt, image=image, mask=mask)
+        prompts.append(prompt)
         pairs.append(pair)
     if len(problems) == 1:
         raise problems[0]
@@ -84,8 +88,7 @@ def _opened(pair: Pair, files: PromptFiles, snap: bool) -> Prompt:
 
 def read_empty(pair: Pair, *, longest: int) -> Pixels:
     """The picture of an empty pair, (H, W, 3) uint8, shrunk as :func:`open_prompts` does it."""
-    image = read_image(pair[0])
-    return _resized(image, _size(image, longest), Image.Resampling.BICUBIC)
+    return shrunk(read_image(pair[0]), longest)
 
 
 def _is_empty(pair: Pair, files: PromptFiles) -> bool:
@@ -96,24 +99,6 @@ def _is_empty(pair: Pair, files: PromptFiles) -> bool:
         return not read_mask(pair[1]).ids.any()
     except (ValueError, OSError):
         return False
-
-
-def _shrunk(prompt: Prompt, longest: int) -> Prompt:
-    size = _size(prompt.image, longest)
-    mask = _resized(prompt.mask, size, Image.Resampling.NEAREST)
-    if set(prompt.ids) - set(np.unique(mask).tolist()):
-        return prompt
-    return Prompt(_resized(prompt.image, size, Image.Resampling.BICUBIC), mask, palette=prompt.palette)
-
-
-def _size(image: Pixels, longest: int) -> tuple[int, int]:
-    height, width = image.shape[:2]
-    scale = min(1.0, longest / max(height, width))
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _resized(pixels: Pixels, size: tuple[int, int], filter: Image.Resampling) -> Pixels:
-    return pixels if size == pixels.shape[1::-1] else np.asarray(Image.fromarray(pixels).resize(size, filter))
 
 
 def _agreed(prompts: Sequence[Prompt], painted: Sequence[bool]) -> list[Prompt]:

@@ -17,7 +17,7 @@ from typing import BinaryIO, Final, Self
 
 from incontext.folder.identity import refuse_another
 from incontext.folder.report import REPORT_NAME, FileReport, Totals, count, open_report
-from incontext.images.masks import whole_file
+from incontext.images.write import whole_file
 
 JOURNAL_NAME: Final = "report.partial.jsonl"
 JOURNAL_FORMAT: Final = "incontext journal 1"

@@ -11,25 +11,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
 from incontext.annotations import Categories, Labelled, Labels, Result, Thing
 from incontext.annotations.core import Pictures, is_file, paint, picture_size, things_of
 from incontext.annotations.instances import split
 from incontext.annotations.known import open_one, recognised
 from incontext.examples.pairs import IMAGE_FOLDERS, MASK_FOLDERS, gather
-from incontext.folder.outputs import HALF_WRITTEN
 from incontext.folder.report import REPORT_NAME, FileReport, FolderReport, open_report
-from incontext.images.masks import (
-    IGNORED,
-    Color,
-    MaskFile,
-    is_painted,
-    natural_order,
-    number_colors,
-    read_ids,
-    read_mask,
-)
+from incontext.images.ids import Color, ids_in
+from incontext.images.masks import MaskFile, is_painted, number_colors, read_ids, read_mask
+from incontext.images.names import natural_order
+from incontext.images.write import remove_half_written
 from incontext.sources.places import is_picture
 
 
@@ -151,9 +142,8 @@ def _colored(categories: Categories, file: MaskFile) -> Categories:
 def sweep(folders: Iterable[Path]) -> None:
     """Remove what a killed run had half written in folders of exports."""
     for folder in folders:
-        for path in folder.rglob(".*.part") if folder.is_dir() else ():
-            if HALF_WRITTEN.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        for each in (folder, *folder.rglob("*/")):
+            remove_half_written(each)
 
 
 # -------------------------------------------------------------------------------------------- masks as files
@@ -166,7 +156,7 @@ def _of_masks(path: Path, pairs: list[tuple[Path | None, Path]], snap: bool) -> 
     numbers = number_colors((mask for _, mask in pairs), snap=snap)
     for mask in (mask for _, mask in pairs if not is_painted(mask)):
         file = read_mask(mask, snap=snap)
-        present = set(np.unique(file.ids).tolist()) - {0, IGNORED}
+        present = set(ids_in(file.ids))
         ids |= present
         shown = shown or (file if present else None)
     categories = Categories.plain(ids | set(numbers.values()))

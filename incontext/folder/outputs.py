@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from incontext.images.masks import whole_file
+from incontext.images.write import remove_half_written, whole_file
 from incontext.sources.places import RemoteFile, shown
 from incontext.sources.remote import join, upload
 
-HALF_WRITTEN: Final = re.compile(r"\.[0-9a-f]{32}\.part")  # as `formats.whole_file` names them
 TAR_NAME: Final = re.compile(r"(?:[0-9]{6}|[1-9][0-9]{6,})\.tar")  # as `tar_name` names them
 UNPACKED: Final = ".unpacked"  # below the output folder: results that are not in their tar yet
 
@@ -112,10 +111,7 @@ class Outputs:
         """Remove what a killed run had half written beside the results of these queries."""
         folder = self.folder or self.out
         for each in {self.out, folder, *(folder / parent for parent in {name.parent for name in names})}:
-            if each.is_dir():
-                for path in each.iterdir():
-                    if HALF_WRITTEN.fullmatch(path.name):
-                        path.unlink(missing_ok=True)
+            remove_half_written(each)
 
     def _beside(self, name: PurePosixPath, ending: str) -> str:
         return name.with_name(f"{name.stem}{'_' if self.per_tar is None else '.'}{ending}").as_posix()

@@ -16,8 +16,8 @@ from typing import Final
 from incontext.folder.outputs import TAR_NAME, Outputs, folder_for
 from incontext.folder.report import FileReport
 from incontext.folder.search import Search
-from incontext.images.masks import refuse_unwritable
 from incontext.images.read import IMAGE_SUFFIXES
+from incontext.images.write import refuse_unwritable
 from incontext.sources.find import file_name
 from incontext.sources.pages import paged
 from incontext.sources.places import (

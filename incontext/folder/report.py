@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from incontext.images.masks import whole_file
+from incontext.images.write import whole_file
 
 REPORT_NAME: Final = "report.json"
 REPORT_FORMAT: Final = "incontext report 2"

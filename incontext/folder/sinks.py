@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from incontext.folder.outputs import TAR_NAME, Outputs, tar_name
-from incontext.images.masks import whole_file
+from incontext.images.write import whole_file
 from incontext.sources.find import read_member
 from incontext.sources.places import RemoteFile, TarMember
 from incontext.sources.remote import fetch_to, join, listing, remove, upload

@@ -18,8 +18,9 @@ import numpy as np
 from incontext.folder.outputs import Outputs
 from incontext.folder.plan import Query
 from incontext.folder.report import FileReport
-from incontext.images.masks import IGNORED, encode_gray, encode_image, encode_mask
-from incontext.images.read import Pixels, one_large, read_image
+from incontext.images.ids import IGNORED, Pixels
+from incontext.images.read import one_large, read_image
+from incontext.images.write import encode_gray, encode_image, encode_mask
 from incontext.sources.find import contents
 from incontext.sources.find import version as version_at
 from incontext.sources.places import Place

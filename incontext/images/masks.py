@@ -1,44 +1,32 @@
-"""Masks to ids, and everything that is written: masks and images. read.py reads images.
+"""Masks to ids: the one entrance for files of masks. read.py reads images, write.py writes both.
 
 Knows Pillow and numpy. Refuses to know what a prompt, a palette or a tensor is. Whatever a user can get wrong about a
 file is a ValueError (or FileNotFoundError) in one sentence: what was expected, what came, what to do.
 """
 
-import io
-import os
-import re
-import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from incontext.images.ids import IGNORED, Color, Pixels, check_ids
 from incontext.images.read import (
-    IMAGE_SUFFIXES,
     MAX_PIXELS,
     ImageLike,
-    Pixels,
     as_rgb,
     open_picture,
     quiet,
-    read_colors,
-    read_image,
     rgb_from_array,
     rgb_from_picture,
     too_large,
 )
 from incontext.images.smoothing import indexed, is_smoothed_grey, main_colors, nearest_rows, thin_blends
 
-__all__ = ["IMAGE_SUFFIXES", "ImageLike", "Pixels", "read_colors", "read_image"]  # of read.py, for callers
-
-Color: TypeAlias = tuple[int, int, int]
-IGNORED: Final = 255  # the id of pixels that are neither background nor object: left out of training and scoring
 MAX_STRAY_SHARE: Final = 0.005  # of the pixels, for one stray colour
 MAX_STRAY_TOTAL: Final = 0.03  # of the pixels, for all stray colours together
 
@@ -163,20 +151,6 @@ def _mask_from_array(array: npt.NDArray[Any], *, snap: bool) -> MaskFile:
     return MaskFile(ids, None)
 
 
-def check_ids(values: npt.NDArray[Any], name: str) -> Pixels:
-    """Ids (H, W) of any integer type or bool as uint8; ValueError if they are not in 0..255."""
-    if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"{name}: expected ids (H, W), got shape {values.shape}")
-    if values.dtype.kind not in "bui":
-        raise ValueError(
-            f"{name}: expected integer ids or bool, got {values.dtype}; round, or compare with a threshold first"
-        )
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > IGNORED:
-        raise ValueError(f"{name}: expected ids in 0..254 (255 = ignored), got {low}..{high}; number the objects anew")
-    return values.astype(np.uint8, copy=False)
-
-
 def _ids_from_grey_picture(values: npt.NDArray[Any], name: str) -> Pixels:
     present = set(np.unique(values).tolist())
     if present <= {0, 255} or present <= {0, 65535}:
@@ -237,92 +211,3 @@ def _mask_from_colors(rgb: Pixels, name: str, *, snap: bool, lossy: bool) -> Mas
 
 def _warn(sentence: str) -> None:
     warnings.warn(sentence, MaskWarning, stacklevel=4)
-
-
-# ---------------------------------------------------------------------------------------- names, writing
-
-
-def natural_order(path: Path) -> tuple[list[str | int], str]:
-    """A key to sort by that puts 2 before 10."""
-    parts = re.split(r"(\d+)", path.as_posix().casefold())
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.as_posix()
-
-
-def refuse_unwritable(out: Path) -> None:
-    """ValueError where a folder can be neither made nor written to. Nothing is written."""
-    nearest = next(path for path in (out, *out.parents) if path.exists())
-    if not nearest.is_dir():
-        raise ValueError(f"{nearest}: expected a folder to write to, got a file; name another or move it away")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ValueError(f"{nearest}: expected a folder to write to, got one without the permission; name another")
-
-
-@contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A stream to write `path` through: the file appears whole when the block ends, and not at all when it raises."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {path.parent} to write to; create it first")
-    beside = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        with beside.open("xb") as stream:
-            yield stream
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def write_mask(path: str | os.PathLike[str], mask: npt.NDArray[Any], colors: Pixels) -> None:
-    """Ids (H, W) in 0..255 as an indexed PNG; colors (256, 3) uint8, row i the colour of id i."""
-    if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"{path}: masks are saved as PNG, which keeps ids as they are; name it .png")
-    content = encode_mask(mask, colors, name=str(path))
-    with whole_file(path) as stream:
-        stream.write(content)
-
-
-def encode_mask(mask: npt.NDArray[Any], colors: Pixels, *, name: str = "the mask") -> bytes:
-    """The bytes that `write_mask` writes. name: what errors call it."""
-    if colors.shape != (256, 3):
-        raise ValueError(f"{name}: expected colours (256, 3), got {colors.shape}")
-    picture = Image.fromarray(check_ids(mask, name))
-    picture.putpalette(colors.astype(np.uint8).tobytes(), "RGB")
-    return _saved(picture, "PNG")
-
-
-def write_image(path: str | os.PathLike[str], image: Pixels) -> None:
-    """(H, W, 3) uint8 RGB, or (H, W) uint8 grey, in the format that the suffix names."""
-    content = encode_image(image, name=str(path))
-    with whole_file(path) as stream:
-        stream.write(content)
-
-
-def encode_image(image: Pixels, *, name: str) -> bytes:
-    """The bytes that `write_image` writes to a file of that name."""
-    suffix = Path(name).suffix.lower()
-    kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}.get(suffix)
-    if kind is None:
-        raise ValueError(f"{name}: expected a name that ends in .png, .jpg or .webp, got {suffix or 'no suffix'}")
-    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)) or image.size == 0:
-        raise ValueError(f"{name}: expected uint8 (H, W, 3) or (H, W), got {image.dtype} {image.shape}")
-    return _saved(Image.fromarray(np.ascontiguousarray(image)), kind)
-
-
-def _saved(picture: Image.Image, kind: str) -> bytes:
-    stream = io.BytesIO()
-    picture.save(stream, format=kind, quality=92)  # of which PNG takes no notice
-    return stream.getvalue()
-
-
-def write_gray(path: str | os.PathLike[str], values: npt.NDArray[np.floating[Any]]) -> None:
-    """(H, W) values in 0..1, such as a confidence, as an 8-bit grey picture: 0 is black and 1 is white."""
-    content = encode_gray(values, name=str(path))
-    with whole_file(path) as stream:
-        stream.write(content)
-
-
-def encode_gray(values: npt.NDArray[np.floating[Any]], *, name: str) -> bytes:
-    """The bytes that `write_gray` writes to a file of that name."""
-    if values.dtype.kind != "f":
-        raise ValueError(f"{name}: expected values in 0..1, got {values.dtype}")
-    return encode_image(np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8), name=name)

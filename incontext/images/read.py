@@ -18,8 +18,8 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from incontext.images import dicom
+from incontext.images.ids import Pixels
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
 Encoded: TypeAlias = bytes | BinaryIO  # a picture file's contents; a stream must be able to seek
 

@@ -3,12 +3,10 @@
 Knows numpy arrays of colours. Refuses to know files and ids: `formats.read_mask` says what becomes of the answer.
 """
 
-from typing import TypeAlias
-
 import numpy as np
 import numpy.typing as npt
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]
+from incontext.images.ids import Pixels
 
 _SOLID = 5  # pixels: the side of a square that no blend at an edge fills, even magnified fourfold
 _MAX_STROKES = 64  # colours; a picture with more of them is a photograph, and looking on would take long

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
+from incontext.images.resize import resized, resized_mask
+
 Rng = np.random.Generator
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
@@ -99,9 +101,8 @@ def empty_box(mask: np.ndarray, ids: Sequence[int], rng: Rng) -> Box | None:
 def view(image: np.ndarray, mask: np.ndarray, box: Box | None, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Cut and squash: (H, W, 3) and (H, W) -> (h, w, 3) and (h, w), uint8; size: (h, w); no box: the whole picture."""
     left, top, right, bottom = box or (0, 0, mask.shape[1], mask.shape[0])
-    pictures = Image.fromarray(image[top:bottom, left:right]), Image.fromarray(mask[top:bottom, left:right])
-    small = pictures[0].resize(size[::-1], Image.Resampling.BICUBIC, reducing_gap=2.0)
-    return np.asarray(small), np.asarray(pictures[1].resize(size[::-1], Image.Resampling.NEAREST))
+    part = slice(top, bottom), slice(left, right)
+    return resized(image[part], size, quick=True), resized_mask(mask[part], size)
 
 
 def bending(size: tuple[int, ...], rng: Rng, changes: Augmentation) -> Callable[..., np.ndarray]:

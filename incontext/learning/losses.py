@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from incontext.canvas.paint import SHARPNESS, normalise_colors, reading_logits
-from incontext.images.masks import IGNORED
+from incontext.canvas.paint import normalise_colors
+from incontext.canvas.read import SHARPNESS, reading_logits
+from incontext.images.ids import IGNORED
 from incontext.learning.light import shine
 from incontext.network.model import painting_loss
 

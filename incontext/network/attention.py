@@ -143,20 +143,35 @@ def folded(
 def flex(
     q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, with_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """FlexAttention with the bias as its score modification, always compiled (arXiv 2412.05496).
+    """FlexAttention with the bias as its score modification, always compiled (arXiv 2412.05496); on CUDA alone.
+
+    On a CPU, PyTorch 2.14 compiles it to code that now and then answers NaN where there is no AVX-512.
 
     Raises:
-        ValueError: it cannot run here: it takes no float64, and on a CPU neither gradients nor several shots.
+        ValueError: it does not run here: the device is not CUDA, or the inputs are float64.
     """
-    on_cpu = q.device.type == "cpu"
-    if q.dtype == torch.float64 or (on_cpu and (with_lse or _needs_grad(q, k, v, rows, columns))):
-        asked = "a log-sum-exp (several shots)" if with_lse else "gradients" if q.dtype != torch.float64 else "float64"
+    if q.device.type != "cuda" or q.dtype == torch.float64:
+        got = "float64" if q.device.type == "cuda" else f"tensors on {q.device.type}"
         raise ValueError(
-            f"the attention kernel flex cannot do {asked} on {q.device.type}; use auto, plain, bias_mask or folded"
+            f"the attention kernel flex takes tensors of at most 32 bits on a CUDA device, got {got}; "
+            "use auto, plain, bias_mask or folded"
         )
+    return _flex_by(_compiled_flex(), q, k, v, rows, columns, with_lse)
+
+
+def _flex_by(
+    run: Callable[..., tuple[Tensor, Tensor | None]],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    with_lse: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """FlexAttention, compiled or not, of inputs in the shapes of this module."""
     lead = _lead(q, k)
     inputs = [_batched(each, lead) for each in (q, k, v, *relative_bias(q, rows, columns))]
-    out, lse = _compiled_flex()(*inputs, with_lse)
+    out, lse = run(*inputs, with_lse)
     return _unbatched(out, lead), None if lse is None else _unbatched(lse, lead)
 
 

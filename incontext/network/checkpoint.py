@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from incontext.images.masks import whole_file
+from incontext.images.write import whole_file
 from incontext.network import layouts
 from incontext.network.layouts import LAYOUTS, CheckpointError, Layout, Stored, first_line, some
 from incontext.network.model import ModelConfig, SegGPT

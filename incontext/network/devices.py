@@ -47,6 +47,12 @@ def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def products_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
+    """Within it, matrix products and convolutions of float32 tensors happen in that precision."""
+    reduced = dtype != torch.float32
+    return torch.autocast(device.type, dtype if reduced else None, enabled=reduced)
+
+
 def keep_freed_memory() -> None:
     """Let this process keep what it frees instead of giving it back to the system, where the C library is glibc's.
 

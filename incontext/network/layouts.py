@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from incontext.images.masks import whole_file
+from incontext.images.write import whole_file
 from incontext.network.model import ModelConfig
 
 Layout = Literal["incontext", "published", "transformers"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
-from incontext.images.masks import whole_file
+from incontext.images.write import whole_file
 from incontext.sources.places import WEB, RemoteFile, protocol, shown
 
 MOST_BYTES: Final = 1 << 30  # of an encoded picture, which is held in memory

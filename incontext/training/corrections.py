@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from incontext.canvas.paint import reading_logits
-from incontext.images.masks import IGNORED
+from incontext.canvas.read import reading_logits
+from incontext.images.ids import IGNORED
 from incontext.learning.losses import Batch
 
 _APART = 5  # patches along the side of the square about a correction in which there is no other

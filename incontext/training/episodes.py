@@ -20,11 +20,13 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from incontext.images.ids import IGNORED
+from incontext.images.resize import cells, mosaic
 from incontext.learning.augmentation import Augmentation, Box, Cut, bending, choose_box, degrade, empty_box, view
 from incontext.learning.light import AS_IT_IS, Light, draw_light, lit
 from incontext.training.scenes.moving import render_clip
 from incontext.training.scenes.scene import render_views
-from incontext.training.sets import IGNORED, ImageSet
+from incontext.training.sets import ImageSet
 
 MIN_MARKED = 4  # pixels that a prompt's mask marks at least
 MIN_CELL = 16  # pixels along the side of the smallest picture of a mosaic
@@ -458,24 +460,18 @@ def tile(pictures: Sequence[Sight], grid: Grid, side: int) -> Sight:
     """Pictures side by side in a square, row by row; where there are fewer than cells, they repeat."""
     if grid == (1, 1) and pictures[0].mask.shape == (side, side):
         return pictures[0]
-    image, mask = np.empty((side, side, 3), np.uint8), np.empty((side, side), np.uint8)
-    traced = any(each.origin is not None for each in pictures)
-    origin = np.full((side, side, 3), -1, np.float32) if traced else None
-    rows, columns = (np.linspace(0, side, count + 1).round().astype(int) for count in grid)
-    for cell in range(grid[0] * grid[1]):
-        row, column = divmod(cell, grid[1])
-        part = slice(rows[row], rows[row + 1]), slice(columns[column], columns[column + 1])
-        height, width = image[part].shape[:2]
-        shown, marked, places = pictures[cell % len(pictures)]
-        if shown.shape[0] - height not in (0, 1) or shown.shape[1] - width not in (0, 1):
-            if places is not None:
-                at = [(np.arange(new) * old // new) for new, old in zip((height, width), marked.shape, strict=True)]
-                places = places[np.ix_(*at)]
-            shown = np.asarray(Image.fromarray(shown).resize((width, height), Image.Resampling.BICUBIC))
-            marked = np.asarray(Image.fromarray(marked).resize((width, height), Image.Resampling.NEAREST))
-        image[part], mask[part] = shown[:height, :width], marked[:height, :width]
-        if origin is not None and places is not None:
-            origin[part] = places[:height, :width]
+    image, mask = mosaic([(each.image, each.mask) for each in pictures], grid, side, cut=1)
+    if all(each.origin is None for each in pictures):
+        return Sight(image, mask)
+    origin = np.full((side, side, 3), -1, np.float32)
+    for number, at in enumerate(cells(grid, side)):
+        places, size = pictures[number % len(pictures)].origin, mask[at].shape
+        if places is None:
+            continue
+        if any(old - new not in (0, 1) for old, new in zip(places.shape, size, strict=False)):
+            rows, columns = (np.arange(new) * old // new for new, old in zip(size, places.shape, strict=False))
+            places = places[np.ix_(rows, columns)]
+        origin[at] = places[: size[0], : size[1]]
     return Sight(image, mask, origin)
 
 

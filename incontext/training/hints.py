@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from einops import repeat
 
-from incontext.training.sets import IGNORED
+from incontext.images.ids import IGNORED
 
 Rng = np.random.Generator
 _STEPS = np.array([[0, 1], [1, 0], [0, -1], [-1, 0]])

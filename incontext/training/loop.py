@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from incontext.canvas.paint import color_shares
+from incontext.canvas.read import color_shares
 from incontext.learning.losses import (
     Batch,
     Stacked,
@@ -34,22 +34,23 @@ from incontext.learning.losses import (
     unjudged_where_absent,
 )
 from incontext.network.checkpoint import save_model
+from incontext.network.devices import products_in
 from incontext.network.model import SegGPT, Task
 from incontext.training.coloring import Painted, collate, paint, paint_episode, see
 from incontext.training.corrections import corrected
 from incontext.training.episodes import EpisodeSource
 from incontext.training.features import Targets
+from incontext.training.optimizers import Muon, make_optimizers
 from incontext.training.parallel.processes import ALONE, Team
-from incontext.training.parallel.sharding import ShardedMuon, gathered, part_like, restore_optimizer, shard
+from incontext.training.parallel.sharding import gathered, part_like, restore_optimizer, shard
 from incontext.training.parallel.slices import MIB, Slices, pack, read_slices, unpack, write_slices
+from incontext.training.precision import Precision, TrainingDtype
 from incontext.training.recipes import Recipe
 from incontext.training.sets import ImageSet
 from incontext.training.teacher import Heads, listening
 from incontext.training.validation import Validation
 
 _RIDGE_EPISODES, _RIDGE_FIRST = 192, 2**40  # by which a teacher's heads are started: none that the run sees
-
-TrainingDtype = Literal["bfloat16", "float32"]  # of the network's products; weights, loss and optimizers are float32
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Progress:
     parts: dict[str, float]
     episodes_per_second: float
     waiting: float  # share of the time that the network waited for episodes
+    precision: str  # of the products, such as "training in float32, Newton-Schulz in float32"
     validation: float | None = None  # mean IoU of the averaged weights on held-out pictures, in steps that measure it
     unseen: float | None = None  # the same on pictures of sets of which none is learned from
 
@@ -117,30 +119,6 @@ def _batches(
             step += 1
 
 
-def make_optimizers(
-    model: nn.Module, recipe: Recipe, heads: nn.Module | None = None, *, sharded: bool = False
-) -> list[torch.optim.Optimizer]:
-    """Muon on the matrices of the blocks, AdamW on the rest; weight decay on matrices only. Of what learns."""
-    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if heads is not None:
-        learning.update({f"teacher.{name}": p for name, p in heads.named_parameters()})
-    matrices = [
-        p for name, p in learning.items() if name.startswith("blocks.") and name.endswith("weight") and p.ndim == 2
-    ]
-    taken = {id(p) for p in matrices}
-    rest = [p for p in learning.values() if id(p) not in taken]
-    groups = [
-        {"params": [p for p in rest if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    adamw = torch.optim.AdamW(groups, lr=recipe.other_lr, betas=(0.9, 0.98))
-    if not matrices:
-        return [adamw]
-    kind = ShardedMuon if sharded else torch.optim.Muon
-    muon = kind(matrices, lr=recipe.matrix_lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")
-    return [muon, adamw]
-
-
 class _Answer(NamedTuple):
     """What a step judges."""
 
@@ -192,14 +170,14 @@ class Run:
         *,
         heads: Heads | None = None,
         team: Team = ALONE,
-        dtype: TrainingDtype = "bfloat16",
+        dtype: TrainingDtype = "auto",
         sharded: bool = False,
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
         self.device = device
         self.team = team
-        self.dtype = dtype
+        self.precision = Precision.choose(dtype, device, team)
         self.sharded = sharded
         self.step = 0
         self.model = SegGPT(recipe.model)
@@ -218,8 +196,16 @@ class Run:
         elif team.size > 1:  # one of the type tokens is unused in every step
             self._paint = DistributedDataParallel(self._paint, find_unused_parameters=True)
         self._average = {name: value.detach().clone() for name, value in self.model.named_parameters()}
-        self.optimizers = make_optimizers(self.model, recipe, self.heads, sharded=sharded)
+        self.optimizers = make_optimizers(self.model, recipe, self.heads, newton_schulz=self.precision.newton_schulz)
         self._plateau = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+
+    def computes(self) -> str:
+        """In which precision, for people."""
+        network, newton_schulz = (
+            str(each).removeprefix("torch.") for each in (self.precision.network, self.precision.newton_schulz)
+        )
+        has_muon = any(isinstance(optimizer, Muon) for optimizer in self.optimizers)
+        return f"training in {network}" + (f", Newton-Schulz in {newton_schulz}" if has_muon else "")
 
     def advance(self, batch: Batch) -> tuple[float, dict[str, float]]:
         """One step: the loss and its parts, of the whole batch of which ``batch`` is this process's share."""
@@ -251,7 +237,7 @@ class Run:
             batch = unjudged_where_absent(batch)
         # Both type tokens see all kinds of episodes in turn, so that either serves whatever is asked of it.
         task: Task = "instance" if self.step % 2 else "semantic"
-        precision = torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16")
+        precision = products_in(self.precision.network, self.device)
         if recipe.is_corrected(self.step):
             batch = self._corrected(batch, task, precision)
         total = team.add(counts(batch)) if team.size > 1 else None
@@ -376,13 +362,14 @@ def train(
     targets: Targets | None = None,
     device: str = "cpu",
     workers: int = 1,
-    dtype: TrainingDtype = "bfloat16",
+    dtype: TrainingDtype = "auto",
     save_every: int = 500,
     save_minutes: float = 5.0,
     slices: Slices | None = None,
     init: SegGPT | None = None,
     team: Team = ALONE,
     sharded: bool = False,
+    on_start: Callable[[str], None] | None = None,
     on_report: Callable[[Progress], None] | None = None,
 ) -> Path:
     """Run a recipe, or go on with what ``out`` holds of it, and return the path of the averaged weights.
@@ -391,8 +378,10 @@ def train(
     ``out/state.pt``, or ``out/state/`` with ``slices``, is the whole state, written every ``save_minutes`` and every
     ``save_every`` steps: a run that is killed loses no more than that. Every ``save_every`` steps the averaged weights
     are also written to ``out/model.safetensors`` in float32, and validated. ``out/log.jsonl`` has a line per report
-    (20 steps). ``init``: weights to start from, of the recipe's configuration. workers: processes that make episodes;
-    0 makes them between the steps.
+    (20 steps), and tells the precision. ``init``: weights to start from, of the recipe's configuration. workers:
+    processes that make episodes; 0 makes them between the steps. dtype: precision of the products; "auto" is bfloat16
+    where the hardware multiplies it, else float32, and a run may go on in the other one. on_start: gets the precision
+    in words before the first step.
 
     With a ``team`` every process calls this with the same arguments, its own device apart, and an ``out`` that all of
     them see; only process 0 writes and reports. All together take the recipe's batch, with the same episodes and up to
@@ -412,6 +401,8 @@ def train(
     run = Run(recipe, torch.device(device), init, heads=heads, team=team, dtype=dtype, sharded=sharded)
     run.restore(out)
     team.check_equal(run.step, f"expected a folder that all processes see, got different states in {out}")
+    if on_start is not None and team.rank == 0:
+        on_start(run.computes())
     validations: dict[tuple[int, str], Validation] = {}
     running: float | None = None
     clock, waited, drawn = time.perf_counter(), 0.0, 0
@@ -454,6 +445,7 @@ def train(
                 parts,
                 speed,
                 waiting,
+                run.computes(),
                 scores.get("step"),
                 scores.get("unseen"),
             )

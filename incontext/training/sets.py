@@ -12,15 +12,15 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from incontext.annotations import Labels
 from incontext.annotations.known import open_one, recognised
 from incontext.images.dataset import has_instances, has_regions
+from incontext.images.ids import IGNORED, Pixels
 from incontext.images.masks import number_colors, read_ids
-from incontext.images.read import IMAGE_SUFFIXES, Pixels, read_image
+from incontext.images.read import IMAGE_SUFFIXES, read_image
+from incontext.images.resize import resized, resized_mask, shrunk_size
 
-IGNORED = 255
 MIN_PIXELS = 12  # an id with fewer pixels in a picture does not count as shown
 
 
@@ -72,9 +72,9 @@ def read_set(folder: Path, *, shorter_side: int = 256) -> ImageSet:
     for name, image, mask in _pairs(folder):
         if image.shape[:2] != mask.shape:
             raise ValueError(f"expected {name} to have its picture's size {image.shape[:2]}, got {mask.shape}")
-        size = _small(mask.shape, shorter_side)
-        images.append(_shrunk(image, size, Image.Resampling.BICUBIC))
-        masks.append(_shrunk(mask, size, Image.Resampling.NEAREST))
+        size = shrunk_size(image.shape[:2], shortest=shorter_side)
+        images.append(resized(image, size))
+        masks.append(resized_mask(mask, size))
     made = ImageSet(folder.name, by_picture, tuple(images), tuple(masks))
     if not made.by_id:
         raise ValueError(f"expected masks with ids in {folder}; every mask is empty")
@@ -91,17 +91,11 @@ def read_photographs(folder: Path, *, shorter_side: int = 256) -> ImageSet:
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
             image = read_image(path)
-            images.append(_shrunk(image, _small(image.shape, shorter_side), Image.Resampling.BICUBIC))
+            images.append(resized(image, shrunk_size(image.shape[:2], shortest=shorter_side)))
     if not images:
         raise ValueError(f"expected images in {folder}, found none")
     nothing = tuple(np.broadcast_to(np.uint8(0), image.shape[:2]) for image in images)
     return ImageSet(folder.name, False, tuple(images), nothing)
-
-
-def _small(shape: tuple[int, ...], shorter_side: int) -> tuple[int, int]:
-    """Width and height of pixels (H, W, ...) whose shorter side is to be no longer than that."""
-    scale = min(1.0, shorter_side / min(shape[:2]))
-    return max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
 
 
 def _pairs(folder: Path) -> Iterator[tuple[str, Pixels, Pixels]]:
@@ -132,11 +126,6 @@ def _annotated(folder: Path, labels: Labels) -> Iterator[tuple[str, Pixels, Pixe
         warnings.warn(f"{folder}: {problem}", stacklevel=2)
     for labelled in found:
         yield f"{labelled.file}: {labelled.name}", labelled.read_image(), labelled.mask()
-
-
-def _shrunk(pixels: Pixels, size: tuple[int, int], filter: Image.Resampling) -> Pixels:
-    """Pixels at (width, height), themselves where that is what they have."""
-    return pixels if size == pixels.shape[1::-1] else np.asarray(Image.fromarray(pixels).resize(size, filter))
 
 
 def hold_out(sets: Iterable[ImageSet], *, every: int = 20) -> tuple[list[ImageSet], list[ImageSet]]:

@@ -26,12 +26,23 @@ class Teaching:
 
     name: str  # of the backbone, as :func:`incontext.matching.backbone.open_backbone` takes it
     blocks: tuple[int, ...] = ()  # after which the heads stand; none: after a third and after two thirds of them
-    dims: tuple[int, ...] = (48, 64)  # principal axes of each of the teacher's stages, fine to coarse
+    dims: tuple[int, ...] = ()  # principal axes of each of the teacher's stages; none: 48 and 64, or 112 of one
     weight: float = 0.5  # of the heads' loss beside that of painting
 
     def __post_init__(self) -> None:
         for name in ("blocks", "dims"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # a list, when read from JSON
+
+    def dims_of(self, channels: Sequence[int]) -> tuple[int, ...]:
+        """Return how many principal axes are learned of a teacher's stages, which have so many channels.
+
+        Raises:
+            ValueError: there is not one number for each stage.
+        """
+        wanted = self.dims or ((48, 64) if len(channels) == 2 else (112,) * len(channels))
+        if len(wanted) != len(channels):
+            raise ValueError(f"expected dims for each of {self.name}'s {len(channels)} stages, got {list(wanted)}")
+        return tuple(min(each, most) for each, most in zip(wanted, channels, strict=True))
 
     def blocks_of(self, config: ModelConfig) -> tuple[int, ...]:
         """Return the blocks of a network after which the heads stand.

@@ -11,14 +11,17 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from incontext.canvas.paint import reading_logits, unpaint
-from incontext.images.masks import write_image
+from incontext.canvas.paint import unpaint
+from incontext.canvas.read import reading_logits
+from incontext.images.ids import IGNORED
+from incontext.images.write import write_image
 from incontext.learning.augmentation import NO_AUGMENTATION, Cut
 from incontext.learning.losses import Batch, Stacked, paint_batch
+from incontext.network.devices import choose_dtype, products_in
 from incontext.network.model import SegGPT
 from incontext.training.coloring import Coloring, collate, paint, paint_episode
 from incontext.training.episodes import EpisodeSource, Sampling
-from incontext.training.sets import IGNORED, ImageSet
+from incontext.training.sets import ImageSet
 
 AS_USED = Sampling(  # two whole pictures as they are, one id, the query's whole mask hidden
     rendered=0.0,
@@ -57,7 +60,7 @@ class Validation:
         ious: list[Tensor] = []
         for number, stacked in enumerate(self.batches):
             batch = paint_batch(stacked, device)
-            with torch.autocast(device.type, torch.bfloat16):
+            with products_in(choose_dtype("auto", device), device):
                 answer = paint(model, batch.image_canvas, batch.mask_canvas, batch.masked)
             answer = answer.float()
             ious.append(_iou(answer, batch))

@@ -22,10 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from incontext.canvas.paint import read_small
+from incontext.canvas.read import read_small
 from incontext.engine import Segmenter, to_read
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels
 from incontext.learning.losses import Batch, LossWeights, Stacked, paint_batch, training_loss
 from incontext.network.model import ContextTokens, SegGPT, Tables, Task
 from incontext.prompt_tensor import LearnedGroup

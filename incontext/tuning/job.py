@@ -18,7 +18,7 @@ import torch
 
 from incontext.canvas.context import grouped, shown_palette
 from incontext.engine import FittedQuery, Segmenter
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
 from incontext.network.model import Task
 from incontext.prompt_tensor import Origin, PromptTensor
 from incontext.tuning.group import Group, Network, Start, TuningStep, frozen, mean_iou

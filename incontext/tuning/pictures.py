@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from incontext.canvas import paint
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels, ids_in
+from incontext.images.resize import mosaic, resized, resized_mask
 from incontext.learning.augmentation import Augmentation, bend, degrade
 from incontext.learning.light import draw_light, lit
 from incontext.types import Palette, Prompt
@@ -33,7 +32,7 @@ class Picture:
     @property
     def ids(self) -> frozenset[int]:
         """What is marked: ids, or rows of a palette."""
-        return frozenset(np.unique(self.mask).tolist()) - {0, IGNORED}
+        return frozenset(ids_in(self.mask))
 
 
 class Split(NamedTuple):
@@ -93,7 +92,7 @@ def relabelled(picture: Picture, palette: Palette) -> Picture:
 def fitted(picture: Picture, side: int) -> Picture:
     """A whole picture as the network is shown it."""
     size = (side, side)
-    return Picture(paint.fit(picture.image, size), paint.fit_mask(picture.mask, size))
+    return Picture(resized(picture.image, size), resized_mask(picture.mask, size))
 
 
 def covering(ids: Sequence[Collection[int]], count: int, most: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
@@ -119,14 +118,7 @@ def covering(ids: Sequence[Collection[int]], count: int, most: int, rng: np.rand
 def tiled(pictures: Sequence[Picture], side: int) -> Picture:
     """Pictures side by side in a square, n x n of them: a mosaic (arXiv 2304.03284, section 3.3)."""
     n = math.isqrt(len(pictures))
-    edges = [round(i * side / n) for i in range(n + 1)]
-    image, mask = np.empty((side, side, 3), np.uint8), np.empty((side, side), np.uint8)
-    for number, picture in enumerate(pictures):
-        row, column = divmod(number, n)
-        at = slice(edges[row], edges[row + 1]), slice(edges[column], edges[column + 1])
-        size = at[0].stop - at[0].start, at[1].stop - at[1].start
-        image[at], mask[at] = paint.fit(picture.image, size), paint.fit_mask(picture.mask, size)
-    return Picture(image, mask)
+    return Picture(*mosaic([(picture.image, picture.mask) for picture in pictures], (n, n), side))
 
 
 def changed(picture: Picture, rng: np.random.Generator) -> Picture:

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import Image
 
+from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
-from incontext.images.read import IMAGE_SUFFIXES, Pixels
+from incontext.images.read import IMAGE_SUFFIXES
+from incontext.images.resize import shrunk
 from incontext.types import Prompt, Segmentation
-from incontext.ui.paint import palette_for, shrunk
+from incontext.ui.paint import palette_for
 from incontext.ui.results import MINIATURE, zip_folder
 from incontext.ui.sessions import MOST_FRAMES, Followed, Following, Session
 from incontext.video.frames import FramesError, open_frames
@@ -125,7 +127,7 @@ def _steps(stop: threading.Event, following: Following, tracker: Tracker, begin:
             mask, miniature = following.folder / f"{frame.name}.png", following.folder / f"{frame.name}.jpg"
             shown = replace(found, palette=palette_for(found.palette.ids.tolist()))
             shown.save(mask)
-            picture = shrunk(shown.overlay(frame.image), MINIATURE)
+            picture = shrunk(shown.overlay(frame.image), MINIATURE, quick=True)
             Image.fromarray(picture).save(miniature, quality=85)
             done = Followed(frame.number, frame.name, mask, miniature, found.ids)
             following.done.append(done)

@@ -1,6 +1,6 @@
 """What a brush leaves on a picture, as ids, and ids as something that a brush can change.
 
-Knows numpy and Pillow. Refuses to know the page, sessions and the network.
+Knows numpy. Refuses to know the page, sessions and the network.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels
+from incontext.images.resize import resized, resized_mask
+from incontext.images.smoothing import nearest_rows
 from incontext.types import Palette
 
 # Ids 1..7, which go through the network at once. Vivid, named, apart for most eyes that are colour-blind.
@@ -31,7 +31,7 @@ BRUSHES: Final[tuple[tuple[str, tuple[int, int, int]], ...]] = (
 CANVAS: Final = (720, 960)
 _BESIDE = 128  # grey of the canvas beside the picture
 _COVERED = 128  # alpha from which a pixel counts as painted
-_COLORS = np.array([color for _, color in BRUSHES], np.int32)
+_COLORS = np.array([color for _, color in BRUSHES], np.uint8)
 
 
 def brush_names() -> list[str]:
@@ -62,10 +62,9 @@ def ids_of_strokes(layers: Sequence[npt.NDArray[np.uint8]], shape: tuple[int, in
         covered = layer[..., 3] >= _COVERED
         drawn = np.zeros(covered.shape, np.uint8)
         colors, places = np.unique(layer[covered][:, :3], axis=0, return_inverse=True)
-        distance = ((colors[:, None].astype(np.int32) - _COLORS[None]) ** 2).sum(axis=-1)
         if len(colors):
-            drawn[covered] = (distance.argmin(axis=1) + 1).astype(np.uint8)[places.reshape(-1)]
-        drawn = resized_ids(drawn, shape)
+            drawn[covered] = nearest_rows(colors, _COLORS)[places.reshape(-1)] + 1
+        drawn = resized_mask(drawn, shape)
         ids[drawn > 0] = drawn[drawn > 0]
     return ids
 
@@ -99,8 +98,7 @@ def image_on_canvas(image: Pixels) -> Pixels:
     """A picture (H, W, 3) in the middle of the canvas (720, 960, 3), grey beside it."""
     top, left, height, width = box_on_canvas(image.shape[:2])
     canvas = np.full((*CANVAS, 3), _BESIDE, np.uint8)
-    sized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3)
-    canvas[top : top + height, left : left + width] = np.asarray(sized)
+    canvas[top : top + height, left : left + width] = resized(image, (height, width), quick=True)
     return canvas
 
 
@@ -108,28 +106,11 @@ def ids_on_canvas(ids: Pixels) -> Pixels:
     """Ids of a picture (H, W) on the canvas (720, 960), where `image_on_canvas` puts the picture."""
     top, left, height, width = box_on_canvas(ids.shape)
     canvas = np.zeros(CANVAS, np.uint8)
-    canvas[top : top + height, left : left + width] = resized_ids(ids, (height, width))
+    canvas[top : top + height, left : left + width] = resized_mask(ids, (height, width))
     return canvas
 
 
 def ids_from_canvas(canvas: Pixels, shape: tuple[int, int]) -> Pixels:
     """Ids on the canvas (720, 960) -> those of the picture (H, W) on it."""
     top, left, height, width = box_on_canvas(shape)
-    return resized_ids(np.ascontiguousarray(canvas[top : top + height, left : left + width]), shape)
-
-
-def shrunk(image: Pixels, longest: int) -> Pixels:
-    """(H, W, 3) -> the same, its longer side at most so many pixels."""
-    height, width = image.shape[:2]
-    scale = longest / max(height, width)
-    if scale >= 1:
-        return image
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC, reducing_gap=3))
-
-
-def resized_ids(ids: Pixels, shape: tuple[int, int]) -> Pixels:
-    """Ids (h, w) -> (H, W), each pixel that of its place."""
-    if ids.shape == shape:
-        return ids
-    return np.asarray(Image.fromarray(ids).resize((shape[1], shape[0]), Image.Resampling.NEAREST))
+    return resized_mask(np.ascontiguousarray(canvas[top : top + height, left : left + width]), shape)

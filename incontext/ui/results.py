@@ -20,10 +20,13 @@ from incontext.annotations.core import Result as Exported
 from incontext.annotations.exports import writable, write_all
 from incontext.annotations.instances import split
 from incontext.annotations.known import FORMATS
-from incontext.images.masks import read_mask, write_image
-from incontext.images.read import IMAGE_SUFFIXES, Pixels, read_image
+from incontext.images.ids import Pixels
+from incontext.images.masks import read_mask
+from incontext.images.read import IMAGE_SUFFIXES, read_image
+from incontext.images.resize import resized, resized_mask, shrunk, shrunk_pair
+from incontext.images.write import write_image
 from incontext.types import Prompt, Segmentation
-from incontext.ui.paint import palette_for, resized_ids, shrunk
+from incontext.ui.paint import palette_for
 from incontext.ui.places import Places
 from incontext.ui.sessions import MOST_EXAMPLES, MOST_PICTURES, Example, Picture, Result, Session
 
@@ -47,13 +50,10 @@ def add_example(session: Session, name: str, image: Pixels, ids: Pixels) -> Exam
     if len(session.examples) >= MOST_EXAMPLES:
         raise ValueError(f"expected at most {MOST_EXAMPLES} examples, got one more; tune a key of them instead")
     palette = palette_for(np.unique(ids).tolist())
-    prompt, small = Prompt(image, ids, palette=palette), shrunk(image, LONGEST)
-    mask = resized_ids(ids, small.shape[:2])
-    if set(prompt.ids) <= set(np.unique(mask).tolist()):
-        prompt = Prompt(small, mask, palette=palette)
+    prompt = Prompt(*shrunk_pair(image, ids, LONGEST), palette=palette)
     shown = Segmentation(prompt.mask, np.ones(prompt.mask.shape, np.float32), palette)
     path = session.new_file(".jpg")
-    write_image(path, shrunk(shown.overlay(prompt.image), _SMALL))
+    write_image(path, shrunk(shown.overlay(prompt.image), _SMALL, quick=True))
     example = Example(name, prompt, path)
     session.examples.append(example)
     return example
@@ -164,15 +164,14 @@ def _segmented(session: Session, segmenter: Segmenter, prepared: PreparedContext
 
 def _miniatures(session: Session, image: Pixels, found: Segmentation) -> tuple[Path, Path, Path]:
     """The picture, the mask's colours where something was found, and the confidence, in one small size."""
-    small = shrunk(image, MINIATURE)
-    size = small.shape[1], small.shape[0]
-    mask = resized_ids(found.mask, small.shape[:2])
+    small = shrunk(image, MINIATURE, quick=True)
+    mask = resized_mask(found.mask, small.shape[:2])
     paint = np.dstack([found.palette.paint(mask), np.where(mask > 0, 255, 0).astype(np.uint8)])
-    sure = Image.fromarray(np.rint(found.confidence * 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
+    sure = resized(np.rint(found.confidence * 255).astype(np.uint8), small.shape[:2], quick=True)
     files = session.new_file(".jpg"), session.new_file(".png"), session.new_file(".png")
     Image.fromarray(small).save(files[0], quality=85)
     Image.fromarray(paint).save(files[1], compress_level=1)
-    sure.save(files[2], compress_level=1)
+    Image.fromarray(sure).save(files[2], compress_level=1)
     return files
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import gradio as gr
 import numpy as np
 
+from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
-from incontext.images.read import Pixels, read_image
+from incontext.images.read import read_image
 from incontext.ui import results
 from incontext.ui.model import Model
 from incontext.ui.page import (

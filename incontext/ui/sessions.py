@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Prompt
 

@@ -15,14 +15,15 @@ import gradio as gr
 import numpy as np
 
 from incontext.evaluation.pages.charts import timeline
-from incontext.images.masks import write_image
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
+from incontext.images.resize import resized_mask, shrunk
+from incontext.images.write import write_image
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Segmentation
 from incontext.ui import learn
 from incontext.ui.model import Model
 from incontext.ui.page import Answers, address, note, table
-from incontext.ui.paint import palette_for, resized_ids, shrunk
+from incontext.ui.paint import palette_for
 from incontext.ui.segment_tab import download, job
 from incontext.ui.sessions import Session
 
@@ -184,7 +185,7 @@ def _judged(session: Session, labelled: learn.Labelled, found: Mapping[int, Pixe
     figures = []
     for number, ids in islice(found.items(), _SHOWN):
         prompt, name = labelled.prompts[number], escape(labelled.names[number])
-        image = shrunk(prompt.image, _SIDE)
+        image = shrunk(prompt.image, _SIDE, quick=True)
         shown = []
         for mask in (prompt.mask, ids):
             path = session.new_file(".jpg")
@@ -199,5 +200,5 @@ def _judged(session: Session, labelled: learn.Labelled, found: Mapping[int, Pixe
 
 
 def _overlaid(image: Pixels, mask: Pixels) -> Pixels:
-    ids = resized_ids(mask, image.shape[:2])
+    ids = resized_mask(mask, image.shape[:2])
     return Segmentation(ids, np.ones(ids.shape, np.float32), palette_for(np.unique(ids).tolist())).overlay(image)

@@ -14,9 +14,8 @@ from typing import Any, Final, Literal, Self, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
-from incontext.canvas import paint
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels, ids_in
+from incontext.images.resize import resized, resized_mask
 from incontext.types import Prompt
 
 Policy = Literal["recent", "spaced", "confident"]
@@ -211,11 +210,11 @@ class MemoryBank:
         self._contexts = None
 
     def _image(self, image: Pixels) -> Pixels:
-        return _frozen(paint.fit(image, (self.side, self.side)))
+        return _frozen(resized(image, (self.side, self.side)))
 
     def _fitted(self, mask: Pixels) -> Pixels:
         """A mask at (side, side). What the nearest pixels miss altogether gets the pixel in its middle."""
-        fitted = paint.fit_mask(mask, (self.side, self.side)).copy()
+        fitted = resized_mask(mask, (self.side, self.side)).copy()
         for i in set(ids_in(mask)) - set(ids_in(fitted)):
             rows, columns = np.nonzero(mask == i)
             middle = len(rows) // 2
@@ -241,11 +240,6 @@ def _surprised(frame: _Frame, ids: Iterable[int]) -> _Frame:
 def _without(frame: _Frame, ids: Iterable[int]) -> _Frame:
     dropped = np.isin(frame.predicted, list(ids))
     return replace(frame, predicted=_frozen(np.where(dropped, IGNORED, frame.predicted))) if dropped.any() else frame
-
-
-def ids_in(mask: Pixels) -> tuple[int, ...]:
-    """The ids in a mask, ascending, without 0 and 255."""
-    return tuple(int(i) for i in np.unique(mask) if i not in (0, IGNORED))
 
 
 def _frozen(array: npt.NDArray[Any]) -> Pixels:

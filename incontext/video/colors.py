@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from incontext.images.masks import IGNORED
+from incontext.images.ids import IGNORED
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Palette, Prompt
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from incontext.images.masks import whole_file
+from incontext.images.write import whole_file
 from incontext.video.tracks import FrameLines, column, write_list
 
 Export = Literal["coco-video", "mot", "mots"]

@@ -19,8 +19,9 @@ from typing import Final, Protocol, Self, TypeAlias
 
 from PIL import Image
 
-from incontext.images.masks import natural_order
-from incontext.images.read import IMAGE_SUFFIXES, Pixels, read_image
+from incontext.images.ids import Pixels
+from incontext.images.names import natural_order
+from incontext.images.read import IMAGE_SUFFIXES, read_image
 from incontext.video.streams import Picture, Sound, VideoFile
 
 Mark: TypeAlias = int | timedelta

@@ -21,8 +21,9 @@ from typing import Final, Self
 import numpy as np
 
 from incontext.engine import Segmenter
+from incontext.images.ids import Pixels
 from incontext.images.masks import MaskWarning, read_mask
-from incontext.images.read import Pixels
+from incontext.images.write import remove_half_written
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Palette, Prompt, Segmentation
 from incontext.video.exports import NEEDS_RLE, write_export
@@ -38,7 +39,6 @@ SHEET_NAME: Final = "sheet.jpg"
 LINES_NAME: Final = "frames.jsonl"  # while a run is not finished
 MOST_WAITING: Final = 4  # frames behind the network
 
-_HALF_WRITTEN = f".{'[0-9a-f]' * 32}.part"  # as formats.whole_file names them
 _UNSTEADY = frozenset({"compile_seconds", "device_name"})  # of Segmenter.describe: not the same in each run
 
 _Answered = tuple[Frame, Segmentation | None, tuple[int, ...]]
@@ -131,8 +131,7 @@ def _begin(job: TrackJob, settings: Mapping[str, object], saved: Saved) -> None:
     masks = job.out / MASKS_NAME
     masks.mkdir(parents=True, exist_ok=True)
     for folder in (job.out, masks):
-        for half_written in folder.glob(_HALF_WRITTEN):
-            half_written.unlink()
+        remove_half_written(folder)
     save(job.out, settings, saved)
     (job.out / TRACKS_NAME).unlink(missing_ok=True)
 

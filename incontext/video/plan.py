@@ -14,8 +14,9 @@ from typing import Final
 
 import numpy as np
 
-from incontext.images.masks import read_mask, refuse_unwritable
+from incontext.images.masks import read_mask
 from incontext.images.read import ImageLike
+from incontext.images.write import refuse_unwritable
 from incontext.network.model import Task
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Prompt

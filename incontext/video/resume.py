@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from incontext.images.masks import whole_file
+from incontext.images.write import whole_file
 from incontext.video.tracks import read_head
 
 STATE_NAME: Final = "state.npz"  # while a run is not finished

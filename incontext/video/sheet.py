@@ -12,8 +12,9 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from incontext.images.masks import write_image
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
+from incontext.images.resize import shrunk
+from incontext.images.write import write_image
 
 MOST_CELLS: Final = 12
 _COLUMNS = 4
@@ -37,8 +38,7 @@ class Sheet:
         self._seen += 1
         if not wanted:
             return
-        picture = Image.fromarray(image())
-        picture.thumbnail((_CELL, _CELL))
+        picture = Image.fromarray(shrunk(image(), _CELL, quick=True))
         self._kept.append((caption, picture))
         if len(self._kept) >= 2 * MOST_CELLS:
             self._kept = self._kept[::2]

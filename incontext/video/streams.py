@@ -27,8 +27,8 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from incontext.images.masks import whole_file
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
+from incontext.images.write import whole_file
 
 CLOCK: Final = Fraction(1, 90_000)  # seconds; the unit of an overlay's timestamps, which fits all usual rates
 _USUAL_RATE: Final = Fraction(25)  # frames per second, where a file says nothing

@@ -16,12 +16,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from incontext.engine import Context, FittedQuery, PreparedContext, Segmenter
-from incontext.images.masks import IGNORED, is_painted
-from incontext.images.read import ImageLike, Pixels, read_image
+from incontext.images.ids import IGNORED, Pixels, ids_in
+from incontext.images.masks import is_painted
+from incontext.images.read import ImageLike, read_image
 from incontext.network.model import PromptTokens, Task
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Palette, Prompt, Segmentation
-from incontext.video.bank import MemoryBank, Policy, ids_in, only, sure_only
+from incontext.video.bank import MemoryBank, Policy, only, sure_only
 from incontext.video.colors import NOTHING_SHOWN, by_color, extended
 
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final, Self
 import numpy as np
 
 from incontext.images import rle
-from incontext.images.masks import whole_file
+from incontext.images.write import whole_file
 from incontext.types import Segmentation, box
 
 TRACKS_FORMAT: Final = "incontext tracks 1"

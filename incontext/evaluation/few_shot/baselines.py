@@ -9,12 +9,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from incontext.evaluation.few_shot.pictures import SCORING_SIDE
 from incontext.evaluation.few_shot.scoring import Method
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels
+from incontext.images.resize import resized, resized_mask
 from incontext.types import Prompt
 
 _BINS = 16  # per colour channel
@@ -29,10 +28,9 @@ def everything(queries: Sequence[Pixels], _prompts: Sequence[Prompt]) -> Iterato
 def copy_mask(queries: Sequence[Pixels], prompts: Sequence[Prompt]) -> Iterator[npt.NDArray[np.bool_]]:
     """The prompts' masks, stretched to the query: foreground where at least half of them say so."""
     for query in queries:
-        size = (query.shape[1], query.shape[0])
         votes = np.zeros(query.shape[:2], np.int64)
         for prompt in prompts:
-            votes += np.asarray(Image.fromarray(prompt.mask).resize(size, Image.Resampling.NEAREST)) == 1
+            votes += resized_mask(prompt.mask, query.shape[:2]) == 1
         yield 2 * votes >= len(prompts)
 
 
@@ -40,16 +38,12 @@ def color_histogram(queries: Sequence[Pixels], prompts: Sequence[Prompt]) -> Ite
     """Foreground are the colours, of 16 x 16 x 16, that more prompt pixels have inside the mask than outside it."""
     lead = np.zeros(_BINS**3, np.int64)
     for prompt in prompts:
-        bins, mask = _bins(_at_scoring_side(prompt.image)), _at_scoring_side(prompt.mask, Image.Resampling.NEAREST)
+        size = (SCORING_SIDE, SCORING_SIDE)  # so that prompts of any size have the same weight
+        bins, mask = _bins(resized(prompt.image, size)), resized_mask(prompt.mask, size)
         lead += np.bincount(bins[mask == 1], minlength=_BINS**3)
         lead -= np.bincount(bins[(mask != 1) & (mask != IGNORED)], minlength=_BINS**3)
     for query in queries:
         yield lead[_bins(query)] > 0
-
-
-def _at_scoring_side(pixels: Pixels, resampling: Image.Resampling = Image.Resampling.BICUBIC) -> Pixels:
-    """Prompts of any size have the same weight."""
-    return np.asarray(Image.fromarray(pixels).resize((SCORING_SIDE, SCORING_SIDE), resampling))
 
 
 def _bins(image: Pixels) -> npt.NDArray[np.int64]:

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from incontext.images.dataset import described, has_instances, has_regions
-from incontext.images.masks import IGNORED, number_colors, read_ids
+from incontext.images.ids import IGNORED
+from incontext.images.masks import number_colors, read_ids
 from incontext.images.read import IMAGE_SUFFIXES
 
 DRAWN_EPISODES = 100  # of a set without fixed ones

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from incontext.evaluation.few_shot.episodes import EpisodeSet, files
-from incontext.images.masks import IGNORED, number_colors, read_ids
-from incontext.images.read import Pixels, read_image
+from incontext.images.ids import IGNORED, Pixels
+from incontext.images.masks import number_colors, read_ids
+from incontext.images.read import read_image
+from incontext.images.resize import resized_mask
 from incontext.types import Prompt
 
 SCORING_SIDE = 224  # pixels
@@ -82,5 +83,5 @@ def wanted(ids: Pixels, each: EpisodeSet, i: int) -> npt.NDArray[np.bool_]:
 def at_scoring_side(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """(H, W) bool, ids or confidence -> (224, 224), nearest neighbour, as Pillow picks it."""
     kind = np.float32 if array.dtype.kind == "f" else np.uint8
-    small = Image.fromarray(array.astype(kind)).resize((SCORING_SIDE, SCORING_SIDE), Image.Resampling.NEAREST)
+    small = resized_mask(array.astype(kind), (SCORING_SIDE, SCORING_SIDE))
     return np.asarray(small).astype(array.dtype)

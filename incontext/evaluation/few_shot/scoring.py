@@ -27,8 +27,7 @@ from incontext.evaluation.few_shot.pictures import Pictures, at_scoring_side, wa
 from incontext.evaluation.few_shot.records import Journal, Question, Record
 from incontext.evaluation.few_shot.scores import FewShotReport, score
 from incontext.evaluation.metrics import ConfidenceTally, overlap
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels
 from incontext.types import Prompt
 
 

@@ -18,8 +18,8 @@ from incontext.evaluation.few_shot.episodes import Episode, EpisodeSet
 from incontext.evaluation.few_shot.pictures import Pictures, wanted
 from incontext.evaluation.few_shot.scores import FewShotReport
 from incontext.evaluation.few_shot.scoring import Method, read_answer
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels
+from incontext.images.resize import resized_mask, shrunk, shrunk_size
 
 LONGER_SIDE = 240  # pixels of a picture
 _TINT = (255, 122, 0)
@@ -111,12 +111,10 @@ def _show(
 
 def _shrunk(array: npt.NDArray[_Kind]) -> npt.NDArray[_Kind]:
     """At most 240 pixels along the longer side, masks by the nearest pixel."""
-    is_mask = array.dtype == np.bool_
-    picture = Image.fromarray(array.astype(np.uint8))
-    scale = min(1.0, LONGER_SIDE / max(picture.size))
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    resampling = Image.Resampling.NEAREST if is_mask else Image.Resampling.BICUBIC
-    return np.asarray(picture.resize(size, resampling)).astype(array.dtype)
+    if array.dtype == np.bool_:
+        small = resized_mask(array.astype(np.uint8), shrunk_size((array.shape[0], array.shape[1]), longest=LONGER_SIDE))
+        return small.astype(array.dtype)
+    return shrunk(array.astype(np.uint8, copy=False), LONGER_SIDE).astype(array.dtype, copy=False)
 
 
 def _tinted(image: Pixels, mask: Flags, unscored: Flags | None = None) -> Pixels:

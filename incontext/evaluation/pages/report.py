@@ -14,7 +14,7 @@ from incontext.evaluation.few_shot.scores import FewShotReport
 from incontext.evaluation.pages.gallery import Shown
 from incontext.evaluation.pages.page import page
 from incontext.evaluation.pages.tables import facts, sentences, set_table, tables
-from incontext.images.masks import whole_file
+from incontext.images.write import whole_file
 
 
 def to_text(report: FewShotReport) -> str:

@@ -19,8 +19,9 @@ from incontext.engine import Segmenter
 from incontext.evaluation.pages.charts import HUES, TONES, timeline
 from incontext.evaluation.pages.page import document, section
 from incontext.evaluation.pages.tables import Table
-from incontext.images.masks import whole_file
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels
+from incontext.images.resize import shrunk
+from incontext.images.write import whole_file
 from incontext.prompt_tensor import PromptTensor
 from incontext.tuning import TuningStep
 from incontext.types import Prompt, Segmentation
@@ -99,7 +100,7 @@ def _table(steps: Sequence[TuningStep]) -> Table:
 
 def _figure(name: str, prompt: Prompt, answer: Segmentation, key: PromptTensor) -> str:
     """The picture under its own mask, and under the answer."""
-    known = np.where(np.isin(prompt.mask, [*key.ids, 255]), prompt.mask, 0)
+    known = np.where(np.isin(prompt.mask, [*key.ids, IGNORED]), prompt.mask, 0)
     truth = Segmentation(known, np.ones(known.shape, np.float32), key.palette)
     images = "".join(
         f'<img alt="{escape(what, quote=True)}" src="data:image/jpeg;base64,{b64encode(_jpeg(each)).decode()}">'
@@ -109,7 +110,6 @@ def _figure(name: str, prompt: Prompt, answer: Segmentation, key: PromptTensor) 
 
 
 def _jpeg(image: Pixels) -> bytes:
-    picture, stream = Image.fromarray(image), io.BytesIO()
-    picture.thumbnail((_SIDE, _SIDE))
+    picture, stream = Image.fromarray(shrunk(image, _SIDE, quick=True)), io.BytesIO()
     picture.save(stream, format="JPEG", quality=_QUALITY)
     return stream.getvalue()

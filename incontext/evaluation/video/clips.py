@@ -12,11 +12,13 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 
 from incontext.evaluation.few_shot.episodes import files
-from incontext.images.masks import Color, natural_order, number_colors, read_ids
-from incontext.images.read import Pixels, read_image
+from incontext.images.ids import Color, Pixels
+from incontext.images.masks import number_colors, read_ids
+from incontext.images.names import natural_order
+from incontext.images.read import read_image
+from incontext.images.resize import resized_mask
 
 ONE_OBJECT_YEAR = 2016  # of DAVIS: every later one tells objects apart
 _USUAL_RESOLUTION = "480p"
@@ -62,8 +64,7 @@ class Clip:
                 f"{self.masks[number]}: expected a mask of its frame's size {width} x {height} (width x height), got "
                 f"{ids.shape[1]} x {ids.shape[0]}"
             )
-        if ids.shape != (height, width):
-            ids = np.asarray(Image.fromarray(ids).resize((width, height), Image.Resampling.NEAREST))
+        ids = resized_mask(ids, (height, width))
         return image, (ids > 0).astype(np.uint8) if self.as_one else ids
 
     def digest(self) -> str:

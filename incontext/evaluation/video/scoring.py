@@ -24,8 +24,7 @@ from incontext.evaluation.lines import Lines
 from incontext.evaluation.metrics import mean
 from incontext.evaluation.video.clips import Clip
 from incontext.evaluation.video.davis import Statistics, boundary, region
-from incontext.images.masks import IGNORED
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels
 
 COPY_NAME = "copy the first mask"
 

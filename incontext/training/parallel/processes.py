@@ -43,6 +43,14 @@ class Team:
             return bool(said)
         return value
 
+    def all(self, value: bool) -> bool:
+        """Whether it holds for every process."""
+        if self.size > 1:
+            said = self._small(int(value))
+            distributed.all_reduce(said, distributed.ReduceOp.MIN)
+            return bool(said)
+        return value
+
     def check_equal(self, value: int, sentence: str) -> None:
         """Wait for all; ValueError with ``sentence`` where ``value`` is not the same in all of them."""
         if self.size > 1:

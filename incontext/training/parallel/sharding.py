@@ -69,29 +69,3 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]
         for number, of_one in saved["state"].items()
     }
     optimizer.load_state_dict({**saved, "state": state})
-
-
-class ShardedMuon(torch.optim.Muon):
-    """Muon for matrices in parts, with the result of Muon: only its Newton-Schulz iteration needs the whole matrix."""
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step. Momentum and decay happen in parts; each update is gathered, made orthogonal, and cut again."""
-        if closure is not None:
-            raise ValueError("expected no closure")
-        for group in self.param_groups:
-            # Alone, Muon without momentum and decay moves a matrix of zeros by the orthogonal update.
-            bare = {name: group[name] for name in ("lr", "eps", "ns_coefficients", "ns_steps", "adjust_lr_fn")}
-            bare |= {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(parameter.grad)
-                moving = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-                update = parameter.grad.lerp(moving, group["momentum"]) if group["nesterov"] else moving
-                moved = nn.Parameter(torch.zeros(parameter.shape, dtype=update.dtype, device=update.device))
-                moved.grad = update.full_tensor() if isinstance(update, DTensor) else update
-                torch.optim.Muon([moved], **bare).step()  # type: ignore[no-untyped-call]
-                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(part_like(moved.detach(), parameter))

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from incontext.images.masks import whole_file
+from incontext.images.write import whole_file
 
 MIB = 2**20
 
