@@ -275,7 +275,10 @@ def _siglip() -> list[Any]:
     text = _transformer(vocab_size=len(tokenizer), max_position_embeddings=64)
     vision = {**_transformer(image_size=64, patch_size=16), "num_hidden_layers": 2}
     config = tf.SiglipConfig(text_config=text, vision_config=vision)
-    return [tf.SiglipModel(config), tf.SiglipProcessor(tf.SiglipImageProcessor(size={"height": 64, "width": 64}), tokenizer)]
+    return [
+        tf.SiglipModel(config),
+        tf.SiglipProcessor(tf.SiglipImageProcessor(size={"height": 64, "width": 64}), tokenizer),
+    ]
 
 
 _MAKERS: dict[str, Callable[[], list[Any]]] = {

@@ -344,9 +344,9 @@ class _Run:
 
 
 def _names(context: Context) -> dict[int, str]:
-    """What ids mean, as far as prompt tensors say it."""
-    keys = (context,) if isinstance(context, Prompt | PromptTensor) else context
-    return {i: name for key in keys if isinstance(key, PromptTensor) for i, name in key.names.items()}
+    """What ids mean, as far as the context says it."""
+    shown = (context,) if isinstance(context, Prompt | PromptTensor) else context
+    return {i: name for each in shown for i, name in each.names.items()}
 
 
 def _learned(context: Context) -> list[dict[str, object]]:

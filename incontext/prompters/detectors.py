@@ -12,12 +12,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
 from incontext.prompters.files import Files
 from incontext.prompters.opening import open_network, open_processor
 from incontext.prompters.parts import FoundBox
 from incontext.prompters.phrases import refuse_long
-from incontext.prompters.pictures import clipped
+from incontext.prompters.pictures import clipped, pixels_of
 
 MOST_BOXES: Final = 100  # in a picture
 OVERLAP: Final = 0.5  # of two boxes of one phrase, from which on the surer one suppresses the other
@@ -49,7 +49,7 @@ class GroundingDino:
         text, places = _joined(phrases)
         tokens = self._processor.tokenizer(text, return_tensors="pt", return_offsets_mapping=True)
         spans = _spans(tokens.pop("offset_mapping")[0], places)
-        pixels = self._processor.image_processor(image, return_tensors="pt", input_data_format="channels_last")
+        pixels = pixels_of(self._processor, image)
         asked = {name: value.to(self._device) for name, value in {**tokens, **pixels}.items()}
         answer = self._network(**asked)
         fits = answer.logits[0].float().sigmoid()
@@ -79,7 +79,7 @@ class Owl:
         tokens = self._processor.tokenizer(
             list(phrases), return_tensors="pt", padding="max_length", max_length=self._most_tokens
         )
-        pixels = self._processor.image_processor(image, return_tensors="pt", input_data_format="channels_last")
+        pixels = pixels_of(self._processor, image)
         asked = {name: value.to(self._device) for name, value in {**tokens, **pixels}.items()}
         answer = self._network(**asked)
         scores = answer.logits[0, :, : len(phrases)].float().sigmoid()
@@ -89,7 +89,9 @@ class Owl:
 
 def open_grounding_dino(files: Files, device: torch.device) -> GroundingDino:
     """Open Grounding DINO or MM Grounding DINO. Errors are those of `opening`."""
-    kind = "GroundingDinoForObjectDetection" if files.family == "grounding-dino" else "MMGroundingDinoForObjectDetection"
+    kind = (
+        "GroundingDinoForObjectDetection" if files.family == "grounding-dino" else "MMGroundingDinoForObjectDetection"
+    )
     network = open_network(kind, files, device)
     most = int(getattr(network.config, "max_text_len", 256))
     return GroundingDino(network, open_processor("GroundingDinoProcessor", files), device, most_tokens=most)

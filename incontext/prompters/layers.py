@@ -6,11 +6,10 @@ Memory does not grow with the number of claims. Refuses to know networks, and wh
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Self
 
 import numpy as np
 
-from incontext.images.read import Pixels
+from incontext.images.ids import IGNORED, Pixels, ids_in
 from incontext.prompters.parts import Margins
 from incontext.types import Palette, Segmentation
 
@@ -22,15 +21,6 @@ class Layers:
         self._ids: Pixels = np.zeros((height, width), np.uint8)
         self._best: Margins = np.full((height, width), -np.inf, np.float32)
         self._scores: dict[int, float] = {}
-
-    @classmethod
-    def of_mask(cls, mask: Pixels, margin: float) -> Self:
-        """Return layers in which a mask's ids have claimed their pixels with a margin."""
-        made = cls(*mask.shape)
-        made._ids[:] = mask
-        made._best[:] = np.where(mask > 0, margin, -margin)
-        made._scores = {int(i): 1.0 for i in np.unique(mask) if i}
-        return made
 
     def add(self, number: int, margins: Margins, score: float) -> None:
         """Claim pixels for an id.
@@ -46,10 +36,23 @@ class Layers:
         if (margins > 0).any():
             self._scores[number] = max(self._scores.get(number, 0.0), min(max(score, 0.0), 1.0))
 
+    def fill(self, mask: Pixels, margin: float) -> None:
+        """Give what nobody has claimed to the ids of a mask (H, W), which are as sure as the margin."""
+        free = (self._ids == 0) & (mask > 0) & (mask < IGNORED)
+        np.copyto(self._ids, mask, where=free)
+        self._best[free] = margin
+        for i in ids_in(np.where(free, mask, 0).astype(np.uint8)):
+            self._scores[i] = max(self._scores.get(i, 0.0), 1.0)
+
+    @property
+    def mask(self) -> Pixels:
+        """(H, W) ids so far."""
+        return self._ids
+
     def segmentation(self, asked: Iterable[int]) -> Segmentation:
         """Return the mask. asked: the ids that could have been there; those without a pixel have presence 0."""
         confidence = np.tanh(np.abs(self._best) / 2)  # |2 p - 1| of the probability p of the surest claim
-        there = {int(i) for i in np.unique(self._ids) if i}
+        there = set(ids_in(self._ids))
         ids = sorted({*asked, *there})
         presence = {i: self._scores.get(i, 0.0) if i in there else 0.0 for i in ids}
         return Segmentation(self._ids, confidence.astype(np.float32), Palette.spread(ids), presence)

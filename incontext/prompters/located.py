@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from incontext.images.read import Pixels
-from incontext.prompters.parts import Box, Claim, Clicker, Clicks, Detector
+from incontext.images.ids import Pixels
+from incontext.prompters.parts import Claim, Clicker, Clicks, Detector, Example
 
 
 class Located:
@@ -24,7 +24,7 @@ class Located:
         self._detector.check(phrases)
 
     def read(
-        self, image: Pixels, phrases: Sequence[str], *, least: float, examples: Sequence[tuple[Box, bool]] = ()
+        self, image: Pixels, phrases: Sequence[str], *, least: float, examples: Sequence[Example] = ()
     ) -> Iterator[Claim]:
         """Yield a claim for each box that was found."""
         if examples:

@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
 
 Margins: TypeAlias = npt.NDArray[np.float32]
 """(H, W) log odds of a pixel being inside: above 0 it is."""
@@ -58,6 +58,14 @@ class FoundBox:
     phrase: int
 
 
+@dataclass(frozen=True)
+class Example:
+    """A box in the picture itself that shows what a phrase means; phrase None: what none of them means."""
+
+    box: Box
+    phrase: int | None
+
+
 @dataclass(frozen=True, eq=False)
 class Claim:
     """Pixels that belong to a phrase. phrase: which one, from 0; score: 0..1, of the whole claim."""
@@ -91,12 +99,9 @@ class Reader(Protocol):
         """Raise ValueError where a phrase is too long for it."""
 
     def read(
-        self, image: Pixels, phrases: Sequence[str], *, least: float, examples: Sequence[tuple[Box, bool]] = ()
+        self, image: Pixels, phrases: Sequence[str], *, least: float, examples: Sequence[Example] = ()
     ) -> Iterator[Claim]:
-        """Yield claims of at least a score, any number for a phrase.
-
-        examples: boxes in the same picture, and whether what is in them is meant; who cannot use them raises.
-        """
+        """Yield claims of at least a score, any number for a phrase. Who cannot use examples raises ValueError."""
 
     def refer(self, image: Pixels, phrase: str, *, least: float) -> Claim | None:
         """Return the one thing that a phrase means best, None where nothing is sure enough."""

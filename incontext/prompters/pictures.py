@@ -13,10 +13,9 @@ from typing import Any, Final, Generic, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
 from incontext.prompters.parts import Box, Margins
 
 KEPT_PICTURES: Final = 4  # whose embeddings are kept: 12 MB each of SAM 2
@@ -43,9 +42,10 @@ class Kept(Generic[T]):
         return self._kept[key]
 
 
-def to_square(image: Pixels, side: int) -> Pixels:
-    """Squash a picture to (side, side, 3), all of it: library processors of some networks would cut its edges off."""
-    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+def pixels_of(processor: Any, image: Pixels) -> dict[str, Any]:
+    """Return what a processor of transformers makes of a picture (H, W, 3) uint8, which may be read-only."""
+    image = image if image.flags.writeable else image.copy()
+    return dict(processor.image_processor(image, return_tensors="pt", input_data_format="channels_last"))
 
 
 def to_size(maps: Tensor, height: int, width: int) -> Tensor:

@@ -15,14 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
 from incontext.prompters.files import Files
 from incontext.prompters.opening import open_network, open_processor
 from incontext.prompters.parts import Clicks, Margins
-from incontext.prompters.pictures import Kept
+from incontext.prompters.pictures import Kept, pixels_of
 
 AT_ONCE: Final = 32  # objects decoded together
 
+_MIDDLE = 0.5  # of a pixel: here 0 is its edge, and transformers adds this to what it is given
 _PADDING = -10  # label of points that are none, in transformers
 _DRAWN = 10.0  # log odds of a mask that was given, as the network would have said it
 _BOUND = 32.0  # of log odds that are fed back, as SAM 2 does
@@ -101,7 +102,7 @@ class Sam:
 
     @torch.inference_mode()
     def _see(self, image: Pixels) -> _Seen:
-        made = self._processor.image_processor(image, return_tensors="pt", input_data_format="channels_last")
+        made = pixels_of(self._processor, image)
         pixels = made["pixel_values"].to(self._device)
         side = int(pixels.shape[-1])
         height, width = image.shape[:2]
@@ -123,7 +124,7 @@ class Sam:
         if objects[0].box is not None:
             across, down = seen.scale
             edges = torch.tensor([each.box for each in objects], dtype=torch.float32)
-            boxes = (edges * torch.tensor([across, down, across, down]))[:, None].to(self._device)
+            boxes = (edges * torch.tensor([across, down, across, down]) - _MIDDLE)[:, None].to(self._device)
         masks = None
         if objects[0].mask is not None:
             masks = torch.stack([_drawn(each.mask, seen) for each in objects if each.mask is not None])
@@ -177,7 +178,7 @@ def _points(objects: Sequence[Clicks], scale: tuple[float, float]) -> tuple[Tens
     points = torch.zeros(len(objects), 1, most, 2)
     labels = torch.full((len(objects), 1, most), _PADDING, dtype=torch.int64)
     for row, each in enumerate(objects):
-        points[row, 0, : len(each.points)] = torch.from_numpy(each.points * np.array(scale, np.float32))
+        points[row, 0, : len(each.points)] = torch.from_numpy(each.points * np.array(scale, np.float32) - _MIDDLE)
         labels[row, 0, : len(each.points)] = torch.from_numpy(each.inside.astype(np.int64))
     return points, labels
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
 from incontext.prompters.files import Files
 from incontext.prompters.opening import open_network, open_processor
-from incontext.prompters.parts import Box, Claim
+from incontext.prompters.parts import Box, Claim, Example
 from incontext.prompters.phrases import refuse_long
-from incontext.prompters.pictures import Kept, to_size
+from incontext.prompters.pictures import Kept, pixels_of, to_size
 
 ALIKE: Final = "visual"  # the phrase that says "what is in the boxes", for SAM 3 itself
 
@@ -38,13 +38,13 @@ class Concepts:
 
     @torch.inference_mode()
     def read(
-        self, image: Pixels, phrases: Sequence[str], *, least: float, examples: Sequence[tuple[Box, bool]] = ()
+        self, image: Pixels, phrases: Sequence[str], *, least: float, examples: Sequence[Example] = ()
     ) -> Iterator[Claim]:
-        """Yield the instances of each phrase. examples: boxes of instances that are meant, or are not."""
+        """Yield the instances of each phrase. examples: see `parts.Reader`."""
         self.check(phrases)
         seen = self._kept.of(image)
         for number, phrase in enumerate(phrases):
-            answer = self._network(vision_embeds=seen, **self._asked(image, phrase, examples))
+            answer = self._network(vision_embeds=seen, **self._asked(image, phrase, _about(number, examples)))
             scores = answer.pred_logits[0].float().sigmoid()
             if getattr(answer, "presence_logits", None) is not None:
                 scores = scores * answer.presence_logits[0].float().sigmoid()
@@ -58,7 +58,7 @@ class Concepts:
 
     @torch.inference_mode()
     def _see(self, image: Pixels) -> Any:
-        pixels = self._processor.image_processor(image, return_tensors="pt", input_data_format="channels_last")
+        pixels = pixels_of(self._processor, image)
         return self._network.get_vision_features(pixels["pixel_values"].to(self._device))
 
     def _asked(self, image: Pixels, phrase: str, examples: Sequence[tuple[Box, bool]]) -> dict[str, Tensor]:
@@ -78,3 +78,8 @@ def open_concepts(files: Files, device: torch.device) -> Concepts:
     network = open_network("Sam3Model", files, device)
     most = int(network.config.text_config.max_position_embeddings)
     return Concepts(network, open_processor("Sam3Processor", files), device, most_tokens=most)
+
+
+def _about(phrase: int, examples: Sequence[Example]) -> list[tuple[Box, bool]]:
+    """What examples say of one phrase: those of others say nothing."""
+    return [(each.box, each.phrase is not None) for each in examples if each.phrase in (None, phrase)]

@@ -13,19 +13,20 @@ import scipy.ndimage as ndi
 import torch
 from torch import Tensor
 
-from incontext.images.read import Pixels
+from incontext.images.ids import Pixels
+from incontext.images.resize import resized
 from incontext.prompters.files import Files
 from incontext.prompters.opening import open_network, open_processor
-from incontext.prompters.parts import Box, Claim, Margins
+from incontext.prompters.parts import Claim, Example, Margins
 from incontext.prompters.phrases import refuse_long
-from incontext.prompters.pictures import as_margins, to_size, to_square
+from incontext.prompters.pictures import as_margins, pixels_of, to_size
 
 # What else may be in a picture: words that take the pixels of which a user did not ask, where each pixel must belong to
 # some word. Those that a user names are left out.
 ELSEWHERE: Final = (
-    "background wall floor ceiling building road street ground grass tree forest mountain sky cloud water sea river "
-    "sand snow table desk bed window door curtain fence"
-).split()
+    *("background", "wall", "floor", "ceiling", "building", "road", "street", "ground", "grass", "tree", "forest"),
+    *("mountain", "sky", "cloud", "water", "sea", "river", "sand", "snow", "table", "desk", "bed", "window", "door"),
+)
 
 
 class Words:
@@ -42,7 +43,7 @@ class Words:
             refuse_long(phrase, len(self._processor.tokenizer(phrase)["input_ids"]), self._most_tokens)
 
     def read(
-        self, image: Pixels, phrases: Sequence[str], *, least: float, examples: Sequence[tuple[Box, bool]] = ()
+        self, image: Pixels, phrases: Sequence[str], *, least: float, examples: Sequence[Example] = ()
     ) -> Iterator[Claim]:
         """Yield for each phrase the pixels that belong to it with a probability of at least `least`."""
         if examples:
@@ -64,9 +65,9 @@ class Words:
     def _inputs(self, image: Pixels, phrases: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
         """The tokens, (T, L), and the pixels of the squashed picture, (1, 3, side, side)."""
         tokens = self._processor.tokenizer(list(phrases), return_tensors="pt", padding=True)
-        seen = to_square(image, self._side)
-        pixels = self._processor.image_processor(seen, return_tensors="pt", input_data_format="channels_last")
-        return {k: v.to(self._device) for k, v in tokens.items()}, pixels["pixel_values"].to(self._device)
+        # All of it, squashed: left to itself, the processor of GroupViT would cut the edges off.
+        pixels = pixels_of(self._processor, resized(image, (self._side, self._side)))
+        return {name: value.to(self._device) for name, value in tokens.items()}, pixels["pixel_values"].to(self._device)
 
 
 class ClipSeg(Words):
