@@ -1,11 +1,14 @@
 # `make demo` and `make test` do all the set-up on a machine that has Python 3.11 or newer.
 #   make demo   segment real photographs with the embedded weights
 #   make test   run every test
+#   make fast   run those that take no time: without a browser, Ray, killed processes and what is slow
 #   make check  lint, format, types, tests: what a change must pass
 #   make gpu    on a machine with a CUDA card: the tests that need it, then the speed ladder, within nine minutes;
 #               the figures go to OUT. With a Python that has everything already: make gpu PYTHON_RUN=python3
 #   make figures every figure of README and model card by the embedded weights, from the folder DATA; an hour or two on two
 #               cores; goes on where it was stopped
+#   make quotes write the figures of README and docs/ anew from the files of benchmarks/results/
+#   make docs   build the site into build/site, strictly
 #   make clean  remove what the commands above made, the environment included
 # Another interpreter: make test PYTHON=python3.12. Another environment: make test VENV=/some/venv.
 
@@ -20,16 +23,23 @@ OUT ?= benchmarks/results
 DATA ?= ../shared/data
 GPU_SECONDS ?= 500
 
-.PHONY: demo test check gpu figures clean chromium
+.PHONY: demo test fast check gpu figures quotes docs clean chromium
+
+# Two files at a time, in the order that tests/conftest.py gives: slow files first.
+TESTS := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST_OPTIONS ?=
 
 test: $(VENV)/.installed-dev chromium
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python $(TESTS) $(PYTEST_OPTIONS)
+
+fast: $(VENV)/.installed-dev
+	$(VENV)/bin/python $(TESTS) -m "not (browser or ray or kill or slow)" $(PYTEST_OPTIONS)
 
 check: $(VENV)/.installed-dev chromium
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python $(TESTS) $(PYTEST_OPTIONS)
 
 # A browser for the tests of the page: Debian's, where it is missing and can be had. Without it they skip.
 chromium:
@@ -53,6 +63,12 @@ gpu: $(if $(PYTHON_RUN),,$(VENV)/.installed-dev)
 figures: $(VENV)/.installed-dev
 	PYTHONPATH=. $(VENV)/bin/python benchmarks/figures.py $(DATA)
 
+quotes: $(VENV)/.installed-dev
+	PYTHONPATH=.:benchmarks $(VENV)/bin/python benchmarks/quote.py
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+
 demo: $(VENV)/.installed-demo
 	$(VENV)/bin/incontext demo
 
@@ -60,14 +76,18 @@ clean:
 	rm -rf .venv build dist demo-output .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A stamp is older than pyproject.toml when something may have to be installed. The second install covers the first.
+# A stamp is older than pyproject.toml when something may have to be installed. The last install covers the others.
 $(VENV)/.installed-demo: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --quiet --editable '.[demo]'
 	@touch $@
 
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --quiet --editable '.[docs]'
+	@touch $@
+
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --quiet --editable '.[dev,demo]'
-	@touch $@ $(VENV)/.installed-demo
+	@touch $@ $(VENV)/.installed-demo $(VENV)/.installed-docs
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here. Name a Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }

@@ -25,8 +25,9 @@ from incontext.canvas.read import reading_logits
 from incontext.images.write import whole_file
 from incontext.learning.losses import paint_batch
 from incontext.network.checkpoint import load_model
+from incontext.network.config import ModelConfig
 from incontext.network.devices import choose_dtype, products_in
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.model import SegGPT
 from incontext.training import loop
 from incontext.training.coloring import Coloring, collate, paint, paint_episode
 from incontext.training.episodes import EpisodeSource, Sampling

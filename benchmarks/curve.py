@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+from matplotlib.lines import Line2D
 
 from incontext.network.checkpoint import info
 
@@ -70,7 +71,7 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
         axis.set(title=title, xlabel="thousand episodes")
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    handles = [plt.Line2D([], [], color=color, label=f"{side} pixels") for side, color in colors.items()]
+    handles = [Line2D([], [], color=color, label=f"{side} pixels") for side, color in colors.items()]
     axes[0].legend(handles=handles, fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)

@@ -21,7 +21,7 @@ from incontext.images.ids import Pixels
 from incontext.images.read import read_image
 from incontext.images.resize import resized
 from incontext.images.write import write_image
-from incontext.training.scenes.scene import render_pair
+from incontext.training.scenes import render_pair
 from incontext.types import Palette, Prompt, Segmentation
 
 SIDE = 160  # pixels of a picture of the sheet

@@ -20,6 +20,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from quote import requote
 from record import RESULTS, command_line, weights_sha256
 
 HERE = Path(__file__).parent
@@ -43,7 +44,10 @@ class Figure:
 
 
 FIGURES = (
-    Figure("accuracy", "accuracy.py", ("{data}/test", "--out", "{work}", "--ensembles", "feature"), 14),
+    Figure(
+        "accuracy", "accuracy.py", ("{data}/test", "--out", "{work}", "--ensembles", "feature", "--shots", "1,4"), 7
+    ),
+    Figure("shots", "accuracy.py", ("{data}/test", "--out", "{work}", "--shots", "2,8"), 12),
     Figure("heldout", "heldout.py", ("{data}/train", "--queries", "512"), 8),
     Figure("video", "video.py", ("{data}/video", "--out", "{work}", "--memory", "0,4", "--policy", "spaced"), 12),
     Figure("hints", "hints.py", ("{data}/test", "--limit", "6"), 4),
@@ -102,6 +106,8 @@ def main() -> int:
     for path in [] if given.keep or failed or given.only else outdated(sha256):
         path.unlink()
         print(f"{path.name} is of other weights: removed")
+    for path in [] if failed else requote(newest=True):
+        print(f"{path.name} has the new figures")
     if failed:
         print(f"Failed: {', '.join(failed)}; the same command tries them again.", file=sys.stderr)
     return int(bool(failed))

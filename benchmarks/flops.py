@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from naive import Savings
 
-from incontext.network.model import ModelConfig
+from incontext.network.config import ModelConfig
 
 
 def flops(config: ModelConfig, shots: int, savings: Savings) -> int:

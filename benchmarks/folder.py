@@ -35,8 +35,9 @@ from incontext.folder import FileReport, plan, segment_folder
 from incontext.folder.run import count_lanes
 from incontext.images.ids import Pixels
 from incontext.images.read import read_image
+from incontext.network.config import ModelConfig
 from incontext.network.devices import choose_device
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.model import SegGPT
 from incontext.types import Prompt
 
 PARTS = ("rate", "memory", "kills")

@@ -26,9 +26,10 @@ from incontext.canvas.paint import unpaint
 from incontext.canvas.read import color_shares, read_colors
 from incontext.images.ids import IGNORED
 from incontext.learning.losses import paint_batch
-from incontext.network.checkpoint import info, load_model, resolve
+from incontext.network.checkpoint import info, load_model
 from incontext.network.devices import choose_dtype, products_in
 from incontext.network.model import SegGPT
+from incontext.network.registry import resolve
 from incontext.training.coloring import Coloring, collate, paint_episode, see
 from incontext.training.episodes import EpisodeSource
 from incontext.training.recipes import Recipe

@@ -1,96 +1,114 @@
-"""What hints are worth: mean IoU when 0, 1, 3 and 5 patches of the query's own mask are revealed to the network.
+"""What hints are worth: NoC, and IoU after some clicks, as the field simulates them; boxes; the last answer beside.
 
-python benchmarks/hints.py ../shared/data/test --limit 20
+python benchmarks/hints.py ../shared/data/test --limit 20 --out build/hints
+python benchmarks/hints.py ../shared/data/video --out build/hints-video
 
-One shot on the episodes of a test folder. A hint is a click as an annotator makes it: on the patch of which most pixels
-are still wrong, which is revealed flat in the id that most of it has. Then the network is asked again, with all hints
-so far. IoU at the network's resolution, over all pixels, the revealed patches included.
+On the things of a folder, as `incontext evaluate clicks` takes it, with an example in another picture and alone, beside
+a disc, and random walker and GrabCut where their libraries are installed. --variants also measures by so many clicks
+what it is worth when the last answer stands as an example with some weight; and what a box says, alone and with an
+example, with more or less of its inside revealed. What is in --out is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from einops import rearrange, repeat
 from record import record
-from torch import Tensor
 
-from incontext.canvas.paint import mosaic, normalise, unpaint
-from incontext.canvas.read import read_colors
-from incontext.evaluation.few_shot.episodes import Episode, EpisodeSet, read_sets
-from incontext.evaluation.few_shot.pictures import Pictures
-from incontext.evaluation.metrics import Overlap, mean, overlap
-from incontext.images.ids import IGNORED, Pixels
-from incontext.images.resize import resized, resized_mask
-from incontext.network.checkpoint import load_model, resolve
-from incontext.network.model import SegGPT
-from incontext.types import Palette
+from incontext.engine import Segmenter, load
+from incontext.evaluation.clicks import (
+    Click,
+    ClickJournal,
+    ClickMethod,
+    ClickReport,
+    Thing,
+    evaluate_clicks,
+    read_things,
+)
+from incontext.evaluation.clicks.baselines import installed
+from incontext.evaluation.clicks.network import network_methods, remembering
+from incontext.evaluation.clicks.scoring import Answers
+from incontext.evaluation.metrics import Flags
+from incontext.evaluation.workers import shared_processors
+from incontext.hints import Hints
+from incontext.identity import settings_of
+from incontext.images.ids import Pixels
+from incontext.options import DEFAULTS
+from incontext.progress import ProgressLine
+from incontext.types import Prompt, box
 
-COUNTS = (0, 1, 3, 5)
-PALETTE = Palette.spread([1])
-
-
-class Hinted:
-    """A query whose mask the network is told of bit by bit."""
-
-    def __init__(self, model: SegGPT, pictures: Pictures, each: EpisodeSet, episode: Episode) -> None:
-        side, patch = model.config.side, model.config.patch
-        size = side, side
-        self.model, self.patch = model, patch
-        prompt = pictures.prompt(each, episode.id, episode.prompts[0])
-        self.truth = resized_mask(pictures.prompt(each, episode.id, episode.query).mask, size)
-        query = resized(pictures.image(each.name, episode.query), size)
-        self.images = np.concatenate([resized(prompt.image, size), query])
-        self.shown = mosaic([prompt], PALETTE, size[0])[1]
-        self.hints = np.full((side // patch, side // patch), IGNORED, np.uint8)  # ids, where revealed
-
-    @torch.inference_mode()
-    def ask(self) -> Pixels:
-        """(side, side) ids."""
-        known = self.hints != IGNORED
-        flat = repeat(np.where(known, self.hints, 0), "r c -> (r p) (c q)", p=self.patch, q=self.patch)
-        painted = np.concatenate([self.shown, PALETTE.paint(flat.astype(np.uint8))])
-        masked = torch.from_numpy(np.concatenate([np.zeros_like(known), ~known]))
-        answer: Tensor = self.model.paint_canvas(_normal(self.images), _normal(painted), masked[None])
-        ids, _ = read_colors(unpaint(answer)[0, len(flat) :], PALETTE)
-        return np.where(repeat(known, "r c -> (r p) (c q)", p=self.patch, q=self.patch), flat, ids.numpy())
-
-    def click(self, found: Pixels) -> None:
-        """Reveal the patch of which most is wrong; nothing where all is right."""
-        wrong = _cells((found != self.truth) & (self.truth != IGNORED), self.patch).sum(axis=-1)
-        wrong[self.hints != IGNORED] = 0
-        if wrong.max() == 0:
-            return
-        row, column = np.unravel_index(wrong.argmax(), wrong.shape)
-        self.hints[row, column] = np.median(_cells(self.truth == 1, self.patch)[row, column])
-
-    def overlap(self, found: Pixels) -> Overlap:
-        """Of the foreground."""
-        return overlap(found == 1, self.truth == 1, self.truth == IGNORED)
+WEIGHTS = (0.25, 0.5, 1.0)  # of the last answer
+# What of a box is revealed as the thing: places as shares of its width and height, beside its middle.
+INSIDES = {"middle": (), "cross": ((0.35, 0.5), (0.65, 0.5), (0.5, 0.35), (0.5, 0.65))}
 
 
-def _normal(pixels: Pixels) -> Tensor:
-    return normalise(torch.from_numpy(pixels))[None]
+class Boxes:
+    """Answers with the box of the thing, whose truth it is shown, in place of the first click."""
+
+    def __init__(self, segmenter: Segmenter, things: Sequence[Thing]) -> None:
+        self._segmenter = segmenter
+        self._boxes = {self._key(truth.image): box(truth.truth) for thing in things if (truth := thing.read())}
+
+    def method(self, inside: str, *, uses_example: bool) -> ClickMethod:
+        """With the box and then clicks."""
+
+        def start(image: Pixels, example: Prompt | None) -> Answers:
+            left, top, right, bottom = self._boxes[self._key(image)]
+            places = [(left + x * (right - left), top + y * (bottom - top), 1) for x, y in INSIDES[inside]]
+            context = self._segmenter.prepare(example)
+
+            def answer(clicks: Sequence[Click]) -> Flags:
+                later = [(click.x, click.y, int(click.positive)) for click in clicks[1:]]
+                if not clicks:
+                    return np.zeros(image.shape[:2], np.bool_)
+                hints = Hints(points=[*places, *later], boxes=[(left, top, right, bottom, 1)])
+                found: Flags = self._segmenter.segment(image, context, hints=hints).mask == 1
+                return found
+
+            return answer
+
+        kind = "with an example" if uses_example else "alone"
+        return ClickMethod(f"{kind}, box for the first click, {inside}", start, uses_example=uses_example)
+
+    @staticmethod
+    def _key(image: Pixels) -> bytes:
+        return image[:: max(1, len(image) // 64)].tobytes()
 
 
-def _cells(flags: np.ndarray, patch: int) -> np.ndarray:
-    return rearrange(flags, "(r p) (c q) -> r c (p q)", p=patch, q=patch)
+def measure(
+    segmenter: Segmenter, things: Sequence[Thing], methods: Sequence[ClickMethod], out: Path, most: int
+) -> ClickReport:
+    """Ask the methods; what is known is not asked again."""
+    out.mkdir(parents=True, exist_ok=True)
+    settings = {**settings_of(segmenter, DEFAULTS), "clicks": most}
+    counts = [count for count in (1, 3, 5, 10) if count <= most]
+    with (
+        shared_processors(segmenter) as workers,
+        ClickJournal(out / f"clicks_{most}.jsonl", settings) as journal,
+        ProgressLine("things", len(things)) as progress,
+    ):
+        tell: Callable[[int, int], None] = lambda done, _: progress.update(done)  # noqa: E731
+        return evaluate_clicks(
+            methods, things, most=most, counts=counts, workers=workers, journal=journal, on_thing=tell
+        )
 
 
-def score(model: SegGPT, pictures: Pictures, each: EpisodeSet) -> list[float]:
-    """mIoU of a set for each of COUNTS."""
-    summed: dict[tuple[int, int], Overlap] = {}
-    for episode in each.episodes:
-        hinted, i = Hinted(model, pictures, each, episode), 1 if each.instances_as_one else episode.id
-        for count in range(COUNTS[-1] + 1):
-            found = hinted.ask()
-            if count in COUNTS:
-                summed[i, count] = summed.get((i, count), Overlap()) + hinted.overlap(found)
-            hinted.click(found)
-    return [mean(value.iou for (_, n), value in summed.items() if n == count) for count in COUNTS]
+def rows_of(report: ClickReport) -> list[dict[str, object]]:
+    """Plain figures of each method, of all things together and of each set."""
+    return [
+        {
+            "method": column.method,
+            "things": column.together.things,
+            "noc": {f"{each.quality:g}": [round(each.clicks, 2), each.failures] for each in column.together.reached},
+            "iou": {str(count): round(iou, 4) for count, iou in column.together.ious.items()},
+            "seconds": round(column.together.seconds, 4),
+            "sets": {each.set: {str(count): round(iou, 4) for count, iou in each.ious.items()} for each in column.sets},
+        }
+        for column in report.columns
+    ]
 
 
 def main() -> None:
@@ -98,21 +116,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--weights", default="default")
-    parser.add_argument("--limit", type=int, help="episodes of each set at most")
+    parser.add_argument("--limit", type=int, help="things of each set at most")
+    parser.add_argument("--clicks", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=Path("build/hints"))
+    parser.add_argument("--no-baselines", action="store_true")
+    parser.add_argument("--variants", type=int, metavar="N", help="clicks for the last answer and boxes: 5")
     given = parser.parse_args()
-    sets = read_sets(given.data, prompts=1, limit=given.limit)
-    model, pictures = load_model(resolve(given.weights)).eval(), Pictures(sets)
-    found = {each.name: [round(value, 4) for value in score(model, pictures, each)] for each in sets}
-    together = [round(mean(values[k] for values in found.values()), 4) for k in range(len(COUNTS))]
-    measured = {
+    segmenter, things = load(given.weights), read_things(given.data, limit=given.limit)
+    methods = network_methods(segmenter, DEFAULTS)
+    baselines = () if given.no_baselines else installed()
+    measured: dict[str, object] = {
         "weights": given.weights,
-        "side": model.config.side,
-        "episodes": sum(len(each.episodes) for each in sets),
-        "revealed_patches": COUNTS,
-        "mean_iou": together,
-        "sets": found,
+        "side": segmenter.config.side,
+        "columns": rows_of(measure(segmenter, things, [*methods, *baselines], given.out, given.clicks)),
     }
-    record(f"hints_{Path(given.weights).stem}_side{model.config.side}", measured, "cpu", weights=given.weights)
+    if given.variants:
+        boxes = Boxes(segmenter, things)
+        both = (True, False)
+        varied = [
+            *methods,
+            *(remembering(segmenter, DEFAULTS, w, uses_example=use) for use in both for w in WEIGHTS),
+            *(boxes.method(inside, uses_example=use) for use in both for inside in INSIDES),
+        ]
+        measured["variants"] = rows_of(measure(segmenter, things, varied, given.out, given.variants))
+    name = f"hints_{Path(given.weights).stem}_side{segmenter.config.side}"
+    record(name + ("_video" if "video" in given.data.name else ""), measured, "cpu", weights=given.weights)
 
 
 if __name__ == "__main__":

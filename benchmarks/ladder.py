@@ -32,9 +32,10 @@ from table import to_markdown
 from torch import Tensor
 
 from incontext.bench import MEGABYTE, PeakMemory, Timing, timed
-from incontext.engine import choose_device
-from incontext.network.checkpoint import load_model, resolve
+from incontext.network.checkpoint import load_model
+from incontext.network.devices import choose_device
 from incontext.network.model import SegGPT
+from incontext.network.registry import resolve
 
 COMPILE_SECONDS = 60.0  # what is expected of a row that compiles
 
@@ -132,7 +133,7 @@ class Ladder:
     def _folder_seconds(self) -> float:
         """How long the folder job will take: twice the network's share, and the files."""
         images = self.options.folder_images
-        return images * (2 * self._fastest()["ms"] / 1000 + 0.03)
+        return float(images * (2 * self._fastest()["ms"] / 1000 + 0.03))
 
     def _fastest(self) -> dict[str, Any]:
         ours = [

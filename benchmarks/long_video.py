@@ -20,8 +20,8 @@ from record import record
 
 from incontext.engine import load
 from incontext.images.ids import Pixels
-from incontext.training.scenes.moving import render_clip
-from incontext.video.job import Progress, track_job
+from incontext.training.scenes import render_clip
+from incontext.video.job import TrackProgress, track_job
 from incontext.video.plan import plan_track
 from incontext.video.streams import movie
 
@@ -37,7 +37,7 @@ def rendered(path: Path, frames: int) -> Pixels:
     with movie(path, SIZE, rate=RATE) as film:
         for number, (image, mask) in enumerate(render_clip(np.random.default_rng(1), SIZE, frames, things=3)):
             first = mask if first is None else first
-            film.add(number / RATE, image)
+            film.add(float(number / RATE), image)
     assert first is not None
     return first
 
@@ -50,7 +50,7 @@ def main() -> None:
     given = parser.parse_args()
     segmenter, process, resident = load(), psutil.Process(), []
 
-    def watch(_: Progress) -> None:
+    def watch(_: TrackProgress) -> None:
         resident.append(process.memory_info().rss)
 
     with tempfile.TemporaryDirectory() as name:

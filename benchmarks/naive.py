@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from incontext.network.model import ModelConfig, SegGPT, Task
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
+from incontext.options import Task
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,9 @@ class Network:
             if only:
                 break
         pixels = self._decode(torch.cat(taps, dim=-1))
-        return (
-            pixels if self.savings.query_decode else pixels.unflatten(0, (batch, shots))[:, 0, :, -queries.shape[-1] :]
-        )
+        if self.savings.query_decode:
+            return pixels
+        return rearrange(pixels, "(b n) c h w -> b n c h w", b=batch)[:, 0, :, -queries.shape[-1] :]
 
     # ------------------------------------------------------------------------------------------ tokens
 
@@ -202,7 +204,7 @@ class Network:
         bias = _bias(q[..., first * width :, :], relative[0][first:], relative[1])
         out = self._attention(q[..., first * width :, :], k, v, bias)
         out = self._linear(f"{name}.proj", rearrange(out, "b s n h (r w) d -> b s n r w (h d)", w=width))
-        prompt_part, query_part = out.split([height // 2 - first, height // 2], dim=3)
+        prompt_part, query_part = torch.split(out, [height // 2 - first, height // 2], dim=3)
         if shots > 1:
             query_part = query_part.mean(dim=2, keepdim=True).expand_as(query_part)
         out = torch.cat([prompt_part, query_part], dim=3)
@@ -215,7 +217,7 @@ class Network:
         first = height - 1 if only else 0  # row of the prompts
         q, k, v = self._heads(f"{name}.qkv", x)
         (prompt_q, query_q), (prompt_k, query_k), (prompt_v, query_v) = (
-            each.split([shots, 1], dim=2) for each in (q, k, v)
+            torch.split(each, [shots, 1], dim=2) for each in (q, k, v)
         )
         prompt_q = prompt_q[:, :, : 1 if only else shots, :, first * width :]
         both_k, both_v = _stacked(prompt_k, query_k), _stacked(prompt_v, query_v)
@@ -234,7 +236,7 @@ class Network:
             prompt_q = prompt_q.expand(-1, -1, shots, -1, -1, -1)
             both_q = _stacked(prompt_q, query_q)
             out = self._attention(both_q, both_k, both_v, _bias(both_q, rows[first:], columns))
-            prompt_out, query_out = out.split([(height - first) * width, height * width], dim=-2)
+            prompt_out, query_out = torch.split(out, [(height - first) * width, height * width], dim=-2)
         query_out = query_out.mean(dim=2, keepdim=True)
         if only:
             out = torch.cat([prompt_out[:, :, :1], query_out], dim=-2)
@@ -253,7 +255,8 @@ class Network:
             scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
             return torch.softmax(scores, dim=-1) @ v
         q, k, v, bias, lead = _batched(q, k, v, bias)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).unflatten(0, lead)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return out.reshape(*lead, *out.shape[1:])
 
     def _attention_lse(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """The same, and the log-sum-exp of each query's scores (..., h, Tq), to merge answers by (arXiv 2205.14135)."""
@@ -332,6 +335,7 @@ def _stacked(prompts: Tensor, query: Tensor) -> Tensor:
 
 def _batched(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, torch.Size]:
     """What PyTorch's operators take: (batch, h, T, d); and the axes that were folded."""
-    lead = torch.broadcast_shapes(*(each.shape[:-3] for each in (q, k, v, bias)))
+    shapes = (each.shape[:-3] for each in (q, k, v, bias))
+    lead: torch.Size = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
     q, k, v, bias = (each.expand(*lead, *each.shape[-3:]).flatten(0, len(lead) - 1) for each in (q, k, v, bias))
     return q, k, v, bias, lead

@@ -16,7 +16,8 @@ import torch
 
 from incontext.bench import circumstances
 from incontext.images.write import whole_file
-from incontext.network.checkpoint import info, resolve
+from incontext.network.checkpoint import info
+from incontext.network.registry import resolve
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -19,18 +19,21 @@ import numpy as np
 from record import record
 
 from incontext.canvas import votes
+from incontext.canvas.query import PaintedAnswer
 from incontext.canvas.read import read_small
 from incontext.engine import Segmenter, load
 from incontext.evaluation.few_shot.episodes import EpisodeSet, read_sets
-from incontext.evaluation.few_shot.pictures import Pictures, wanted
+from incontext.evaluation.few_shot.pictures import EpisodeImages, wanted
 from incontext.evaluation.metrics import mean, overlap
 from incontext.evaluation.video.davis import boundary
 from incontext.images.ids import IGNORED, Pixels
-from incontext.network.checkpoint import info, resolve
+from incontext.network.checkpoint import info
+from incontext.network.registry import resolve
+from incontext.options import SegmentKeywords
 from incontext.types import Prompt
 
 CELL, CELLS, SHOWING = 256, 3, 4  # pixels, cells along a side, cells with the thing
-WAYS = {  # to see a mosaic: options of Segmenter.segment
+WAYS: dict[str, SegmentKeywords] = {  # to see a mosaic: options of Segmenter.segment
     "whole": {},
     "whole, refined": {"refine": True},
     "side 320": {"side": 320},
@@ -40,7 +43,7 @@ WAYS = {  # to see a mosaic: options of Segmenter.segment
 }
 
 
-def measure_edges(segmenter: Segmenter, sets: Sequence[EpisodeSet], pictures: Pictures) -> dict[str, object]:
+def measure_edges(segmenter: Segmenter, sets: Sequence[EpisodeSet], pictures: EpisodeImages) -> dict[str, object]:
     """Plain and refined, from the same answers of the network."""
     rows: dict[str, dict[str, list[list[float]]]] = {"plain": defaultdict(list), "refined": defaultdict(list)}
     seconds = dict.fromkeys(rows, 0.0)
@@ -50,6 +53,7 @@ def measure_edges(segmenter: Segmenter, sets: Sequence[EpisodeSet], pictures: Pi
             truth = pictures.prompt(each, episode.id, episode.query).mask
             prompt = pictures.prompt(each, episode.id, episode.prompts[0])
             (answer,) = segmenter.answer_many([query], prompt)
+            assert isinstance(answer, PaintedAnswer)  # it is seen whole
             ids, confidence = (one[0] for one in read_small(answer.painted))
             for name, guide in (("plain", None), ("refined", query)):
                 start = time.perf_counter()
@@ -71,7 +75,7 @@ class Mosaics:
     """Large pictures with exact masks, made of the sets' pictures. `make(name)` is one that shows what a set's
     first episode asks for."""
 
-    def __init__(self, sets: Sequence[EpisodeSet], pictures: Pictures, seed: int = 0) -> None:
+    def __init__(self, sets: Sequence[EpisodeSet], pictures: EpisodeImages, seed: int = 0) -> None:
         self._rng = np.random.default_rng(seed)
         self._cells: dict[str, list[tuple[Pixels, Pixels]]] = {}
         for each in sets:
@@ -108,7 +112,7 @@ class Mosaics:
         return image[top : top + CELL, left : left + CELL], mask[top : top + CELL, left : left + CELL]
 
 
-def _mask(pictures: Pictures, each: EpisodeSet, i: int, stem: str) -> Pixels:
+def _mask(pictures: EpisodeImages, each: EpisodeSet, i: int, stem: str) -> Pixels:
     """(H, W): 1 where the class is, which may be nowhere, 255 where the file ignores."""
     ids = pictures.ids(each.name, stem)
     return np.where(ids == IGNORED, np.uint8(IGNORED), wanted(ids, each, i).astype(np.uint8))
@@ -157,7 +161,7 @@ def main() -> None:
         "mosaics_of_each_set": options.mosaics,
     }
     sets = read_sets(options.data, limit=max(1, options.limit))
-    pictures = Pictures(sets)
+    pictures = EpisodeImages(sets)
     if options.limit:
         measured["edges"] = measure_edges(segmenter, sets, pictures)
         print(measured["edges"], flush=True)

@@ -1,14 +1,14 @@
 """Folder jobs by many processes: how many pictures a second, and what each step of a picture costs.
 
 python benchmarks/scale.py                            # all three parts
-python benchmarks/scale.py --parts engines --images 300
+python benchmarks/scale.py --parts runners --images 300
 python benchmarks/scale.py --parts steps,overhead
 
-engines: JPEGs of 640 x 480 with the default weights, by the local engine and by Ray with one worker of all threads up
+runners: JPEGs of 640 x 480 with the default weights, by the local runner and by Ray with one worker of all threads up
 to one worker for each core; the rate from the time when a quarter is done, and the seconds until the first is done.
 steps: seconds of one core for reading, fitting, the network and writing, by the picture's size; and for what Ray needs
-to hand a decoded picture to another process, which this package avoids. overhead: the same engines with a network of
-two blocks and small pictures: what is left is what engines cost for each picture.
+to hand a decoded picture to another process, which this package avoids. overhead: the same runners with a network of
+two blocks and small pictures: what is left is what runners cost for each picture.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ from machine import photographs
 from PIL import Image
 from record import record
 
-from incontext.engine import Segmenter, load
+from incontext.engine import Answer, Segmenter, load
 from incontext.folder import FileReport, FolderReport, Outputs, plan, segment_folder, work
-from incontext.folder.ray.job import PICTURES_FOR_THREAD, RayEngine, segment_on_ray
-from incontext.folder.ray.workers import Recipe
+from incontext.folder.ray.job import PICTURES_FOR_THREAD, RayRunner, segment_on_ray
+from incontext.folder.ray.workers import RayNetworks, Setup
 from incontext.images.read import read_image
 from incontext.network.checkpoint import save_model
+from incontext.options import DEFAULTS, LoadOptions
 
-PARTS = ("engines", "steps", "overhead")
+PARTS = ("runners", "steps", "overhead")
 SIZES = ((640, 480), (1920, 1280), (4000, 3000))
 COUNTED = 0.75  # of the pictures: the last ones, when all workers are at work
 SMALL_FILES = 2000
@@ -80,7 +81,7 @@ def _processes() -> list[psutil.Process]:
 
 
 def compared(folder: Path, root: Path, weights: str, cores: int) -> list[dict[str, object]]:
-    """A row for each engine, whose masks must be equal."""
+    """A row for each runner, whose masks must be equal."""
     prompt = example(read_image(min(root.iterdir())))
     torch.set_num_threads(cores)
     clock = Clock()
@@ -89,8 +90,8 @@ def compared(folder: Path, root: Path, weights: str, cores: int) -> list[dict[st
     rows = [clock.row("local", report)]
     for workers in sorted({1, *(2**power for power in range(1, 10) if 2**power < cores), cores}):
         out, clock = folder / f"ray{workers}", Clock()
-        options = {"weights": weights, "device": "cpu", "workers": workers, "on_file": clock}
-        report = segment_on_ray(plan([root], out), prompt, **options)
+        networks = RayNetworks(LoadOptions(weights, "cpu"), workers=workers)
+        report = segment_on_ray(networks, plan([root], out), prompt, on_file=clock)
         rows.append({**clock.row("ray", report), "masks_as_local": _same(folder / "local", out)})
         print(rows[-1], flush=True)
     return rows
@@ -101,7 +102,7 @@ def _same(one: Path, other: Path) -> bool:
     return names[0] == names[1] and all((one / n).read_bytes() == (other / n).read_bytes() for n in names[0])
 
 
-def engines(folder: Path, images: int, cores: int) -> dict[str, object]:
+def runners(folder: Path, images: int, cores: int) -> dict[str, object]:
     """Pictures per second with the default weights."""
     photographs(folder / "in", images)
     return {"rows": compared(folder, folder / "in", "default", cores)}
@@ -122,7 +123,8 @@ def steps(folder: Path, images: int, cores: int) -> dict[str, object]:  # noqa: 
     torch.set_num_threads(1)
     (source,) = photographs(folder / "in", 1)
     segmenter = load(device="cpu")
-    with RayEngine(Recipe(example(read_image(source)), Outputs(folder), device="cpu")):
+    networks = RayNetworks(LoadOptions(device="cpu"))
+    with RayRunner(Setup(networks, example(read_image(source)), Outputs(folder), DEFAULTS)):
         rows = [_steps(folder, source, size, segmenter) for size in SIZES]
     return {"dtype": str(segmenter.dtype), "rows": rows}
 
@@ -140,7 +142,7 @@ def _steps(folder: Path, source: Path, size: tuple[int, int], segmenter: Segment
     prepared = segmenter.prepare(example(picture.image))
     fitted = prepared.fit(picture.image)
 
-    def network() -> work.Answer:
+    def network() -> Answer:
         (answer,) = segmenter.answer_many([fitted], prepared)
         return answer
 
@@ -178,7 +180,7 @@ def main() -> None:
     cores = os.cpu_count() or 1
     measured: dict[str, object] = {}
     for name in asked.parts.split(","):
-        part = {"engines": engines, "steps": steps, "overhead": overhead}[name]
+        part = {"runners": runners, "steps": steps, "overhead": overhead}[name]
         with tempfile.TemporaryDirectory() as folder:
             measured[name] = part(Path(folder), asked.images, cores)
     record("scale", measured, "cpu", weights="default")

@@ -15,7 +15,7 @@ import numpy as np
 
 from incontext.images.ids import Pixels
 from incontext.images.write import write_image
-from incontext.training.scenes.scene import render_pair
+from incontext.training.scenes import render_pair
 from incontext.types import Palette, Segmentation
 
 

@@ -252,7 +252,12 @@ def main() -> None:
     if given.plot is not None:
         draw(sets, given.plot)
     name = f"tune_{Path(given.weights).stem}_side{segmenter.config.side}" + (f"_{given.ids}ids" if given.ids else "")
-    measured = {"model": Path(given.weights).stem, "settings": settings, "summary": summary(sets), "sets": sets}
+    measured: dict[str, object] = {
+        "model": Path(given.weights).stem,
+        "settings": settings,
+        "summary": summary(sets),
+        "sets": sets,
+    }
     record(name, measured, segmenter.device, weights=given.weights)
 
 

@@ -10,32 +10,43 @@ from incontext.version import __version__
 
 if TYPE_CHECKING:
     from incontext.engine import Segmenter, load
+    from incontext.hints import Hints
     from incontext.prompt_tensor import PromptTensor
+    from incontext.proposals import Proposals, propose
+    from incontext.rounds import Rounds
     from incontext.tuning import tune
     from incontext.types import Palette, Prompt, Segmentation
     from incontext.video import Tracker, track
 
 __all__ = [
+    "Hints",
     "Palette",
     "Prompt",
     "PromptTensor",
+    "Proposals",
+    "Rounds",
     "Segmentation",
     "Segmenter",
     "Tracker",
     "__version__",
     "load",
+    "propose",
     "track",
     "tune",
 ]
 
 _HOMES = {
+    "Hints": "hints",
     "Palette": "types",
     "Prompt": "types",
+    "Proposals": "proposals",
     "PromptTensor": "prompt_tensor",
+    "Rounds": "rounds",
     "Segmentation": "types",
     "Segmenter": "engine",
     "Tracker": "video",
     "load": "engine",
+    "propose": "proposals",
     "track": "video",
     "tune": "tuning",
 }

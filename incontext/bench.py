@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, Unpack
 
 import einops
 import numpy as np
@@ -27,6 +27,7 @@ import torch
 
 import incontext
 from incontext.engine import PreparedContext, Segmenter
+from incontext.options import SegmentKeywords, SegmentOptions, takes_options
 from incontext.types import Prompt
 
 PICTURE: Final = (480, 640)  # rows and columns of the pictures that are segmented
@@ -133,7 +134,7 @@ def _forget_peak() -> bool:
 
 
 def _resident(field: str) -> int | None:
-    """Bytes: VmRSS what is resident now, VmHWM the most that was."""
+    """Read bytes of this process: VmRSS what is resident now, VmHWM the most that was."""
     found = re.search(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     return int(found[1]) * 1024 if found else None
 
@@ -142,7 +143,7 @@ def _resident(field: str) -> int | None:
 
 
 def hardware(device: torch.device) -> str:
-    """What a figure was measured on: the card, or the processor with its cores.
+    """Name what a figure was measured on: the card, or the processor with its cores.
 
     A processor whose model the virtual machine hides is told by its widest vector instructions and by its numbers of
     family and model: generations that share the one may differ by half in speed.
@@ -158,14 +159,14 @@ def hardware(device: torch.device) -> str:
 
 
 def processor(name: str, instructions: str | None) -> str:
-    """`Intel(R) Xeon(R) Processor`, `AMX` -> `Intel Xeon AMX`; a name that says the model stays without the second."""
+    """Shorten `Intel(R) Xeon(R) Processor`, `AMX` to `Intel Xeon AMX`; a name that says the model stays alone."""
     name = re.sub(r"\((R|TM|r|tm)\)|\bCPU\b|\bProcessor\b|\b\d+-Core\b|@.*", " ", name)
     name = " ".join(name.split())
     return name if re.search(r"\d", name) or instructions is None else f"{name} {instructions}"
 
 
 def generation(cpuinfo: str) -> str | None:
-    """The widest vector instructions that the text of /proc/cpuinfo lists, and the numbers of family and model if any.
+    """Find the widest vector instructions that the text of /proc/cpuinfo lists, and the numbers of family and model.
 
     `AVX512-BF16 family 25 model 17`: an EPYC of the fourth generation.
     """
@@ -177,7 +178,7 @@ def generation(cpuinfo: str) -> str | None:
 
 
 def circumstances(device: torch.device) -> dict[str, object]:
-    """What a figure needs to be judged by: date, hardware, threads, versions."""
+    """Note what a figure needs to be judged by: date, hardware, threads, versions."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": hardware(device),
@@ -223,14 +224,14 @@ class BenchReport:
     rows: tuple[Row, ...]
 
     def to_json(self) -> str:
-        """One line."""
+        """Write it as one line."""
         where = {"picture": f"{PICTURE[1]} x {PICTURE[0]}", "side": self.side}
         rows = [{name: _rounded(value) for name, value in asdict(row).items()} for row in self.rows]
         document = {"benchmark": "segmenter", **self.circumstances, "model": self.segmenter, **where}
         return json.dumps({**document, "load_seconds": _rounded(self.load_seconds), "rows": rows})
 
     def to_markdown(self) -> str:
-        """What runs, and a table."""
+        """Write what runs, and a table."""
         what, about = self.segmenter, self.circumstances
         head = (
             f"{what['weights']}, side {self.side}, {what['dtype']}, attention {what['attention']}"
@@ -253,20 +254,25 @@ class BenchReport:
         return "\n".join(lines)
 
 
+@takes_options
 def bench(
     segmenter: Segmenter,
     *,
     shots: Sequence[int] = (1,),
     batch_sizes: Sequence[int] = (1,),
-    side: int | None = None,
     seconds: float = 10.0,
     load_seconds: float = 0.0,
     on_row: Callable[[Row], None] | None = None,
+    **options: Unpack[SegmentKeywords],
 ) -> BenchReport:
     """Measure a Segmenter on noise: 640 x 480 pictures in memory, with a context of each number of shots.
 
-    batch_sizes: pictures that go through the network together. seconds: about how long each figure may take.
-    load_seconds: how long loading took, for the report. on_row: called after each row.
+    Args:
+        batch_sizes: Pictures that go through the network together.
+        seconds: About how long each figure may take.
+        load_seconds: How long loading took, for the report.
+        on_row: Called after each row.
+        options: See `SegmentOptions`.
 
     Raises:
         ValueError: no shots or batch sizes, or some below one; what `Segmenter.segment` raises about the side.
@@ -274,24 +280,24 @@ def bench(
     for name, values in (("shots", shots), ("batch sizes", batch_sizes)):
         if not values or min(values) < 1:
             raise ValueError(f"expected {name} of at least 1, got {', '.join(map(str, values)) or 'none'}")
-    rows = []
+    rows, chosen = [], SegmentOptions(**options)
     for count in shots:
         for batch_size in batch_sizes:
-            rows.append(_measure(segmenter, count, batch_size, side, seconds))
+            rows.append(_measure(segmenter, count, batch_size, chosen, seconds))
             if on_row is not None:
                 on_row(rows[-1])
-    used = segmenter.config.side if side is None else side
+    used = segmenter.config.side if chosen.side is None else chosen.side
     return BenchReport(segmenter.describe(), circumstances(segmenter.device), used, load_seconds, tuple(rows))
 
 
-def _measure(segmenter: Segmenter, shots: int, batch_size: int, side: int | None, seconds: float) -> Row:
+def _measure(segmenter: Segmenter, shots: int, batch_size: int, options: SegmentOptions, seconds: float) -> Row:
     rng = np.random.default_rng(0)
     pictures = [_noise(rng) for _ in range(batch_size)]
     context = [_prompt(rng) for _ in range(shots)]
     device = segmenter.device
 
     def prepare() -> PreparedContext:
-        return segmenter.prepare(context, side=side)
+        return segmenter.prepare(context, **options.keywords())
 
     with PeakMemory(device) as memory:
         prepared = prepare()
@@ -299,7 +305,7 @@ def _measure(segmenter: Segmenter, shots: int, batch_size: int, side: int | None
             lambda: list(segmenter.segment_many(pictures, prepared, batch_size=batch_size)), device, seconds=seconds
         )
     anew = timed(
-        lambda: list(segmenter.segment_many(pictures, context, side=side, batch_size=batch_size)),
+        lambda: list(segmenter.segment_many(pictures, context, batch_size=batch_size, **options.keywords())),
         device,
         seconds=seconds,
         least=1,

@@ -39,7 +39,7 @@ class Crop(NamedTuple):
     mirrored: bool = False
 
     def of(self, photograph: Pixels) -> Pixels:
-        """(H, W, 3) -> (bottom - top, right - left, 3)."""
+        """Cut the crop out of a photograph (H, W, 3): (bottom - top, right - left, 3)."""
         part = photograph[self.top : self.bottom, self.left : self.right]
         return part[:, ::-1] if self.mirrored else part
 
@@ -134,7 +134,7 @@ class JobReport:
         return self.result.seconds / max(1, self.result.done)
 
     def describe(self) -> str:
-        """Two lines for a terminal."""
+        """Write two lines for a terminal."""
         done = f"{self.job.name}: {self.result.done} masks, {self.seconds_per_picture:.2f} s a picture"
         return "\n".join([done, *(f"  failed: {file.error}" for file in self.result.failures), f"  {self.command}"])
 
@@ -148,7 +148,9 @@ class DemoReport:
 
 
 def find_photographs() -> Path:
-    """The folder of scikit-image's photographs. Cheap: tells what is missing before weights are loaded.
+    """Find the folder of scikit-image's photographs.
+
+    Cheap: tells what is missing before weights are loaded.
 
     Raises:
         FileNotFoundError: scikit-image is not installed, or its wheel holds other pictures than the demo was made for.
@@ -171,7 +173,8 @@ def find_photographs() -> Path:
 def run(segmenter: Segmenter, out: Path, *, on_job: Callable[[JobReport], None] | None = None) -> DemoReport:
     """Do all jobs, each in its own folder below ``out``, and draw a contact sheet of them all.
 
-    on_job: called after each job.
+    Args:
+        on_job: Called after each job.
 
     Raises:
         FileNotFoundError: what `find_photographs` raises.
@@ -238,7 +241,7 @@ class _Column(NamedTuple):
 
 
 def _contact_sheet(job: Job, columns: Sequence[_Column]) -> Pixels:
-    """The prompt over its mask, beside it each query over its answer, under the job's title; (H, W, 3)."""
+    """Draw the prompt over its mask, beside it each query over its answer, under the job's title; (H, W, 3)."""
     head, row = 2 * _LINE + _GAP, _LINE + _CELL + _GAP
     sheet = Image.new("RGB", (_WIDTH, head + 2 * row + _GAP), _PAPER)
     draw = ImageDraw.Draw(sheet)

@@ -1,64 +1,60 @@
 """The Segmenter: a network on a device, from pictures and a context to masks.
 
-Owns the device, the dtype, compilation, batching and memory. It refuses to know files of weights
-(network/checkpoint.py), colours and mosaics (canvas/context.py), pixels (canvas/paint.py) and the inside of the network
-(network/model.py): dtype and compilation are applied from outside.
+Owns what users call: options, contexts, batches. It refuses to know files of weights (network/checkpoint.py), colours
+and mosaics (canvas/context.py), pixels (canvas/paint.py), and how the network is run (placed.py).
 """
 
 from __future__ import annotations
 
 import os
-import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import torch
-from torch import Tensor
 
-from incontext.canvas.context import Ensemble, Stitched, content_of, cut_to_windows, shown_palette, stitch
-from incontext.canvas.paint import normalise, unpaint
-from incontext.canvas.query import Answer, Collected, FittedQuery, fit_query
-from incontext.canvas.read import Paint, shares
-from incontext.canvas.windows import Tiles
+from incontext.canvas.context import cut_to_windows, shown_palette, stitch
+from incontext.canvas.hints import check_hints
+from incontext.canvas.paint import unpaint
+from incontext.canvas.query import Answer, FittedQuery, PaintedAnswer, View, ViewSorter, fit_query
+from incontext.canvas.read import read_logits
+from incontext.hints import Hints
 from incontext.images.read import ImageLike, read_image
+from incontext.matching.voter import Voter, open_voter
 from incontext.network import memory
-from incontext.network.attention import choose_kernel
-from incontext.network.checkpoint import fingerprint, info, load_model, resolve
-from incontext.network.devices import DeviceName, DtypeName, choose_device, choose_dtype
+from incontext.network.checkpoint import fingerprint, info, load_model
+from incontext.network.devices import choose_device, choose_dtype
 from incontext.network.memory import Room
-from incontext.network.model import ContextTokens, PromptTokens, Seen, SegGPT, Tables, Task
-from incontext.prompt_tensor import PromptTensor
+from incontext.network.model import PromptTokens, SegGPT
+from incontext.network.registry import resolve
+from incontext.options import (
+    BatchSize,
+    DeviceName,
+    DtypeName,
+    LoadOptions,
+    SegmentKeywords,
+    SegmentOptions,
+    takes_options,
+    told_otherwise,
+)
+from incontext.placed import Pass, PlacedNetwork, by_passes
+from incontext.prompt_tensor import PromptTensor, listed
+from incontext.proposals import expected_iou
 from incontext.types import Palette, Prompt, Segmentation
 
-__all__ = [  # what callers find here, wherever it is defined
-    "Answer",
-    "BatchSize",
-    "Context",
-    "DtypeName",
-    "FittedQuery",
-    "PreparedContext",
-    "Segmenter",
-    "Tiles",
-    "choose_device",
-    "choose_dtype",
-    "load",
-]
+__all__ = ["Answer", "Context", "FittedQuery", "PreparedContext", "Segmenter", "load"]  # what callers find here
 
 Context = Prompt | PromptTensor | Sequence[Prompt | PromptTensor]
-BatchSize = int | Literal["auto"]
 
-MIN_PRESENCE = 0.5  # docs/log.md says how it was chosen
+MIN_PRESENCE = 0.3  # docs/log/presence-bar.md says how it was chosen
 
+_CLICKS_AT_ONCE = {"cuda": 64, "mps": 8, "cpu": 8}  # on one image, which share a part of the work
 _MOST_AT_ONCE = {"cuda": 32, "mps": 8, "cpu": 1}  # queries in a batch where memory allows; a CPU gains nothing by more
-_SHARE_OF_FREE = 0.8  # of the memory that is free, for what the estimate does not see
 
 
 def load(
@@ -68,21 +64,29 @@ def load(
     dtype: DtypeName = "auto",
     compile: bool = False,
     min_presence: float | None = None,
+    backbone: str | os.PathLike[str] | None = None,
 ) -> Segmenter:
-    """A Segmenter with the weights of that registry name or path.
+    """Open weights and make a Segmenter with them.
 
-    device: "auto" (a CUDA device if there is one, else the CPU) or a PyTorch device, which must be there. dtype: "auto"
-    is bfloat16 on CUDA and on CPUs that multiply it in hardware, else float32, which gives the published network's
-    answers exactly. compile: torch.compile; the first batch of each side and number of shots then takes up to minutes,
-    the following ones less time than without. min_presence: 0..1; ids that are less likely to be in a query at all are
-    left out of its mask, if the weights can tell (`Segmentation.presence`); 0 leaves out none, None is 0.5.
+    Args:
+        name: A name that `incontext weights list` knows, or a path.
+        device: "auto" (a CUDA device if there is one, else the CPU) or a PyTorch device, which must be there.
+        dtype: "auto" is bfloat16 on CUDA and on CPUs that multiply it in hardware, else float32, which gives the
+            published network's answers exactly.
+        compile: Use torch.compile; the first batch of each side and number of shots then takes up to minutes, the
+            following ones less time than without.
+        min_presence: 0..1; ids that are less likely to be in a query at all are left out of its mask, if the weights
+            can tell (`Segmentation.presence`); 0 leaves out none, None is 0.3.
+        backbone: A frozen network whose features vote beside ours: "timm:NAME", a folder that timm saved, or
+            "efficientnet-lite2" (docs/backbones.md); nothing is downloaded for it.
 
     Raises:
-        FileNotFoundError: there is no file and no registered weights of that name.
-        CheckpointError: the file is not a checkpoint of this network.
-        ValueError: the device or the dtype is unknown or not available, or min_presence is outside of 0..1.
+        FileNotFoundError: There is no file and no registered weights of that name, or the backbone's are not here.
+        CheckpointError: The file is not a checkpoint of this network, or not one of the backbone.
+        ValueError: The device or the dtype is unknown or not available, or min_presence is outside of 0..1.
     """
     chosen = choose_device(device)  # first: a missing device should not cost a download
+    voter = None if backbone is None else open_voter(os.fspath(backbone), chosen)
     path = resolve(name)
     return Segmenter(
         load_model(path),
@@ -90,39 +94,76 @@ def load(
         dtype=dtype,
         compile=compile,
         min_presence=min_presence,
+        voter=voter,
         name=str(name),
         path=path,
     )
 
 
+def load_with(asked: LoadOptions, *, compile: bool = False) -> Segmenter:
+    """Make a Segmenter with what was asked for: :func:`load`."""
+    return load(
+        asked.weights,
+        device=asked.device,
+        dtype=asked.dtype,
+        compile=compile,
+        min_presence=asked.min_presence,
+        backbone=asked.backbone,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class PreparedContext:
-    """A context inside a Segmenter: what all queries share, computed once. Made by `Segmenter.prepare`.
+    """A context inside a Segmenter: what all queries share, computed once.
 
-    passes: for each group of ids its palette and the network's own context, on the Segmenter's device. window: pixels
-    along a side of the windows that queries are cut to, None: they are seen whole. tokens: of each canvas by its
-    content, where they were asked to be kept, for other contexts that show it, too.
+    Made by `Segmenter.prepare`.
+
+    Attributes:
+        segmenter: Whose it is.
+        options: What was decided for all queries.
+        side: Pixels along a side of what the network sees.
+        shown: The colours to show answers in; None: hints bring theirs.
+        passes: What it contributes for each group of ids, on the Segmenter's device; none where there is no example, so
+            that hints say what to find.
+        window: Pixels along a side of the windows that queries are cut to, None: they are seen whole.
+        tokens: Of each canvas by its content, where they were asked to be kept, for other contexts that show it, too.
     """
 
     segmenter: Segmenter
+    options: SegmentOptions
     side: int
-    task: Task
-    ensemble: Ensemble
-    shown: Palette
-    passes: tuple[tuple[Palette, ContextTokens], ...]
-    tiles: Tiles = None
+    shown: Palette | None
+    passes: tuple[Pass, ...]
     window: int | None = None
-    refine: bool = False
-    tokens: Mapping[bytes, PromptTokens] = field(default_factory=dict)
+    tokens: Mapping[str, PromptTokens] = field(default_factory=dict)
 
-    def fit(self, query: ImageLike) -> FittedQuery:
-        """Read a query and squeeze it to what the network sees. Uses no device, so that any thread may do it."""
-        return fit_query(read_image(query), self.side, window=self.window, keep=self.refine)
+    def fit(self, query: ImageLike, *, hints: Hints | None = None) -> FittedQuery:
+        """Read a query and squeeze it to what the network sees.
+
+        Uses no device, so that any thread may do it.
+
+        Args:
+            query: A path, a PIL image or an (H, W, 3) uint8 array.
+            hints: What is said of it, in its own pixels; queries with hints and without may share a batch.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the query cannot be read, hints do not lie within it, they point at ids that the context does
+                not know, or there is neither an example nor a hint that points at something.
+        """
+        check_hints(hints, self.ids)
+        keep, second = self.options.refine, self.segmenter.backbone_side
+        return fit_query(read_image(query), self.side, window=self.window, keep=keep, hints=hints, second=second)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """What it asks for, ascending; nothing where there is no example."""
+        return tuple(sorted({int(i) for each in self.passes for i in each.palette.ids[1:]}))
 
     @property
     def shots(self) -> int:
         """Canvases that the network works on for a query, in the largest group of ids: N, or the number of mosaics."""
-        return max(context.images.shape[1] for _, context in self.passes)
+        return max((each.context.images.shape[1] for each in self.passes if each.context is not None), default=1)
 
 
 class Segmenter:
@@ -136,10 +177,19 @@ class Segmenter:
         dtype: DtypeName = "auto",
         compile: bool = False,
         min_presence: float | None = None,
+        voter: Voter | None = None,
         name: str = "unnamed",
         path: Path | None = None,
     ) -> None:
-        """name, path: of the weights, and of the file that they came from, if any. The others: see :func:`load`."""
+        """Put a network, and what votes beside it, on a device.
+
+        Args:
+            voter: A backbone on that device; None: there is none.
+            name: Of the weights.
+            path: Of the file that the weights came from, if any.
+
+        The others are those of :func:`load`.
+        """
         self.min_presence = MIN_PRESENCE if min_presence is None else min_presence
         if not 0 <= self.min_presence <= 1:
             raise ValueError(f"expected min_presence in 0..1, got {min_presence}")
@@ -149,189 +199,224 @@ class Segmenter:
         self.dtype = choose_dtype(dtype, self.device)
         self.compiled = compile
         self.config = model.config
-        self._model = model.to(self.device, self.dtype).eval()
-        self._model.decoder_pred.to(memory_format=torch.channels_last)
-        self._see = torch.compile(self._model.see, dynamic=False) if compile else self._model.see
-        self._compile_seconds: dict[tuple[int, ...], float] = {}  # by batch, shots and side: what its first run took
-        self._tables: dict[int, Tables] = {}  # by grid
-        on_cuda = self.device.type == "cuda"
-        self._copies = torch.cuda.Stream(self.device) if on_cuda else None  # type: ignore[no-untyped-call]
+        self.voter = voter
+        self._placed = PlacedNetwork(model, self.device, self.dtype, compile=compile, voter=voter)
 
+    @takes_options
     def prepare(
         self,
-        context: Context,
+        context: Context | None,
         *,
-        ensemble: Ensemble = "auto",
-        task: Task = "instance",
-        side: int | None = None,
-        tiles: Tiles = None,
-        refine: bool = False,
-        known: Mapping[bytes, PromptTokens] | None = None,
+        known: Mapping[str, PromptTokens] | None = None,
+        **options: Unpack[SegmentKeywords],
     ) -> PreparedContext:
-        """What a context contributes to every query, computed once, to be given to the other methods in its place.
-
-        ensemble: how several prompts become one answer: "feature" averages the query inside every block; "spatial"
-        tiles up to 16 prompts into a mosaic, several mosaics being averaged (arXiv 2304.03284, section 3.3); "auto" is
-        what measured best. task: "instance" or "semantic", the type token that is added. side: pixels along one side
-        of the squares that the network sees, a multiple of its patch; None is what the weights were made for. tiles:
-        pixels along a side of overlapping windows, to which larger queries are cut, and prompts around what they mark,
-        so that small things are seen; "auto" chooses by what the prompts mark (canvas/windows.py), None sees queries
-        whole. refine: edges that follow the photograph (canvas/edges.py). known: the `tokens` of contexts that were
-        prepared before, by the same weights, so that canvases that are seen again need not be embedded again; then this
-        one's tokens are kept, too, and each canvas is embedded alone, so that answers do not depend on what was known.
+        """Compute what a context contributes to every query, once, to be given to the other methods in its place.
 
         Prompts may show different ids. More ids than colours can keep apart go through the network in groups. Prompt
         tensors may stand beside prompts: where they share ids they are averaged like them.
+
+        Args:
+            context: A Prompt, a PromptTensor, or a sequence of these; None: there is no example, and hints on each
+                query say what to find in it.
+            known: The `tokens` of contexts that were prepared before, by the same weights, so that canvases that are
+                seen again need not be embedded again; then this one's tokens are kept, too, and each canvas is embedded
+                alone, so that answers do not depend on what was known.
+            **options: See `SegmentOptions`.
 
         Raises:
             ValueError: the context or an option cannot be used, or a prompt tensor was tuned for other weights; the
                 message says why.
         """
-        shown = (context,) if isinstance(context, Prompt | PromptTensor) else tuple(context)
-        chosen = self._side(side)
+        chosen = SegmentOptions(**options)
+        side = self._side(chosen.side)
+        if context is None:
+            if chosen.tiles is not None:
+                raise ValueError(f"expected tiles with examples only, got {chosen.tiles!r} without; crop the query")
+            return PreparedContext(self, chosen, side, None, ())
+        shown = listed(context)
         for each in shown:
             if isinstance(each, PromptTensor):
-                each.check_use(weights=self.name, sha256=self.sha256, task=task, side=chosen)
-        window, parts = cut_to_windows(shown, chosen, tiles)
-        passes, tokens = [], dict[bytes, PromptTokens]()
-        for part in stitch(parts, chosen, ensemble):
-            chunk = self._plan(part.shots, chosen, 1).chunk
+                each.check_use(weights=self.name, sha256=self.sha256, task=chosen.task, side=side)
+        window, parts = cut_to_windows(shown, side, chosen.tiles)
+        examples = None if self.voter is None else self.voter.examples(parts)
+        passes, tokens = [], dict[str, PromptTokens]()
+        for part in stitch(parts, side, chosen.ensemble):
+            chunk = self._placed.room(part.shots, side, 1).chunk
             if known is not None:
-                tokens |= self._embed(part, task, known)
-            passes.append((part.palette, self._prepare(part, task, chunk, tokens)))
-        colors = shown_palette(shown)
-        return PreparedContext(self, chosen, task, ensemble, colors, tuple(passes), tiles, window, refine, tokens)
+                tokens |= self._placed.embed(part, chosen.task, known)
+            own = self._placed.prepare(part, chosen.task, chunk, tokens)
+            knows = examples is not None and set(part.palette.ids.tolist()) <= {0, *examples.ids}
+            passes.append(Pass(part.palette, own, examples if knows else None))
+        return PreparedContext(self, chosen, side, shown_palette(shown), tuple(passes), window, tokens)
 
+    @takes_options
     def segment(
         self,
         query: ImageLike | FittedQuery,
-        context: Context | PreparedContext,
+        context: Context | PreparedContext | None = None,
         *,
-        ensemble: Ensemble | None = None,
-        task: Task | None = None,
-        side: int | None = None,
-        tiles: Tiles = None,
-        refine: bool | None = None,
+        hints: Hints | None = None,
+        **options: Unpack[SegmentKeywords],
     ) -> Segmentation:
         """Find in one query what the context shows.
 
-        query: a path, a PIL image or an (H, W, 3) uint8 array. context: a Prompt, a sequence of them, or what `prepare`
-        made, in which the options are decided; `prepare` says what they mean, None is its default. The answer has the
-        query's own size, and the ids of the prompts' masks.
+        Args:
+            query: A path, a PIL image or an (H, W, 3) uint8 array.
+            context: A Prompt, a PromptTensor, a sequence of these, or what `prepare` made, in which the options are
+                decided; None: hints alone say what to find.
+            hints: What is said of the query itself, in its own pixels.
+            **options: See `SegmentOptions`.
+
+        Returns:
+            The answer, at the query's own size, with the ids of the prompts' masks, or of the hints.
 
         Raises:
-            FileNotFoundError, ValueError: a picture, the context or an option cannot be used; the message says why.
+            FileNotFoundError, ValueError: an image, the context, hints or an option cannot be used; the message says
+                why.
         """
-        prepared = self._prepared(context, ensemble, task, side, tiles, refine)
+        prepared = self._prepared(context, options)
+        if hints is not None:
+            if isinstance(query, FittedQuery):
+                raise ValueError("expected hints with the query itself, got a fitted one; give them to `fit`")
+            query = prepared.fit(query, hints=hints)
         return next(self.segment_many([query], prepared))
 
+    @takes_options
     def segment_many(
         self,
         queries: Iterable[ImageLike | FittedQuery],
-        context: Context | PreparedContext,
+        context: Context | PreparedContext | None,
         *,
-        ensemble: Ensemble | None = None,
-        task: Task | None = None,
-        side: int | None = None,
-        tiles: Tiles = None,
-        refine: bool | None = None,
         batch_size: BatchSize = "auto",
+        **options: Unpack[SegmentKeywords],
     ) -> Iterator[Segmentation]:
-        """Like :meth:`segment` for any number of queries: lazy, in their order, ``batch_size`` at a time.
+        """Segment like :meth:`segment` any number of queries: lazily, in their order, ``batch_size`` at a time.
 
-        batch_size: queries that go through the network together; "auto" is as many as measured worth it and as memory
-        has room for. Queries in a batch never influence each other. When memory runs out all the same, the batch is
-        halved, with a warning. The context is checked and prepared before the first query is read.
+        Queries in a batch never influence each other. When memory runs out all the same, the batch is halved, with a
+        warning. The context is checked and prepared before the first query is read.
+
+        Args:
+            queries: What :meth:`segment` takes, one after the other; those with hints from `PreparedContext.fit`.
+            context: As for :meth:`segment`.
+            batch_size: Queries that go through the network together; "auto" is as many as measured worth it and as
+                memory has room for.
+            **options: See `SegmentOptions`.
         """
-        prepared = self._prepared(context, ensemble, task, side, tiles, refine)
-        return (answer.read() for answer in self.answer_many(queries, prepared, batch_size=batch_size))
+        answers = self.answer_many(queries, context, batch_size=batch_size, **options)
+        return (answer.read() for answer in answers)
 
+    @takes_options
     def answer_many(
         self,
         queries: Iterable[ImageLike | FittedQuery],
-        context: Context | PreparedContext,
+        context: Context | PreparedContext | None,
         *,
-        ensemble: Ensemble | None = None,
-        task: Task | None = None,
-        side: int | None = None,
-        tiles: Tiles = None,
-        refine: bool | None = None,
         batch_size: BatchSize = "auto",
+        **options: Unpack[SegmentKeywords],
     ) -> Iterator[Answer]:
-        """:meth:`segment_many` before its last step, which the caller may do in other threads: `Answer.read`.
+        """Do all of :meth:`segment_many` but its last step, which the caller may do in other threads: `Answer.read`.
 
         With `PreparedContext.fit`, the step before the network, a caller keeps the network busy. On CUDA an answer may
         still be being computed when it is yielded.
         """
-        prepared = self._prepared(context, ensemble, task, side, tiles, refine)
+        prepared = self._prepared(context, options)
         if batch_size != "auto" and batch_size < 1:
             raise ValueError(f'expected batch_size "auto" or at least 1, got {batch_size}')
         most = _MOST_AT_ONCE[self.device.type] if batch_size == "auto" else batch_size
-        room = self._plan(prepared.shots, prepared.side, most)
+        room = self._placed.room(prepared.shots, prepared.side, most)
         if batch_size != "auto":
-            room.batch = batch_size
+            room = replace(room, batch=batch_size)
         return self._answer_many(iter(queries), prepared, room)
 
     def fit(self, query: ImageLike, *, side: int | None = None) -> FittedQuery:
         """Read a query and squeeze it to what the network sees. Uses no device, so that any thread may do it."""
-        return fit_query(read_image(query), self._side(side))
+        return fit_query(read_image(query), self._side(side), second=self.backbone_side)
 
+    @takes_options
     def paint(
         self,
         query: ImageLike | FittedQuery,
-        context: Context | PreparedContext,
-        *,
-        ensemble: Ensemble | None = None,
-        task: Task | None = None,
-        side: int | None = None,
+        context: Context | PreparedContext | None,
+        **options: Unpack[SegmentKeywords],
     ) -> npt.NDArray[np.float32]:
-        """The network's painting itself, before ids are read from it: (side, side, 3) float32 in 0..255.
+        """Return what the network painted, before ids are read from it: (side, side, 3) float32 in 0..255.
 
         What the published code calls the output; of use with :meth:`Prompt.from_colors` and to look at. The query is
         seen whole.
+
+        Raises:
+            ValueError: the query is larger than the tiles that were asked for, or the ids go through the network in
+                several groups; and as :meth:`segment` does.
         """
-        (answer,) = self.answer_many([query], context, ensemble=ensemble, task=task, side=side)
-        if answer.readings:
+        (answer,) = self.answer_many([query], context, **options)
+        if not isinstance(answer, PaintedAnswer):
             raise ValueError("expected a context that was prepared without tiles to paint with, got one with tiles")
         if len(answer.painted) > 1:
             raise ValueError("expected a context whose ids go through the network at once; give fewer ids to paint")
         painted: npt.NDArray[np.float32] = unpaint(answer.painted[0].painted)[0].cpu().numpy()
         return painted
 
+    def answer_clicks(
+        self, image: ImageLike, points: Sequence[tuple[float, float]]
+    ) -> Iterator[tuple[npt.NDArray[np.float32], float]]:
+        """Find the thing under each of many clicks on one image, without an example: `incontext.propose` asks this.
+
+        Args:
+            image: A path, a PIL image or an (H, W, 3) uint8 array.
+            points: (x, y) in its pixels; each is answered by itself.
+
+        Returns:
+            For each point logits (side, side) float32, stretched over the whole image and above 0 where its thing is;
+            and the IoU that they promise (:func:`incontext.proposals.expected_iou`).
+        """
+        fitted, palette = self.fit(image), Palette.spread([1])
+        batch = self._placed.room(1, self.config.side, _CLICKS_AT_ONCE[self.device.type]).batch
+        for first in range(0, len(points), batch):
+            part = [Hints(points=[(x, y, 1)]) for x, y in points[first : first + batch]]
+            views = [View(fitted.pixels, fitted.size, hints) for hints in part]
+            paint = self._placed.paint_one(views, palette, "instance")
+            for logits in read_logits(paint.painted, palette).cpu().numpy():
+                yield logits, expected_iou(logits)
+
     def describe(self) -> dict[str, object]:
-        """What really runs: weights, parameters, side, device, dtype, attention kernel, compilation, versions."""
-        kernel = choose_kernel(self.device, self.dtype) if self._model.kernel == "auto" else self._model.kernel
+        """Say what really runs: weights, parameters, side, device, dtype, attention kernel, compilation, versions."""
         on_cuda = self.device.type == "cuda"
         return {
             "weights": self.name,
-            "parameters": sum(p.numel() for p in self._model.parameters()),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
             "side": self.config.side,
             "patch": self.config.patch,
             "device": str(self.device),
             "device_name": torch.cuda.get_device_name(self.device) if on_cuda else f"{torch.get_num_threads()} threads",
             "dtype": str(self.dtype).removeprefix("torch."),
-            "attention": kernel,
+            "attention": self._placed.kernel,
             "min_presence": self.min_presence,
             "compile": self.compiled,
-            "compile_seconds": round(sum(self._compile_seconds.values()), 1),
+            "compile_seconds": round(sum(self._placed.compile_seconds.values()), 1),
             "torch": torch.__version__,
+            **({} if self.voter is None else self.voter.describe()),
         }
+
+    @property
+    def backbone_side(self) -> int | None:
+        """Pixels along a side of what the backbone sees; None: there is none."""
+        return None if self.voter is None else self.voter.side
 
     @property
     def model(self) -> SegGPT:
         """The network itself, on its device and in its precision. What changes it changes every answer."""
-        return self._model
+        return self._placed.model
 
     @cached_property
     def sha256(self) -> str:
         """What tells these weights from others: the SHA-256 of their file, or where there is none their fingerprint."""
         if self._path is not None:
             return info(self._path).sha256
-        return fingerprint(self._model)
+        return fingerprint(self.model)
 
     def estimate_memory(self, *, shots: int = 1, batch_size: int = 1, side: int | None = None) -> int:
-        """Bytes of tensors at the peak of a batch, the weights included, before anything runs: `memory.estimate`."""
-        return memory.estimate(
+        """Estimate bytes of tensors at the peak of a batch, the weights included, before anything runs."""
+        own = memory.estimate(
             self.config,
             side=self._side(side),
             shots=shots,
@@ -339,153 +424,46 @@ class Segmenter:
             chunk=shots + 1,
             device=self.device.type,
             dtype=self.dtype,
-            kernel=self._model.kernel,
+            kernel=self.model.kernel,
         )
+        if self.voter is None:
+            return own
+        return own + self.voter.weights + self.voter.needs(batch=batch_size, shots=shots)
 
     # ------------------------------------------------------------------------------------- from here on inside
 
-    def _prepared(
-        self,
-        context: Context | PreparedContext,
-        ensemble: Ensemble | None,
-        task: Task | None,
-        side: int | None,
-        tiles: Tiles = None,
-        refine: bool | None = None,
-    ) -> PreparedContext:
+    def _prepared(self, context: Context | PreparedContext | None, options: SegmentKeywords) -> PreparedContext:
         if not isinstance(context, PreparedContext):
-            return self.prepare(
-                context,
-                ensemble=ensemble or "auto",
-                task=task or "instance",
-                side=side,
-                tiles=tiles,
-                refine=bool(refine),
-            )
+            return self.prepare(context, **options)
         if context.segmenter is not self:
             raise ValueError("expected a context that this Segmenter prepared, got another's; prepare it here")
-        asked = {"ensemble": ensemble, "task": task, "side": side, "tiles": tiles, "refine": refine}
-        for name, value in asked.items():
-            if value is not None and value != (decided := getattr(context, name)):
-                raise ValueError(f"expected {name}={decided!r}, for which the context was prepared, got {value!r}")
+        SegmentOptions(**options)  # which checks them
+        decided = replace(context.options, side=context.side)
+        if (difference := told_otherwise(decided, options)) is not None:
+            raise ValueError(difference)
         return context
-
-    @torch.inference_mode()
-    def _prepare(self, part: Stitched, task: Task, chunk: int, tokens: Mapping[bytes, PromptTokens]) -> ContextTokens:
-        tables = self._tables_of(part)
-        if tokens:
-            each = (tokens[content_of(*shown, task)] for shown in part.canvases)
-            joined = PromptTokens(*(torch.cat(parts, dim=1) for parts in zip(*each, strict=True)))
-            return self._model.join(joined, task, tables, chunk=chunk, weights=part.weights)
-        shown = zip(*part.canvases, strict=True)
-        images, masks = (torch.cat([self._canvas(one) for one in kind]).unsqueeze(0) for kind in shown)
-        return self._model.prepare(images, masks, task=task, tables=tables, chunk=chunk, weights=part.weights)
-
-    @torch.inference_mode()
-    def _embed(self, part: Stitched, task: Task, known: Mapping[bytes, PromptTokens]) -> dict[bytes, PromptTokens]:
-        """The tokens of every canvas by its content; what is known is not computed again."""
-        tables, found = self._tables_of(part), dict[bytes, PromptTokens]()
-        for shown in part.canvases:
-            content = content_of(*shown, task)
-            if content not in found:
-                found[content] = known.get(content) or self._model.embed(
-                    *(self._canvas(each).unsqueeze(0) for each in shown), task=task, tables=tables
-                )
-        return found
-
-    def _tables_of(self, part: Stitched) -> Tables:
-        grid = part.side // self.config.patch
-        if grid not in self._tables:
-            self._tables[grid] = self._model.tables(grid)
-        return self._tables[grid]
-
-    def _canvas(self, shown: npt.NDArray[np.generic]) -> Tensor:
-        """(side, side, 3) uint8, or (3, side, side) normalised -> (1, 3, side, side) normalised on the device."""
-        if shown.dtype == np.uint8:
-            return self._to_device(torch.from_numpy(shown[None]))
-        return torch.tensor(shown[None]).to(self.device, self.dtype)
 
     def _answer_many(
         self, queries: Iterator[ImageLike | FittedQuery], prepared: PreparedContext, room: Room
     ) -> Iterator[Answer]:
-        collected = Collected(prepared.shown, follow=prepared.refine, min_presence=self.min_presence)
+        collected = ViewSorter(prepared.shown, follow=prepared.options.refine, min_presence=self.min_presence)
         views = (view for query in queries for view in collected.views(self._fitted(query, prepared)))
         while batch := list(islice(views, room.batch)):
-            yield from collected.add(self._painted(torch.from_numpy(np.stack(batch)), prepared, room))
+            for passes, part in by_passes(batch, prepared.passes):
+                painted, room = self._placed.paint(part, passes, prepared.options.task, room)
+                yield from collected.add(painted)
 
-    def _painted(self, pixels: Tensor, prepared: PreparedContext, room: Room) -> list[Paint]:
-        """(B, side, side, 3) uint8 -> the paint of each pass. Halves ``room`` if it must."""
-        done: list[list[Paint]] = []  # by part of the batch, by pass
-        first = 0
-        while first < len(pixels):
-            part = pixels[first : first + room.batch]
-            count = len(part)
-            if self.compiled and count < room.batch:  # static shapes: the last batch is filled up
-                part = torch.cat([part, part[-1:].expand(room.batch - count, -1, -1, -1)])
-            try:
-                done.append([self._run(part, *each, room.chunk).part(0, count) for each in prepared.passes])
-                first += count
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error) or (room.batch == 1 and room.chunk == 1):
-                    raise
-                warnings.warn(f"memory ran out; going on with {self._halve(room)}", stacklevel=2)
-            if self.device.type == "cuda" and first < len(pixels):
-                torch.cuda.empty_cache()
-        return [Paint.joined(parts) for parts in zip(*done, strict=True)]
-
-    @staticmethod
-    def _halve(room: Room) -> str:
-        if room.batch > 1:
-            room.batch = (room.batch + 1) // 2
-            return f"{room.batch} queries at a time"
-        room.chunk = (room.chunk + 1) // 2
-        return f"{room.chunk} prompts at a time"
-
-    @torch.inference_mode()
-    def _run(self, pixels: Tensor, palette: Palette, context: ContextTokens, chunk: int) -> Paint:
-        start, key = time.perf_counter(), (len(pixels), *context.images.shape[1:3])
-        queries = self._to_device(pixels)
-        shots = context.images.shape[1]
-        seen: Seen = self._see(queries, context, chunk=None if chunk > shots else chunk)
-        if self.compiled and key not in self._compile_seconds:
-            self._compile_seconds[key] = time.perf_counter() - start
-        return to_read(self._model, seen, palette)
-
-    def _to_device(self, pixels: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 -> (B, 3, H, W) normalised, in the network's precision, on its device."""
-        if self._copies is None:
-            return normalise(pixels.to(self.device)).to(self.dtype)
-        with torch.cuda.stream(self._copies):
-            moved = pixels.pin_memory().to(self.device, non_blocking=True)
-        stream = torch.cuda.current_stream(self.device)
-        stream.wait_stream(self._copies)
-        moved.record_stream(stream)
-        return normalise(moved).to(self.dtype)
-
-    @staticmethod
-    def _fitted(query: ImageLike | FittedQuery, prepared: PreparedContext) -> FittedQuery:
+    def _fitted(self, query: ImageLike | FittedQuery, prepared: PreparedContext) -> FittedQuery:
         if not isinstance(query, FittedQuery):
             return prepared.fit(query)
         if query.pixels.shape != (prepared.side, prepared.side, 3):
             raise ValueError(f"expected queries fitted to a side of {prepared.side}, got {query.pixels.shape[0]}")
-        if query.image is None and (prepared.refine or max(query.size) > (prepared.window or max(query.size))):
+        if query.image is None and (prepared.options.refine or max(query.size) > (prepared.window or max(query.size))):
             raise ValueError("expected queries fitted for tiles or refining, got others; use PreparedContext.fit")
+        if self.voter is not None and (query.second is None or query.second.shape[0] != self.voter.side):
+            raise ValueError("expected queries fitted for this Segmenter's backbone, got others; use its `fit`")
+        check_hints(query.hints, prepared.ids)
         return query
-
-    def _plan(self, shots: int, side: int, most: int) -> Room:
-        free = (
-            torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else psutil.virtual_memory().available
-        )
-        return memory.plan(
-            self.config,
-            side=side,
-            shots=shots,
-            most=most,
-            free=int(free * _SHARE_OF_FREE),
-            device=self.device.type,
-            dtype=self.dtype,
-            kernel=self._model.kernel,
-        )
 
     def _side(self, side: int | None) -> int:
         if side is None:
@@ -493,17 +471,3 @@ class Segmenter:
         if side <= 0 or side % self.config.patch:
             raise ValueError(f"expected side to be a positive multiple of the patch, {self.config.patch}, got {side}")
         return side
-
-
-def to_read(model: SegGPT, seen: Seen, palette: Palette) -> Paint:
-    """What a network saw, as ids are read from it: float32, and how likely each id is there if the network can tell."""
-    painted = seen.painted.float()
-    if model.presence is None:
-        return Paint(painted, palette)
-    shown = shares(painted, palette, model.config.patch)
-    return Paint(painted, palette, model.presence(seen.tokens, shown).float().sigmoid())
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether it is CUDA's, Python's or PyTorch's CPU allocator that has nothing left."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

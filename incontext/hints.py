@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -16,8 +16,10 @@ from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
+from incontext.digest import digest
 from incontext.images import rle
 from incontext.images.ids import IGNORED, Pixels, check_ids, ids_in
+from incontext.images.resize import resized_mask
 from incontext.images.write import whole_file
 
 Size: TypeAlias = tuple[int, int]
@@ -59,12 +61,14 @@ class Scribbles:
 Mark: TypeAlias = Point | Box | Polygon | Scribbles
 
 _KINDS: tuple[type[Mark], ...] = (Box, Polygon, Scribbles, Point)  # from the coarse to the exact
-_KEYS = {Box: "boxes", Polygon: "polygons", Scribbles: "scribbles", Point: "points"}
+KEYS = {Box: "boxes", Polygon: "polygons", Scribbles: "scribbles", Point: "points"}
 
 
 @dataclass(frozen=True, eq=False, init=False)
 class Hints:
-    """What a user says of a picture. Made of points, boxes, polygons and scribbles; ``+`` joins them.
+    """What a user says of a picture.
+
+    Made of points, boxes, polygons and scribbles; ``+`` joins them.
 
     All coordinates are pixels of the picture as :func:`incontext.images.read.read_image` gives it, so of a photograph
     as people see it, whichever way it was held: (0, 0) is its upper left corner, x goes right, y goes down. An id from
@@ -79,7 +83,8 @@ class Hints:
     Where hints contradict each other the later wins: of two that are joined the right one; of one call points over
     scribbles, those over polygons, those over boxes.
 
-    marks: all of it in order.
+    Attributes:
+        marks: All of it in order.
     """
 
     marks: tuple[Mark, ...]
@@ -113,7 +118,11 @@ class Hints:
 
     @classmethod
     def of(cls, marks: Iterable[Mark]) -> Self:
-        """Hints of marks in that order. ValueError where there are none."""
+        """Make hints of marks in that order.
+
+        Raises:
+            ValueError: There are none.
+        """
         listed = tuple(marks)
         if not listed:
             raise ValueError("expected at least one mark as hints, got none")
@@ -122,7 +131,7 @@ class Hints:
         return hints
 
     def __add__(self, later: Hints) -> Hints:
-        """Both; where they contradict each other, the right one is right."""
+        """Join both; where they contradict each other, the right one is right."""
         if not isinstance(later, Hints):
             return NotImplemented
         return Hints.of((*self.marks, *later.marks))
@@ -160,6 +169,26 @@ class Hints:
         found = {i for mark in self.marks for i in _ids_of(mark)}
         return tuple(sorted(found - {0}))
 
+    @property
+    def digest(self) -> str:
+        """What tells these hints from others: 16 hexadecimal digits."""
+        return digest(json.dumps(self.to_json()))[:16]
+
+    def about(self, ids: Collection[int]) -> Hints:
+        """Keep what these ids are told: of everything else that is pointed at they say "not this"."""
+
+        def turned(mark: Mark) -> Mark:
+            if isinstance(mark, Scribbles):
+                strange = ~np.isin(mark.mask, [*ids, 0, IGNORED])
+                return _scribbles(np.where(strange, 0, mark.mask)) if strange.any() else mark
+            if mark.id in ids or mark.id == 0:
+                return mark
+            if isinstance(mark, Box):  # only its middle is known to be something else
+                return Point((mark.left + mark.right) / 2, (mark.top + mark.bottom) / 2, 0)
+            return mark._replace(id=0)
+
+        return Hints.of(turned(mark) for mark in self.marks)
+
     def check(self, size: Size) -> None:
         """Raise a ValueError unless all of it lies within a picture (H, W)."""
         height, width = size
@@ -174,10 +203,37 @@ class Hints:
                     f"expected hints within the picture, {width} x {height} (width x height), got {_told(mark)}"
                 )
 
+    def resized(self, size: Size, to: Size) -> Hints:
+        """Move the hints to an image of another size.
+
+        Args:
+            size: (H, W) of the picture that they are for.
+            to: (H, W) of the same picture, enlarged or shrunk.
+
+        Raises:
+            ValueError: They do not lie within one of `size` (H, W).
+        """
+        self.check(size)
+        down, across = to[0] / size[0], to[1] / size[1]
+
+        def moved(mark: Mark) -> Mark:
+            if isinstance(mark, Scribbles):
+                larger = resized_mask(mark.mask, to).copy()
+                y, x = np.nonzero(mark.mask != IGNORED)
+                larger[y * to[0] // size[0], x * to[1] // size[1]] = mark.mask[y, x]  # so that thin ones stay
+                return _scribbles(larger)
+            if isinstance(mark, Point):
+                return Point(min(mark.x * across, to[1] - 0.5), min(mark.y * down, to[0] - 0.5), mark.id)
+            if isinstance(mark, Box):
+                return Box(mark.left * across, mark.top * down, mark.right * across, mark.bottom * down, mark.id)
+            return Polygon(tuple((x * across, y * down) for x, y in mark.ring), mark.id)
+
+        return Hints.of(moved(mark) for mark in self.marks)
+
     # --- as JSON
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Plain values for JSON: what :meth:`from_json` takes, a part for each run of marks of one call."""
+        """Write plain values for JSON: what :meth:`from_json` takes, a part for each run of marks of one call."""
         parts: list[dict[str, Any]] = []
         last = len(_KINDS)
         for mark in self.marks:
@@ -190,12 +246,12 @@ class Hints:
                 continue
             ring = [list(corner) for corner in mark.ring] if isinstance(mark, Polygon) else []
             plain: object = {"ring": ring, "id": mark.id} if ring else list(mark)
-            parts[-1].setdefault(_KEYS[type(mark)], []).append(plain)
+            parts[-1].setdefault(KEYS[type(mark)], []).append(plain)
         return parts
 
     @classmethod
     def from_json(cls, content: object) -> Self:
-        """Hints from plain values.
+        """Read hints from plain values.
 
         Args:
             content: {"points": [[x, y, id]], "boxes": [[left, top, right, bottom, id]], "polygons": [{"ring": [[x, y]],
@@ -208,7 +264,7 @@ class Hints:
         parts = content if isinstance(content, list) else [content]
         marks: list[Mark] = []
         for part in parts:
-            if not isinstance(part, dict) or not set(part) <= set(_KEYS.values()):
+            if not isinstance(part, dict) or not set(part) <= set(KEYS.values()):
                 raise ValueError(
                     f"expected hints as an object with points, boxes, polygons or scribbles, got {part!r:.100}"
                 )
@@ -231,39 +287,15 @@ class Hints:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read the hints of one picture. FileNotFoundError, or ValueError with the file's name."""
-        content = _read_json(Path(path))
+        content = read_json(Path(path))
         try:
             return cls.from_json(content)
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from None
 
 
-def load_many(path: str | os.PathLike[str]) -> dict[str, Hints]:
-    """Read the hints of several pictures: a JSON object with hints by the pictures' names, or by frames' numbers.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is something else; with the file's name.
-    """
-    content, file = _read_json(Path(path)), os.fspath(path)
-    if not isinstance(content, dict) or not content or set(content) <= set(_KEYS.values()):
-        raise ValueError(f"{file}: expected hints by the names of pictures, as {{NAME: {{points: ...}}}}, got others")
-    found = {}
-    for name, each in content.items():
-        try:
-            found[name] = Hints.from_json(each)
-        except ValueError as error:
-            raise ValueError(f"{file}, {name}: {error}") from None
-    return found
-
-
-def save_many(path: str | os.PathLike[str], hints: Mapping[str, Hints]) -> None:
-    """Write what :func:`load_many` reads; the file appears whole or not at all."""
-    with whole_file(path) as stream:
-        stream.write((json.dumps({name: each.to_json() for name, each in hints.items()}) + "\n").encode())
-
-
-def _read_json(path: Path) -> object:
+def read_json(path: Path) -> object:
+    """Read a file of hints as plain values. FileNotFoundError, or ValueError with the file's name."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -276,12 +308,13 @@ def _read_json(path: Path) -> object:
 
 
 def _numbers(values: object, count: int, form: str) -> tuple[list[float], int]:
-    """So many finite coordinates, and an id in 0..254."""
+    """Check so many finite coordinates, and an id in 0..254."""
     listed = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
     plain = [each.item() if isinstance(each, np.generic) else each for each in listed]
-    if len(plain) != count + 1 or any(isinstance(each, bool) or not isinstance(each, int | float) for each in plain):
+    numbers = [each for each in plain if isinstance(each, int | float) and not isinstance(each, bool)]
+    if len(plain) != count + 1 or len(numbers) < len(plain):
         raise ValueError(f"expected {form} as numbers, got {values!r:.100}")
-    *places, i = plain
+    *places, i = numbers
     if not all(isfinite(each) for each in places):
         raise ValueError(f"expected {form} of finite numbers, got {values!r:.100}")
     return places, _id(i)
@@ -361,7 +394,7 @@ def _ids_of(mark: Mark) -> tuple[int, ...]:
 
 
 def _places(mark: Point | Box | Polygon) -> Iterator[tuple[float, float]]:
-    """Its corners (x, y)."""
+    """List its corners (x, y)."""
     if isinstance(mark, Point):
         yield mark.x, mark.y
     elif isinstance(mark, Box):
@@ -372,7 +405,7 @@ def _places(mark: Point | Box | Polygon) -> Iterator[tuple[float, float]]:
 
 
 def _told(mark: Mark) -> str:
-    """For people."""
+    """Write it for people."""
     if isinstance(mark, Scribbles):
         return f"scribbles of {mark.mask.shape[1]} x {mark.mask.shape[0]}"
     if isinstance(mark, Polygon):

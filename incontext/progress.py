@@ -17,7 +17,7 @@ _TURNS: Final = frozenset(
 
 
 def printable(text: str) -> str:
-    """Text for a line of a terminal: names of files can hold what would move its cursor or turn its letters round."""
+    """Make text fit a line of a terminal: names of files can hold what would move its cursor or turn its letters."""
     return "".join(
         ascii(each)[1:-1] if unicodedata.category(each) in _TRICKS or each in _TURNS else each for each in text
     )
@@ -47,11 +47,16 @@ class ProgressLine:
         self._bar.stop()
 
     def say(self, sentence: str) -> None:
-        """A line of its own, above the bar."""
+        """Print a line of its own, above the bar."""
         self._console.print(printable(sentence))
 
     def update(self, done: int, note: str = "", *, total: int | None = None) -> None:
-        """So much is done by now. note: what else to show; total: where it was not known before."""
+        """Show that so much is done by now.
+
+        Args:
+            note: What else to show.
+            total: Where it was not known before.
+        """
         self._total = self._total if total is None else total
         now = time.monotonic()
         if self._first is None or not done:  # what comes before the first thing is done says nothing of its speed

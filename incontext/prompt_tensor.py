@@ -22,12 +22,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from incontext.images.write import whole_file
-from incontext.types import Palette
+from incontext.seen_examples import NAMES, SeenExamples
+from incontext.types import Palette, Prompt
 
 if TYPE_CHECKING:  # the model brings torch
-    from incontext.network.model import Task
+    from incontext.options import Task
 
 FORMAT: Final = 1
+SEEN_FORMAT: Final = 2  # of a file that also has what a backbone saw
 MAX_BYTES: Final = 1 << 29  # of a file: some fifty times what the large network with several shots needs
 LARGEST: Final = 1000.0  # of a value: normalised pixels lie within 3, and bfloat16 and float16 go on counting here
 
@@ -42,8 +44,9 @@ _MOST_NAMES = 20  # of pictures, where people read them
 class LearnedGroup:
     """What one pass through the network is shown of the ids in its palette.
 
-    images, masks: (N, 3, side, side) float32, normalised: the prompt half of both canvases for each of N shots.
-    palette: the colours that the network sees, in which its answer is read.
+    Attributes:
+        images, masks: (N, 3, side, side) float32, normalised: the prompt half of both canvases for each of N shots.
+        palette: The colours that the network sees, in which its answer is read.
     """
 
     palette: Palette
@@ -75,10 +78,15 @@ class LearnedGroup:
 class Origin:
     """Where a prompt tensor comes from: what it is worth, and what it can be used with.
 
-    weights, sha256: name of the network's weights, and of their file (see `Segmenter.sha256`). task: the type token
-    that it was learned with. pictures: names of those that it was learned from; held_out: of those that it was judged
-    by. before, after: mean IoU on these, 0..1, of what learning started from and of the result (on `pictures`, where
-    nothing was held out). date: ISO 8601. version: of this library.
+    Attributes:
+        weights, sha256: Name of the network's weights, and of their file (see `Segmenter.sha256`).
+        task: The type token that it was learned with.
+        pictures: Names of those that it was learned from.
+        held_out: Of those that it was judged by.
+        before, after: Mean IoU on these, 0..1, of what learning started from and of the result (on `pictures`, where
+            nothing was held out).
+        date: ISO 8601.
+        version: Of this library.
     """
 
     weights: str
@@ -111,14 +119,19 @@ class Origin:
 class PromptTensor:
     """A learned context: what the network is shown in place of prompts, for one set of weights.
 
-    groups: ids in groups, each with canvases of its own, as many ids need several passes. origin: what it was made
-    from. palette: the colours to show answers in; covers all ids. names: what ids mean, as far as that is known.
+    Attributes:
+        groups: Ids in groups, each with canvases of its own, as many ids need several passes.
+        origin: What it was made from.
+        palette: The colours to show answers in; covers all ids.
+        names: What ids mean, as far as that is known.
+        seen: What the backbone saw that it was tuned with, for use with that one; None: there was none.
     """
 
     groups: tuple[LearnedGroup, ...]
     origin: Origin
     palette: Palette
     names: Mapping[int, str] = field(default_factory=dict)
+    seen: SeenExamples | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", tuple(self.groups))
@@ -134,6 +147,8 @@ class PromptTensor:
             raise ValueError(f"expected a palette with colours for all ids, got none for {sorted(missing)}")
         if not all(i in ids and isinstance(name, str) for i, name in self.names.items()):
             raise ValueError(f"expected names, as text, of the ids {sorted(ids)}, got {dict(self.names)!r:.200}")
+        if self.seen is not None and (missing := set(ids) - set(self.seen.ids)):
+            raise ValueError(f"expected what a backbone saw of all ids, got none of {sorted(missing)}")
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -150,8 +165,17 @@ class PromptTensor:
         """Canvases that the network works on for a query, in the largest group."""
         return max(len(group.images) for group in self.groups)
 
+    @property
+    def format(self) -> int:
+        """Of its file: what a backbone saw is in files of a newer format, which older programs refuse."""
+        return FORMAT if self.seen is None else SEEN_FORMAT
+
     def check_use(self, *, weights: str, sha256: str, task: str, side: int) -> None:
-        """ValueError where it was not learned for these weights, this task and this side."""
+        """Refuse to be used with what it was not learned for.
+
+        Raises:
+            ValueError: It was not learned for these weights, this task and this side.
+        """
         made = self.origin
         if sha256 != made.sha256:
             raise ValueError(
@@ -168,13 +192,15 @@ class PromptTensor:
             )
 
     def describe(self) -> dict[str, object]:
-        """What people want to know of it, by name."""
+        """Tell what people want to know of it, by name."""
         made = self.origin
         judged = f"on {len(made.held_out)} held-out pictures" if made.held_out else "on the pictures it was tuned on"
+        seen = {} if self.seen is None else {"backbone": f"{self.seen.backbone} ({self.seen.sha256[:12]}...)"}
         return {
-            "prompt tensor": f"format {FORMAT}, made by incontext {made.version} on {made.date}",
+            "prompt tensor": f"format {self.format}, made by incontext {made.version} on {made.date}",
             "weights": made.weights,
             "sha256": made.sha256,
+            **seen,
             "task": made.task,
             "side": self.side,
             "shots": self.shots,
@@ -188,7 +214,7 @@ class PromptTensor:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as safetensors; the file appears whole or not at all."""
         record = {
-            "format": FORMAT,
+            "format": self.format,
             "side": self.side,
             "groups": [_palette_record(group.palette) for group in self.groups],
             "palette": _palette_record(self.palette),
@@ -200,13 +226,18 @@ class PromptTensor:
             for number, group in enumerate(self.groups)
             for kind in ("images", "masks")
         }
+        if self.seen is not None:
+            record["seen"] = self.seen.record()
+            tensors |= {f"seen.{name}": array for name, array in self.seen.arrays().items()}
         content = save(tensors, {_RECORD: json.dumps(record)})
         with whole_file(path) as stream:
             stream.write(content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote. The file's words are checked before its numbers are read.
+        """Read what `save` wrote.
+
+        The file's words are checked before its numbers are read.
 
         Raises:
             FileNotFoundError: there is nothing at the path.
@@ -218,15 +249,17 @@ class PromptTensor:
             with safe_open(path, framework="numpy") as file:
                 record = _record(path, file.metadata())
                 palettes = [_palette(row) for row in record["groups"]]
-                _check_tensors(path, file, len(palettes), record["side"])
+                seen = record["seen"] if record["format"] == SEEN_FORMAT else None
+                _check_tensors(path, file, len(palettes), record["side"], NAMES if seen is not None else ())
                 groups = tuple(
                     LearnedGroup(
                         palette, file.get_tensor(f"group{number}.images"), file.get_tensor(f"group{number}.masks")
                     )
                     for number, palette in enumerate(palettes)
                 )
+                arrays = {name: file.get_tensor(f"seen.{name}") for name in NAMES if seen is not None}
             names = {int(i): name for i, name in record["names"].items()}
-            return cls(groups, Origin(**record["origin"]), _palette(record["palette"]), names)
+            return cls(groups, Origin(**record["origin"]), _palette(record["palette"]), names, _seen(seen, arrays))
         except _RefusedError:
             raise
         except SafetensorError as error:
@@ -242,7 +275,7 @@ class _RefusedError(ValueError):
 
 
 def is_prompt_tensor(path: str | os.PathLike[str]) -> bool:
-    """Whether a file says of itself that it is a prompt tensor; nothing else of it is checked."""
+    """Tell whether a file says of itself that it is a prompt tensor; nothing else of it is checked."""
     if not Path(path).is_file():
         return False
     try:
@@ -264,7 +297,7 @@ def _check_file(path: Path) -> None:
 
 
 def _record(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    """The record of a file, of a format that is known here."""
+    """Read the record of a file, of a format that is known here."""
     if _RECORD not in (metadata or {}):
         raise _RefusedError(
             f"{path}: expected a prompt tensor, as `incontext tune` writes it, got another safetensors file"
@@ -279,18 +312,25 @@ def _record(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
         raise _RefusedError(
             f"{path}: expected the prompt tensor's metadata as a JSON object, got {type(record).__name__}"
         )
-    if record.get("format") != FORMAT:
+    if record.get("format") not in (FORMAT, SEEN_FORMAT):
         raise _RefusedError(
-            f"{path}: expected a prompt tensor of format {FORMAT}, got {str(record.get('format'))[:40]!r}; "
-            "it may come from another version of incontext"
+            f"{path}: expected a prompt tensor of format {FORMAT} or {SEEN_FORMAT}, got "
+            f"{str(record.get('format'))[:40]!r}; it may come from another version of incontext"
         )
     return record
 
 
-def _check_tensors(path: Path, file: Any, groups: int, side: object) -> None:
-    """The file's tensors are the groups' and no others, (N, 3, side, side) float32; none has been read so far."""
+def _seen(record: Mapping[str, Any] | None, arrays: Mapping[str, npt.NDArray[Any]]) -> SeenExamples | None:
+    return None if record is None else SeenExamples.of(record, arrays)
+
+
+def _check_tensors(path: Path, file: Any, groups: int, side: object, seen: Sequence[str]) -> None:
+    """Check that the file's tensors, unread so far, are the right ones.
+
+    They are the groups', (N, 3, side, side) float32, those of what a backbone saw, and no others.
+    """
     expected = {f"group{number}.{kind}" for number in range(groups) for kind in ("images", "masks")}
-    if found := expected ^ set(file.keys()):
+    if found := (expected | {f"seen.{name}" for name in seen}) ^ set(file.keys()):
         raise _RefusedError(
             f"{path}: expected images and masks for each of {groups} groups of ids, "
             f"got others: {_listed(sorted(found))}"
@@ -313,3 +353,12 @@ def _palette(record: Mapping[str, Any]) -> Palette:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return (", ".join(names[:_MOST_NAMES]) or "none") + more
+
+
+def listed(
+    context: Prompt | PromptTensor | Sequence[Prompt | PromptTensor] | None,
+) -> tuple[Prompt | PromptTensor, ...]:
+    """List what a context is made of; nothing for None."""
+    if context is None:
+        return ()
+    return (context,) if isinstance(context, Prompt | PromptTensor) else tuple(context)

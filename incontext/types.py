@@ -17,18 +17,20 @@ from incontext.images import outlines, rle
 from incontext.images.ids import IGNORED, Pixels, check_ids, ids_in
 from incontext.images.masks import read_mask
 from incontext.images.read import ImageLike, read_colors, read_image
-from incontext.images.write import write_mask
+from incontext.images.resize import resized_mask, shrunk_size
+from incontext.images.write import encode_mask, write_mask
 
 if TYPE_CHECKING:
     import supervision  # type: ignore[import-not-found, unused-ignore]
 
 IGNORED_COLOR = (224, 224, 192)  # what the VOC devkit shows "ignored" in
 
+_SHOWN_SIDE = 640  # pixels, of what a notebook draws
 _PIXELS_AT_ONCE = 1_000_000  # blended at a time, for which numpy needs some 20 bytes each
 
 
 def _read_only(array: npt.NDArray[Any], source: object) -> Any:
-    """The array, made read-only; a copy first where it shares memory with what the caller may still write to."""
+    """Make an array read-only; a copy first where it shares memory with what the caller may still write to."""
     if isinstance(source, np.ndarray) and source.flags.writeable and np.may_share_memory(array, source):
         array = array.copy()
     array.setflags(write=False)
@@ -39,7 +41,9 @@ def _read_only(array: npt.NDArray[Any], source: object) -> Any:
 class Palette:
     """Ids and their colours, to paint masks for the network and for people.
 
-    ids (K+1,) uint8, distinct, the first 0; colors (K+1, 3) uint8 RGB, distinct, the first black.
+    Attributes:
+        ids: (K+1,) uint8, distinct, the first 0.
+        colors: (K+1, 3) uint8 RGB, distinct, the first black.
     """
 
     ids: Pixels
@@ -69,10 +73,17 @@ class Palette:
 
     @classmethod
     def spread(cls, ids: Iterable[int]) -> Self:
-        """A palette for these ids (1..254, in any order) with colours far from black and from each other.
+        """Choose colours far from black and from each other for these ids.
 
-        Always the same: the smallest id is white, the next red, green, blue, yellow, magenta, cyan, then finer grids of
-        the colour cube, each time the point farthest from those taken.
+        They are always the same: the smallest id is white, the next red, green, blue, yellow, magenta, cyan, then finer
+        grids
+        of the colour cube, each time the point farthest from those taken.
+
+        Args:
+            ids: 1..254, in any order.
+
+        Raises:
+            ValueError: There are more than 254 ids.
         """
         rows = np.array(sorted({int(i) for i in ids} - {0}), np.int64)
         if len(rows) >= IGNORED:
@@ -88,7 +99,17 @@ class Palette:
         return table
 
     def paint(self, mask: npt.NDArray[Any]) -> Pixels:
-        """(H, W) ids -> (H, W, 3) uint8 colours, ignored (255) in black. An id without a colour is a ValueError."""
+        """Paint a mask.
+
+        Args:
+            mask: (H, W) ids; ignored pixels (255) become black.
+
+        Returns:
+            (H, W, 3) uint8 colours.
+
+        Raises:
+            ValueError: An id has no colour.
+        """
         table = self.table
         table[IGNORED] = 0
         ids = check_ids(mask, "the mask")
@@ -99,7 +120,7 @@ class Palette:
 
 @lru_cache
 def _far_colors(count: int) -> Pixels:
-    """(count, 3) uint8: greedily the grid point farthest from black and from all before it, coarse grids first."""
+    """Choose (count, 3) uint8 colours: each the grid point farthest from black and all before, coarse grids first."""
     first = np.array(
         [(255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255)]
     )
@@ -120,12 +141,15 @@ def _far_colors(count: int) -> Pixels:
 class Prompt:
     """One example: an image and the mask that shows what to segment in it.
 
-    image: (H, W, 3) uint8 RGB. mask: (H, W) uint8 ids, 0 background, 255 ignored, of the image's size and with at least
-    one id. Both are read by `read_image` and `read_mask`, an array of ids as it is.
-    colors: (H, W, 3) uint8 to be painted as they are in place of the mask (`from_colors`), else None.
-    palette: the colours that the mask came in, to show answers in, or None where it had none. `from_colors` always has
-    one, and its answers are read with it. weight: how much it counts beside the other prompts of a context, above 0.
-    names: what ids mean, as far as that is known; reports and exports of what is found by it say them.
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) uint8 ids, 0 background, 255 ignored, of the image's size and with at least one id. Both are read
+            by `read_image` and `read_mask`, an array of ids as it is.
+        colors: (H, W, 3) uint8 to be painted as they are in place of the mask (`from_colors`), else None.
+        palette: The colours that the mask came in, to show answers in, or None where it had none. `from_colors` always
+            has one, and its answers are read with it.
+        weight: How much it counts beside the other prompts of a context, above 0.
+        names: What ids mean, as far as that is known; reports and exports of what is found by it say them.
     """
 
     image: Pixels
@@ -169,9 +193,16 @@ class Prompt:
 
     @classmethod
     def open(cls, image_path: ImageLike, mask_path: ImageLike, *, snap: bool = False) -> Self:
-        """A prompt from two files (or PIL images, or arrays). snap: see `read_mask`.
+        """Open a prompt from two files.
 
-        Raises FileNotFoundError, or ValueError with the file's name.
+        Args:
+            image_path: A path, a PIL image or an (H, W, 3) uint8 array.
+            mask_path: A path, a PIL image or an (H, W) array of ids; `read_mask` says how files are read.
+            snap: Snap stray colours of the mask to its main ones, however many there are.
+
+        Raises:
+            FileNotFoundError: One of them is not there.
+            ValueError: One of them cannot be read, their sizes differ, or nothing is marked; the file is named.
         """
         image, file = read_image(image_path), read_mask(mask_path, snap=snap)
         try:
@@ -183,9 +214,16 @@ class Prompt:
 
     @classmethod
     def from_colors(cls, image: ImageLike, colors: ImageLike) -> Self:
-        """A raw colour prompt: the colours are painted as they are, anti-aliasing kept, as the published code does.
+        """Make a raw colour prompt: colours are painted as they are, anti-aliasing kept, as the published code does.
 
-        `.mask` holds ids 1.. of the main colours (`read_mask` says which those are), `.palette` their colours.
+        Args:
+            image: A path, a PIL image or an (H, W, 3) uint8 array.
+            colors: The same of the painted mask, of the image's size.
+
+        Returns:
+            A prompt whose `.mask` holds ids 1.. of the main colours (`read_mask` says which those are) and whose
+                `.palette`
+            holds their colours.
         """
         rgb = read_colors(colors)
         file = read_mask(rgb, snap=True)
@@ -211,7 +249,7 @@ def _nothing_marked(mask: Pixels) -> str:
 
 
 def _palette_of(ids: tuple[int, ...], colors: Pixels | None) -> Palette | None:
-    """The file's colours of these ids, or None where it had none or they cannot be told apart."""
+    """Keep the file's colours of these ids; None where it had none or they cannot be told apart."""
     rows = [0, *ids]
     if colors is None:
         return None
@@ -224,9 +262,12 @@ def _palette_of(ids: tuple[int, ...], colors: Pixels | None) -> Palette | None:
 class Segmentation:
     """What was found in a query, at the query's own size.
 
-    mask: (H, W) uint8 ids, those of the prompt. confidence: (H, W) float32 in 0..1, the colour margin. palette: the
-    colours to show the ids in. presence: of each id that was asked for, how likely it is in the query at all, 0..1;
-    empty where the weights cannot tell. Ids that are too unlikely (`load(min_presence=)`) are not in the mask.
+    Attributes:
+        mask: (H, W) uint8 ids, those of the prompt.
+        confidence: (H, W) float32 in 0..1, the colour margin.
+        palette: The colours to show the ids in.
+        presence: Of each id that was asked for, how likely it is in the query at all, 0..1; empty where the weights
+            cannot tell. Ids that are too unlikely (`load(min_presence=)`) are not in the mask.
     """
 
     mask: Pixels
@@ -263,7 +304,18 @@ class Segmentation:
         return not self.ids
 
     def overlay(self, image: ImageLike, alpha: float = 0.5) -> Pixels:
-        """(H, W, 3) uint8: the query, its ids laid over it with opacity alpha (0..1), outlined in colour and black."""
+        """Lay the ids over the query, outlined in colour and black.
+
+        Args:
+            image: The query itself: a path, a PIL image or an (H, W, 3) uint8 array.
+            alpha: Opacity of the ids, 0..1.
+
+        Returns:
+            (H, W, 3) uint8.
+
+        Raises:
+            ValueError: The image has another size, or alpha is outside of 0..1.
+        """
         rgb = read_image(image)
         if rgb.shape[:2] != self.shape:
             raise ValueError(f"expected the query itself, {_size(self.mask)}, got an image of {_size(rgb)}")
@@ -286,19 +338,36 @@ class Segmentation:
         return shown
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """The mask as an indexed PNG in the palette's colours; the file appears whole or not at all."""
+        """Write the mask as an indexed PNG in the palette's colours; the file appears whole or not at all."""
         write_mask(path, self.mask, self.palette.table)
 
+    def _repr_png_(self) -> bytes:
+        """Draw the mask in the palette's colours, as a PNG of at most 640 pixels a side: what notebooks show."""
+        size = shrunk_size(self.shape, longest=_SHOWN_SIDE)
+        return encode_mask(resized_mask(self.mask, size), self.palette.table)
+
     def to_coco_rle(self) -> dict[int, dict[str, Any]]:
-        """For each id its COCO run-length encoding {"size": [H, W], "counts": str}, as pycocotools reads it."""
+        """Encode each id as COCO's run lengths, as pycocotools reads them.
+
+        Returns:
+            id -> {"size": [H, W], "counts": str}.
+        """
         return {i: rle.from_mask(self.mask == i) for i in self.ids}
 
     def to_polygons(self) -> dict[int, list[npt.NDArray[np.int32]]]:
-        """For each id its outlines, exact rings (n, 2) of (x, y); holes run the other way, see `polygons.rings`."""
+        """Trace the exact outlines of each id.
+
+        Returns:
+            id -> rings (n, 2) int32 of (x, y); holes run the other way, see `incontext.images.outlines.rings`.
+        """
         return {i: outlines.rings(self.mask == i) for i in self.ids}
 
     def to_supervision(self) -> "supervision.Detections":
-        """One detection for each id: box, mask, id as class, mean confidence. Needs `pip install supervision`."""
+        """Make one detection of each id: box, mask, id as class, mean confidence.
+
+        Raises:
+            ImportError: The package supervision is not installed.
+        """
         try:
             import supervision
         except ImportError:
@@ -314,6 +383,6 @@ class Segmentation:
 
 
 def box(found: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """(H, W) bool, not all False -> left, top, right and bottom edge of the pixels found."""
+    """Find the left, top, right and bottom edge of the pixels of an (H, W) bool mask that is not all False."""
     rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -16,6 +16,7 @@ from PIL import Image
 
 from incontext.folder import FolderReport, plan, segment_folder
 from incontext.images.ids import Pixels
+from incontext.options import SegmentOptions
 from incontext.types import Palette, Prompt, Segmentation
 
 PALETTE = Palette(np.array([0, 3]), np.array([(0, 0, 0), (255, 0, 0)]))
@@ -43,9 +44,10 @@ class Bright:
     def prepare(self, context: Prompt | Sequence[Prompt], **asked: Any) -> SimpleNamespace:
         assert isinstance(context, Prompt)
         self.asked = asked
-        return SimpleNamespace(**{**asked, "side": asked["side"] or 16, "shots": 1, "fit": self.fit})
+        side = asked["side"] or 16
+        return SimpleNamespace(options=SegmentOptions(**asked), side=side, shots=1, fit=self.fit)
 
-    def fit(self, query: Pixels) -> Pixels:
+    def fit(self, query: Pixels, *, hints: object = None) -> Pixels:  # noqa: ARG002
         self.threads["fit"].add(threading.get_ident())
         return query
 

@@ -18,6 +18,7 @@ from incontext.engine import FittedQuery
 from incontext.images.ids import Pixels
 from incontext.images.read import ImageLike, read_image
 from incontext.images.resize import resized, resized_mask
+from incontext.options import SegmentOptions
 from incontext.types import Palette, Prompt, Segmentation
 
 RED, BLUE = (200, 40, 40), (40, 40, 200)
@@ -73,12 +74,12 @@ def write_video(
     """A video; `times` in seconds, else evenly at `rate`. codec "ffv1" with pixels "bgr0" (.mkv) keeps all pixels."""
     shown = [i / rate for i in range(len(images))] if times is None else times
     with av.open(str(path), "w", options=options or {}) as container:
-        video = container.add_stream(codec, rate=rate, options={"crf": "8"} if codec == "libx264" else {})
+        video: Any = container.add_stream(codec, rate=rate, options={"crf": "8"} if codec == "libx264" else {})
         video.height, video.width = images[0].shape[:2]
         video.pix_fmt = pixels
         video.codec_context.time_base = Fraction(1, 1000)
         video.codec_context.sample_aspect_ratio = pixel_aspect
-        audio = None if sound is None else container.add_stream(sound, rate=SOUND_RATE)
+        audio: Any = None if sound is None else container.add_stream(sound, rate=SOUND_RATE)
         if audio is not None:
             audio.codec_context.layout = "mono"
             _write_sound(container, audio, shown[-1] + 1 / rate)
@@ -127,7 +128,8 @@ def cut(path: Path, share: float) -> None:
 def decoded(path: Path) -> list[tuple[float, Pixels]]:
     """All pictures of a video with their times, through PyAV alone."""
     with av.open(str(path)) as container:
-        return [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+        frames = ((frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0))
+        return [(seconds, np.asarray(pixels, np.uint8)) for seconds, pixels in frames]
 
 
 def sound_packets(path: Path) -> list[tuple[float, bytes]]:
@@ -135,8 +137,8 @@ def sound_packets(path: Path) -> list[tuple[float, bytes]]:
     with av.open(str(path)) as container:
         if not container.streams.audio:
             return []
-        packets = [packet for packet in container.demux(audio=0) if packet.pts is not None]
-        return [(float(packet.pts * packet.time_base), bytes(packet)) for packet in packets]
+        packets = ((packet.pts, packet.time_base, bytes(packet)) for packet in container.demux(audio=0))
+        return [(float(at * base), sound) for at, base, sound in packets if at is not None and base is not None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +147,7 @@ class _Prepared:
 
     passes: tuple[tuple[int, Any], ...]
     shown: Palette | None = None
-    tokens: Mapping[bytes, Any] = field(default_factory=dict)
+    tokens: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +156,7 @@ class _Found:
 
     ids: Pixels
     size: tuple[int, int]
+    guide: Pixels | None = None
 
     def read(self) -> Segmentation:
         ids = resized_mask(self.ids, self.size)
@@ -165,8 +168,10 @@ class ByColor:
     """Stands in for a Segmenter: an object is where the colour is about that which its newest prompt shows."""
 
     name = "by-color"
+    sha256 = "abc"
     config = SimpleNamespace(side=32)
     device = SimpleNamespace(type="cpu")
+    voter = backbone_side = None
 
     def __init__(self, tolerance: float = 12) -> None:
         self.tolerance = tolerance
@@ -179,8 +184,8 @@ class ByColor:
         image, chosen = read_image(query), side or 32
         return FittedQuery(resized(image, (chosen, chosen)), (image.shape[0], image.shape[1]))
 
-    def prepare(self, context: Sequence[Prompt], *, task: str, side: int, known: object) -> _Prepared:  # noqa: ARG002
-        assert task in ("instance", "semantic")
+    def prepare(self, context: Sequence[Prompt], *, known: object, **options: Any) -> _Prepared:  # noqa: ARG002
+        side = SegmentOptions(**options).side or 32
         assert all(prompt.image.shape == (side, side, 3) for prompt in context)
         colors = {i: np.median(p.image[p.mask == i].astype(float), axis=0) for p in context for i in p.ids}
         return _Prepared(tuple(colors.items()))

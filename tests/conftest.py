@@ -7,12 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from incontext.network.model import ModelConfig
+from incontext.network.config import ModelConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
+# Files that take long, longest first: with several workers none of them is to begin when the others are done.
+LONGEST = ("test_ray", "test_ui_browser", "test_training")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))  # which keeps the order inside of a file
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu") is not None:

@@ -18,13 +18,16 @@ PACKAGE = Path(incontext.__file__).parent
 # not know each other. `__init__` is what the outside sees, so that inside of a package only what stands above uses it.
 LEVELS: dict[str, list[set[str]]] = {
     "": [
-        {"images", "progress", "version"},
-        {"types"},
-        {"annotations", "network"},
+        {"images", "options", "progress", "version"},
+        {"digest", "jsonlines", "types"},
+        {"hints"},
+        {"annotations", "hint_files", "network", "proposals", "seen_examples"},
         {"prompt_tensor"},
         {"canvas", "matching", "sources"},
         {"examples"},
-        {"engine", "learning"},
+        {"learning", "placed"},
+        {"engine"},
+        {"identity", "rounds"},
         {"folder", "training", "tuning", "video"},
         {"__init__"},
         {"bench", "demo", "evaluation"},
@@ -33,21 +36,50 @@ LEVELS: dict[str, list[set[str]]] = {
         {"__main__"},
     ],
     "annotations": [
-        {"bridges", "brush", "core", "links"},
-        {"agree", "coco", "instances", "mask_files", "masks", "shapes"},
-        {"cvat", "davis", "label_studio", "labelme", "panoptic", "voc", "yolo"},
+        {"bridges", "brush", "joining", "values"},
+        {"core"},
+        {"agree", "coco_out", "instances", "links", "mask_files", "masks", "shapes"},
+        {"coco", "cvat", "davis", "label_studio", "labelme", "voc", "yolo"},
+        {"panoptic"},
         {"known"},
         {"exports", "__init__"},
     ],
-    "canvas": [{"edges", "paint", "windows"}, {"context", "votes"}, {"read"}, {"query"}, {"__init__"}],
+    "canvas": [{"edges", "paint", "windows"}, {"context", "hints", "votes"}, {"read"}, {"query"}, {"__init__"}],
     "cli": [
         {"options"},
-        {"bench", "convert", "demo", "evaluate", "rank", "train", "tune", "ui", "weights"},
-        {"evaluate_video", "segment"},
-        {"track"},
+        {"exporting"},
+        # The commands: none of them imports another.
+        {
+            "backbone",
+            "bench",
+            "convert",
+            "demo",
+            "evaluate",
+            "evaluate_clicks",
+            "evaluate_protocol",
+            "evaluate_video",
+            "mark",
+            "propose",
+            "rank",
+            "segment",
+            "track",
+            "train",
+            "tune",
+            "ui",
+        }
+        | {"weights"},
         {"__init__"},
     ],
-    "evaluation": [{"lines", "metrics"}, {"few_shot", "ranking"}, {"video"}, {"pages"}, {"__init__"}],
+    "evaluation": [
+        {"lines", "metrics", "workers"},
+        {"few_shot", "ranking"},
+        {"calibration", "video"},
+        {"clicks"},
+        {"pages"},
+        {"protocols"},
+        {"__init__"},
+    ],
+    "evaluation.clicks": [{"simulation", "things"}, {"scores"}, {"scoring"}, {"baselines", "network"}, {"__init__"}],
     "evaluation.few_shot": [
         {"episodes"},
         {"pictures", "records"},
@@ -61,30 +93,48 @@ LEVELS: dict[str, list[set[str]]] = {
         {"charts"},
         {"page"},
         {"report", "tuning_report"},
-        {"video_report"},
+        {"click_report", "video_report"},
+        {"__init__"},
+    ],
+    "evaluation.protocols": [
+        {"benchmarks", "finding", "labels", "published", "quality"},
+        {"few_shot_data", "outcome", "request", "scene_data", "video_data"},
+        {"drawing", "few_shot", "lists", "report", "scenes", "video"},
+        {"few_shot_run", "scene_run", "video_run"},
+        {"runs"},
         {"__init__"},
     ],
     "evaluation.video": [{"clips", "davis"}, {"scoring"}, {"__init__"}],
-    "examples": [{"annotated"}, {"pairs"}, {"prompts"}, {"__init__"}],
+    "examples": [{"annotated"}, {"pairs"}, {"prompts"}, {"given"}, {"__init__"}],
     "folder": [
         {"outputs", "report"},
         {"identity", "labelled", "search", "sinks"},
         {"journal", "plan"},
-        {"work"},
+        {"hinted", "work"},
         {"run", "watch"},
         {"job", "rehearsal"},
         {"ray", "__init__"},
     ],
     "folder.ray": [{"workers"}, {"job"}, {"__init__"}],
     "images": [
-        {"dataset", "dicom", "ids", "names", "outlines", "rle"},
+        {"alone", "dataset", "depth", "dicom", "gate", "ids", "names", "opening", "outlines", "rle", "text"},
         {"read", "resize", "smoothing"},
         {"masks", "write"},
         {"__init__"},
     ],
     "learning": [{"augmentation"}, {"light"}, {"losses"}, {"__init__"}],
-    "matching": [{"backbone"}, {"__init__"}],
-    "network": [{"attention", "devices", "presence"}, {"model"}, {"layouts", "memory"}, {"checkpoint"}, {"__init__"}],
+    "matching": [{"backbone", "calibration", "match"}, {"names"}, {"voter"}, {"__init__"}],
+    "network": [
+        {"config", "devices", "relative"},
+        {"kernels", "layers"},
+        {"attention"},
+        {"block"},
+        {"model"},
+        {"layouts", "memory", "reference"},
+        {"checkpoint"},
+        {"registry"},
+        {"__init__"},
+    ],
     "sources": [{"places"}, {"remote"}, {"tars"}, {"find"}, {"pages"}, {"__init__"}],
     "training": [
         {"corrections", "features", "parallel", "scenes", "sets", "start", "teacher"},
@@ -92,7 +142,8 @@ LEVELS: dict[str, list[set[str]]] = {
         {"coloring"},
         {"recipes", "validation"},
         {"optimizers", "precision"},
-        {"loop"},
+        {"run"},
+        {"loop", "request"},
         {"__init__"},
     ],
     "training.parallel": [{"processes", "sharding", "slices"}, {"__init__"}],
@@ -100,8 +151,10 @@ LEVELS: dict[str, list[set[str]]] = {
     "training.start": [{"warm"}, {"vit"}, {"__init__"}],
     "tuning": [{"pictures"}, {"group"}, {"job"}, {"__init__"}],
     "ui": [
-        {"guard", "paint", "places", "sessions"},
+        {"connections", "guard", "paint", "places", "sessions"},
         {"model", "page", "results"},
+        {"hinting"},
+        {"hint_panel"},
         {"follow", "learn", "model_tab", "segment_tab"},
         {"track_tab", "tune_tab"},
         {"app"},
@@ -128,17 +181,24 @@ REFUSES: dict[str, set[str]] = {
     "images.dicom": {"PIL"} | FILES,
     "annotations": TENSORS,
     "types": TENSORS,
+    "hints": {"PIL"} | TENSORS,
     "prompt_tensor": {"PIL"} | TENSORS,
+    "seen_examples": {"PIL"} | TENSORS | FILES,
+    "matching.match": {"PIL", "numpy", "timm"} | FILES,
     "network": {"PIL", "numpy"},
-    "network.attention": FILES,
-    "network.model": FILES,
-    "network.presence": FILES,
+    **{
+        f"network.{name}": FILES
+        for name in ("attention", "block", "config", "kernels", "layers", "model", "reference", "relative")
+    },
+    "network.config": {"torch"} | FILES,
+    "options": TENSORS | {"PIL", "numpy", "typer"} | FILES,
     "network.devices": FILES,
     "network.memory": {"psutil", "os"},
     "canvas.edges": {"PIL", "numpy"} | FILES,
     "canvas.votes": FILES,
     "canvas.query": {"PIL"} | FILES,
     "canvas.windows": {"PIL"} | TENSORS | FILES,
+    "canvas.hints": {"PIL"} | TENSORS | FILES,
     "canvas.context": {"PIL", "torch"} | FILES,
     "learning": FILES,
     "learning.light": {"PIL"},
@@ -392,6 +452,34 @@ def plant(folder: Path, files: dict[str, str]) -> Path:
     return package
 
 
+MOST_LINES = 80  # of a function that does not declare a command's options
+
+
+def long_functions(package: Path) -> list[str]:
+    """Functions of too many lines, but for commands, whose parameters are the options that they declare."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            is_command = any(".command" in ast.unparse(each) for each in node.decorator_list)
+            lines = (node.end_lineno or 0) - (node.body[0].lineno if is_command else node.lineno) + 1
+            if lines > MOST_LINES:
+                found.append(f"{path.relative_to(package.parent)}:{node.lineno} {node.name} has {lines} lines")
+    return found
+
+
+def test_functions_are_short() -> None:
+    assert long_functions(PACKAGE) == []
+
+
+def test_a_planted_long_function_is_found(tmp_path: Path) -> None:
+    long = "def f():\n" + "    pass\n" * MOST_LINES
+    command = "@app.command()\ndef f(\n" + "".join(f"    p{i}: int = 0,\n" for i in range(90)) + "):\n    pass\n"
+    package = plant(tmp_path, {"engine.py": long, "cli/segment.py": command})
+    assert long_functions(package) == ["incontext/engine.py:1 f has 81 lines"]
+
+
 def test_all_is_what_is_exported() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     checked = [node for node in tree.body if isinstance(node, ast.If)]
@@ -402,7 +490,7 @@ def test_all_is_what_is_exported() -> None:
     assert dir(incontext) == sorted(incontext.__all__)
     for name in incontext.__all__:
         assert getattr(incontext, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'segment'; it exports Palette"):
+    with pytest.raises(AttributeError, match="no attribute 'segment'; it exports Hints, Palette"):
         _ = incontext.segment
 
 
@@ -419,3 +507,11 @@ def test_is_cheap(program: str) -> None:
     loaded = set(done.stdout.rpartition("loaded:")[2].split())
     assert "incontext" in loaded
     assert not loaded & {"torch", "timm", "huggingface_hub", "transformers"}
+
+
+def test_the_engine_loads_no_compiler() -> None:
+    """PyTorch's compiler takes seconds to import, and 150 MB: who does not compile does not load it."""
+    program = "import sys, incontext.engine; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not set(done.stdout.split()) & {"torch._dynamo", "torch._inductor", "timm", "transformers"}

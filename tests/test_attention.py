@@ -6,16 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from incontext.network import attention as module
-from incontext.network.attention import (
-    KERNELS,
-    attention,
-    attention_with_lse,
-    choose_kernel,
-    merge,
-    relative_bias,
-    relative_table,
-)
+from incontext.network import kernels
+from incontext.network.attention import attention, attention_with_lse, choose_kernel, merge
+from incontext.network.kernels import KERNELS
+from incontext.network.relative import relative_bias, relative_table
 
 ON_A_CPU = [name for name in KERNELS if name != "flex"]
 GRIDS = [(3, 2), (8, 4), (5, 3), (7, 7)]
@@ -61,7 +55,7 @@ def test_some_rows_of_one_query_against_many_prompts(
     kernel: str, piece: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the ensemble asks for: q (M, 1, ...) against k (M, N, ...), other rows of the grid, without gradients."""
-    monkeypatch.setattr(module, "PIECE_BYTES", piece)
+    monkeypatch.setattr(kernels, "PIECE_BYTES", piece)
     generator = torch.Generator().manual_seed(2)
     shapes = [(2, 1, 3, 2 * 4, 8), (2, 5, 3, 3 * 4, 8), (2, 5, 3, 3 * 4, 8), (2, 3, 8), (4, 4, 8)]
     inputs = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
@@ -97,7 +91,7 @@ def test_the_log_sum_exp_has_a_gradient_or_is_refused() -> None:
 @pytest.mark.parametrize("piece", [1, 64, 2 * 64, 3 * 64, 4 * 64, 1 << 20])
 @pytest.mark.parametrize("kernel", ["pieces", "bias_mask"])
 def test_the_scores_may_exist_in_pieces(kernel: str, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PIECE_BYTES", piece * 8)
+    monkeypatch.setattr(kernels, "PIECE_BYTES", piece * 8)
     inputs = [each.detach() for each in make_inputs((4, 2), torch.float64)]
     found, expected = (attention_with_lse(*inputs, kernel=name) for name in (kernel, "plain"))
     torch.testing.assert_close(found, expected)
@@ -109,14 +103,11 @@ def test_the_scores_may_exist_in_pieces(kernel: str, piece: int, monkeypatch: py
 def test_the_bias_as_a_score_modification_is_the_plain_kernels(grid: tuple[int, int], dtype: torch.dtype) -> None:
     """What flex hands to PyTorch, by PyTorch's written-out FlexAttention, which also a CPU computes right."""
     inputs = [each.detach() for each in make_inputs(grid, dtype)]
-    out, lse = module._flex_by(module._uncompiled_flex, *inputs, True)
+    out, lse = kernels.flex_with_lse_by(kernels.written_out_with_lse, *inputs)
     expected, expected_lse = attention_with_lse(*inputs, kernel="plain")
-    assert lse is not None
     assert_near(out, expected, TOLERANCE[dtype])
     assert_near(lse, expected_lse, TOLERANCE[dtype])
-    alone, none = module._flex_by(module._uncompiled_flex, *inputs, False)
-    assert none is None
-    torch.testing.assert_close(alone, out)
+    torch.testing.assert_close(kernels.flex_by(kernels.written_out, *inputs), out)
 
 
 @pytest.mark.parametrize("ask", [attention, attention_with_lse])
@@ -165,7 +156,7 @@ def test_auto_depends_on_device_precision_and_gradients(monkeypatch: pytest.Monk
     assert choose_kernel(cpu, torch.float32) == "bias_mask"
     assert choose_kernel(cuda, torch.bfloat16) == "folded"
     for unit, name in ((True, "folded"), (False, "pieces")):
-        monkeypatch.setattr("incontext.network.attention.MATRIX_UNIT", unit)
+        monkeypatch.setattr("incontext.network.attention.has_matrix_unit", lambda unit=unit: unit)
         assert choose_kernel(cpu, torch.bfloat16) == name
         assert choose_kernel(cpu, torch.bfloat16, gradients=True) == ("folded" if unit else "plain")
     assert choose_kernel(cpu, torch.float32, gradients=True) == "plain"

@@ -6,10 +6,10 @@ import gc
 import itertools
 import json
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ladder
@@ -31,7 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from incontext import bench
 from incontext.bench import MEGABYTE, PeakMemory, generation, processor, timed
 from incontext.network.checkpoint import load_model, save_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.training.recipes import RECIPES, Stage
 
 CPU = torch.device("cpu")
@@ -360,21 +361,33 @@ def test_the_plot_shows_what_was_measured(tmp_path: Path, options: Options) -> N
 # --- how it is measured
 
 
-def test_the_first_call_is_not_counted_and_the_median_is_of_the_others() -> None:
-    pauses = iter([0.05, 0.002, 0.004, 0.002, 0.03])
-    timing = timed(lambda: time.sleep(next(pauses)), CPU, seconds=0, least=4, most=9)
-    assert timing.first > 0.05
-    assert len(timing.counted) == 4
-    assert 0.002 < timing.median < 0.02
-    assert 0 < timing.spread < 0.02
+@pytest.fixture
+def passing(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """passing(seconds): the clock that measures goes on by so much, and by nothing else."""
+    now = [0.0]
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def passing(seconds: float) -> None:
+        now[0] += seconds
+
+    return passing
 
 
-def test_calls_end_with_the_seconds_or_their_number() -> None:
+def test_the_first_call_is_not_counted_and_the_median_is_of_the_others(passing: Callable[[float], None]) -> None:
+    pauses = iter([0.5, 0.125, 0.25, 0.125, 0.75])
+    timing = timed(lambda: passing(next(pauses)), CPU, seconds=0, least=4, most=9)
+    assert timing.first == 0.5
+    assert timing.counted == (0.125, 0.25, 0.125, 0.75)
+    assert timing.median == 0.1875
+    assert timing.spread > 0
+
+
+def test_calls_end_with_the_seconds_or_their_number(passing: Callable[[float], None]) -> None:
     assert len(timed(lambda: None, CPU, seconds=60, most=7).counted) == 7
-    assert len(timed(lambda: time.sleep(0.01), CPU, seconds=0.025, least=1).counted) in (1, 2)
-    only = timed(lambda: time.sleep(0.01), CPU, seconds=0.001, least=0)
+    assert len(timed(lambda: passing(1.0), CPU, seconds=2.5, least=1).counted) == 2
+    only = timed(lambda: passing(1.0), CPU, seconds=0.125, least=0)
     assert only.counted == ()
-    assert only.median == only.first
+    assert only.median == only.first == 1.0
     assert only.spread == 0
 
 

@@ -17,7 +17,8 @@ from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
 from incontext.images.read import read_image
 from incontext.network.checkpoint import save_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.types import Prompt
 
 NAMES = [job.name for job in demo.JOBS]
@@ -141,7 +142,7 @@ def test_the_command_does_the_same(report: demo.DemoReport, weights: Path) -> No
 
 
 def test_default_weights_need_no_option(segmenter: Segmenter, photographs: Path, tmp_path: Path) -> None:
-    segmenter = Segmenter(segmenter._model, device="cpu", name="default")
+    segmenter = Segmenter(segmenter.model, device="cpu", name="default")
     assert "--weights" not in demo._run_job(segmenter, demo.JOBS[0], photographs, tmp_path).command
 
 

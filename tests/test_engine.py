@@ -16,13 +16,16 @@ from torch import Tensor
 
 from incontext import engine as module
 from incontext.canvas.read import Paint
-from incontext.engine import BatchSize, PreparedContext, Segmenter, choose_device, choose_dtype, load
+from incontext.engine import PreparedContext, Segmenter, load
 from incontext.images.read import read_image
 from incontext.network import memory
-from incontext.network.attention import MATRIX_UNIT
-from incontext.network.checkpoint import CheckpointError, save_model
-from incontext.network.devices import keep_freed_memory
-from incontext.network.model import ContextTokens, ModelConfig, PromptTokens, Seen, SegGPT, Task
+from incontext.network.attention import has_matrix_unit
+from incontext.network.checkpoint import save_model
+from incontext.network.config import ModelConfig
+from incontext.network.devices import choose_device, choose_dtype, keep_freed_memory
+from incontext.network.layouts import CheckpointError
+from incontext.network.model import ContextTokens, PromptTokens, Seen, SegGPT
+from incontext.options import BatchSize, Task
 from incontext.types import Prompt
 
 CONFIG = ModelConfig(
@@ -35,7 +38,8 @@ class Copier(SegGPT):
 
     def prepare(self, prompt_images: Tensor, prompt_masks: Tensor, **_: object) -> ContextTokens:  # type: ignore[override]
         assert prompt_images.shape == prompt_masks.shape
-        return ContextTokens(prompt_images, prompt_masks, self.type_token_ins, self.tables(4), torch.ones(1))
+        one = torch.ones(1)
+        return ContextTokens(prompt_images, prompt_masks, prompt_masks, self.type_token_ins, self.tables(4), one)
 
     def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:
         assert chunk is None
@@ -155,7 +159,7 @@ def test_dtypes_run_and_are_described(random_segmenter: Segmenter) -> None:
     assert described["weights"] == "mine"
     assert described["dtype"] == "bfloat16"
     assert described["device"] == "cpu"
-    assert described["attention"] == ("folded" if MATRIX_UNIT else "pieces")
+    assert described["attention"] == ("folded" if has_matrix_unit() else "pieces")
     assert random_segmenter.describe()["attention"] == "bias_mask"
     assert described["parameters"] == sum(p.numel() for p in model.parameters())
     assert random_segmenter.describe()["dtype"] == "float32"
@@ -255,7 +259,7 @@ def test_a_prepared_context_answers_as_the_context_does_and_is_computed_once(
     context, queries = [prompt((1,)), prompt((2, 3))], [picture(seed=i) for i in range(3)]
     expected = [random_segmenter.paint(query, context, task="semantic") for query in queries]
     prepared = random_segmenter.prepare(context, task="semantic")
-    monkeypatch.setattr(random_segmenter, "_prepare", None)  # from here on nothing is prepared
+    monkeypatch.setattr(random_segmenter._placed, "prepare", None)  # from here on nothing is prepared
     for query, painted in zip(queries, expected, strict=True):
         np.testing.assert_allclose(random_segmenter.paint(query, prepared), painted, atol=1e-3)
         np.testing.assert_allclose(random_segmenter.paint(query, prepared, task="semantic"), painted, atol=1e-3)
@@ -277,7 +281,7 @@ def test_ids_beyond_the_colours_go_through_in_groups(segmenter: Segmenter) -> No
     mask[:, :20] = np.repeat(np.arange(1, 21), 1)[None]  # 20 ids, a column each
     shown = Prompt(picture(32, 32), mask)
     prepared = segmenter.prepare(shown, side=32)
-    assert [len(palette.ids) - 1 for palette, _ in prepared.passes] == [7, 7, 6]
+    assert [len(palette.ids) - 1 for palette, *_ in prepared.passes] == [7, 7, 6]
     found = segmenter.segment(picture(32, 32), prepared)
     np.testing.assert_array_equal(found.mask, mask)
     with pytest.raises(ValueError, match="give fewer ids to paint"):
@@ -286,12 +290,12 @@ def test_ids_beyond_the_colours_go_through_in_groups(segmenter: Segmenter) -> No
 
 def test_prompts_may_show_different_ids(random_segmenter: Segmenter) -> None:
     one, two = prompt((1,)), prompt((2, 3))
-    ((palette, context),) = random_segmenter.prepare([one, two]).passes
+    ((palette, context, _),) = random_segmenter.prepare([one, two]).passes
     assert palette.ids.tolist() == [0, 1, 2, 3]
     assert context.images.shape[1] == 2
     many = [prompt((i,)) for i in range(1, 11)]
     passes = random_segmenter.prepare(many).passes
-    assert [context.images.shape[1] for _, context in passes] == [5, 5]  # each only through the pass of its id
+    assert [context.images.shape[1] for _, context, _ in passes] == [5, 5]  # each only through the pass of its id
 
 
 def test_a_prompt_counts_by_its_weight(random_segmenter: Segmenter) -> None:
@@ -303,7 +307,7 @@ def test_a_prompt_counts_by_its_weight(random_segmenter: Segmenter) -> None:
     np.testing.assert_allclose(heavy, repeated, atol=0.05)
     assert np.abs(heavy - alike).max() > 1
     key = random_segmenter.prepare([one, replace(one, weight=3.0)], known={})
-    ((_, context),) = key.passes
+    ((_, context, _),) = key.passes
     assert context.shares.tolist() == [0.25, 0.75]
 
 
@@ -365,12 +369,12 @@ def test_compiled_networks_see_one_shape_and_tell_how_long_it_took(monkeypatch: 
     for one, other in zip(expected, got, strict=True):
         np.testing.assert_array_equal(one.mask, other.mask)
     assert segmenter.describe()["compile"] is True
-    assert len(segmenter._compile_seconds) == 1
+    assert len(segmenter._placed.compile_seconds) == 1
 
 
 @pytest.mark.slow
 def test_compilation_keeps_the_answer(random_segmenter: Segmenter) -> None:
-    compiled = Segmenter(random_segmenter._model, device="cpu", dtype="float32", compile=True)
+    compiled = Segmenter(random_segmenter.model, device="cpu", dtype="float32", compile=True)
     expected = random_segmenter.paint(picture(), [prompt(), prompt((2,))])
     np.testing.assert_allclose(compiled.paint(picture(), [prompt(), prompt((2,))]), expected, atol=0.05)
     assert float(str(compiled.describe()["compile_seconds"])) > 0
@@ -422,9 +426,9 @@ def test_the_batch_is_planned_by_what_is_free(monkeypatch: pytest.MonkeyPatch) -
     segmenter = Segmenter(SegGPT(CONFIG), device="cpu")
     seen = []
     monkeypatch.setattr(
-        segmenter,
+        segmenter._placed,
         "_run",
-        lambda pixels, palette, *_: seen.append(len(pixels)) or Paint(torch.zeros(len(pixels), 3, 16, 16), palette),
+        lambda views, own, *_: seen.append(len(views)) or Paint(torch.zeros(len(views), 3, 16, 16), own.palette),
     )
     list(segmenter.segment_many([picture()] * 5, prompt()))
     assert seen == [3, 2]

@@ -20,7 +20,7 @@ from incontext.learning.light import AS_IT_IS, draw_light, lit, shine
 from incontext.training.coloring import Coloring, paint_episode
 from incontext.training.episodes import EpisodeSource, Sampling, Sight, tile
 from incontext.training.hints import reveal
-from incontext.training.scenes.scene import render_views
+from incontext.training.scenes import render_views
 from incontext.training.sets import ImageSet
 
 PLAIN = Sampling(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from incontext.evaluation import FewShotReport, Journal, Method, SetScore, evaluate, read_episodes, read_sets
+from incontext.evaluation import AnswerJournal, FewShotReport, Method, SetScore, evaluate, read_episodes, read_sets
 from incontext.evaluation.few_shot.baselines import BASELINES, color_histogram
 from incontext.evaluation.few_shot.episodes import Absent, EpisodeSet, related
 from incontext.evaluation.few_shot.scoring import Found
@@ -457,26 +457,26 @@ def test_a_stopped_run_goes_on_with_the_same_result(data: Path, tmp_path: Path) 
         if done == 2:
             raise KeyboardInterrupt
 
-    with Journal(file, {"side": 8}) as journal, pytest.raises(KeyboardInterrupt):
+    with AnswerJournal(file, {"side": 8}) as journal, pytest.raises(KeyboardInterrupt):
         evaluate([counting(calls)], sets, shots=[1, 2], journal=journal, on_episode=stop)
     text = file.read_text()
     file.write_text(text[:-20])  # killed while writing
     calls.clear()
-    with Journal(file, {"side": 8}) as journal:
+    with AnswerJournal(file, {"side": 8}) as journal:
         assert len(journal) == 3, "of two episodes at two shots each, one is broken"
         found = evaluate([counting(calls)], sets, shots=[1, 2], journal=journal)
     assert len(calls) == 1 + 3, "the broken one, and at one shot two queries"
     assert timeless(found) == timeless(expected)
     calls.clear()
-    with Journal(file, {"side": 8}) as journal:
+    with AnswerJournal(file, {"side": 8}) as journal:
         again = evaluate([counting(calls)], sets, shots=[1, 2], journal=journal)
     assert calls == []
     assert again == found, "seconds too"
-    with pytest.raises(ValueError, match=r"other settings \(side\); name another folder"):
-        Journal(file, {"side": 16})
+    with pytest.raises(ValueError, match=r"other settings \(side was 8, now 16\); name another folder"):
+        AnswerJournal(file, {"side": 16})
     file.write_text(file.read_text() + "{}\n")
     with pytest.raises(ValueError, match="expected a record on each line"):
-        Journal(file, {"side": 8})
+        AnswerJournal(file, {"side": 8})
 
 
 # ------------------------------------------------------------------------------- what is refused

@@ -197,14 +197,25 @@ def test_what_cannot_be_read_is_left_out_and_told(tmp_path: Path, run: Callable[
     first, second = done.err.splitlines()
     assert first == f"Left out: {tmp_path / 'i.json'}: annotation 1: expected the id of a category, got 9"
     assert "Left out: " in second
-    assert "annotation None: expected COCO's compressed runs" in second
+    assert "annotation 0: expected COCO's compressed runs" in second
     assert files(tmp_path / "out") == ["b.png"]
 
 
 def test_only_the_first_problems_are_told(tmp_path: Path, run: Callable[..., Done]) -> None:
-    rows = [{"id": n, "image_id": 0} for n in range(100)]
-    done = run("convert", write_json(tmp_path / "i.json", coco(annotations=rows)), "--to", "coco", "-o", tmp_path / "o")
+    images = [{"id": n, "file_name": f"../{n}.png", "height": 6, "width": 8} for n in range(100)]
+    document = coco(images=[*coco()["images"], *images])
+    done = run("convert", write_json(tmp_path / "i.json", document), "--to", "coco", "-o", tmp_path / "o")
     assert (done.status, len(done.err.splitlines()), done.err.splitlines()[-1]) == (1, 21, "... and 80 more.")
+
+
+def test_what_is_bad_for_one_reason_is_told_once(tmp_path: Path, run: Callable[..., Done]) -> None:
+    rows = [{"id": n, "image_id": 7, "category_id": 3, "segmentation": [[1, 2]]} for n in range(100)]
+    document = coco(annotations=[*coco()["annotations"], *rows])
+    done = run("convert", write_json(tmp_path / "i.json", document), "--to", "coco", "-o", tmp_path / "o")
+    (line,) = done.err.splitlines()
+    assert done.status == 1
+    assert "annotation 0: expected a polygon" in line
+    assert line.endswith("; likewise 99 more")
 
 
 @pytest.mark.parametrize(
@@ -280,7 +291,7 @@ def command(tmp_path: Path, run: Callable[..., Done], monkeypatch: pytest.Monkey
 
     class Listed(Bright):
         def prepare(self, context: object, **asked: object) -> SimpleNamespace:
-            assert isinstance(context, list)
+            assert isinstance(context, tuple)
             return super().prepare(context[0], **asked)
 
     monkeypatch.setattr(engine, "load", lambda *_, **__: Listed())

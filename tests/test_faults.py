@@ -24,7 +24,8 @@ from incontext import cli
 from incontext.folder import REPORT_NAME, FileReport, open_report
 from incontext.images.masks import read_mask
 from incontext.network.checkpoint import save_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 
 MUTANTS = 2200
 SEED = 20

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +21,7 @@ import pytest
 import torch
 from bright import PROMPT, Bright, files, picture, run_job
 from PIL import Image
+from waiting import PATIENCE, WorkClock, wait_until
 
 from incontext.folder import JOURNAL_NAME, REPORT_NAME, FileReport, Outputs, plan, run, segment_folder, work
 from incontext.images.ids import Pixels
@@ -339,15 +340,6 @@ def test_names_of_all_kinds_come_through(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------- overlap
 
 
-def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.002)
-    return True
-
-
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the pictures that have been read so far."""
     read: list[str] = []
@@ -370,7 +362,7 @@ def test_reading_is_ahead_of_the_network_and_bounded(tmp_path: Path, monkeypatch
     def look(batch: int) -> None:
         taken = 2 * (batch + 1)
         expected = min(30, taken - 1 + 5)  # the last that was taken was one of the five
-        assert within(5, lambda: len(read) == expected)
+        wait_until(lambda: len(read) == expected)
         time.sleep(0.02)
         assert len(read) == expected
 
@@ -387,7 +379,7 @@ def test_large_pictures_are_not_read_far_ahead(tmp_path: Path, monkeypatch: pyte
 
     def look(batch: int) -> None:
         left = 12 - 4 * (batch + 1)
-        assert within(5, lambda: len(read) >= 12 - left + min(3, left))
+        wait_until(lambda: len(read) >= 12 - left + min(3, left))
         time.sleep(0.05)
         assert len(read) <= 12 - left + 4  # three, and one that the other thread had begun
 
@@ -403,12 +395,12 @@ def test_writing_is_behind_the_network_and_bounded(tmp_path: Path, monkeypatch: 
     batches, written, seen = [0], [0], []
 
     def slow(self: Outputs, name: str, content: bytes) -> None:
-        gate.wait(5)
+        gate.wait(PATIENCE)
         save(self, name, content)
         written[0] += 1
 
     def look_and_open_the_gate() -> None:
-        within(5, lambda: batches[0] == 4)
+        wait_until(lambda: batches[0] == 4)
         time.sleep(0.1)
         seen.append((batches[0], written[0]))
         gate.set()
@@ -421,7 +413,7 @@ def test_writing_is_behind_the_network_and_bounded(tmp_path: Path, monkeypatch: 
     watcher.join()
     assert seen == [(4, 0)]  # the network goes on for as many answers as may wait, and one that finds no room
     assert report.done == 12
-    assert 0.1 < report.waiting_seconds < report.seconds
+    assert 0 < report.waiting_seconds < report.seconds
 
 
 def test_reading_and_writing_cost_no_time_beside_a_slow_network(
@@ -429,24 +421,25 @@ def test_reading_and_writing_cost_no_time_beside_a_slow_network(
 ) -> None:
     for number in range(8):
         picture(tmp_path / "in" / f"{number}.jpg")
-    save = Outputs.put
+    save, clock = Outputs.put, WorkClock()
 
     def slow_read(path: Path, **_: Any) -> Pixels:
-        time.sleep(0.04)
+        clock.work(4.0)
         return read_image(path)
 
     def slow_save(self: Outputs, name: str, content: bytes) -> None:
-        time.sleep(0.04)
+        clock.work(4.0)
         save(self, name, content)
 
+    monkeypatch.setattr(time, "perf_counter", clock.now)
     monkeypatch.setattr(work, "read_image", slow_read)
     monkeypatch.setattr(Outputs, "put", slow_save)
     monkeypatch.setattr(run, "_thread_count", lambda: 2)
-    report = run_job(Bright(batch=2, delay=0.1), [tmp_path / "in"], tmp_path / "out")
-    assert report.seconds < 0.9  # 4 batches of 0.1, and a little; one after the other it would be 1.04
-    assert report.waiting_seconds < 0.4
+    segmenter = Bright(batch=2, on_batch=lambda _: clock.work(10.0))
+    report = run_job(segmenter, [tmp_path / "in"], tmp_path / "out")
+    assert report.seconds == 40  # four batches, and nothing else that the network's thread did
     for file in report.files:  # reading, writing and half a batch, without what it waited for
-        assert 0.13 <= file.seconds < 0.4
+        assert file.seconds == 13
 
 
 def test_the_networks_thread_neither_fits_pictures_nor_reads_answers(tmp_path: Path) -> None:
@@ -520,7 +513,8 @@ def test_on_a_cpu_pictures_go_through_the_network_side_by_side(tmp_path: Path) -
     for number in range(12):
         picture(tmp_path / "in" / f"{number:02}.png", bright=number)
     (tmp_path / "in" / "05b.jpg").touch()
-    segmenter, threads = Bright(delay=0.05), []
+    together = threading.Barrier(4)  # opens where four go through the network at a time
+    segmenter, threads = Bright(on_batch=lambda _: together.wait(PATIENCE)), []
     told: list[FileReport] = []
     set_by = segmenter.answer_many
 
@@ -538,7 +532,6 @@ def test_on_a_cpu_pictures_go_through_the_network_side_by_side(tmp_path: Path) -
     assert len(segmenter.threads["answer"]) == 4
     assert threading.get_ident() not in segmenter.threads["answer"]
     assert set(threads) == {1}  # each of them with one of the four
-    assert report.seconds < 0.45  # three rounds of 0.05 and a little; one after the other it would be 0.6
     assert report.waiting_seconds < report.seconds
     assert torch.get_num_threads() == 4
 
@@ -617,6 +610,7 @@ run_job(Bright(batch=1, delay=0.003), [Path("in")], Path("out"), overlay=True, c
 """
 
 
+@pytest.mark.kill
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
 def test_a_killed_run_leaves_no_partial_files(tmp_path: Path, kill: signal.Signals) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (120, 120, 3), np.uint8)
@@ -626,9 +620,9 @@ def test_a_killed_run_leaves_no_partial_files(tmp_path: Path, kill: signal.Signa
     program = PROGRAM.format(tests=str(Path(__file__).parent))
     running = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stderr=subprocess.PIPE)
     out = tmp_path / "out"
-    assert within(20, lambda: len(list(out.glob("*.png"))) > 40)
+    wait_until(lambda: len(list(out.glob("*.png"))) > 40)
     running.send_signal(kill)
-    _, complaint = running.communicate(timeout=20)
+    _, complaint = running.communicate(timeout=PATIENCE)
     assert running.returncode in (-kill, 130), complaint
     visible = [path for path in out.iterdir() if path.suffix in {".png", ".jpg"}]
     assert 20 < len(visible) < 450

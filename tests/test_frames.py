@@ -311,7 +311,7 @@ def test_an_animation_that_was_cut_off_gives_its_beginning(tmp_path: Path) -> No
             lambda path: path.write_bytes(b"no video at all" * 99),
             "expected a video, a folder of pictures or an animated",
         ),
-        (lambda path: path.touch(), "the file is empty"),
+        (lambda path: path.touch(), "expected a video, got an empty file"),
         (write_sound, "expected a video stream, found only audio"),
         (lambda path: path.mkdir(), "expected a folder with pictures in it, found none$"),
         (lambda path: write_frames(path / "frames", grey_levels(1)), "found none; is .*frames meant"),

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 from bright import PALETTE, PROMPT, Bright, files, picture, run_job
 from killing import contents
 from PIL import Image
+from waiting import PATIENCE, wait_until
 
 from incontext.folder import (
     JOURNAL_NAME,
@@ -37,7 +37,7 @@ from incontext.folder import (
     watch,
     work,
 )
-from incontext.folder.identity import context_hash
+from incontext.folder.labelled import open_job
 from incontext.images.masks import read_mask
 from incontext.images.write import HALF_WRITTEN, write_image
 from incontext.types import Prompt, Segmentation
@@ -196,11 +196,6 @@ def test_another_network_is_refused(tmp_path: Path, name: str, value: str, told:
         run_job(other, [root], out)
 
 
-def test_a_prompt_of_the_usual_weight_is_known_without_it() -> None:
-    """Folders from before prompts had weights stay theirs."""
-    assert context_hash(PROMPT) == "80f3d63f037a407dd04c4d2bb8c7b85d97a924a2b84661755023a53732e72cfd"
-
-
 def test_neither_the_batch_nor_the_names_of_examples_make_another_job(tmp_path: Path) -> None:
     root, out = folder(tmp_path, 4), tmp_path / "out"
     run_job(Bright(), [root], out, batch_size=1, prompt_files=[(tmp_path / "a.jpg", tmp_path / "a.png")])
@@ -231,6 +226,105 @@ def test_a_damaged_journal_costs_the_damaged_lines(tmp_path: Path, damage: str) 
     assert before == ([kept] if kept else [])
     assert (report.done, report.masks) == (12, 12 - kept)
     assert [Path(file.query).name for file in report.files] == sorted(path.name for path in root.iterdir())
+
+
+def damaged_lines(root: Path) -> list[bytes]:
+    """Lines as no run writes them."""
+    sound = json.loads(FileReport(str(root / "00.png"), mask="00.png", ids=(3,), areas={3: 1}).to_line())
+    changes: list[dict[str, object]] = [
+        {"query": 3},
+        {"query": "a\0b"},
+        {"mask": "../00.png"},
+        {"mask": "/etc/passwd"},
+        {"mask": "a\0.png"},
+        {"mask": ["00.png"]},
+        {"ids": [[3]]},
+        {"ids": 3},
+        {"ids": [300]},
+        {"areas": [3]},
+        {"areas": {"3": []}},
+        {"areas": {"three": 1}},
+        {"areas": {"٣": 1}},
+        {"confidences": {"3": "much"}},
+        {"confidence": [0.5]},
+        {"seconds": "long"},
+        {"seconds": True},
+        {"version": 1},
+        {"error": 1},
+        {"is_empty": "no"},
+        {"more": 1},
+    ]
+    lines = [json.dumps({**sound, **change}).encode() for change in changes]
+    lines.append(json.dumps(sound).replace('"seconds": 0.0', '"seconds": 1e999').encode())
+    lines.append(json.dumps(sound).replace('"areas": {"3": 1}', '"areas": {"3": NaN}').encode())
+    lines.append(json.dumps(sound).replace('"ids": [3]', '"ids": [' + "9" * 5000 + "]").encode())
+    return [*lines, b"[" * 50_000, b'{"a":' * 50_000, b"[]", b"3", b"null", b'"x"', b"\xff\xfe", b"{}", b""]
+
+
+def test_a_damaged_line_costs_itself(tmp_path: Path) -> None:
+    root, out = folder(tmp_path, 3), tmp_path / "out"
+    run_job(Bright(), [root], out)
+    lines = damaged_lines(root)
+    for line in lines:
+        with pytest.raises(ValueError, match="expected"):
+            FileReport.from_line(line)
+    text = (out / REPORT_NAME).read_bytes()
+    begin = b' "files": ['
+    damaged = b"".join(b"\n  " + line + b"," for line in lines)
+    (out / REPORT_NAME).write_bytes(text.replace(begin, begin + damaged))
+    report = open_report(out / REPORT_NAME)
+    assert [Path(file.query).name for file in report.files] == ["00.png", "01.png", "02.png", "05b.jpg"]
+    told = [each for each in report.files.read() if isinstance(each, str)]
+    assert len(told) == len(lines)
+    assert all(each.startswith(f"{out / REPORT_NAME}, line ") for each in told)
+    labels = open_job(out)
+    assert ([each.name.name for each in labels], len(labels)) == (["00.png", "01.png", "02.png"], 3)
+    assert list(labels.problems) == told
+    again = run_job(Bright(), [root], out)
+    assert (again.done, again.masks) == (3, 0)
+
+
+def test_damaged_lines_of_a_journal_cost_themselves(tmp_path: Path) -> None:
+    root, out = folder(tmp_path, 3), tmp_path / "out"
+    run_job(Bright(), [root], out)
+    path = as_if_killed(out)
+    head, *rest = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(head + b"".join(line + b"\n" for line in damaged_lines(root)) + b"".join(rest))
+    report = run_job(Bright(), [root], out)
+    assert (report.done, report.masks, report.failed) == (3, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"totals": {"queries": 1, "done": "many", "failed": 0, "empty": 0}},
+        {"totals": [1]},
+        {"time": {"started": 1, "seconds": [], "waiting_seconds": 0, "masks": 0}},
+        {"job": 3},
+        {"settings": "x"},
+    ],
+)
+def test_a_damaged_head_of_a_report_is_one_sentence(tmp_path: Path, change: dict[str, object]) -> None:
+    root, out = folder(tmp_path, 2), tmp_path / "out"
+    run_job(Bright(), [root], out)
+    document = {**json.loads((out / REPORT_NAME).read_bytes()), **change}
+    files = document.pop("files")
+    text = json.dumps(document, indent=1)[:-2] + ',\n "files": [\n  ' + ",\n  ".join(map(json.dumps, files))
+    (out / REPORT_NAME).write_text(text + "\n ]\n}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="expected the report of a job"):
+        open_report(out / REPORT_NAME)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+@pytest.mark.parametrize("name", [JOURNAL_NAME, REPORT_NAME])
+def test_a_pipe_in_place_of_an_earlier_result_hangs_nothing(tmp_path: Path, name: str) -> None:
+    root, out = folder(tmp_path, 2), tmp_path / "out"
+    out.mkdir()
+    os.mkfifo(out / name)
+    with pytest.raises(ValueError, match=rf"{name}: expected a file, got a pipe or a device"):
+        run_job(Bright(), [root], out)
+    if name == REPORT_NAME:
+        assert run_job(Bright(), [root], out, resume=False).done == 2
 
 
 @pytest.mark.parametrize(
@@ -677,7 +771,8 @@ def tiny() -> Any:
     import torch
 
     from incontext.engine import Segmenter
-    from incontext.network.model import ModelConfig, SegGPT
+    from incontext.network.config import ModelConfig
+    from incontext.network.model import SegGPT
 
     torch.manual_seed(0)
     small = {"width": 16, "heads": 2, "depth": 2, "patch": 8, "side": 32, "decoder_width": 4}
@@ -700,30 +795,24 @@ def command(tmp_path: Path, tiny: Any) -> list[str]:
     return [*program, "--weights", "tiny.safetensors", "--device", "cpu"]
 
 
+@pytest.mark.kill
 def test_the_command_watches_until_ctrl_c(tmp_path: Path, command: list[str]) -> None:
     out = tmp_path / "out"
     (tmp_path / "in" / "05b.jpg").unlink()
     running = subprocess.Popen([*command, "--watch"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        wait(lambda: (out / "11.png").exists() or running.poll() is not None)
+        wait_until(lambda: (out / "11.png").exists() or running.poll() is not None)
         assert running.poll() is None
         picture(tmp_path / "in" / "late.png", bright=1)
-        wait((out / "late.png").exists)
-        wait(lambda: b"late.png" in (out / JOURNAL_NAME).read_bytes())
+        wait_until((out / "late.png").exists)
+        wait_until(lambda: b"late.png" in (out / JOURNAL_NAME).read_bytes())
     finally:
         running.send_signal(signal.SIGINT)
-        shown, complaint = running.communicate(timeout=20)
+        shown, complaint = running.communicate(timeout=PATIENCE)
     assert running.returncode == 0, complaint
     assert shown.decode().startswith("13 masks in out")
     assert open_report(out / REPORT_NAME).finished
     assert not (out / JOURNAL_NAME).exists()
-
-
-def wait(condition: Any, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_the_command_rehearses_goes_on_and_refuses(

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from incontext.network import memory
+from incontext.network.config import ModelConfig
 from incontext.network.memory import Room, estimate, plan
-from incontext.network.model import ModelConfig
 
 CONFIG = ModelConfig(
     width=64, heads=4, depth=4, patch=8, side=64, decoder_width=16, merge_layer=1, taps=(1, 3), pretrain_side=32

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor
 
-from incontext.network.attention import KERNELS, plain
+from incontext.learning.losses import painting_loss
 from incontext.network.checkpoint import load_model
-from incontext.network.model import Block, ModelConfig, PromptTokens, SegGPT, painting_loss
+from incontext.network.config import ModelConfig
+from incontext.network.kernels import KERNELS
+from incontext.network.model import PromptTokens, SegGPT
+from incontext.network.reference import Reference
 
 TINY = ModelConfig(
     width=16, heads=2, depth=3, patch=4, side=16, decoder_width=4, merge_layer=1, taps=(1, 2), pretrain_side=8
@@ -73,13 +75,25 @@ def test_equals_the_published_network_in_every_golden_case(
         assert relative_error(got, expected) < 1e-5, case["name"]
 
 
+def test_the_reference_equals_the_published_network_in_every_golden_case(
+    golden: Path, golden_model: SegGPT, golden_cases: dict[str, Tensor]
+) -> None:
+    reference = Reference(golden_model)
+    for case in json.loads((golden / "network" / "meta.json").read_text())["cases"]:
+        images, masks, query = (
+            golden_cases[f"{case['inputs']}/{what}"] for what in ("prompt_images", "prompt_masks", "query")
+        )
+        got = reference(images[None], masks[None], query, task=case["segmentation_type"])
+        assert relative_error(got, golden_cases[f"{case['name']}/prediction"].chunk(2, dim=-2)[1]) < 1e-5, case["name"]
+
+
 def test_equals_the_published_training_forward_and_loss(golden_model: SegGPT, golden_cases: dict[str, Tensor]) -> None:
     golden_model.kernel = "auto"
     images, targets = golden_cases["train/images"], golden_cases["train/targets"]
     masked = golden_cases["train/masked"].bool().unflatten(1, (8, 4))
     with torch.no_grad():
         painted = golden_model.paint_canvas(images, targets, masked)
-        loss = golden_model.loss(images, targets, masked)
+        loss = painting_loss(painted, targets, masked)
     assert relative_error(painted, golden_cases["train/prediction"]) < 1e-5
     assert relative_error(loss, golden_cases["train/loss"].squeeze()) < 1e-5
 
@@ -110,33 +124,6 @@ def test_queries_of_a_batch_never_touch(shots: int) -> None:
             torch.testing.assert_close(together[i : i + 1], alone)
 
 
-def as_published(model: SegGPT, images: Tensor, masks: Tensor, query: Tensor) -> Tensor:
-    """The published forward, without one saving: N canvases of two halves each, both streams, everything decoded."""
-    shots, grid = len(images), query.shape[-1] // model.config.patch
-    tables = model.tables(grid)
-    positions = tables.positions.flatten(0, 1)
-    hidden = torch.arange(2 * grid)[:, None].expand(-1, grid) >= grid
-    canvases = [torch.cat([prompt, query.expand_as(prompt)], dim=-2) for prompt in (images, masks)]
-    x = [model.patch_embed(canvas) for canvas in canvases]
-    x[1] = torch.where(hidden[..., None], model.mask_token, x[1])
-    tokens = torch.cat([x[0] + model.segment_token_x, x[1] + model.segment_token_y])
-    tokens, taps = tokens + positions + model.type_token_ins, []
-    for index, block in enumerate(model.blocks):
-        rows, columns = tables.relative[index]
-        assert isinstance(block, Block)
-        q, k, v = rearrange(block.attn.qkv(block.norm1(tokens)), "m r w (t h d) -> t m h (r w) d", t=3, h=2)
-        out = block.attn.proj(rearrange(plain(q, k, v, rows, columns, False)[0], "m h (r w) d -> m r w (h d)", w=grid))
-        for stream in out.split(shots):
-            stream[:, grid:] = stream[:, grid:].mean(dim=0)
-        tokens = tokens + out
-        tokens = tokens + block.mlp(block.norm2(tokens))
-        if index == model.config.merge_layer:
-            tokens = (tokens[:shots] + tokens[shots:]) / 2
-        if index in model.config.taps:
-            taps.append(model.norm(tokens))
-    return model._decode(torch.cat(taps, dim=-1), halo=False)[:1, :, query.shape[-1] :]
-
-
 @pytest.mark.parametrize("side", [16, 24])
 @pytest.mark.parametrize("merge_layer", [0, 1, 2])
 @pytest.mark.parametrize("shots", [1, 2, 3, 5])
@@ -145,13 +132,13 @@ def test_every_saving_is_exact(shots: int, merge_layer: int, side: int) -> None:
     model = make_model(replace(TINY, merge_layer=merge_layer, taps=taps), dtype=torch.float64)
     images, masks, queries = make_inputs(2, shots, side=side, dtype=torch.float64)
     with torch.no_grad():
-        expected = torch.cat([as_published(model, images[0], masks[0], query[None]) for query in queries])
+        expected = Reference(model)(images[:1], masks[:1], queries)
         context = model.prepare(images[:1], masks[:1])
         for chunk in (None, 1, 2):
             assert relative_error(model.answer(queries, context, chunk=chunk), expected) < 1e-12
         own = model(images, masks, queries)  # each query with prompts of its own
         assert relative_error(own[:1], expected[:1]) < 1e-12
-        assert relative_error(own[1:], as_published(model, images[1], masks[1], queries[1:])) < 1e-12
+        assert relative_error(own[1:], Reference(model)(images[1:], masks[1:], queries[1:])) < 1e-12
         in_parts = model.prepare(images, masks, chunk=1)
         torch.testing.assert_close(in_parts.masks, model.prepare(images, masks).masks)
         tables = model.tables(side // TINY.patch)
@@ -226,8 +213,8 @@ def test_gradients_match_finite_differences_and_reach_every_parameter() -> None:
     masked = torch.rand(2, 8, 4) < 0.6
 
     def loss() -> Tensor:
-        both = [model.loss(image_canvas, mask_canvas, masked, task=task) for task in ("semantic", "instance")]
-        return both[0] + both[1]
+        both = [model.paint_canvas(image_canvas, mask_canvas, masked, task=task) for task in ("semantic", "instance")]
+        return painting_loss(both[0], mask_canvas, masked) + painting_loss(both[1], mask_canvas, masked)
 
     loss().backward()
     parameters = dict(model.named_parameters())

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from incontext.options import TrainingDtype
 from incontext.training.optimizers import Muon, orthogonalised
 from incontext.training.parallel.processes import Team
-from incontext.training.precision import Precision, TrainingDtype
+from incontext.training.precision import Precision
 
 CPU = torch.device("cpu")
 SHAPES = [(12, 12), (24, 10), (10, 24), (48, 12)]

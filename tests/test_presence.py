@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from incontext.canvas.paint import normalise
-from incontext.canvas.query import Answer
+from incontext.canvas.query import PaintedAnswer
 from incontext.canvas.read import Paint, read
 from incontext.engine import MIN_PRESENCE, Segmenter, load
 from incontext.learning.losses import (
@@ -23,10 +23,11 @@ from incontext.learning.losses import (
     unjudged_where_absent,
 )
 from incontext.network import checkpoint
-from incontext.network.model import ModelConfig, SegGPT
-from incontext.network.presence import Presence
-from incontext.training.loop import Run
+from incontext.network.config import ModelConfig
+from incontext.network.layers import Presence
+from incontext.network.model import SegGPT
 from incontext.training.recipes import RECIPES, Recipe, Stage
+from incontext.training.run import Run
 from incontext.training.start.warm import start_from
 from incontext.types import Palette, Prompt
 from incontext.video import track
@@ -119,7 +120,7 @@ def test_what_is_not_there_is_left_out_and_as_sure_as_that() -> None:
     for kept, least in ((paint, 0.0), (Paint(painted, palette), 0.9)):
         for found, _ in read([kept], [(8, 8)] * 2, min_presence=least):
             np.testing.assert_array_equal(found, mask)
-    answer = Answer((paint.part(0, 1),), (8, 8), palette, min_presence=0.3).read()
+    answer = PaintedAnswer((paint.part(0, 1),), (8, 8), palette, min_presence=0.3).read()
     assert answer.presence == {3: 0.125, 9: 0.75}
     assert answer.ids == (9,)
 

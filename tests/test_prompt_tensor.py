@@ -16,7 +16,8 @@ from incontext.canvas.context import COLORS_AT_ONCE, grouped, shown_palette, sti
 from incontext.canvas.paint import normalise
 from incontext.engine import Segmenter, load
 from incontext.network.checkpoint import save_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.prompt_tensor import LearnedGroup, Origin, PromptTensor, is_prompt_tensor
 from incontext.types import Palette, Prompt
 
@@ -177,9 +178,9 @@ FINE = np.zeros((1, 3, SIDE, SIDE), np.float32)
     ("change", "tensors", "sentence"),
     [
         (
-            put("format", value=2),
+            put("format", value=3),
             None,
-            "expected a prompt tensor of format 1, got '2'; it may come from another version",
+            "expected a prompt tensor of format 1 or 2, got '3'; it may come from another version",
         ),
         (lambda record: record.pop("origin"), None, "a prompt tensor with 'origin' in its metadata, got none"),
         (lambda record: record.pop("groups"), None, "'groups' in its metadata"),

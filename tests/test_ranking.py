@@ -11,6 +11,7 @@ import pytest
 
 from incontext.evaluation.ranking import Ranking, Trial, rank, try_together
 from incontext.images.ids import Pixels
+from incontext.options import SegmentOptions
 from incontext.types import Palette, Prompt, Segmentation
 
 
@@ -165,7 +166,7 @@ def test_options_reach_the_segmenter_and_queries_are_fitted_once() -> None:
     segmenter: Any = Grey()
     told: list[tuple[int, int]] = []
     ranking = rank(segmenter, EXAMPLES, task="semantic", side=64, on_answer=lambda *each: told.append(each))
-    assert segmenter.asked == [{"task": "semantic", "side": 64}] * 4
+    assert segmenter.asked == [SegmentOptions(task="semantic", side=64).plain()] * 4
     assert segmenter.fitted == 4
     assert told == [(number, 12) for number in range(1, 13)]
     assert ranking.score.tolist() != ranked().score.tolist()  # the stand-in sees negatives at that side

@@ -23,6 +23,7 @@ import psutil
 import pytest
 from bright import PROMPT
 from PIL import Image
+from waiting import PATIENCE
 
 from incontext import cli
 from incontext.engine import load
@@ -37,15 +38,17 @@ from incontext.folder import (
     segment_folder,
 )
 from incontext.folder.ray import job as on_ray
-from incontext.folder.ray.job import RayEngine, RayWarning, segment_on_ray, share_out
-from incontext.folder.ray.workers import Ledger, Made, PackedQuery, Recipe, Share, Worker
+from incontext.folder.ray.job import RayRunner, RayWarning, segment_on_ray, share_out
+from incontext.folder.ray.workers import Ledger, Made, PackedQuery, RayNetworks, Setup, Share, Worker
 from incontext.images.write import write_mask
 from incontext.network.checkpoint import save_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
+from incontext.options import DEFAULTS, LoadOptions
 from incontext.types import Palette, Prompt
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.ray,
     pytest.mark.filterwarnings("ignore:::ray.data.context"),  # Ray's defaults are deprecated in Ray's own eyes
 ]
 COUNT = 40
@@ -124,6 +127,14 @@ def lines(report: FolderReport) -> list[FileReport]:
     return [replace(file, seconds=0.0) for file in report.files]
 
 
+def one_worker(weights: Path | str) -> RayNetworks:
+    return RayNetworks(LoadOptions(str(weights), "cpu"), workers=1)
+
+
+def setup_of(weights: Path, prompt: Prompt, outputs: Outputs) -> Setup:
+    return Setup(one_worker(weights), prompt, outputs, DEFAULTS)
+
+
 # ------------------------------------------------------------------------------------------------ with Ray
 
 
@@ -136,9 +147,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_doubled(
     queries[12] = replace(queries[12], place=DeadlyOnce(queries[12].place))  # in the middle of a block
     job, told = replace(job, queries=tuple(queries)), []
     with pytest.warns(RayWarning, match="a worker died and had to be replaced"):
-        report = segment_on_ray(
-            job, prompt, weights=str(weights), device="cpu", workers=1, on_file=lambda file: told.append(file.query)
-        )
+        report = segment_on_ray(one_worker(weights), job, prompt, on_file=lambda file: told.append(file.query))
     assert Path(f"{queries[12].place}.died").exists()
     assert sorted(told) == sorted(str(query.place) for query in job.queries)
     assert report.finished
@@ -160,10 +169,10 @@ def test_a_picture_that_kills_every_worker_is_given_up_and_its_neighbours_are_no
     ]
     made: dict[int, FileReport] = {}
     with (
-        RayEngine(Recipe(prompt, job.outputs, str(weights), "cpu"), workers=1) as engine,
+        RayRunner(setup_of(weights, prompt, job.outputs)) as runner,
         pytest.warns(RayWarning, match="2 workers died and had to be replaced"),
     ):
-        engine.run(queries, made.__setitem__)
+        runner.run(queries, made.__setitem__)
     assert sorted(made) == list(range(10))
     bad = made.pop(5)
     assert bad.query == str(job.queries[5].place)
@@ -198,7 +207,7 @@ def test_what_workers_cannot_use_is_said_before_anything_is_written(
 ) -> None:
     job = plan([pictures], tmp_path / "out")
     with pytest.raises(error, match=message):
-        segment_on_ray(job, prompt, **{"weights": str(weights), "device": "cpu", "workers": 1, **options})
+        segment_on_ray(one_worker(options.pop("weights", weights)), job, prompt, **options)
     assert not (tmp_path / "out").exists()
 
 
@@ -208,8 +217,8 @@ def worker_on(ours: Any, weights: Path, prompt: Prompt) -> Iterator[Callable[...
     ledger = ours.remote(Ledger).options(num_cpus=0).remote()
 
     def make(job: FolderJob, witness: Path) -> Worker:
-        recipe = ours.put(Recipe(prompt, job.outputs, str(weights), "cpu"))
-        return Worker(recipe, Share(1, 0, str(Path.cwd())), ledger, witness)
+        setup = ours.put(setup_of(weights, prompt, job.outputs))
+        return Worker(setup, Share(1, 0, str(Path.cwd())), ledger, witness)
 
     yield make
     ours.kill(ledger)
@@ -248,10 +257,10 @@ def test_a_full_disk_stops_the_job_and_keeps_what_was_done(
     assert [file.mask for _, file in made.files if file.error is None] == masks
     assert isinstance(made.trouble, UnwritableError)
 
-    engine, finished = RayEngine(Recipe(PROMPT, job.outputs)), []
-    monkeypatch.setattr(engine, "_results", lambda _: (each for each in [made]))
+    runner, finished = RayRunner(Setup(RayNetworks(), PROMPT, job.outputs, DEFAULTS)), []
+    monkeypatch.setattr(runner, "_results", lambda _: (each for each in [made]))
     with pytest.raises(UnwritableError, match="make room there"):
-        engine.run(list(enumerate(job.queries[:4])), lambda *each: finished.append(each))
+        runner.run(list(enumerate(job.queries[:4])), lambda *each: finished.append(each))
     assert tuple(finished) == made.files
 
 
@@ -273,12 +282,12 @@ def test_what_stops_ray_is_one_sentence(
     Image.fromarray(prompt.image).save(tmp_path / "image.png")
     write_mask(tmp_path / "mask.png", prompt.mask, Palette.spread([2]).table)
     given = ["--prompt", tmp_path / "image.png", tmp_path / "mask.png", "--weights", weights, "--device", "cpu"]
-    command = ["segment", pictures, *given, "-o", tmp_path / "out", "--engine", "ray", "--workers", "1"]
+    command = ["segment", pictures, *given, "-o", tmp_path / "out", "--runner", "ray", "--workers", "1"]
     for results, sentence in (
         (lost, "Ray gave up: System error: the head node is gone"),
         (lambda *_: (each for each in ()), f"expected a report for every picture from Ray, {COUNT + 1} are missing"),
     ):
-        monkeypatch.setattr(RayEngine, "_results", results)
+        monkeypatch.setattr(RayRunner, "_results", results)
         with pytest.raises(SystemExit) as stopped:
             cli.main([str(each) for each in command])
         assert stopped.value.code == 2
@@ -361,7 +370,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
         pytest.raises(ValueError, match=r"pip install 'incontext\[ray\]'"),
-        RayEngine(Recipe(PROMPT, Outputs(tmp_path))),
+        RayRunner(Setup(RayNetworks(), PROMPT, Outputs(tmp_path), DEFAULTS)),
     ):
         pass
 
@@ -369,7 +378,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
 # --------------------------------------------------------------------------------------------- the command
 
 
-def test_ctrl_c_ends_with_a_report_and_the_local_engine_goes_on(tmp_path: Path, weights: Path, prompt: Prompt) -> None:
+def test_ctrl_c_ends_with_a_report_and_the_local_runner_goes_on(tmp_path: Path, weights: Path, prompt: Prompt) -> None:
     if find_spec("ray") is None:
         pytest.skip("needs ray: pip install 'incontext[ray]'")
     folder, random = tmp_path / "in", np.random.default_rng(1)
@@ -381,7 +390,7 @@ def test_ctrl_c_ends_with_a_report_and_the_local_engine_goes_on(tmp_path: Path, 
     given = ["--prompt", tmp_path / "image.png", tmp_path / "mask.png", "--weights", weights, "--device", "cpu"]
     command = [sys.executable, "-m", "incontext", "segment", folder, *given, "-o", tmp_path / "out"]
     process = subprocess.Popen(
-        [*map(str, command), "--engine", "ray", "--workers", "1"],
+        [*map(str, command), "--runner", "ray", "--workers", "1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -392,12 +401,12 @@ def test_ctrl_c_ends_with_a_report_and_the_local_engine_goes_on(tmp_path: Path, 
         time.sleep(0.02)
     started = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, errors
     assert output == ""
     assert "Traceback" not in errors
     assert "Stopped after" in errors
-    assert psutil.wait_procs(started, timeout=10)[1] == []
+    assert psutil.wait_procs(started, timeout=PATIENCE)[1] == []
     stopped = open_report(tmp_path / "out" / "report.json")
     assert not stopped.finished
     assert 8 <= stopped.done < 300

@@ -1,4 +1,4 @@
-"""The recipe for COCO panoptic that docs/tuning.md gives, on a folder of its layout with a tiny network."""
+"""The recipe for COCO panoptic that docs/how-to/tune.md gives, on a folder of its layout with a tiny network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from incontext import cli
 from incontext.annotations import open_labels
 from incontext.images.masks import read_mask
 from incontext.network.checkpoint import save_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.prompt_tensor import PromptTensor
 
 CONFIG = ModelConfig(
@@ -65,7 +66,7 @@ def test_the_documented_recipe_for_coco_panoptic(tmp_path: Path, monkeypatch: py
     torch.manual_seed(0)
     save_model(tmp_path / "tiny.safetensors", SegGPT(CONFIG))
     panoptic(tmp_path / "coco", 4)
-    text = (Path(__file__).parents[1] / "docs/tuning.md").read_text()
+    text = (Path(__file__).parents[1] / "docs/how-to/tune.md").read_text()
     recipe = text.split("## COCO panoptic")[1]
     subprocess.run([sys.executable, "-c", recipe.split("<<'LIST'\n")[1].split("\nLIST\n")[0]], check=True)
     command("tune", "coco.json", "-o", "coco133.safetensors", "--checkpointing", "--steps", "1", *TINY)

@@ -177,8 +177,8 @@ def pixels(jpeg: bytes) -> np.ndarray:
 def test_pictures_show_prompt_truth_answer_and_confidence(sets: tuple[EpisodeSet, ...], report: FewShotReport) -> None:
     shown = gallery(report, FIND, sets[1:], shots=1)
     (only,) = shown
-    assert (only.query, only.iou) == ("1", pytest.approx(0.5, abs=0.01))
-    prompt, truth, answer = (pixels(each) for each in (only.prompt, only.truth, only.answer))
+    assert (only.captions[-1], only.score) == ("1", pytest.approx(0.5, abs=0.01))
+    prompt, truth, answer = (pixels(each) for each in only.pictures[:3] if each is not None)
     assert prompt.shape == truth.shape == answer.shape == (120, 240, 3), "240 pixels along the longer side"
     tinted = (answer[..., 0] - answer[..., 2] > 40).mean(axis=1) > 0.9
     assert np.flatnonzero(tinted).tolist() == pytest.approx(list(range(60)), abs=1)
@@ -187,15 +187,15 @@ def test_pictures_show_prompt_truth_answer_and_confidence(sets: tuple[EpisodeSet
     assert np.flatnonzero(outline).tolist() == pytest.approx([29], abs=1)
     assert abs(truth[100, 120] - 100).max() < 6, "else the query as it is"
     assert abs(prompt[100, 1] - 114).max() < 8, "what is not scored is greyed out"
-    assert only.confidence is not None
-    grey = pixels(only.confidence)
+    assert only.pictures[3] is not None
+    grey = pixels(only.pictures[3])
     assert (grey[:, :110].mean(), grey[:, 130:].mean()) == (pytest.approx(235, abs=3), pytest.approx(56, abs=3))
 
 
 def test_a_method_without_confidence_shows_three_pictures(sets: tuple[EpisodeSet, ...], tmp_path: Path) -> None:
     only = evaluate([Method("fill", whole)], sets[:1])
     shown: list[Shown] = gallery(only, Method("fill", whole), sets[:1], shots=1)
-    assert {each.confidence for each in shown} == {None}
+    assert {each.pictures[3] for each in shown} == {None}
     write_report(tmp_path, only, shown, ABOUT)
     html = (tmp_path / "report.html").read_text()
     assert html.count("<img") == 9

@@ -34,7 +34,7 @@ from incontext.folder import (
     segment_folder,
 )
 from incontext.folder.outputs import UNPACKED, Outputs, folder_for
-from incontext.folder.run import LocalEngine
+from incontext.folder.run import LocalRunner
 from incontext.images.masks import read_mask
 from incontext.sources import remote as remote_module
 
@@ -169,16 +169,16 @@ class Shuffled:
 
     def __init__(self, job: Any, seed: int) -> None:
         segmenter: Any = Bright()
-        self.engine = LocalEngine(segmenter, segmenter.prepare(PROMPT, side=None), job.outputs)
+        self.runner = LocalRunner(segmenter, segmenter.prepare(PROMPT, side=None), job.outputs)
         self.chance = random.Random(seed)
 
     @property
     def waited(self) -> float:
-        return self.engine.waited
+        return self.runner.waited
 
     def run(self, queries: Any, finish: Any) -> None:
         made: list[tuple[int, FileReport]] = []
-        self.engine.run(queries, lambda *each: made.append(each))
+        self.runner.run(queries, lambda *each: made.append(each))
         self.chance.shuffle(made)
         for each in made:
             finish(*each)
@@ -334,7 +334,8 @@ def test_a_rehearsal_knows_what_tars_hold(tmp_path: Path) -> None:
     import torch
 
     from incontext.engine import Segmenter
-    from incontext.network.model import ModelConfig, SegGPT
+    from incontext.network.config import ModelConfig
+    from incontext.network.model import SegGPT
 
     torch.manual_seed(0)
     small: dict[str, Any] = {"width": 16, "heads": 2, "depth": 2, "patch": 8, "side": 32, "decoder_width": 4}
@@ -462,7 +463,7 @@ def test_what_is_wrong_with_a_line_costs_that_line(tmp_path: Path, memory: Any) 
         ": expected another f",
         ": cannot be read (Pr",
         ": there is no such f",
-        ": expected a name th",
+        ": expected a name in",
     ]
 
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from incontext.training.scenes import scene, shapes
+from incontext.training.scenes import move_cutouts, render_clip, scene, shapes
 from incontext.training.scenes.layers import Ground, Things
 from incontext.training.scenes.looks import Look, View, Wardrobe
-from incontext.training.scenes.moving import move_cutouts, render_clip
 
 
 @pytest.mark.parametrize("side", [16, 64, 100])

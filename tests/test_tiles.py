@@ -13,9 +13,11 @@ from torch import Tensor
 from incontext.canvas import votes
 from incontext.canvas.paint import normalise_colors, unpaint
 from incontext.canvas.votes import Reading, elect, elect_windows
-from incontext.canvas.windows import OVERLAP, Window, check_tiles, cut, extent, window_side, windows
+from incontext.canvas.windows import OVERLAP, Window, cut, extent, window_side, windows
 from incontext.engine import FittedQuery, Segmenter
-from incontext.network.model import ContextTokens, ModelConfig, Seen, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import ContextTokens, Seen, SegGPT
+from incontext.options import SegmentOptions
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Prompt
 
@@ -33,7 +35,8 @@ class ByColor(SegGPT):
         self.batches: list[int] = []
 
     def prepare(self, prompt_images: Tensor, prompt_masks: Tensor, **_: object) -> ContextTokens:  # type: ignore[override]
-        return ContextTokens(prompt_images, prompt_masks, self.type_token_ins, self.tables(4), torch.ones(1))
+        one = torch.ones(1)
+        return ContextTokens(prompt_images, prompt_masks, prompt_masks, self.type_token_ins, self.tables(4), one)
 
     def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:  # noqa: ARG002
         self.batches.append(len(queries))
@@ -110,7 +113,7 @@ def test_the_automatic_window_follows_what_is_marked_within_the_prompt() -> None
 
 @pytest.mark.parametrize("tiles", [None, "auto", 16, 5000])
 def test_sizes_of_windows(tiles: Any) -> None:
-    check_tiles(tiles)
+    assert SegmentOptions(tiles=tiles).tiles == tiles
 
 
 @pytest.mark.parametrize("tiles", [0, 15, -3, True, 2.5, "large", ""])

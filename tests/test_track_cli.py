@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +14,12 @@ from commands import Done, runner
 from PIL import Image
 
 from incontext import cli, engine
-from incontext.cli import track
 from incontext.images.masks import read_mask
 from incontext.images.write import write_image, write_mask
 from incontext.progress import ProgressLine
 from incontext.types import Palette
 from incontext.video import job as jobs
-from incontext.video.bank import Policy
-from incontext.video.job import Progress
+from incontext.video.job import TrackProgress
 
 COUNT = 10
 TABLE = Palette(np.array([0, 3, 7]), np.array([(0, 0, 0), (255, 0, 0), (0, 0, 255)])).table
@@ -78,14 +76,15 @@ def test_track(run: Callable[..., Done], place: Path) -> None:
 def test_options_reach_the_job(run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
     monkeypatch.setattr(engine, "load", lambda name, **options: asked.update(name=name, **options) or ByColor())
-    monkeypatch.setattr("incontext.cli.evaluate.describe", lambda *_: {"weights_sha256": "abc"})
     done = run(
         *USUAL, "--mask-at", 5, "fifth.png", "--memory", 3, "--policy", "spaced", "--from", 0, "--to", "0.3s",
         "--every", 5, "--side", 16, "--weights", "w", "--device", "cuda:1", "--dtype", "float16", "--task", "semantic",
         "--format", "mot, coco-video", "--no-overlay",
     )  # fmt: skip
     assert done.status == 0, done.err
-    assert asked == {"name": "w", "device": "cuda:1", "dtype": "float16", "min_presence": None}
+    assert asked == {
+        "name": "w", "device": "cuda:1", "dtype": "float16", "compile": False, "min_presence": None
+    }  # fmt: skip
     settings = tracks()["settings"]
     wanted = {"memory": 3, "policy": "spaced", "start": 0, "stop": "0.3s", "every": 5, "side": 16, "task": "semantic"}
     assert {name: settings[name] for name in wanted} == wanted
@@ -101,10 +100,6 @@ def test_options_reach_the_job(run: Callable[..., Done], monkeypatch: pytest.Mon
         "tracks.json",
     ]
     assert [each["id"] for each in tracks()["objects"]] == [3, 7, 9]
-
-
-def test_choices_are_those_of_the_library() -> None:
-    assert set(get_args(track.PolicyName)) == set(get_args(Policy))
 
 
 @pytest.mark.usefixtures("place")
@@ -176,8 +171,8 @@ def test_smoothed_grey_masks_are_snapped_when_asked(run: Callable[..., Done], na
 def test_progress_and_going_on(run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
     track_job = jobs.track_job
 
-    def stopping(*arguments: Any, on_frame: Callable[[Progress], None], **options: Any) -> Any:
-        def tell(now: Progress) -> None:
+    def stopping(*arguments: Any, on_frame: Callable[[TrackProgress], None], **options: Any) -> Any:
+        def tell(now: TrackProgress) -> None:
             on_frame(now)
             if now.done == 4:
                 raise KeyboardInterrupt
@@ -271,7 +266,7 @@ def mixed_sizes() -> None:
         (lambda: None, ["FRAMES", "--mask", "none.png", "-o", "OUT"], "none.png: there is no such file"),
         (lambda: Path("OUT").touch(), USUAL, "OUT: expected a folder to write to, got a file"),
         (foreign_masks, USUAL, "masks: expected a new folder, or one of an earlier run"),
-        (other_job, USUAL, "tracks.json: the folder holds another job's results (memory 2 instead of 4"),
+        (other_job, USUAL, "tracks.json: the folder holds another job's results (memory was 2, now 4"),
         (
             lambda: None,
             ["FRAMES", "-o", "OUT"],

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -19,14 +19,17 @@ import pytest
 import torch
 from clips import ByColor, cut, decoded, scene, scene_mask, sound_packets, write_frames, write_video
 from PIL import Image
+from waiting import PATIENCE, wait_until
 
+import incontext
 from incontext.engine import Segmenter
 from incontext.images.masks import read_mask
 from incontext.images.read import read_image
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.types import Prompt
 from incontext.video import job as jobs
-from incontext.video.job import Progress, TrackReport, track_job
+from incontext.video.job import TrackProgress, TrackReport, track_job
 from incontext.video.plan import plan_track
 
 COUNT = 12
@@ -40,9 +43,11 @@ def folder(tmp_path: Path) -> Path:
 
 def run(source: Path, out: Path, **options: Any) -> TrackReport:
     """A job with the stand-in for a network, the first frame's mask given."""
-    running = {name: options.pop(name) for name in ("about", "save_seconds", "on_frame") if name in options}
+    running = {name: options.pop(name) for name in ("save_seconds", "on_frame") if name in options}
     mask = options.pop("mask", scene_mask(0))
-    return track_job(ByColor(), plan_track(source, out, mask=mask, **options), **running)
+    segmenter = ByColor()
+    segmenter.sha256 = options.pop("sha256", segmenter.sha256)
+    return track_job(segmenter, plan_track(source, out, mask=mask, **options), **running)
 
 
 def files(folder: Path) -> list[str]:
@@ -63,12 +68,12 @@ def tracks(out: Path) -> dict[str, Any]:
 
 def test_everything_is_written(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
-    told: list[Progress] = []
+    told: list[TrackProgress] = []
     report = run(folder, out, on_frame=told.append)
     names = [f"masks/{i}.png" for i in range(COUNT)]
     assert files(out) == sorted([*names, "overlay.mp4", "sheet.jpg", "tracks.json"])
     assert (report.frames, report.before, report.problems) == (COUNT, 0, ())
-    assert told == [Progress(i + 1, COUNT, again=False) for i in range(COUNT)]
+    assert told == [TrackProgress(i + 1, COUNT, again=False) for i in range(COUNT)]
     first = read_mask(out / "masks" / "0.png")
     assert np.array_equal(first.ids, scene_mask(0))
     for number in range(COUNT):
@@ -82,7 +87,7 @@ def test_everything_is_written(folder: Path, tmp_path: Path) -> None:
 
 
 def test_tracks_say_where_objects_are_and_where_they_were_lost(folder: Path, tmp_path: Path) -> None:
-    report = run(folder, tmp_path / "out", about={"weights_sha256": "abc", "incontext": "0"})
+    report = run(folder, tmp_path / "out")
     document = tracks(tmp_path / "out")
     assert document["format"] == "incontext tracks 1"
     assert (document["frames"], document["size"], document["frames_per_second"]) == (COUNT, [48, 64], 24)
@@ -92,7 +97,7 @@ def test_tracks_say_where_objects_are_and_where_they_were_lost(folder: Path, tmp
         "dtype": "float32",
         "attention": "plain",
         "weights_sha256": "abc",
-        "incontext": "0",
+        "incontext": incontext.__version__,
     }
     red, blue = document["objects"]
     assert (red["id"], red["frames"], red["found"], red["lost"]) == (3, COUNT, [[0, COUNT - 1]], [])
@@ -187,9 +192,9 @@ def test_options_reach_the_tracker(folder: Path, tmp_path: Path) -> None:
     sides = []
     prepare = segmenter.prepare
 
-    def noting(context: Any, *, task: str, side: int, known: Any) -> Any:
-        sides.append((task, side))
-        return prepare(context, task=task, side=side, known=known)
+    def noting(context: Any, *, known: Any, **options: Any) -> Any:
+        sides.append((options["task"], options["side"]))
+        return prepare(context, known=known, **options)
 
     segmenter.prepare = noting  # type: ignore[method-assign]
     track_job(segmenter, job)  # type: ignore[arg-type]
@@ -249,8 +254,8 @@ def test_exports_are_what_other_tools_read(folder: Path, tmp_path: Path) -> None
 # ------------------------------------------------------------------------------------------- going on
 
 
-def stop_after(count: int, error: BaseException) -> Callable[[Progress], None]:
-    def tell(now: Progress) -> None:
+def stop_after(count: int, error: BaseException) -> Callable[[TrackProgress], None]:
+    def tell(now: TrackProgress) -> None:
         if now.done == count:
             raise error
 
@@ -280,7 +285,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
         assert save_seconds or len(list((out / "masks").glob("*.png"))) >= count - 1
         assert not {"overlay.mp4", "sheet.jpg", "tracks.json", "mot.txt"} & set(files(out))
         assert not list(out.glob("*.part"))
-    told: list[Progress] = []
+    told: list[TrackProgress] = []
     report = run(source, out, on_frame=told.append, **options)
     before = 0 if save_seconds else 7  # the state of the last frame was not saved, as the run stopped first
     assert report.before == before
@@ -318,12 +323,12 @@ def test_a_finished_run_can_be_done_again(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "difference"),
     [
-        ({"memory": 8}, "memory 4 instead of 8"),
-        ({"policy": "recent"}, 'policy "spaced" instead of "recent"'),
-        ({"every": 2}, "every 1 instead of 2"),
-        ({"stop": 9}, "stop null instead of 9"),
+        ({"memory": 8}, "memory was 4, now 8"),
+        ({"policy": "recent"}, "policy was spaced, now recent"),
+        ({"every": 2}, "every was 1, now 2"),
+        ({"stop": 9}, "stop was null, now 9"),
         ({"mask": scene_mask(1)}, "given_sha256 "),
-        ({"about": {"weights_sha256": "b"}}, 'segmenter weights_sha256 null instead of "b"'),
+        ({"sha256": "b"}, "segmenter weights_sha256 was abc, now b"),
     ],
 )
 def test_results_of_another_job_are_not_mixed_with(
@@ -348,6 +353,46 @@ def test_prompts_of_another_weight_are_another_job(folder: Path, tmp_path: Path)
         for each in (prompt, replace(prompt, weight=1.0), replace(prompt, weight=2.0))
     )
     assert known == again != other
+
+
+def test_two_runs_do_not_write_to_one_folder(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    out = tmp_path / "out"
+    refused = []
+
+    def meanwhile(now: TrackProgress) -> None:
+        if now.done in (1, 7):
+            with pytest.raises(ValueError, match=f"^{out}: another run is writing to this folder; wait") as error:
+                run(folder, out)
+            refused.append(error)
+
+    report = run(folder, out, on_frame=meanwhile, save_seconds=0.0)
+    assert (len(refused), report.frames) == (2, COUNT)
+    assert files(out) == sorted([*(f"masks/{i}.png" for i in range(COUNT)), "overlay.mp4", "sheet.jpg", "tracks.json"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+@pytest.mark.parametrize("name", ["state.npz", "tracks.json", "frames.jsonl"])
+def test_a_pipe_in_place_of_an_earlier_result_hangs_nothing(folder: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / name)
+    with pytest.raises(ValueError, match=rf"{name}: expected a file, got a pipe or a device"):
+        run(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["masks", "frames.jsonl"])
+def test_links_that_lead_out_are_not_written_through(folder: Path, tmp_path: Path, name: str) -> None:
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    out.mkdir()
+    victim.mkdir()
+    (victim / "file").write_text("mine")
+    (out / name).symlink_to(victim if name == "masks" else victim / "file")
+    (victim / "file").rename(tmp_path / "file") if name == "masks" else None
+    with pytest.raises(ValueError, match="a link"):
+        run(folder, out)
+    kept = tmp_path / "file" if name == "masks" else victim / "file"
+    assert kept.read_text() == "mine"
+    assert [path.name for path in victim.iterdir()] == ([] if name == "masks" else ["file"])
 
 
 def test_masks_that_no_run_wrote_are_not_overwritten(folder: Path, tmp_path: Path) -> None:
@@ -375,16 +420,15 @@ run(Path("in"), Path("out"), save_seconds=0.05, on_frame=lambda now: time.sleep(
 """
 
 
+@pytest.mark.kill
 def test_a_killed_run_leaves_no_partial_files_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     source, out = write_frames(Path("in"), (scene(i) for i in range(40))), Path("out")
     program = PROGRAM.format(tests=str(Path(__file__).parent))
     running = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
-    end = time.monotonic() + 60
-    while len(list(out.glob("masks/*.png"))) < 15 and time.monotonic() < end:
-        time.sleep(0.005)
+    wait_until(lambda: len(list(out.glob("masks/*.png"))) >= 15)
     running.send_signal(signal.SIGKILL)
-    _, complaint = running.communicate(timeout=20)
+    _, complaint = running.communicate(timeout=PATIENCE)
     assert running.returncode == -signal.SIGKILL, complaint
     assert {path.name for path in out.iterdir() if path.name[0] != "."} == {"masks", "state.npz", "frames.jsonl"}
     for path in out.glob("masks/[0-9]*.png"):

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from incontext.canvas.paint import normalise, normalise_colors
 from incontext.engine import Segmenter, load
-from incontext.network.model import ContextTokens, ModelConfig, PromptTokens, Seen, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import ContextTokens, PromptTokens, Seen, SegGPT
+from incontext.options import Policy
 from incontext.prompt_tensor import LearnedGroup, Origin, PromptTensor
 from incontext.types import Palette, Prompt, Segmentation
-from incontext.video import MemoryBank, Policy, Tracker, track
+from incontext.video import MemoryBank, Tracker, track
 from incontext.video import bank as bank_module
 from incontext.video.bank import SURE
 
@@ -45,11 +47,12 @@ class ByColor(SegGPT):
         self, prompt_images: Tensor, prompt_masks: Tensor, **_: object
     ) -> PromptTokens:
         self.embedded += prompt_images.shape[1]
-        return PromptTokens(prompt_images, prompt_masks, prompt_masks)
+        return PromptTokens(prompt_images, prompt_masks, prompt_masks, prompt_masks)
 
     def join(self, prompts: PromptTokens, *_: object, **__: object) -> ContextTokens:
         self.shots.append(prompts.images.shape[1])
-        return ContextTokens(prompts.images, prompts.masks, self.type_token_ins, self.tables(SIDE // 4), torch.ones(1))
+        tables, one = self.tables(SIDE // 4), torch.ones(1)
+        return ContextTokens(prompts.images, prompts.painted, prompts.masks, self.type_token_ins, tables, one)
 
     def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:
         assert chunk is None
@@ -291,10 +294,8 @@ def test_prompts_keep_their_weights_and_count_as_much_as_what_was_predicted(tmp_
     np.savez(tmp_path / "bank.npz", **bank.state())
     with np.load(tmp_path / "bank.npz") as state:
         restored = MemoryBank.restore(state)
-        before = MemoryBank.restore({name: array for name, array in state.items() if name != "weights"})
     for each in (bank, restored):
         assert [prompt.weight for prompt in prompts_of(each)] == [1.5, 4.5, *[1.0] * 6]
-    assert [prompt.weight for prompt in prompts_of(before)] == [3.0, 3.0, *[1.0] * 6]  # a state without weights
 
 
 def test_a_tracker_gives_prompts_the_weights_that_they_have(segmenter: Segmenter) -> None:

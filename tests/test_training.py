@@ -16,16 +16,18 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from incontext.canvas.paint import IMAGE_MEAN, IMAGE_STD
 from incontext.learning.losses import Batch, LossWeights, counts, paint_batch, reading_logits, training_loss
 from incontext.network.checkpoint import load_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.training import loop
 from incontext.training.coloring import Coloring, collate, paint, paint_episode, random_palette
-from incontext.training.episodes import Episode, EpisodeSource, Sampling, relabel
-from incontext.training.loop import Progress, Run, _Painter, train
+from incontext.training.episodes import DrawnEpisode, EpisodeSource, Sampling, relabel
+from incontext.training.loop import TrainingProgress, _Painter, train
 from incontext.training.optimizers import Muon, make_optimizers
 from incontext.training.parallel.processes import Team, joined, team_device
 from incontext.training.parallel.slices import MIB, Slices, pack, read_slices, write_slices
 from incontext.training.precision import Precision
 from incontext.training.recipes import RECIPES, Recipe, Stage
+from incontext.training.run import Run
 from incontext.training.sets import ImageSet, hold_out, read_set
 
 MODEL = ModelConfig(
@@ -217,7 +219,7 @@ def test_patches_are_hidden_as_asked() -> None:
     assert 0 < hinted[4:].sum() < 16
 
 
-def make_batch(count: int = 2) -> tuple[list[Episode], object]:
+def make_batch(count: int = 2) -> tuple[list[DrawnEpisode], object]:
     episodes = [EpisodeSource([discs()], FROM_FOLDERS, side=16, seed=0)[i] for i in range(count)]
     rng = np.random.default_rng(0)
     coloring = Coloring(hide_query=1.0, corner_colors=1.0)
@@ -309,7 +311,7 @@ def test_resuming_gives_the_same_weights_as_not_stopping(tmp_path: Path, workers
     class StoppedError(Exception):
         pass
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: TrainingProgress) -> None:
         if progress.step == 4:
             raise StoppedError
 
@@ -328,7 +330,7 @@ def test_a_run_goes_on_where_bfloat16_is_not_multiplied(tmp_path: Path, monkeypa
     class StoppedError(Exception):
         pass
 
-    def stop(_: Progress) -> None:
+    def stop(_: TrainingProgress) -> None:
         raise StoppedError
 
     said = list[str]()
@@ -384,7 +386,7 @@ def test_no_state_is_ahead_of_the_weights(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_run_learns_and_draws_its_validation(tmp_path: Path) -> None:
     recipe = replace(RECIPE, stages=(Stage(16, 120, 16),), warmup_steps=10, matrix_lr=3e-3, other_lr=3e-3)
-    losses: list[Progress] = []
+    losses: list[TrainingProgress] = []
     kept, held = hold_out([discs(60)], every=6)
     path = train(recipe, kept, tmp_path, held_out=held, workers=0, save_every=120, on_report=losses.append)
     assert losses[-1].loss < 0.8 * losses[0].loss

@@ -26,12 +26,13 @@ from incontext.images.resize import resized, resized_mask
 from incontext.images.write import write_image, write_mask
 from incontext.learning.losses import LossWeights, training_loss
 from incontext.network.checkpoint import save_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.prompt_tensor import PromptTensor
 from incontext.tuning import TuningStep, tune
 from incontext.tuning import group as learning
-from incontext.tuning.group import Group, Network, _Tested, frozen, mean_iou
-from incontext.tuning.pictures import Picture, changed, covering, fitted, split, tiled
+from incontext.tuning.group import FrozenNetwork, Group, _Tested, frozen, mean_iou
+from incontext.tuning.pictures import LabelledImage, changed, covering, fitted, split, tiled
 from incontext.types import Palette, Prompt
 
 SIDE = 16
@@ -155,8 +156,8 @@ def test_starts_are_what_they_are_called(segmenter: Segmenter) -> None:
     )
     palette = Palette.spread([1])
     with frozen(segmenter.model, checkpointing=False):
-        pictures = [fitted(Picture(prompt.image, prompt.mask), SIDE) for prompt in prompts]
-        group = Group(Network(segmenter, "instance"), palette, pictures, [])
+        pictures = [fitted(LabelledImage(prompt.image, prompt.mask), SIDE) for prompt in prompts]
+        group = Group(FrozenNetwork(segmenter, "instance"), palette, pictures, [])
         real = group._batch(pictures)
         tested = []
         for candidate in range(4):
@@ -188,7 +189,7 @@ def test_the_start_learns_even_if_it_was_held_out(
     made = tune(segmenter, prompts, steps=0, held_out=share, on_tried=lambda *done: tried.append(done))
     assert tried == [(n, 4) for n in (1, 2, 3, 4)]
     assert sorted(map(tuple, asked[:4])) == [tuple(m for m in range(4) if m != n) for n in (3, 2, 1, 0)]
-    shown = fitted(Picture(prompts[wanted].image, prompts[wanted].mask), SIDE).image
+    shown = fitted(LabelledImage(prompts[wanted].image, prompts[wanted].mask), SIDE).image
     real = normalise(torch.tensor(shown[None]))[0]
     starts_with_it = np.allclose(made.groups[0].images[0], real, atol=1e-5)
     assert starts_with_it == taken
@@ -239,7 +240,7 @@ def test_several_shots_differ_and_all_learn(segmenter: Segmenter) -> None:
     with torch.enable_grad(), frozen(segmenter.model, checkpointing=False):
         images = torch.randn(2, 3, SIDE, SIDE, requires_grad=True)
         masks = torch.randn(2, 3, SIDE, SIDE, requires_grad=True)
-        network = Network(segmenter, "instance")
+        network = FrozenNetwork(segmenter, "instance")
         network.answer(torch.randn(3, 3, SIDE, SIDE), network.prepare(images, masks)).square().sum().backward()
     for gradient in (images.grad, masks.grad):
         assert gradient is not None
@@ -257,7 +258,7 @@ def test_checkpointing_changes_nothing_but_memory(segmenter: Segmenter) -> None:
             for block in segmenter.model.blocks
         ]
         with torch.enable_grad(), frozen(segmenter.model, checkpointing=checkpointing):
-            network = Network(segmenter, "semantic")
+            network = FrozenNetwork(segmenter, "semantic")
             network.answer(queries, network.prepare(images, masks)).square().sum().backward()
         for hook in hooks:
             hook.remove()
@@ -270,8 +271,8 @@ def test_checkpointing_changes_nothing_but_memory(segmenter: Segmenter) -> None:
 
 def test_the_loss_is_that_of_training_on_the_whole_query(segmenter: Segmenter) -> None:
     with torch.no_grad():
-        pictures = [fitted(Picture(prompt.image, prompt.mask), SIDE) for prompt in discs(2, (1, 2))]
-        group = Group(Network(segmenter, "instance"), Palette.spread([1, 2]), pictures, [])
+        pictures = [fitted(LabelledImage(prompt.image, prompt.mask), SIDE) for prompt in discs(2, (1, 2))]
+        group = Group(FrozenNetwork(segmenter, "instance"), Palette.spread([1, 2]), pictures, [])
         batch = group._batch(pictures)
         right, _ = training_loss(batch.mask_canvas, batch, LossWeights(), beta=0.1)
         black, _ = training_loss(
@@ -342,7 +343,7 @@ def test_mosaics_show_more_ids_than_any_picture_alone() -> None:
 
 
 def test_a_mosaic_has_its_pictures_in_their_places() -> None:
-    pictures = [Picture(np.full((9, 9, 3), 10 * n, np.uint8), np.full((9, 9), n, np.uint8)) for n in range(4)]
+    pictures = [LabelledImage(np.full((9, 9, 3), 10 * n, np.uint8), np.full((9, 9), n, np.uint8)) for n in range(4)]
     made = tiled(pictures, 9)
     assert made.mask.shape == (9, 9)
     assert [made.mask[row, column] for row in (0, 8) for column in (0, 8)] == [0, 1, 2, 3]
@@ -360,9 +361,9 @@ def test_where_no_picture_shows_all_ids_mosaics_are_tried_as_a_start(segmenter: 
     tune(segmenter, discs(12), steps=0, on_tried=lambda *told: alone.append(told))
     assert len(alone) == 12
     group = Group(
-        Network(segmenter, "instance"),
+        FrozenNetwork(segmenter, "instance"),
         Palette.spread([1, 2, 3]),
-        [fitted(Picture(prompt.image, prompt.mask), SIDE) for prompt in prompts],
+        [fitted(LabelledImage(prompt.image, prompt.mask), SIDE) for prompt in prompts],
         [],
     )
     parts = split(prompts, 0.25)
@@ -377,13 +378,13 @@ def test_where_no_picture_shows_all_ids_mosaics_are_tried_as_a_start(segmenter: 
 
 
 def test_pictures_without_the_ids_teach_where_nothing_is(segmenter: Segmenter) -> None:
-    empty = Picture(np.full((SIDE, SIDE, 3), 7, np.uint8), np.zeros((SIDE, SIDE), np.uint8))
-    pictures = [Picture(prompt.image, prompt.mask) for prompt in discs(3)]
-    group = Group(Network(segmenter, "instance"), Palette.spread([1]), pictures, [empty])
+    empty = LabelledImage(np.full((SIDE, SIDE, 3), 7, np.uint8), np.zeros((SIDE, SIDE), np.uint8))
+    pictures = [LabelledImage(prompt.image, prompt.mask) for prompt in discs(3)]
+    group = Group(FrozenNetwork(segmenter, "instance"), Palette.spread([1]), pictures, [empty])
     queries = group._queries(range(3), 4, np.random.default_rng(0))
     marked = [bool(picture.ids) for _ in range(50) for picture in next(queries)]
     assert 0.02 < 1 - np.mean(marked) < 0.3
-    lacking = Group(Network(segmenter, "instance"), Palette.spread([1]), [*pictures, empty], [])
+    lacking = Group(FrozenNetwork(segmenter, "instance"), Palette.spread([1]), [*pictures, empty], [])
     for numbers, share in ((range(4), 0.1), (range(3), 0)):  # not by one that only judges
         queries = lacking._queries(numbers, 4, np.random.default_rng(0))
         marked = [bool(picture.ids) for _ in range(50) for picture in next(queries)]
@@ -409,7 +410,7 @@ def test_what_the_network_takes_for_absent_scores_nothing(segmenter: Segmenter, 
 def test_queries_are_changed_and_keep_their_masks_in_place() -> None:
     (prompt,) = discs(1, size=48)
     rng = np.random.default_rng(0)
-    seen = [changed(fitted(Picture(prompt.image, prompt.mask), SIDE), rng) for _ in range(40)]
+    seen = [changed(fitted(LabelledImage(prompt.image, prompt.mask), SIDE), rng) for _ in range(40)]
     assert all(each.image.shape == (SIDE, SIDE, 3) and each.mask.shape == (SIDE, SIDE) for each in seen)
     assert len({each.image.tobytes() for each in seen}) > 35  # a few are seen as they are
     assert len({each.mask.tobytes() for each in seen}) > 4
@@ -578,7 +579,7 @@ def test_the_documented_recipe_for_ade20k_runs_on_a_folder_of_its_layout(
                 path = labelled / f"ADEChallengeData2016/{kind}/{part}/ADE_{part}_{number:08d}.{name}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_image(path, pixels)
-    text = (Path(__file__).parents[1] / "docs/tuning.md").read_text()
+    text = (Path(__file__).parents[1] / "docs/how-to/tune.md").read_text()
     subprocess.run([sys.executable, "-c", text.split("<<'LIST'\n")[1].split("\nLIST\n")[0]], check=True, cwd=labelled)
     options = ("--task", "semantic", *TINY)
     status, _, err = run("tune", "ade.json", "-o", "ade20k.safetensors", "--checkpointing", "--steps", "1", *options)
@@ -596,7 +597,9 @@ def test_the_benchmark_cuts_measures_and_goes_on_where_it_was(labelled: Path, mo
     (labelled / "SETS").mkdir()
     (labelled / "LABELLED").rename(labelled / "SETS/discs")
     recorded: list[dict[str, Any]] = []
-    monkeypatch.setattr(benchmark, "record", lambda name, measured, _: recorded.append({"name": name, **measured}))
+    monkeypatch.setattr(
+        benchmark, "record", lambda name, measured, _, **__: recorded.append({"name": name, **measured})
+    )
     arguments = "SETS --out OUT --labelled 3 --ensembles 1,3 --tuned 2,3 --steps 2 --device cpu --dtype float32"
     monkeypatch.setattr(
         sys, "argv", ["tune.py", *arguments.split(), "--weights", "tiny.safetensors", "--plot", "p.png"]

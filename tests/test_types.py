@@ -1,6 +1,7 @@
 """The values that users hold: what they refuse, what they promise, what they turn into."""
 
 import dataclasses
+import io
 import sys
 import types
 from collections.abc import Callable
@@ -306,6 +307,16 @@ def test_outlines_grow_with_the_picture() -> None:
 def test_bad_overlays(image: np.ndarray, alpha: float, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         segmentation(MASK).overlay(image, alpha)
+
+
+def test_notebooks_draw_the_mask_in_its_colours() -> None:
+    found = segmentation(np.kron(MASK, np.ones((100, 100), np.uint8)))
+    with Image.open(io.BytesIO(found._repr_png_())) as drawn:
+        assert drawn.size == (640, 480), "no larger than a notebook shows"
+        np.testing.assert_array_equal(np.asarray(drawn)[::240, ::320], [[0, 1], [2, 255]])
+        assert np.asarray(drawn.convert("RGB"))[0, 639].tolist() == found.palette.colors[1].tolist()
+    with Image.open(io.BytesIO(segmentation(MASK)._repr_png_())) as small:
+        np.testing.assert_array_equal(np.asarray(small), MASK)
 
 
 def test_a_saved_segmentation_opens_as_a_prompt(tmp_path: Path) -> None:

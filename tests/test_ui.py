@@ -6,7 +6,6 @@ import asyncio
 import json
 import subprocess
 import sys
-import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from backbones import hues
 from clips import scene, scene_mask, write_frames, write_video
 from PIL import Image
 
@@ -24,14 +24,17 @@ from incontext.cli import main
 from incontext.engine import Segmenter
 from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
+from incontext.options import LoadOptions
 from incontext.prompt_tensor import PromptTensor
 from incontext.tuning import TuningStep
 from incontext.ui import follow, learn, paint, results
+from incontext.ui import sessions as sessions_module
 from incontext.ui.guard import LEAST_FREE, MOST_UPLOADED, Guard
 from incontext.ui.model import Model
 from incontext.ui.places import Places
-from incontext.ui.sessions import MOST_SESSIONS, Followed, Following, Picture, Session, Sessions
+from incontext.ui.sessions import MOST_SESSIONS, Followed, Following, Session, SessionImage, Sessions
 from incontext.video.tracker import Tracker
 
 # --------------------------------------------------------------------------------------------- paint
@@ -308,8 +311,12 @@ def test_nothing_stays_of_an_upload_that_is_cut_off(
 # ------------------------------------------------------------------------------------------ sessions
 
 
-def test_visitors_are_kept_apart_and_forgotten(tmp_path: Path) -> None:
-    sessions = Sessions(tmp_path, grace=0.2)
+def test_visitors_are_kept_apart_and_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    later: list[Callable[[], None]] = []
+    monkeypatch.setattr(sessions_module, "after", lambda _, call: later.append(call))
+    now = [0.0]
+    monkeypatch.setattr(sessions_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    sessions = Sessions(tmp_path, grace=20)
     one, other = sessions.of("one"), sessions.of("other")
     assert sessions.of("one") is one
     assert one.folder != other.folder
@@ -322,13 +329,15 @@ def test_visitors_are_kept_apart_and_forgotten(tmp_path: Path) -> None:
     sessions.leave("nobody")
     assert all(stop.is_set() for stop in one.stops.values())
     assert sessions.of("one") is one  # the connection came back
-    time.sleep(0.4)
+    now[0] = 40.0
+    later.pop()()
     assert one.folder.exists()
     sessions.leave("one")
-    for _ in range(100):
-        time.sleep(0.02)
-        if not one.folder.exists():
-            break
+    now[0] = 59.0
+    sessions.of("other")
+    assert one.folder.exists(), "its page may come back"
+    now[0] = 61.0
+    later.pop()()
     assert not one.folder.exists()
     assert other.folder.exists()
     assert upload.exists()
@@ -340,10 +349,109 @@ def test_visitors_are_kept_apart_and_forgotten(tmp_path: Path) -> None:
 def test_there_are_not_too_many_visitors(tmp_path: Path) -> None:
     sessions = Sessions(tmp_path)
     for number in range(MOST_SESSIONS):
+        sessions.hear(str(number), True)
         sessions.of(str(number))
     with pytest.raises(ValueError, match="expected at most 32 pages at once"):
         sessions.of("one more")
-    sessions.of("0")
+    first = sessions.of("0")
+    sessions.hear("0", False)
+    assert sessions.of("one more") is not first
+    assert not first.folder.exists()
+    assert all(stop.is_set() for stop in first.stops.values())
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_nobody_is_locked_out_by_pages_that_are_gone(tmp_path: Path, closed: bool) -> None:
+    """Pages that were closed, and sessions that no page was ever seen to show: the one left longest makes room."""
+    sessions = Sessions(tmp_path)
+    honest = None
+    for number in range(200):
+        if closed:
+            sessions.hear(str(number), True)
+        session = sessions.of(str(number))
+        if number == 100:
+            honest = session
+            sessions.hear("100", True)
+        elif closed:
+            sessions.leave(str(number))  # as Gradio tells it, before the connection is known to have ended
+            sessions.hear(str(number), False)
+    assert sessions.of("100") is honest
+    assert honest is not None
+    assert honest.folder.exists()
+    assert len(list(tmp_path.iterdir())) == MOST_SESSIONS
+    assert sessions.of("199").folder.exists()
+
+
+def test_sessions_without_a_heartbeat_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = Sessions(tmp_path, grace=0.0)
+    silent, shown = sessions.of("silent"), sessions.of("shown")
+    sessions.hear("shown", True)
+    sessions.of("other")
+    assert silent.folder.exists()
+    monkeypatch.setattr("incontext.ui.sessions.UNHEARD", 0.0)
+    sessions.sweep()
+    assert (silent.folder.exists(), shown.folder.exists()) == (False, True)
+    sessions.hear("shown", False)
+    sessions.sweep()
+    assert not shown.folder.exists()
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("incontext.ui.guard.SILENT_SECONDS", 0.05)
+    inner = Inner()
+    guard = Guard(inner, token=None, uploads=tmp_path)
+
+    def half_sent(path: str, **headers: str) -> tuple[int, dict[str, str]]:
+        sent: list[Any] = []
+        coming = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+        async def receive() -> Any:
+            return coming.pop() if coming else await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        named = {"host": "127.0.0.1", "content-length": "10", **headers}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "query_string": b"",
+            "headers": [(name.encode(), value.encode()) for name, value in named.items()],
+        }
+        asyncio.run(asyncio.wait_for(guard(scope, receive, send), 20))
+        return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+
+    for path in ("/gradio_api/queue/join", "/gradio_api/upload"):
+        status, told = half_sent(path)
+        assert (status, told["connection"]) == (408, "close")
+    assert b"".join(inner.bodies) == b"{"
+
+
+def test_a_body_that_comes_too_slowly_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("incontext.ui.guard.SLOW_SECONDS", 0.05)
+    guard = Guard(Inner(), token=None, uploads=tmp_path)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"127.0.0.1"), (b"content-length", b"1000000")]
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "query_string": b"", "headers": headers}
+    asyncio.run(asyncio.wait_for(guard(scope, receive, send), 20))
+    assert sent[0]["status"] == 408
+
+
+def test_heartbeats_are_heard(tmp_path: Path) -> None:
+    heard: list[tuple[str, bool]] = []
+    guard = Guard(Inner(), token=None, uploads=tmp_path, on_heartbeat=lambda *told: heard.append(told))
+    assert ask(guard, "/gradio_api/heartbeat/abc-1")[0] == 200
+    ask(guard, "/config")
+    assert heard == [("abc-1", True), ("abc-1", False)]
 
 
 # ---------------------------------------------------------------------------------------------- jobs
@@ -463,8 +571,8 @@ def test_folders_and_names_in_archives(session: Session, tmp_path: Path) -> None
     for picture in session.pictures:
         mask = session.new_file(".png")
         Image.fromarray(np.full((6, 8), 3, np.uint8)).save(mask)
-        session.results.append(results.Result(picture, mask, (6, 8), {3: 48}))
-    session.results.append(results.Result(Picture("bad.png", folder), problem="broken"))
+        session.results.append(results.SegmentedImage(picture, mask, (6, 8), {3: 48}))
+    session.results.append(results.SegmentedImage(SessionImage("bad.png", folder), problem="broken"))
     path = results.zip_masks(session, "indexed", apart=False, on_problem=told.append)
     with zipfile.ZipFile(path) as archive:
         assert sorted(archive.namelist()) == ["a.png", "a_2.png", "sub/a.png"]
@@ -614,7 +722,7 @@ def test_other_weights_come_from_this_machine_alone(
     for folder in (inside, outside):
         folder.mkdir()
         save_model(folder / "w.safetensors", segmenter.model)
-    model = Model(segmenter, Places.open([inside]), "cpu", "float32")
+    model = Model(segmenter, Places.open([inside]), LoadOptions(device="cpu", dtype="float32"))
     assert str(inside / "w.safetensors") in model.choices()
     assert "default" in model.choices()
     assert model.seconds_per_picture() > 0
@@ -630,6 +738,37 @@ def test_other_weights_come_from_this_machine_alone(
         model.switch(str(outside / "w.safetensors"), sessions)
     with pytest.raises(ValueError, match="is not on this machine; fetch it with: incontext weights download"):
         model.switch("seggpt-vit-large", sessions)
+
+
+def test_a_backbone_is_asked_beside_from_this_machine_alone(
+    sessions: Sessions, session: Session, segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from incontext.network.checkpoint import save_model
+
+    monkeypatch.setattr("incontext.matching.voter.open_backbone", lambda _: hues())
+    monkeypatch.setattr("incontext.matching.names.on_this_machine", lambda: ["timm:here"])
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    for folder in (inside, outside):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+    save_model(inside / "w.safetensors", segmenter.model)
+    model = Model(segmenter, Places.open([inside]), LoadOptions(device="cpu", dtype="float32"))
+    model.switch(str(inside / "w.safetensors"), sessions)
+    assert model.backbones() == ["timm:here", str(inside)]
+    results.add_example(session, "first", scene(0), scene_mask(0, ids=(1, 2)))
+    model.prepared(session, [])
+    for name in ("timm:here", str(inside)):
+        model.ask_beside(name, sessions)
+        assert model.describe()["backbone"] == "hues"
+        assert session.prepared is None
+    for name, sentence in ((str(outside), "expected something in the folders"), ("timm:there", "download timm:there")):
+        with pytest.raises(ValueError, match=sentence):
+            model.ask_beside(name, sessions)
+    assert "backbone" in model.describe()  # what was before still runs
+    model.switch(str(inside / "w.safetensors"), sessions)
+    assert model.describe()["backbone"] == "hues"  # other weights keep it
+    model.ask_beside(None, sessions)
+    assert "backbone" not in model.describe()
 
 
 # ---------------------------------------------------------------------------------------------- page
@@ -738,7 +877,7 @@ def test_ids_without_a_brush_are_not_corrected(page: Page, session: Session, tmp
     files = sorted(write_frames(tmp_path / "clip", [scene(number) for number in range(2)]).iterdir())
     mask = session.new_file(".png")
     Image.fromarray(scene_mask(0, ids=(1, 9))).save(mask)
-    session.results.append(results.Result(Picture("0.png", files[0]), mask, (48, 64), {1: 256, 9: 256}))
+    session.results.append(results.SegmentedImage(SessionImage("0.png", files[0]), mask, (48, 64), {1: 256, 9: 256}))
     told = "expected ids in 0..7, for which there are brushes, got 9; number what examples show from 1 to 7"
     with pytest.raises(error, match=told):
         page.does("results", "edit", SimpleNamespace(number=0))

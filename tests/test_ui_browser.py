@@ -35,11 +35,16 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 )
+FRAMES = """count => new Promise(done => {
+    const frame = () => count-- ? requestAnimationFrame(frame) : done();
+    frame();
+})"""  # of the page, however long it takes for one
 EDITED = re.compile(r"/image\.png$")  # what an editor fetches
-WAIT = 120_000  # milliseconds: these wait for the network, on machines that may be busy
+QUEUED = re.compile(r"/queue/join")  # asks for a job
+WAIT = 300_000  # milliseconds: these wait for the network, on machines that may be busy
 SHOTS = os.environ.get("INCONTEXT_UI_PICTURES")  # a folder for pictures of the page, as the README has them
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.browser]
 pytest.importorskip("gradio", reason="needs gradio, of the extra ui", exc_type=ImportError)
 playwright_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra dev")
 
@@ -51,8 +56,8 @@ def note(event, values):
     if event == "socket.connect" and isinstance(values[1], tuple) and values[1][0] not in ("127.0.0.1", "::1"):
         open(asked, "a").write(repr(values[1]) + chr(10))
 sys.addaudithook(note)
-from incontext.ui import Options, serve
-serve(Options(port=0, folders=sys.argv[2:], grace=1.0), on_ready=lambda address: print(address, flush=True))
+from incontext.ui import PageOptions, serve
+serve(PageOptions(port=0, folders=sys.argv[2:], grace=1.0), on_ready=lambda address: print(address, flush=True))
 """
 
 
@@ -68,7 +73,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A page, of the script SERVER of the tests' own module, if there is one."""
     folder, asked = tmp_path_factory.mktemp("opened"), tmp_path_factory.mktemp("log") / "asked"
     temporary = tmp_path_factory.mktemp("temporary")
     (folder / "discs").mkdir()
@@ -76,7 +82,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         Image.fromarray(scene(number)[0]).save(folder / "discs" / f"in_folder_{number}.png")
     (folder / "discs" / "outside.png").symlink_to(Path(__file__).parents[1] / "docs" / "images" / "demo.jpg")
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(asked), str(folder)],
+        [sys.executable, "-c", getattr(request.module, "SERVER", SERVER), str(asked), str(folder)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(temporary)},
@@ -88,7 +94,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (root,) = temporary.glob("incontext-ui-*")
     yield Server(found.group(), folder, root, asked, process)
     process.send_signal(signal.SIGTERM)
-    process.wait(30)
+    process.wait(WAIT / 1000)
     process.stdout.close()
     assert not root.exists(), "the server leaves its folder behind"
     assert not asked.exists(), f"the server asked other machines: {asked.read_text()}"
@@ -130,7 +136,18 @@ class Visit:
         with self.page.expect_response(EDITED, timeout=WAIT):
             yield
         self.page.locator(f"#{where} button[aria-label='Brush']").wait_for()
-        self.page.wait_for_timeout(1500)  # it moves the picture into its place
+        self.settled(where)
+
+    def settled(self, where: str) -> None:
+        """Wait until an editor has moved its picture into its place: until it looks the same twenty frames on."""
+        editor, before = self.page.locator(f"#{where} canvas").first, b""
+        for _ in range(WAIT // 100):
+            self.page.evaluate(FRAMES, 20)
+            shown = editor.screenshot()
+            if shown == before:
+                return
+            before = shown
+        raise AssertionError(f"{where} moves on and on")
 
     def paint(self, where: str, shape: tuple[int, int], discs: list[tuple[int, int, int]], color: int = 0) -> None:
         """Fill discs (row, column, radius) of a picture of this shape with the mouse, in the brush of that number."""
@@ -448,6 +465,8 @@ def test_tune_and_use_the_key(visits: Any, files: list[Path], tmp_path: Path) ->
     visit.says("model-status", re.compile(r"\d\.\d{3} s for a picture"))
     page.click("#load-weights")
     visit.complains("expected weights to load, got none")
+    page.click("#use-backbone")
+    visit.says("model-status", "The weights decide alone.")
 
 
 def test_each_job_has_its_own_stop(visits: Any, files: list[Path]) -> None:
@@ -464,8 +483,8 @@ def test_each_job_has_its_own_stop(visits: Any, files: list[Path]) -> None:
     page.click("#tune")
     visit.says("tune-status", "Choosing where to start")
     visit.tab("Segment")
-    page.click("#segment")
-    page.wait_for_timeout(1000)  # until it waits behind the tuning
+    with page.expect_response(QUEUED, timeout=WAIT):  # from then on it waits behind the tuning
+        page.click("#segment")
     page.click("#stop")
     visit.says("status", "Stopping")
     visit.tab("Tune")
@@ -498,7 +517,7 @@ def test_two_visitors_at_once(visits: Any, files: list[Path], server: Server) ->
     other.count("#examples figure", 1)
     folders = set((server.root / "sessions").iterdir())
     other.page.context.close()
-    for _ in range(100):
+    for _ in range(WAIT // 200):
         if len(set((server.root / "sessions").iterdir())) < len(folders):
             break
         one.page.wait_for_timeout(200)
@@ -518,8 +537,7 @@ def test_a_telephone_at_night_and_the_keyboard(visits: Any) -> None:
             page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
         else:
             visit.tab(name)
-        page.wait_for_timeout(200)
-        assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0, name
+        page.wait_for_function("document.documentElement.scrollWidth <= window.innerWidth")
     assert brightness(visit) < 50
     visit.tab("Segment")
     reached = set()
@@ -589,7 +607,7 @@ def test_pictures_of_the_page(visits: Any, tmp_path: Path) -> None:
 def test_what_a_server_refuses(server: Server, path: str, headers: dict[str, str], status: int) -> None:
     request = urllib.request.Request(server.address + path, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=WAIT / 1000) as answer:
             got, sent = answer.status, answer.headers
     except urllib.error.HTTPError as error:
         got, sent = error.code, error.headers
@@ -603,7 +621,7 @@ def test_a_session_cannot_be_asked_for_other_files(server: Server, tmp_path: Pat
     """What the page sends is not trusted: files by name, addresses, folders that were not opened."""
     secret = tmp_path / "secret.png"
     shutil.copyfile(server.folder / "discs" / "in_folder_4.png", secret)
-    config = json.loads(urllib.request.urlopen(server.address + "config", timeout=10).read())
+    config = json.loads(urllib.request.urlopen(server.address + "config", timeout=WAIT / 1000).read())
     by_name = {each["props"].get("elem_id"): each["id"] for each in config["components"]}
     for element, value in (
         ("picture", {"path": str(secret), "meta": {"_type": "gradio.FileData"}}),
@@ -627,11 +645,12 @@ def asked(server: Server, function: int, data: list[Any]) -> dict[str, Any]:
     body = json.dumps({"data": data, "fn_index": function, "session_hash": "intruder", "trigger_id": None}).encode()
     join = urllib.request.Request(server.address + "gradio_api/queue/join", body, {"Content-Type": "application/json"})
     try:
-        urllib.request.urlopen(join, timeout=10).close()
+        urllib.request.urlopen(join, timeout=WAIT / 1000).close()
     except urllib.error.HTTPError as error:
         error.close()
         return {"success": False, "status": error.code}
-    with urllib.request.urlopen(server.address + "gradio_api/queue/data?session_hash=intruder", timeout=20) as stream:
+    told = server.address + "gradio_api/queue/data?session_hash=intruder"
+    with urllib.request.urlopen(told, timeout=WAIT / 1000) as stream:
         for line in stream:
             if line.startswith(b"data:"):
                 message: dict[str, Any] = json.loads(line[5:])

@@ -29,7 +29,8 @@ from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
 from incontext.images.write import write_image, write_mask
 from incontext.network.checkpoint import save_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 
 COLORS = np.random.default_rng(0).permutation(256 * 3).reshape(256, 3).astype(np.uint8)
 COLORS[0] = 0
@@ -402,7 +403,7 @@ def test_a_stopped_evaluation_goes_on_at_the_next_clip(tmp_path: Path) -> None:
         changed = evaluate_video([method(stop=False)], clips, journal=journal)
     assert changed.columns[0].clips[0] == report.columns[0].clips[0]
     assert changed.columns[0].clips[1].j != report.columns[0].clips[1].j, "its mask is another now"
-    with pytest.raises(ValueError, match=r"made with other settings \(side\)"):
+    with pytest.raises(ValueError, match=r"made with other settings \(side was 8, now 16\)"):
         VideoJournal(file, {"side": 16})
     file.write_text(file.read_text() + "{}\n")
     with pytest.raises(ValueError, match="expected a record on each line"):
@@ -575,7 +576,7 @@ def test_evaluate_video(run: Callable[..., tuple[int, str, str]], command: tuple
     assert (out / "clips.jsonl").read_text() == measured, "nothing was measured again"
     status, _, errors = run(*asked, "--side", 64)
     assert status == 2
-    assert "other settings (side)" in errors
+    assert "other settings (side was 32, now 64)" in errors
 
 
 def test_evaluate_video_options(

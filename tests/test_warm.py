@@ -1,5 +1,6 @@
 """Warm starts: what a network knows survives another side and depth, and a ViT of timm becomes an encoder."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,14 @@ from torch import Tensor
 
 from incontext import cli
 from incontext.canvas.paint import IMAGE_MEAN, IMAGE_STD
+from incontext.matching.names import open_backbone
 from incontext.network.checkpoint import load_model, save_model
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.training.episodes import Sampling
 from incontext.training.recipes import RECIPES, Recipe, Stage
 from incontext.training.start.vit import from_timm, from_vit
-from incontext.training.start.warm import Origin, block_plan, map_weights, start_from
+from incontext.training.start.warm import Source, block_plan, map_weights, start_from
 
 CONFIG = ModelConfig(
     width=32, heads=2, depth=4, patch=8, side=32, decoder_width=8, mlp_ratio=2.0, merge_layer=1, taps=(1, 3),
@@ -89,7 +92,7 @@ def test_more_blocks_give_exactly_the_same_answers(deeper: dict[str, object], si
 def test_fewer_blocks_are_chosen_evenly() -> None:
     deep = replace(CONFIG, depth=12, merge_layer=2, taps=(5, 11))
     assert block_plan(deep, replace(deep, depth=6, merge_layer=0, taps=(2, 5))) == tuple(
-        Origin(block, silent=False) for block in (1, 3, 5, 7, 9, 11)
+        Source(block, silent=False) for block in (1, 3, 5, 7, 9, 11)
     )
     model = trained(deep)
     started, left = start_from(model, replace(deep, depth=6, merge_layer=0, taps=(2, 5)))
@@ -237,6 +240,14 @@ def test_a_deeper_model_is_trained_from_weights(train: Callable[..., str], tmp_p
     assert load_model(tmp_path / "run" / "model.safetensors").config == CONFIG
     assert (tmp_path / "run" / "state" / "index.json").is_file()
     assert not (tmp_path / "run" / "state.pt").exists()
+
+
+def test_without_timm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(FileNotFoundError, match=r"expected timm .* run: pip install 'incontext\[timm\]'"):
+        from_timm("vit_tiny_patch16_224", ModelConfig())
+    with pytest.raises(FileNotFoundError, match="expected timm"):
+        open_backbone("timm:resnet18")
 
 
 @pytest.mark.parametrize(("asked", "network"), [("auto", "float32"), ("bfloat16", "bfloat16")])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from incontext.training.scenes.scene import render_pair
+from incontext.training.scenes import render_pair
 
 ROOT = Path(__file__).resolve().parents[1]
 

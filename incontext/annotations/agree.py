@@ -15,7 +15,9 @@ def agreed(every: Sequence[Categories]) -> tuple[Categories, list[Mapping[int, i
 
     Ids stay as they are in a single source, and where no id has two names and no name two ids; else names are counted
     from 1 in the order in which they come.
-    ValueError for more than 254 names.
+
+    Raises:
+        ValueError: For more than 254 names.
     """
     names: dict[int, str] = {}
     same = all(names.setdefault(i, name) == name for each in every for i, name in each.names.items())

@@ -46,9 +46,13 @@ def _run(length: int, value: int) -> Iterator[str]:
 
 
 def unpack(packed: bytes, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Brush strokes -> (H, W) bool: where at least half opaque. size: (H, W) of the picture.
+    """Brush strokes -> (H, W) bool: where at least half opaque.
 
-    ValueError where the stream is of another size, or ends too early.
+    Args:
+        size: (H, W) of the picture.
+
+    Raises:
+        ValueError: The stream is of another size, or ends too early.
     """
     height, width = size
     bits = _Bits(packed)

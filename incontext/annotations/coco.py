@@ -1,57 +1,52 @@
-"""COCO's JSON of objects, in and out: polygons, both run-length encodings, crowds, categories by name.
+"""COCO's JSON of objects, in: polygons, both run-length encodings, crowds, categories by name.
 
-Read: `instances_*.json` and what else has "images" and "annotations"; crowds (iscrowd 1) are ignored, and what overlaps
-is drawn in the file's order, so the later one lies on top. Polygons get the pixels that pycocotools gives them. Written
-(`instances.json`): run-length encodings, as polygons of COCO have no holes. Panoptic files are panoptic.py's.
+Read: `instances_*.json` and what else has "images" and "annotations", and the folders that Roboflow exports, with a
+file for each split. Crowds (iscrowd 1) are ignored, but where all of a category are; what overlaps is drawn in the
+file's order, so the later one lies on top. Polygons get the pixels that pycocotools gives them. What is written is
+coco_out.py's, and panoptic files are panoptic.py's.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import tempfile
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any, BinaryIO, Final
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from incontext.annotations.core import (
-    Add,
-    Categories,
-    Format,
-    Labelled,
-    Labels,
-    Pictures,
-    Result,
-    Source,
-    Thing,
-    brief,
-    checked_size,
-    is_number,
-    relative_name,
-    things_of,
-)
+from incontext.annotations.agree import agreed, renumbered
+from incontext.annotations.coco_out import write, write_semantic
+from incontext.annotations.core import Categories, Format, Labelled, Labels, Source, Thing
+from incontext.annotations.joining import Pictures, relative_name
+from incontext.annotations.shapes import Region, drawn, united
+from incontext.annotations.values import Problems, brief, checked_size, is_number, picture_size
 from incontext.images import rle
 from incontext.images.ids import MOST_IDS, Color
 from incontext.images.outlines import filled_as_coco
-from incontext.images.write import whole_file
 
-FILE_NAME: Final = "instances.json"
-SEMANTIC_FILE_NAME: Final = "semantic.json"
+Image: TypeAlias = tuple[PurePosixPath, tuple[int, int], Path | None]
+"""A picture's name in results, its size (H, W), and where it lies, if it is there."""
 
-_MOST_OUTSIDE: Final = 10_000  # pixels that a corner may lie outside of a picture: edges are walked step by step
+_SPLIT_FILE: Final = "_annotations.coco.json"
+_FARTHEST: Final = 1e6  # pixels that a corner may lie outside of a picture: what lies beyond is a mistake
 
 
 # ------------------------------------------------------------------------------------------------- in
 
 
 def recognises(source: Source) -> bool:
-    """A JSON file with images and annotations that are not panoptic."""
-    return source.has_keys("images", "annotations") and not _is_panoptic(source.document)
+    """A JSON file with images and annotations that are not panoptic; or a folder of such files for each split."""
+    if source.is_folder:
+        return bool(_splits(source.path))
+    return source.has_keys("images", "annotations") and not _is_panoptic(source.glimpse)
+
+
+def _splits(folder: Path) -> list[Path]:
+    """The files of an export by Roboflow: one in each of the folders train, valid and test."""
+    return sorted(path for path in folder.glob(f"[!.]*/{_SPLIT_FILE}") if path.is_file())
 
 
 def _is_panoptic(document: Mapping[str, Any]) -> bool:
@@ -60,40 +55,124 @@ def _is_panoptic(document: Mapping[str, Any]) -> bool:
 
 
 def read(source: Source) -> Labels:
-    """The pictures of a COCO file with their objects; an annotation that cannot be used is left out, and told."""
-    path, document = source.path, source.document
-    problems: list[str] = []
-    objects: defaultdict[object, list[dict[str, Any]]] = defaultdict(list)
-    annotations = listed(path, document, "annotations")
-    categories, ids = read_categories(path, document, (a.get("category_id") for a in annotations))
-    images = read_images(path, document, problems)
-    for number, annotation in enumerate(annotations):
-        image, category = key_of(annotation.get("image_id")), key_of(annotation.get("category_id"))
-        trouble: str | None
-        if image not in images:
-            trouble = f"expected the id of an image, got {brief(annotation.get('image_id'))}"
-        elif category not in ids:
-            trouble = f"expected the id of a category, got {brief(annotation.get('category_id'))}"
-        else:
-            trouble = _trouble(annotation.get("segmentation"), images[image][1])
-        if trouble is None:
-            objects[image].append(annotation)
-        else:
-            problems.append(f"{path}: annotation {brief(annotation.get('id', number))}: {trouble}")
-    pictures = pictures_of(source)
+    """The pictures of a COCO file, or of the files of all splits, with their objects; what cannot be used is left out,
+    and told."""
+    if not source.is_folder:
+        return _read_file(source)
+    parts, problems = [], Problems()
+    for path in _splits(source.path):
+        images = source.images
+        if images is not None and (images / path.parent.name).is_dir():
+            images = images / path.parent.name
+        try:
+            parts.append((path.parent.name, _read_file(Source(path, images=images), problems)))
+        except ValueError as error:
+            problems.add(str(error))
+    if not parts:
+        raise ValueError(problems[0])
+    categories, numbers = agreed([labels.categories for _, labels in parts])
     found = [
-        Labelled(name, size, path, partial(_draw, path, objects[key], ids, size), pictures.find(name))
-        for key, (name, size) in images.items()
+        replace(renumbered(labelled, ids), name=PurePosixPath(split, labelled.name))
+        for (split, labels), ids in zip(parts, numbers, strict=True)
+        for labelled in labels
     ]
+    return Labels(source.path, FORMAT.name, found, categories, problems)
+
+
+def _read_file(source: Source, problems: Problems | None = None) -> Labels:
+    path, document = source.path, source.document
+    problems = Problems() if problems is None else problems
+    annotations = listed(path, document, "annotations", problems)
+    categories, ids = read_categories(path, document, (a.get("category_id") for _, a in annotations), problems)
+    crowds = _only_crowds(annotations)
+    if told := [categories.names[ids[key]] for key in ids if key in crowds]:
+        problems.note(f"{path}: all of {', '.join(told)} is marked as a crowd (iscrowd 1), and read as objects")
+    images, refused = read_images(source, problems)
+    objects, strange = _sorted(path, annotations, images, refused, problems, ids=ids, crowds=crowds)
+    empty = [name for key, (name, _, _) in images.items() if key not in objects]
+    if strange and empty:
+        problems.add(
+            f"{path}: left out {len(empty)} pictures without annotations, such as {empty[0]}, as {strange} of "
+            "the annotations are of pictures that are not listed, and may be meant for them"
+        )
+    found = []
+    for key, (name, size, image) in images.items():
+        of_image = objects.get(key)
+        if of_image == []:
+            problems.leave_out(f"{path}: {name}", "expected annotations that can be used, got others alone")
+        elif of_image or not strange:
+            draw = partial(_draw, path, name, of_image or [], size, problems)
+            found.append(Labelled(name, size, path, draw, image))
     return Labels(path, FORMAT.name, found, categories, problems)
 
 
-def listed(path: Path, document: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """The objects of a list of the document. ValueError where it is none."""
+def _sorted(
+    path: Path,
+    annotations: Iterable[tuple[int, Mapping[str, Any]]],
+    images: Mapping[object, Image],
+    refused: set[object],
+    problems: Problems,
+    *,
+    ids: Mapping[object, int],
+    crowds: set[object],
+) -> tuple[dict[object, list[_Annotation]], int]:
+    """The usable annotations of each picture that has some, and how many are of pictures that are not listed."""
+    objects: dict[object, list[_Annotation]] = {}
+    strange = 0
+    for number, annotation in annotations:
+        image, category = key_of(annotation.get("image_id")), key_of(annotation.get("category_id"))
+        called = brief(annotation.get("id", number))
+        where = f"{path}: annotation {called}"
+        if image in refused:
+            continue  # told with its image
+        if image not in images:
+            problems.leave_out(where, f"expected the id of an image, got {brief(annotation.get('image_id'))}")
+            strange += 1
+            continue
+        of_image = objects.setdefault(image, [])
+        try:
+            if category not in ids:
+                raise ValueError(f"expected the id of a category, got {brief(annotation.get('category_id'))}")
+            segmentation = _usable(annotation.get("segmentation"), images[image][1], where, problems)
+        except ValueError as error:
+            problems.leave_out(where, error)
+            continue
+        ignored = bool(annotation.get("ignore")) or (bool(annotation.get("iscrowd")) and category not in crowds)
+        of_image.append(_Annotation(called, ids[category], segmentation, annotation.get("score"), ignored))
+    return objects, strange
+
+
+class _Annotation(NamedTuple):
+    """An annotation that belongs to a picture. called: its own id, for sentences. category: its id here."""
+
+    called: str
+    category: int
+    segmentation: object
+    score: object
+    is_ignored: bool
+
+
+def _only_crowds(annotations: Iterable[tuple[int, Mapping[str, Any]]]) -> set[object]:
+    """The categories of which every annotation is a crowd: some tools mark all that they draw with run lengths. What is
+    to be ignored is marked as such (ignore) in files that are written here."""
+    seen: dict[object, bool] = {}
+    for _, annotation in annotations:
+        key = key_of(annotation.get("category_id"))
+        is_crowd = bool(annotation.get("iscrowd")) and not annotation.get("ignore")
+        seen[key] = seen.get(key, True) and is_crowd
+    return {key for key, only in seen.items() if only}
+
+
+def listed(path: Path, document: Mapping[str, Any], key: str, problems: Problems) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of a list of the document, with their places. ValueError where it is none, or holds none."""
     values = document.get(key)
-    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+    if not isinstance(values, list) or (values and not any(isinstance(value, dict) for value in values)):
         raise ValueError(f'{path}: expected "{key}", a list of objects, got {brief(values)}')
-    return values
+    found = [(number, value) for number, value in enumerate(values) if isinstance(value, dict)]
+    if len(found) < len(values):
+        strange = next(value for value in values if not isinstance(value, dict))
+        problems.add(f'{path}: left out {len(values) - len(found)} of "{key}": expected objects, got {brief(strange)}')
+    return found
 
 
 def key_of(value: object) -> object:
@@ -107,19 +186,13 @@ def key_of(value: object) -> object:
 
 
 def read_categories(
-    path: Path, document: Mapping[str, Any], used: Iterator[object]
+    path: Path, document: Mapping[str, Any], used: Iterable[object], problems: Problems
 ) -> tuple[Categories, dict[object, int]]:
     """The categories of a document, and the id here for each of its own ids: the same where all are in 1..254, else
     counted from 1 in the order of the file. Of more than 254 those count that are used."""
-    entries: dict[object, dict[str, Any]] = {}
-    for entry in listed(path, document, "categories"):
-        key = key_of(entry.get("id"))
-        if key is None or entries.setdefault(key, entry) is not entry:
-            raise ValueError(f"{path}: expected categories with an id of their own each, got {brief(entry)}")
-        if not isinstance(entry.get("name"), str):
-            raise ValueError(f"{path}: expected categories with names, got {brief(entry)}")
+    wanted = {key_of(each) for each in used}
+    entries = _without_headings(_entries(path, document, problems), wanted)
     if len(entries) > MOST_IDS:
-        wanted = {key_of(each) for each in used}
         entries = {key: entry for key, entry in entries.items() if key in wanted}
     if len(entries) > MOST_IDS:
         raise ValueError(
@@ -133,56 +206,107 @@ def read_categories(
     return Categories(names, colors), dict(ids)
 
 
+def _entries(path: Path, document: Mapping[str, Any], problems: Problems) -> dict[object, dict[str, Any]]:
+    """The categories that can be used, by their ids. ValueError where there are some, and none of them can."""
+    entries: dict[object, dict[str, Any]] = {}
+    bad: list[tuple[object, str]] = []
+    for number, entry in listed(path, document, "categories", problems):
+        key = key_of(entry.get("id"))
+        if not isinstance(entry.get("name"), str):
+            bad.append((number, f"expected categories with names, got {brief(entry)}"))
+        elif key is None or entries.setdefault(key, entry)["name"] != entry["name"]:
+            bad.append((key, f"expected categories with an id of their own each, got {brief(entry)}"))
+    for key, _ in bad:
+        entries.pop(key, None)  # of two that share an id nobody knows which is meant
+    if bad and not entries:
+        raise ValueError(f"{path}: {bad[0][1]}")
+    for key, trouble in bad:
+        problems.leave_out(f"{path}: category {brief(key)}", trouble)
+    return entries
+
+
+def _without_headings(entries: dict[object, dict[str, Any]], used: set[object]) -> dict[object, dict[str, Any]]:
+    """Without what is no category, but the name over all others that Roboflow lists as one."""
+    over = {entry.get("supercategory") for entry in entries.values()}
+    return {
+        key: entry
+        for key, entry in entries.items()
+        if key in used or entry["name"] not in over or entry.get("supercategory") != "none"
+    }
+
+
 def _color(value: object) -> Color | None:
     if isinstance(value, list) and len(value) == 3 and all(type(v) is int and 0 <= v <= 255 for v in value):
         return value[0], value[1], value[2]
     return None
 
 
-def read_images(path: Path, document: Mapping[str, Any], problems: list[str]) -> dict[object, tuple[Any, Any]]:
-    """id -> (name, size) of each image that can be used."""
-    images: dict[object, tuple[Any, Any]] = {}
-    for number, entry in enumerate(listed(path, document, "images")):
+def read_images(source: Source, problems: Problems) -> tuple[dict[object, Image], set[object]]:
+    """id -> each image that can be used, and the ids of those that cannot."""
+    path, pictures = source.path, pictures_of(source)
+    entries = listed(path, source.document, "images", problems)
+    named = pictures.named_all(text for _, entry in entries if isinstance(text := entry.get("file_name"), str))
+    images: dict[object, Image] = {}
+    refused: set[object] = set()
+    for number, entry in entries:
         what, key = f"{path}: image {brief(entry.get('id', number))}", key_of(entry.get("id"))
-        if key is None or key in images:
-            problems.append(f"{what}: expected an id of its own, got {brief(entry.get('id'))}")
+        if key is None or key in images or key in refused:
+            problems.leave_out(what, f"expected an id of its own, got {brief(entry.get('id'))}")
             continue
         try:
-            name, size = relative_name(entry.get("file_name")), checked_size(entry.get("height"), entry.get("width"))
+            text = entry.get("file_name")
+            found = named[text] if isinstance(text, str) else (relative_name(text), None)
+            if isinstance(found, ValueError):
+                raise found
+            images[key] = found[0], _size(entry, found[1]), found[1]
         except ValueError as error:
-            problems.append(f"{what}: {error}")
-            continue
-        images[key] = name, size
-    return images
+            refused.add(key)
+            problems.add(f"{what}: {error}")
+    return images, refused
+
+
+def _size(entry: Mapping[str, Any], image: Path | None) -> tuple[int, int]:
+    """(H, W) as the file says it, or as the picture has it where the file does not."""
+    height, width = entry.get("height"), entry.get("width")
+    if (height is None or width is None) and image is not None:
+        return picture_size(image)
+    return checked_size(height, width)
 
 
 def pictures_of(source: Source) -> Pictures:
     """Where the pictures of a COCO file are looked for: beside it, in images/, in the folder that it is named after
     (train2017 for instances_train2017.json), and in all of these one folder further up."""
     if source.images is not None:
-        return Pictures(source.images)
+        return Pictures(source.images, deep=[source.images])
     here, split = source.path.absolute().parent, source.path.stem.rpartition("_")[2]
     inside = ("", "images", split, f"images/{split}")
-    return Pictures(*(folder / each for folder in (here, here.parent) for each in inside if (folder / each).is_dir()))
+    folders = [folder / each for folder in (here, here.parent) for each in inside if (folder / each).is_dir()]
+    return Pictures(*folders, deep=[folder for folder in folders if folder not in (here, here.parent)])
 
 
-def _trouble(segmentation: object, size: tuple[int, int]) -> str | None:
-    """What is wrong with a segmentation, or None."""
+def _usable(segmentation: object, size: tuple[int, int], where: str, problems: Problems) -> object:
+    """A segmentation without the rings that are none. ValueError where nothing is left."""
     if isinstance(segmentation, list) and segmentation:
-        troubles = (_ring_trouble(ring, size) for ring in segmentation)
-        return next((trouble for trouble in troubles if trouble is not None), None)
+        rings = [segmentation] if all(map(is_number, segmentation)) else segmentation
+        troubles = [_ring_trouble(ring, size) for ring in rings]
+        bad = [(number, trouble) for number, trouble in enumerate(troubles, start=1) if trouble is not None]
+        if len(bad) == len(rings):
+            raise ValueError(bad[0][1])
+        for number, trouble in bad:
+            problems.leave_out(f"{where}, ring {number}", trouble)
+        return [ring for ring, trouble in zip(rings, troubles, strict=True) if trouble is None]
     if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), str | list):
         came = segmentation.get("size")
         if came == list(size):
-            return None
-        return f"expected runs of the picture's size {list(size)} (height, width), got {brief(came)}"
-    return f"expected polygons or run lengths as segmentation, got {brief(segmentation)}"
+            return segmentation
+        raise ValueError(f"expected runs of the picture's size {list(size)} (height, width), got {brief(came)}")
+    raise ValueError(f"expected polygons or run lengths as segmentation, got {brief(segmentation)}")
 
 
 def _ring_trouble(ring: object, size: tuple[int, int]) -> str | None:
     if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2 or not _are_numbers(ring):
         return f"expected a polygon [x1, y1, x2, y2, ...] of at least 3 corners and finite numbers, got {brief(ring)}"
-    if min(ring) < -_MOST_OUTSIDE or max(ring) > max(size) + _MOST_OUTSIDE:
+    if max(map(abs, ring)) > _FARTHEST:
         return f"expected a polygon in its picture of {size[1]} x {size[0]}, got {brief(ring)}"
     return None
 
@@ -196,121 +320,25 @@ def _are_numbers(values: list[Any]) -> bool:
 
 
 def _draw(
-    path: Path, annotations: Sequence[Mapping[str, Any]], ids: Mapping[object, int], size: tuple[int, int]
+    path: Path, name: PurePosixPath, annotations: Sequence[_Annotation], size: tuple[int, int], problems: Problems
 ) -> list[Thing]:
-    things = []
-    for annotation in annotations:
-        category, ignored = ids[key_of(annotation["category_id"])], bool(annotation.get("iscrowd"))
-        score = annotation.get("score")
-        confidence = float(score) if is_number(score) and 0 <= score <= 1 else None
+    things: list[Thing] = []
+    bad: list[tuple[str, ValueError]] = []
+    for each in annotations:
+        confidence = float(each.score) if is_number(each.score) and 0 <= each.score <= 1 else None
         try:
-            selected, top, left = _pixels(annotation["segmentation"], size)
+            region = _region(each.segmentation, size)
+            things.append(drawn(each.category, region, confidence, is_ignored=each.is_ignored))
         except ValueError as error:
-            raise ValueError(f"{path}: annotation {brief(annotation.get('id'))}: {error}") from None
-        thing = Thing.cut(category, selected, top=top, left=left, confidence=confidence, is_ignored=ignored)
-        things += [thing] if thing is not None else []
+            bad.append((f"{path}: annotation {each.called}", error))
+    problems.settle(bad, f"{name}", is_any_left=bool(things))
     return things
 
 
-def _pixels(segmentation: Any, size: tuple[int, int]) -> tuple[np.ndarray, int, int]:
-    """The pixels of a segmentation, in a box, and the box's top and left."""
+def _region(segmentation: Any, size: tuple[int, int]) -> Region:
     if isinstance(segmentation, dict):
-        return rle.to_mask(segmentation["counts"], size), 0, 0
-    filled = [filled_as_coco(np.array(ring, np.float64).reshape(-1, 2), size) for ring in segmentation]
-    if len(filled) == 1:
-        return filled[0]
-    selected = np.zeros(size, np.bool_)
-    for part, top, left in filled:
-        selected[top : top + part.shape[0], left : left + part.shape[1]] |= part
-    return selected, 0, 0
-
-
-# ------------------------------------------------------------------------------------------------ out
-
-
-@contextmanager
-def write(out: Path, categories: Categories) -> Iterator[Add]:
-    """`instances.json`: an annotation for each thing, with its score where one is known."""
-    with coco_file(out / FILE_NAME, categories) as put:
-
-        def add(result: Result) -> None:
-            put(result, (entry for thing in result.things for entry in entries_of(thing, result.size, categories)))
-
-        yield add
-
-
-@contextmanager
-def write_semantic(out: Path, categories: Categories) -> Iterator[Add]:
-    """`semantic.json`: an annotation for each category that a picture shows, as COCO's stuff segmentation has it."""
-    with coco_file(out / SEMANTIC_FILE_NAME, categories) as put:
-
-        def add(result: Result) -> None:
-            scores = {thing.category: thing.confidence for thing in result.things if thing.confidence is not None}
-            things = things_of(result.mask, scores)
-            put(result, (entry for thing in things for entry in entries_of(thing, result.size, categories)))
-
-        yield add
-
-
-def entries_of(thing: Thing, size: tuple[int, int], categories: Categories) -> Iterator[dict[str, Any]]:
-    """The annotations of a thing, without ids. What is ignored is a crowd, of every category where it has none."""
-    segmentation, box = rle.from_mask(thing.whole(size)), list(thing.box)
-    for category in (thing.category,) if thing.category else categories.ids:
-        yield {
-            "category_id": category,
-            "bbox": box,
-            "area": thing.area,
-            "iscrowd": int(thing.is_ignored),
-            "segmentation": segmentation,
-            **({} if thing.confidence is None else {"score": round(thing.confidence, 4)}),
-        }
-
-
-Put = Callable[[Result, Iterator[dict[str, Any]]], None]
-
-
-@contextmanager
-def coco_file(path: Path, categories: Categories, *, numbered: bool = True) -> Iterator[Put]:
-    """A COCO file that takes pictures with their annotations one after another, and appears when all are there.
-
-    numbered: annotations get ids. Annotations wait on disk, as they come after all images in the file.
-    """
-    image = annotation = 0
-    with whole_file(path) as stream, tempfile.TemporaryFile(dir=path.parent) as waiting:
-        stream.write(b'{"images": [')
-
-        def put(result: Result, entries: Iterator[dict[str, Any]]) -> None:
-            nonlocal image, annotation
-            image += 1
-            height, width = result.size
-            entry = {"id": image, "file_name": result.name.as_posix(), "height": height, "width": width}
-            _append(stream, entry, first=image == 1)
-            for each in entries:
-                annotation += 1
-                number = {"id": annotation} if numbered else {}
-                _append(waiting, {**number, "image_id": image, **each}, first=annotation == 1)
-
-        yield put
-        stream.write(b'\n],\n"annotations": [')
-        waiting.seek(0)
-        while block := waiting.read(1 << 20):
-            stream.write(block)
-        stream.write(b'\n],\n"categories": [')
-        for category in categories.ids:
-            _append(stream, category_entry(categories, category), first=category == categories.ids[0])
-        stream.write(b"\n]}\n")
-
-
-def _append(stream: BinaryIO | Any, entry: Mapping[str, Any], *, first: bool) -> None:
-    text = json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace")
-    stream.write((b"\n" if first else b",\n") + text)
-
-
-def category_entry(categories: Categories, category: int) -> dict[str, Any]:
-    """A category as COCO writes it, with its colour as panoptic files have it."""
-    palette = categories.palette
-    color = palette.colors[palette.ids.tolist().index(category)].tolist()
-    return {"id": category, "name": categories.names[category], "supercategory": "", "isthing": 1, "color": color}
+        return Region(*rle.to_region(segmentation["counts"], size))
+    return united([Region(*filled_as_coco(np.array(ring, np.float64).reshape(-1, 2), size)) for ring in segmentation])
 
 
 FORMAT: Final = Format("coco", "COCO instances: JSON with polygons or run lengths", recognises, read, write)

@@ -7,8 +7,6 @@ prompts, the network and the command line.
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,24 +14,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Any, Final, Literal, Protocol, Self, TypeAlias, TypeGuard
+from typing import Any, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from incontext.annotations.values import EncodingError, glimpse_json, read_json
 from incontext.images.ids import IGNORED, MOST_IDS, Color, Pixels
 from incontext.images.names import natural_order
-from incontext.images.read import IMAGE_SUFFIXES, MAX_PIXELS, read_image
+from incontext.images.read import read_image
 from incontext.types import Palette, box
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
 Meaning = Literal["semantic", "instances"]
 """What the ids of a mask stand for: one for each category, or one for each thing, counted from 1 in painting order."""
-
-_ORIENTATION_TAG: Final = 0x0112
-_LYING: Final = frozenset({5, 6, 7, 8})  # orientations that swap width and height
-_MOST_LETTERS: Final = 80  # of a value in a sentence
 
 
 # ---------------------------------------------------------------------------------------- ids and names
@@ -55,8 +50,11 @@ class Categories:
 
     @classmethod
     def listed(cls, names: Iterable[str], colors: Sequence[Color] = ()) -> Self:
-        """Categories of formats that list names without ids: counted from 1 in this order. Where all names are
-        different numbers in 1..254, they are the ids, so that what was written without names comes back as it was."""
+        """Categories of formats that list names without ids: counted from 1 in this order.
+
+        Where all names are different numbers in 1..254, they are the ids, so that what was written without names comes
+        back as it was.
+        """
         listed = list(names)
         if len(listed) > MOST_IDS:
             raise ValueError(f"expected at most 254 categories, got {len(listed)}; leave some out")
@@ -83,10 +81,6 @@ class Categories:
             return Palette(np.array([0, *self.ids]), np.array([(0, 0, 0), *own]))
         return Palette.spread(self.ids)
 
-    def id_of(self, name: str) -> int | None:
-        """The id of the category of that name, the first of several, or None."""
-        return next((i for i, each in self.names.items() if each == name), None)
-
 
 # --------------------------------------------------------------------------------------------- things
 
@@ -95,8 +89,11 @@ class Categories:
 class Thing:
     """An object, or all of a kind, in a picture; made by :meth:`cut`.
 
-    category: its id (0 where it is ignored). selected: (h, w) bool, its pixels inside of its box, whose upper left
-    pixel is (top, left) of the picture. confidence: 0..1, or None where nobody said. is_ignored: painted as 255.
+    Attributes:
+        category: Its id (0 where it is ignored).
+        selected: (h, w) bool, its pixels inside of its box, whose upper left pixel is (top, left) of the picture.
+        confidence: 0..1, or None where nobody said.
+        is_ignored: Painted as 255.
     """
 
     category: int
@@ -179,11 +176,17 @@ def things_of(mask: Pixels, confidences: Mapping[int, float] | None = None) -> l
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """A picture with its labels, as they are in `file`. Nothing is decoded before it is asked for.
+    """A picture with its labels, as they are in `file`.
 
-    name: the picture's path, from the folder that all pictures lie in, with its suffix; never leads out of a folder.
-    size: (H, W). draw: its things in painting order; ValueError in a sentence where they are broken. image: where the
-    picture lies, None where there is no such file. embedded: reads a picture that is part of the annotation file.
+    Nothing is decoded before it is asked for.
+
+    Attributes:
+        name: The picture's path, from the folder that all pictures lie in, with its suffix; never leads out of a
+            folder.
+        size: (H, W).
+        draw: Its things in painting order; ValueError in a sentence where they are broken.
+        image: Where the picture lies, None where there is no such file.
+        embedded: Reads a picture that is part of the annotation file.
     """
 
     name: PurePosixPath
@@ -198,7 +201,11 @@ class Labelled:
         return paint(self.draw(), self.size, meaning)
 
     def read_image(self) -> Pixels:
-        """(H, W, 3) uint8 RGB. FileNotFoundError or ValueError where there is none, or it cannot be read."""
+        """(H, W, 3) uint8 RGB.
+
+        Raises:
+            FileNotFoundError or ValueError: There is none, or it cannot be read.
+        """
         if self.embedded is not None:
             return self.embedded()
         if self.image is None:
@@ -217,7 +224,7 @@ class Collected(Protocol):
 class Labels:
     """The labelled pictures of an annotation file or folder, in its own order.
 
-    problems: what had to be left out of it, a sentence each, with the name of the file.
+    problems: what had to be left out of it, as far as it is known by now, a sentence each, with the name of the file.
     """
 
     path: Path
@@ -246,10 +253,22 @@ class Source:
 
     @cached_property
     def document(self) -> Any:
-        """What a .json file holds, None for any other file or a folder. ValueError where it is broken."""
+        """What a .json file holds, None for any other file or a folder.
+
+        Raises:
+            ValueError: It is broken.
+        """
         if self.is_folder or self.path.suffix.lower() != ".json":
             return None
         return read_json(self.path)
+
+    @cached_property
+    def glimpse(self) -> Any:
+        """The same, to tell formats by: names in it may be spelled wrongly where its encoding is not known."""
+        try:
+            return self.document
+        except EncodingError:
+            return glimpse_json(self.path)
 
     @cached_property
     def files(self) -> tuple[Path, ...]:
@@ -260,19 +279,24 @@ class Source:
 
     def has_keys(self, *keys: str) -> bool:
         """Whether it is a JSON file of an object with all of these keys."""
-        return isinstance(self.document, dict) and all(key in self.document for key in keys)
+        return isinstance(self.glimpse, dict) and all(key in self.glimpse for key in keys)
 
 
 @dataclass(frozen=True)
 class Format:
-    """An annotation format. name: as in --format and --to; about: a few words for people.
+    """An annotation format.
 
-    recognises: whether a source is of this format, a file or a folder; cheap, raises nothing but ValueError for a file
-    that is broken. read: makes Labels of such a source; ValueError only where nothing at all can be used.
-    write: a context manager that gives `add`, to be called with one Result after another. Everything is in the folder
-    `out`, which exists, when it ends well; nothing half-written is left when it raises. A result that the format cannot
-    hold is a ValueError of `add`, before anything of it is written. Memory does not grow with the number of results.
-    by_name: a picture gets a file called after it, so two of them must differ in more than their suffixes.
+    Attributes:
+        name: As in --format and --to.
+        about: A few words for people.
+        recognises: Whether a source is of this format, a file or a folder; cheap, raises nothing but ValueError for a
+            file that is broken.
+        read: Makes Labels of such a source; ValueError only where nothing at all can be used.
+        write: A context manager that gives `add`, to be called with one Result after another. Everything is in the
+            folder `out`, which exists, when it ends well; nothing half-written is left when it raises. A result that
+            the format cannot hold is a ValueError of `add`, before anything of it is written. Memory does not grow with
+            the number of results.
+        by_name: A picture gets a file called after it, so two of them must differ in more than their suffixes.
     """
 
     name: str
@@ -290,8 +314,11 @@ class Format:
 class Result:
     """A picture and what was found in it, to be written.
 
-    name: the picture's path, as in `Labelled`, with its suffix. mask: (H, W) uint8 ids of categories, 255 ignored.
-    things: its objects in painting order, ignored ones among them. image: where the picture lies, if that is known.
+    Attributes:
+        name: The picture's path, as in `Labelled`, with its suffix.
+        mask: (H, W) uint8 ids of categories, 255 ignored.
+        things: Its objects in painting order, ignored ones among them.
+        image: Where the picture lies, if that is known.
     """
 
     name: PurePosixPath
@@ -306,93 +333,3 @@ class Result:
 
 
 Add: TypeAlias = Callable[[Result], None]
-
-
-# ------------------------------------------------------------------------- files, names, values of others
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds. ValueError where it is broken, FileNotFoundError where there is none."""
-    try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected JSON, got something else ({str(error) or type(error).__name__})") from None
-
-
-def relative_name(text: object) -> PurePosixPath:
-    """A picture's name as a file says it -> a path that stays inside of the folder it is taken from.
-
-    ValueError for what is no text, empty, absolute, or leads out of the folder ("..").
-    """
-    if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise ValueError(f"expected the name of a picture, got {brief(text)}")
-    path = PurePosixPath(text.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", text) or not path.name:
-        raise ValueError(f"expected the name of a picture inside of its folder, got {brief(text)}")
-    return path
-
-
-class Pictures:
-    """Finds pictures below some folders, the first folder first."""
-
-    def __init__(self, *folders: Path | None) -> None:
-        self._folders = [folder for folder in folders if folder is not None]
-
-    def find(self, name: PurePosixPath) -> Path | None:
-        """The picture of exactly this name, or None."""
-        return next((path for folder in self._folders if is_file(path := folder / name)), None)
-
-    def find_stem(self, stem: PurePosixPath) -> Path | None:
-        """The picture of this name, to which the suffix of a picture is still to be added, or None."""
-        return self._stems.get(str(stem))
-
-    @cached_property
-    def _stems(self) -> dict[str, Path]:
-        found: dict[str, Path] = {}
-        for folder in self._folders:
-            for path in sorted(folder.rglob("*")):
-                if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-                    found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
-        return found
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; False also for names that are longer than names can be."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """(H, W) of a picture as `formats.read_image` gives it, from its header. ValueError where it cannot be read."""
-    try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            lies = picture.getexif().get(_ORIENTATION_TAG, 1) in _LYING
-    except Exception as error:  # noqa: BLE001  a broken header makes decoders raise nearly anything
-        raise ValueError(f"{path}: expected a picture, got a file that cannot be read ({error})") from None
-    return (width, height) if lies else (height, width)
-
-
-def checked_size(height: object, width: object) -> tuple[int, int]:
-    """(H, W) as a file says it, as integers. ValueError unless that is a picture of at most 100 megapixels."""
-    whole = [int(side) for side in (height, width) if is_number(side) and float(side) == int(side) and side > 0]
-    if len(whole) < 2:
-        raise ValueError(f"expected height and width of at least 1 pixel, got {brief(height)} and {brief(width)}")
-    if whole[0] * whole[1] > MAX_PIXELS:
-        raise ValueError(f"expected at most 100 megapixels, got {whole[1]} x {whole[0]}")
-    return whole[0], whole[1]
-
-
-def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a value of JSON is a finite number that a float can hold; true and false are none."""
-    if isinstance(value, int):
-        return not isinstance(value, bool) and abs(value) <= 1 << 53
-    return isinstance(value, float) and math.isfinite(value)
-
-
-def brief(value: object) -> str:
-    """A value for a sentence."""
-    text = repr(value)
-    return text if len(text) <= _MOST_LETTERS else text[:_MOST_LETTERS] + " ..."

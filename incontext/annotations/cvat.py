@@ -24,20 +24,8 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
-from incontext.annotations.core import (
-    Add,
-    Categories,
-    Format,
-    Labelled,
-    Labels,
-    Pictures,
-    Result,
-    Source,
-    Thing,
-    brief,
-    checked_size,
-    relative_name,
-)
+from incontext.annotations.core import Add, Categories, Format, Labelled, Labels, Result, Source, Thing
+from incontext.annotations.joining import Pictures, relative_name
 from incontext.annotations.shapes import (
     IGNORED_NAME,
     Piece,
@@ -48,7 +36,9 @@ from incontext.annotations.shapes import (
     points,
     polygon,
     rectangle,
+    visible,
 )
+from incontext.annotations.values import Problems, brief, checked_size, picture_size
 from incontext.images import rle
 from incontext.images.ids import Color
 from incontext.images.write import whole_file
@@ -57,6 +47,7 @@ Attributes: TypeAlias = Mapping[str, str]
 
 _AREAS: Final = frozenset({"polygon", "box", "ellipse", "mask"})
 _OTHERS: Final = frozenset({"polyline", "points", "cuboid", "skeleton"})
+_KNOWN: Final = _AREAS | _OTHERS | {"tag", "attribute"}
 _LOOKED_AT: Final = 4096  # bytes from a file's start, which tell whether it is of CVAT
 _ENCODINGS: Final = (b"utf-8", b"utf8", b"us-ascii", b"ascii")
 _LABEL: Final = ("labels", "label")  # the last elements of the path to a category's name and colour
@@ -113,7 +104,11 @@ class _Image:
 
 @dataclass(eq=False)
 class _Outline:
-    """What a file holds, without the shapes themselves. colors: by the category's name."""
+    """What a file holds, without the shapes themselves.
+
+    Attributes:
+        colors: By the category's name.
+    """
 
     images: list[_Image] = field(default_factory=list)
     names: dict[str, None] = field(default_factory=dict)
@@ -178,32 +173,45 @@ def _read(source: Source) -> Labels:
     problems = _problems(path, outline)
     listed = [name for name in outline.names if name not in {"", IGNORED_NAME}]
     categories = Categories.listed(listed, _colors(listed, outline.colors))
-    folders = Pictures(source.images, path.parent / "images", path.parent, path.parent.parent / "images")
+    near = [path.parent / "images", path.parent, path.parent.parent / "images"]
+    finder = Pictures(*near, deep=near[:1]) if source.images is None else Pictures(source.images, deep=[source.images])
+    named = finder.named_all(each.about.get("name", "") for each in outline.images)
     pictures: dict[PurePosixPath, Labelled] = {}
     for each in outline.images:
         try:
-            own = relative_name(each.about.get("name"))
-            size = checked_size(_whole(each.about.get("height")), _whole(each.about.get("width")))
+            found = named[each.about.get("name", "")]
+            if isinstance(found, ValueError):
+                raise found
+            own, image = found
+            size = _size(each.about, image)
+            name = own if own not in pictures else relative_name(f"task_{each.about.get('task_id', '2')}/{own}")
         except ValueError as error:
-            problems.append(f"{path}: {error}")
+            problems.add(f"{path}, image {brief(each.about.get('name'))}: {error}")
             continue
-        name = own if own not in pictures else PurePosixPath(f"task_{each.about.get('task_id', '2')}", own)
         if name in pictures:
-            problems.append(f"{path}: left out the image {own}, which is there already")
+            problems.add(f"{path}: left out the image {own}, which is there already")
             continue
-        draw = partial(_draw, path, each, size, categories)
-        image = folders.find(own) or folders.find(PurePosixPath(own.name))
+        draw = partial(_draw, path, each, size, categories, problems)
         pictures[name] = Labelled(name, size, path, draw, image)
     return Labels(path, FORMAT.name, list(pictures.values()), categories, problems)
 
 
-def _problems(path: Path, outline: _Outline) -> list[str]:
+def _size(about: Attributes, image: Path | None) -> tuple[int, int]:
+    """(H, W) as the file says it, or as the picture has it where the file does not."""
+    if image is not None and not about.get("height") and not about.get("width"):
+        return picture_size(image)
+    return checked_size(_whole(about.get("height")), _whole(about.get("width")))
+
+
+def _problems(path: Path, outline: _Outline) -> Problems:
     kinds: Counter[str] = sum((each.kinds for each in outline.images), Counter())
-    problems = []
-    if others := ", ".join(f"{kinds[kind]} of type {kind}" for kind in sorted(_OTHERS) if kinds[kind]):
-        problems.append(f"{path}: left out shapes that cover nothing: {others}")
+    problems = Problems()
+    if others := ", ".join(f"{kinds[kind]} of type {kind}" for kind in sorted(kinds.keys() & _OTHERS)):
+        problems.add(f"{path}: left out shapes that cover nothing: {others}")
+    if unknown := ", ".join(f"{kinds[kind]} of type {kind}" for kind in sorted(kinds.keys() - _KNOWN)):
+        problems.add(f"{path}: left out shapes of unknown types: {unknown}")
     if outline.tracks:
-        problems.append(f"{path}: left out tracks: {outline.tracks}; export videos as CVAT for images 1.1")
+        problems.add(f"{path}: left out tracks: {outline.tracks}; export videos as CVAT for images 1.1")
     return problems
 
 
@@ -216,22 +224,27 @@ def _whole(text: str | None) -> int | None:
     return int(text) if text is not None and re.fullmatch(r"\d{1,9}", text) else None
 
 
-def _draw(path: Path, image: _Image, size: tuple[int, int], categories: Categories) -> list[Thing]:
-    found: list[tuple[int, Piece]] = []
+def _draw(path: Path, image: _Image, size: tuple[int, int], categories: Categories, problems: Problems) -> list[Thing]:
+    found: list[tuple[float, Piece]] = []
+    bad: list[tuple[str, ValueError]] = []
     name = image.about.get("name")
+    number = 0
 
     def start(kind: str, about: Attributes, _: int) -> None:
+        nonlocal number
         if kind not in _AREAS:
             return
+        number += 1
         try:
             label = about.get("label")
             if not label:
                 raise ValueError("expected a shape with a label, got none")
             group = about.get("group_id", "0")
-            piece = Piece(label, _region(kind, about, size), None if group in {"", "0"} else group)
-            found.append((int(_number(about, "z_order", 0)), piece))
+            region = visible(_region(kind, about, size))
+            piece = Piece(label, region, None if group in {"", "0"} else group)
+            found.append((_number(about, "z_order", 0), piece))
         except ValueError as error:
-            raise ValueError(f"{path}, image {name}: {kind}: {error}") from None
+            bad.append((f"{path}, image {name}: shape {number}, {kind}", error))
 
     if not image.kinds:  # it may be <image ... />
         return []
@@ -239,6 +252,7 @@ def _draw(path: Path, image: _Image, size: tuple[int, int], categories: Categori
         stream.seek(image.begin)
         element = stream.read(image.end - image.begin) + b"</image>"
     _parse(element, start=start, end=lambda *_: None)
+    problems.settle(bad, str(name), is_any_left=bool(found))
     found.sort(key=lambda each: each[0])  # a stable sort: those of one z_order stay in the order of the file
     return assembled((piece for _, piece in found), categories)
 

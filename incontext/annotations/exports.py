@@ -11,10 +11,15 @@ from pathlib import Path
 
 from incontext.annotations.core import Add, Categories, Format, Result
 from incontext.annotations.known import FORMATS
+from incontext.images.gate import folder_below
 
 
 def writable(names: Iterable[str]) -> tuple[Format, ...]:
-    """The formats of these names. ValueError for a name that is none, or comes twice."""
+    """The formats of these names.
+
+    Raises:
+        ValueError: For a name that is none, or comes twice.
+    """
     known = {each.name: each for each in FORMATS if each.write is not None}
     asked = list(names)
     if unknown := [name for name in asked if name not in known]:
@@ -25,8 +30,9 @@ def writable(names: Iterable[str]) -> tuple[Format, ...]:
 
 
 def folders_for(formats: Sequence[Format], out: Path, *, apart: bool) -> dict[str, Path]:
-    """format -> the folder that it is written to: `out` itself, or `out`/FORMAT where they are kept apart."""
-    return {each.name: out / each.name if apart else out for each in formats}
+    """format -> the folder that it is written to, made: `out` itself, or `out`/FORMAT where they are kept apart."""
+    out.mkdir(parents=True, exist_ok=True)
+    return {each.name: folder_below(out, each.name) if apart else out for each in formats}
 
 
 def write_all(
@@ -37,10 +43,14 @@ def write_all(
     *,
     on_problem: Callable[[str], None] | None = None,
 ) -> int:
-    """Write each result in all of the formats; how many there were. Memory grows by a number for each.
+    """Write each result in all of the formats; how many there were.
+
+    Memory grows by a number for each.
 
     Files of all pictures together appear at the end, and not at all when a result or a disk raises on the way.
-    on_problem: told in a sentence what a format cannot hold, and so does not have.
+
+    Args:
+        on_problem: Told in a sentence what a format cannot hold, and so does not have.
     """
     count = 0
     named: dict[int, int] = {}  # hashes of names without their suffixes -> the number of the picture

@@ -30,14 +30,21 @@ _LARGE = 16 << 20  # bytes of an annotation file that is not read only to see wh
 def open_labels(path: Path, *, images: Path | None = None) -> Labels:
     """The labelled pictures of a file or folder, in whichever format it is.
 
-    images: the folder of the pictures, where they lie elsewhere than the format says.
-    Raises FileNotFoundError, or ValueError where it is none of the formats, several, or of no use at all.
+    Args:
+        images: The folder of the pictures, where they lie elsewhere than the format says.
+
+    Raises:
+        FileNotFoundError, ValueError: It is none of the formats, several, or of no use at all.
     """
     return open_one(path, recognised(path, images=images))
 
 
 def open_one(path: Path, hits: Sequence[tuple[Format, Source]]) -> Labels:
-    """The only one of what :func:`recognised` found at a path. ValueError where it found nothing, or several."""
+    """The only one of what :func:`recognised` found at a path.
+
+    Raises:
+        ValueError: It found nothing, or several.
+    """
     if not hits:
         understood = "; ".join(f"{each.name} ({each.about})" for each in FORMATS if each.read is not None)
         raise ValueError(f"{path}: expected annotations, got something else; understood are {understood}")

@@ -2,8 +2,9 @@
 
 Of a task's annotations one is read: a ground truth if there is one, else the latest that was not skipped; predictions
 only where nobody annotated. Coordinates are percentages of the picture. A region with several labels has the first.
-Regions called __ignore__ are ignored. Pictures are found by the last part of their address, with or without the eight
-letters that an upload puts before a name.
+Regions called __ignore__ are ignored. Pictures are found by the last part of their address. Of a task with several
+pictures each region is on the one that it is tied to (to_name), and in a list of them on that of its place
+(item_index).
 
 Written are tasks with predictions as brush strokes, one for each thing, whose pictures are addressed below the folder
 that Label Studio serves local files from, and beside them the labelling page that fits them.
@@ -12,45 +13,41 @@ that Label Studio serves local files from, and beside them the labelling page th
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
 from incontext.annotations.brush import pack, unpack
-from incontext.annotations.core import (
-    Add,
-    Categories,
-    Format,
-    Labelled,
-    Labels,
-    Pictures,
-    Result,
-    Source,
-    Thing,
-    brief,
-    checked_size,
-    is_number,
-    picture_size,
-    relative_name,
+from incontext.annotations.core import Add, Categories, Format, Labelled, Labels, Result, Source, Thing
+from incontext.annotations.joining import Pictures, relative_name
+from incontext.annotations.shapes import (
+    IGNORED_NAME,
+    Piece,
+    Region,
+    assembled,
+    ellipse,
+    points,
+    polygon,
+    rectangle,
+    visible,
 )
-from incontext.annotations.shapes import IGNORED_NAME, Piece, Region, assembled, ellipse, points, polygon, rectangle
+from incontext.annotations.values import Problems, brief, checked_size, is_number, picture_size
 from incontext.images.read import IMAGE_SUFFIXES
 from incontext.images.write import whole_file
 
 _AREAS: Final = ("brush", "polygon", "rectangle", "ellipse")  # a region's type is one of them, or one with "labels"
 _OTHERS: Final = ("keypoint", "keypointlabels", "vector", "vectorlabels", "bitmask", "bitmasklabels")
+_PLACES: Final = frozenset({"x", "y", "points", "vertices", "rle", "imageDataURL"})
 _LISTS: Final = ("annotations", "completions", "predictions")
 _LOCAL: Final = "/data/local-files/?d="
-_UPLOADED: Final = re.compile(r"[0-9a-f]{8}-(?=.)")
 _TASKS_FILE: Final = "label_studio.json"
 _PAGE_FILE: Final = "label_studio.xml"
 
@@ -60,7 +57,11 @@ _PAGE_FILE: Final = "label_studio.xml"
 
 @dataclass(frozen=True, eq=False)
 class _Brushed:
-    """A region, its percentages still unread. strokes: those of a brush, taken out of JSON, which needs more memory."""
+    """A region, its percentages still unread.
+
+    Attributes:
+        strokes: Those of a brush, taken out of JSON, which needs more memory.
+    """
 
     kind: str
     name: str
@@ -70,7 +71,7 @@ class _Brushed:
 
 
 def _recognises(source: Source) -> bool:
-    tasks = source.document
+    tasks = source.glimpse
     if not isinstance(tasks, list) or not tasks or not isinstance(tasks[0], dict):
         return False
     return ("data" in tasks[0] and any(key in tasks[0] for key in _LISTS)) or "annotation_id" in tasks[0]
@@ -80,31 +81,52 @@ def _read(source: Source) -> Labels:
     path, tasks = source.path, source.document
     if "data" not in tasks[0]:
         raise ValueError(f"{path}: expected Label Studio's JSON, got its JSON-MIN; export it as JSON")
-    problems: list[str] = []
+    problems = Problems()
     others: Counter[str] = Counter()
-    folders = Pictures(source.images, path.parent, *(path.parent / each for each in ("images", "upload")))
-    found: dict[PurePosixPath, tuple[tuple[int, int], list[_Brushed], Path | None]] = {}
+    found: list[_Shown] = []
     for number, task in enumerate(tasks, start=1):
         try:
             chosen = _chosen(task)
             if chosen is None:
                 others["tasks that nobody annotated"] += 1
                 continue
-            name, image = _picture(task, folders)
-            name = name if name not in found else PurePosixPath(f"task_{task.get('id', number)}", name)
-            found[name] = (_size(chosen, image), list(_brushed(chosen, others)), image)
+            for slot, regions in _by_picture(task, chosen, others):
+                found.append(_Shown(number, task.get("id", number), slot, *_sorted(regions, others)))
         except ValueError as error:
-            problems.append(f"{path}, task {number}: {error}")
-    if not found:
+            problems.add(f"{path}, task {number}: {error}")
+    categories = Categories.listed(sorted({each.name for shown in found for each in shown.regions} - {IGNORED_NAME}))
+    pictures = _labelled(source, found, categories, problems)
+    if not pictures:
         raise ValueError(problems[0] if problems else f"{path}: expected annotated tasks, got none")
-    problems += [f"{path}: left out {what}: {count}" for what, count in sorted(others.items())]
-    names = {region.name for _, regions, _ in found.values() for region in regions} - {IGNORED_NAME}
-    categories = Categories.listed(sorted(names))
-    pictures = [
-        Labelled(name, size, path, partial(_draw, f"{path}, {name}", regions, size, categories), image)
-        for name, (size, regions, image) in found.items()
-    ]
+    for what, count in sorted((+others).items()):
+        problems.add(f"{path}: left out {what}: {count}")
     return Labels(path, FORMAT.name, pictures, categories, problems)
+
+
+def _labelled(source: Source, found: Sequence[_Shown], categories: Categories, problems: Problems) -> list[Labelled]:
+    """The pictures of all tasks that can be used."""
+    path = source.path
+    near = [path.parent, *(path.parent / each for each in ("images", "upload"))]
+    finder = Pictures(*near, deep=near[1:]) if source.images is None else Pictures(source.images, deep=[source.images])
+    named = finder.named_all(shown.slot.name for shown in found)
+    pictures: dict[PurePosixPath, Labelled] = {}
+    for shown in found:
+        try:
+            name, joined = relative_name(shown.slot.name), named[shown.slot.name]
+            if isinstance(joined, ValueError):
+                raise joined
+            if name in pictures:
+                name = relative_name(f"task_{shown.task}/{name}")
+            size = _size(shown.about, joined[1])
+            bad = [(f"{path}, task {shown.number}", error) for error in shown.bad]
+            problems.settle(bad, str(name), is_any_left=bool(shown.regions))
+        except ValueError as error:
+            where = f"{path}, task {shown.number}"
+            problems.add(str(error) if str(error).startswith(where) else f"{where}: {error}")
+            continue
+        draw = partial(_draw, f"{path}, {name}", shown.regions, size, categories, problems)
+        pictures[name] = Labelled(name, size, path, draw, joined[1])
+    return list(pictures.values())
 
 
 def _chosen(task: object) -> list[Mapping[str, Any]] | None:
@@ -123,17 +145,76 @@ def _dicts(value: object) -> list[Mapping[str, Any]]:
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
-def _picture(task: Mapping[str, Any], folders: Pictures) -> tuple[PurePosixPath, Path | None]:
-    """The picture's name, from its address, and where it lies."""
-    texts = [each for each in task["data"].values() if isinstance(each, str)]
-    addresses = [each for each in texts if _name(each).suffix.lower() in IMAGE_SUFFIXES]
-    if not addresses:
-        raise ValueError(f"expected data with the address of a picture, got {brief(task['data'])}")
-    name = relative_name(_name(addresses[0]).as_posix())
-    plain = name.with_name(_UPLOADED.sub("", name.name, count=1))
-    candidates = dict.fromkeys([name, PurePosixPath(name.name), plain, PurePosixPath(plain.name)])
-    image = next((path for each in candidates if (path := folders.find(each)) is not None), None)
-    return name, image
+class _Slot(NamedTuple):
+    """A picture of a task: the key of its data, its place where that is a list, and the name that its address says."""
+
+    key: str
+    place: int | None
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """What was found of a picture. number: of its task in the file, task: what the file calls that; about: its regions
+    as they are in the file; bad: what is wrong with those that cannot be used."""
+
+    number: int
+    task: object
+    slot: _Slot
+    about: Sequence[Mapping[str, Any]]
+    regions: Sequence[_Brushed]
+    bad: Sequence[ValueError]
+
+
+def _slots(data: Mapping[str, Any]) -> list[_Slot]:
+    """The pictures of a task, in the order of its data."""
+    slots = []
+    for key, value in data.items():
+        listed = value if isinstance(value, list) else [value]
+        for place, address in enumerate(listed):
+            name = _name(address) if isinstance(address, str) else PurePosixPath()
+            if name.suffix.lower() in IMAGE_SUFFIXES:
+                relative_name(name.as_posix())  # for what it says of a name that leads out
+                slots.append(_Slot(str(key), place if isinstance(value, list) else None, name.as_posix()))
+    if not slots:
+        raise ValueError(f"expected data with the address of a picture, got {brief(data)}")
+    return slots
+
+
+def _by_picture(
+    task: Mapping[str, Any], regions: Sequence[Mapping[str, Any]], others: Counter[str]
+) -> list[tuple[_Slot, list[Mapping[str, Any]]]]:
+    """Each picture that was annotated, with the regions on it. Of a list of pictures these are all, of several data
+    with a picture each those that a region is on, or else the first."""
+    slots = _slots(task["data"])
+    on: dict[_Slot, list[Mapping[str, Any]]] = {slot: [] for slot in slots}
+    unclear = 0
+    for region in regions:
+        slot = slots[0] if len(slots) == 1 else _slot_of(region, slots)
+        if slot is not None:
+            on[slot].append(region)
+        elif _has_area(region):
+            unclear += 1
+    others["regions of which it is not clear on which picture they are"] += unclear
+    keys = {slot.key for slot, found in on.items() if found} or {slots[0].key}
+    shown = [(slot, found) for slot, found in on.items() if slot.key in keys]
+    return [(slot, found) for slot, found in shown if found or not unclear]
+
+
+def _slot_of(region: Mapping[str, Any], slots: Sequence[_Slot]) -> _Slot | None:
+    """The picture that a region is on: by what it is tied to (to_name), and by its place in a list (item_index)."""
+    keys = list(dict.fromkeys(slot.key for slot in slots))
+    to = str(region.get("to_name", "")).casefold()
+    like = [key for key in keys if key.casefold() == to]
+    like = like or [key for key in keys if to and (to in key.casefold() or key.casefold() in to)]
+    if len(keys) > 1 and len(like) != 1:
+        return None
+    key = like[0] if len(like) == 1 else keys[0]
+    index = region.get("item_index")
+    of_key = [slot for slot in slots if slot.key == key]
+    if len(of_key) == 1 and index in (None, of_key[0].place):
+        return of_key[0]
+    return next((slot for slot in of_key if slot.place == index and isinstance(index, int)), None)
 
 
 def _name(address: str) -> PurePosixPath:
@@ -157,25 +238,47 @@ def _size(regions: Sequence[Mapping[str, Any]], image: Path | None) -> tuple[int
     return picture_size(image)
 
 
-def _brushed(regions: Sequence[Mapping[str, Any]], others: Counter[str]) -> Iterator[_Brushed]:
-    """The regions that cover something. Some labelling pages give shape and label in two results of one id."""
-    apart = {each.get("id"): each["value"].get("labels") for each in regions if _has_value(each, "labels")}
+def _sorted(
+    regions: Sequence[Mapping[str, Any]], others: Counter[str]
+) -> tuple[Sequence[Mapping[str, Any]], list[_Brushed], list[ValueError]]:
+    """The regions themselves, those that cover something, and what is wrong with others. Some labelling pages give
+    shape and label in two results of one id."""
+    apart = {str(each.get("id")): each["value"].get("labels") for each in regions if _has_value(each, "labels")}
+    found: list[_Brushed] = []
+    bad: list[ValueError] = []
+    nameless = 0
     for region in regions:
         said = str(region.get("type", "")).lower()
         kind = said.removesuffix("labels")
         value = region.get("value")
         if kind not in _AREAS or not isinstance(value, dict):
-            if said in _OTHERS:
+            if _has_area(region):
                 others[f"regions of type {said}"] += 1
             continue
-        names = value.get(f"{kind}labels") or value.get("labels") or apart.get(region.get("id"))
+        names = value.get(f"{kind}labels") or value.get("labels") or apart.get(str(region.get("id")))
         if not isinstance(names, list) or not names or not isinstance(names[0], str):
             others["regions without a label"] += 1
+            nameless += 1
             continue
         score = region.get("score")
         confidence = float(score) if is_number(score) and 0 <= score <= 1 else None
         about = {key: each for key, each in value.items() if key != "rle"}
-        yield _Brushed(kind, names[0], about, _strokes(value) if kind == "brush" else None, confidence)
+        try:
+            strokes = _strokes(value) if kind == "brush" else None
+        except ValueError as error:
+            bad.append(error)
+            continue
+        found.append(_Brushed(kind, names[0], about, strokes, confidence))
+    if nameless and not found:
+        bad.append(ValueError("expected regions with a label, got others alone"))
+    return regions, found, bad
+
+
+def _has_area(region: Mapping[str, Any]) -> bool:
+    """Whether it says where something is, rather than what a picture shows on the whole."""
+    value = region.get("value")
+    said = str(region.get("type", "")).lower()
+    return said in _OTHERS or (isinstance(value, dict) and bool(value.keys() & _PLACES))
 
 
 def _has_value(region: Mapping[str, Any], kind: str) -> bool:
@@ -192,13 +295,17 @@ def _strokes(value: Mapping[str, Any]) -> bytes:
         raise ValueError(f"expected brush strokes as numbers in 0..255, got {brief(listed)}") from None
 
 
-def _draw(where: str, regions: Sequence[_Brushed], size: tuple[int, int], categories: Categories) -> list[Thing]:
-    pieces = []
+def _draw(
+    where: str, regions: Sequence[_Brushed], size: tuple[int, int], categories: Categories, problems: Problems
+) -> list[Thing]:
+    pieces: list[Piece] = []
+    bad: list[tuple[str, ValueError]] = []
     for number, region in enumerate(regions, start=1):
         try:
-            pieces.append(Piece(region.name, _region(region, size), confidence=region.confidence))
+            pieces.append(Piece(region.name, visible(_region(region, size)), confidence=region.confidence))
         except ValueError as error:
-            raise ValueError(f"{where}, {region.kind} {number}: {error}") from None
+            bad.append((f"{where}, {region.kind} {number}", error))
+    problems.settle(bad, where, is_any_left=bool(pieces))
     return assembled(pieces, categories)
 
 

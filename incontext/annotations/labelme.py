@@ -11,37 +11,21 @@ to their part's (bridges.py says what other tools make of it). The picture is na
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image
 
 from incontext.annotations.bridges import bridged
-from incontext.annotations.core import (
-    Add,
-    Categories,
-    Flags,
-    Format,
-    Labelled,
-    Labels,
-    Pictures,
-    Result,
-    Source,
-    Thing,
-    brief,
-    checked_size,
-    is_file,
-    picture_size,
-    read_json,
-)
+from incontext.annotations.core import Add, Categories, Flags, Format, Labelled, Labels, Result, Source, Thing
+from incontext.annotations.joining import Pictures, is_file
 from incontext.annotations.shapes import (
     IGNORED_NAME,
     Piece,
@@ -52,17 +36,30 @@ from incontext.annotations.shapes import (
     points,
     polygon,
     rectangle,
+    visible,
+)
+from incontext.annotations.values import (
+    EncodingError,
+    Problems,
+    brief,
+    checked_size,
+    glimpse_json,
+    picture_size,
+    place_of,
+    read_json,
 )
 from incontext.images.ids import Pixels
 from incontext.images.names import natural_order
 from incontext.images.outlines import parts
-from incontext.images.read import read_image
+from incontext.images.read import image_size, open_picture, read_image
+from incontext.images.text import decoded, other_encodings, python_name
 from incontext.images.write import whole_file
 
 _BACKGROUND_NAME: Final = "_background_"
 _NAMES_FILE: Final = "labels.txt"
 _POLYGONS: Final = frozenset({"polygon", "oriented_rectangle", "rotation"})
 _AREAS: Final = _POLYGONS | {"rectangle", "circle", "mask"}
+_OTHERS: Final = frozenset({"line", "linestrip", "point", "points"})
 _VERSION: Final = "5.5.0"  # of LabelMe, whose layout this is
 _TRIED: Final = 3  # JSON files of a folder that are looked at to tell what they are
 _LARGEST: Final = 32 << 20  # bytes of such a file: a picture may be in it, but not the labels of a whole data set
@@ -74,14 +71,21 @@ _USUAL_FOLDERS: Final = ("images", "img", "JPEGImages")
 
 def _recognises(source: Source) -> bool:
     if not source.is_folder:
-        return _is_labelme(source.document)
+        return _is_labelme(source.glimpse)
     for path in _json_files(source.path)[:_TRIED]:
         try:
-            if path.stat().st_size <= _LARGEST and _is_labelme(read_json(path)):
+            if path.stat().st_size <= _LARGEST and _is_labelme(_glimpse(path)):
                 return True
         except ValueError:  # broken; told when it is read
             continue
     return False
+
+
+def _glimpse(path: Path) -> object:
+    try:
+        return read_json(path)
+    except EncodingError:
+        return glimpse_json(path)
 
 
 def _is_labelme(document: object) -> bool:
@@ -99,50 +103,108 @@ def _json_files(folder: Path) -> list[Path]:
 def _read(source: Source) -> Labels:
     root = source.path if source.is_folder else source.path.parent
     files = _json_files(root) if source.is_folder else [source.path]
-    problems: list[str] = []
+    problems = Problems()
     names: dict[str, None] = {}
-    pictures = []
+    others: Counter[str] = Counter()
+    finder = _Finder(root, source.images)
+    opened = []
     for path in files:
         try:
-            document = _document(path)
-            picture = _labelled(path, document, root, source.images)
-            names |= dict.fromkeys(_names(path, document, problems))
+            each, document = _opened(path, finder)
         except ValueError as error:
-            problems.append(str(error))
+            problems.add(str(error))
             continue
-        pictures.append((path, *picture))
-    if not pictures:
+        if each.encoding is not None:
+            problems.note(f"{path}: read as {each.encoding}, in which it names its picture; save it as UTF-8")
+        names |= dict.fromkeys(_names(document, others))
+        opened.append(each)
+    if not opened:
         raise ValueError(problems[0] if problems else f"{root}: expected LabelMe's JSON files, got none")
+    for what, kinds in (("that cover nothing", others.keys() & _OTHERS), ("of unknown types", others.keys() - _OTHERS)):
+        if kinds:
+            listed = ", ".join(f"{others[kind]} of type {kind}" for kind in sorted(kinds))
+            problems.add(f"{source.path}: left out shapes {what}: {listed}")
     categories = Categories.listed(_ordered(names, root))
     made = [
-        Labelled(name, size, path, partial(_draw, path, size, categories), image, embedded)
-        for path, name, size, image, embedded in pictures
+        Labelled(
+            each.name,
+            each.size,
+            each.path,
+            partial(_draw, each.path, each.encoding, each.size, categories, problems),
+            each.image,
+            partial(_embedded, each.path, each.encoding) if each.is_embedded else None,
+        )
+        for each in opened
     ]
     return Labels(source.path, FORMAT.name, made, categories, problems)
 
 
-def _document(path: Path) -> Mapping[str, Any]:
-    document = read_json(path)
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A file that can be used. encoding: what people call it, where it is not UTF-8; image: where its picture lies;
+    is_embedded: it has none, but is part of the file."""
+
+    path: Path
+    encoding: str | None
+    name: PurePosixPath
+    size: tuple[int, int]
+    image: Path | None
+    is_embedded: bool
+
+
+def _opened(path: Path, finder: _Finder) -> tuple[_Opened, Mapping[str, Any]]:
+    document, encoding, image = _with_picture(path, finder)
+    said = document.get("imagePath")
+    suffix = PurePosixPath(said.replace("\\", "/")).suffix if isinstance(said, str) else ""
+    name = PurePosixPath(path.relative_to(finder.root).as_posix()).with_suffix(suffix or ".png")
+    is_embedded = image is None and isinstance(document.get("imageData"), str)
+    size = _size(path, document, encoding, image, is_embedded=is_embedded)
+    return _Opened(path, encoding, name, size, image, is_embedded), document
+
+
+def _with_picture(path: Path, finder: _Finder) -> tuple[Mapping[str, Any], str | None, Path | None]:
+    """What a file holds, its encoding where that is not UTF-8, and its picture, if it is there.
+
+    An encoding that the file does not say is known by the picture: it is the one in which that is named. Text in an
+    older one may pass for UTF-8.
+    """
+    content = path.read_bytes()
+    refused: EncodingError | None = None
+    for encoding in (None, *([] if content.isascii() else other_encodings(content))):
+        try:
+            document = _document(path, encoding)
+            if encoding is not None and str(document.get("imagePath")).isascii():
+                continue  # its name tells nothing
+            if (image := finder.find(path, document)) is not None:
+                return document, encoding, image
+        except EncodingError as error:
+            refused = error
+        except ValueError:
+            if encoding is None:
+                raise
+    if refused is not None:
+        raise refused
+    return _document(path, None), None, finder.beside(path)
+
+
+def _document(path: Path, encoding: str | None) -> Mapping[str, Any]:
+    document = read_json(path) if encoding is None else json.loads(path.read_bytes().decode(python_name(encoding)))
     if not _is_labelme(document):
         raise ValueError(f'{path}: expected a file of LabelMe with "shapes" and "imagePath", got {brief(document)}')
     checked: Mapping[str, Any] = document
     return checked
 
 
-def _names(path: Path, document: Mapping[str, Any], problems: list[str]) -> list[str]:
-    """The labels of the shapes that cover something; of the others it is said how many there are."""
+def _names(document: Mapping[str, Any], others: Counter[str]) -> list[str]:
+    """The labels of the shapes that may cover something; others of them are counted by their types."""
     names = []
-    others: Counter[str] = Counter()
-    for number, shape in enumerate(document["shapes"], start=1):
-        if not isinstance(shape, dict) or not isinstance(label := shape.get("label"), str) or not label:
-            raise ValueError(f"{path}, shape {number}: expected a shape with a label, got {brief(shape)}")
-        if (kind := _kind(shape)) in _AREAS:
-            names.append(label)
-        else:
+    for shape in document["shapes"]:
+        if not isinstance(shape, dict):
+            continue  # told where it is drawn
+        if (kind := _kind(shape)) not in _AREAS:
             others[kind] += 1
-    if others:
-        listed = ", ".join(f"{count} of type {kind}" for kind, count in sorted(others.items()))
-        problems.append(f"{path}: left out shapes that cover nothing: {listed}")
+        elif isinstance(label := shape.get("label"), str) and label:
+            names.append(label)
     return names
 
 
@@ -154,81 +216,105 @@ def _ordered(names: Mapping[str, None], root: Path) -> list[str]:
     """The categories: those of labels.txt first, then the others by name."""
     given: list[str] = []
     if is_file(root / _NAMES_FILE):
-        lines = (root / _NAMES_FILE).read_bytes().decode("utf-8-sig", "replace").splitlines()
+        lines = decoded((root / _NAMES_FILE).read_bytes()).splitlines()
         given = [line.strip() for line in lines if line.strip()]
     special = {IGNORED_NAME, _BACKGROUND_NAME}
     return [name for name in dict.fromkeys([*given, *sorted(names)]) if name not in special]
 
 
-def _labelled(
-    path: Path, document: Mapping[str, Any], root: Path, images: Path | None
-) -> tuple[PurePosixPath, tuple[int, int], Path | None, Any]:
-    """A file's picture: its name, size, where it lies, and how to read it where it is part of the file."""
-    said = document.get("imagePath")
-    said = said.replace("\\", "/") if isinstance(said, str) else ""
-    suffix = PurePosixPath(said).suffix or ".png"
-    name = PurePosixPath(path.relative_to(root).as_posix()).with_suffix(suffix)
-    image = _picture(path, said, name, root, images)
-    embedded = None
-    if image is None and isinstance(document.get("imageData"), str):
-        embedded = partial(_embedded, path)
+def _size(
+    path: Path, document: Mapping[str, Any], encoding: str | None, image: Path | None, *, is_embedded: bool
+) -> tuple[int, int]:
     height, width = document.get("imageHeight"), document.get("imageWidth")
     try:
         if height is not None and width is not None:
-            return name, checked_size(height, width), image, embedded
+            return checked_size(height, width)
         if image is not None:
-            return name, picture_size(image), image, embedded
-        if embedded is not None:
-            shape = embedded().shape
-            return name, (shape[0], shape[1]), image, embedded
+            return picture_size(image)
+        if is_embedded:
+            shape = _embedded(path, encoding).shape
+            return shape[0], shape[1]
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
+    said = document.get("imagePath")
     raise ValueError(f"{path}: expected the picture {brief(said)} or its size, got neither; name its folder (--images)")
 
 
-def _picture(path: Path, said: str, name: PurePosixPath, root: Path, images: Path | None) -> Path | None:
-    """The picture's file. imagePath may lead up to two folders above the one that was opened, and no further up unless
-    that is below the working folder: what comes from others is not to say which file of this machine is shown."""
-    base = PurePosixPath(said).name
-    if not base or base == ".." or "\0" in said:
-        return None
-    if images is not None:
-        return Pictures(images).find(name) or Pictures(images).find(PurePosixPath(base))
-    target = Path(os.path.normpath(path.parent.absolute() / said))
-    above = Path(os.path.normpath(root.absolute())).parent
-    near = (above, above.parent, Path.cwd())
-    if any(target.is_relative_to(each) for each in near if each != each.parent) and is_file(target):
-        return target
-    folders = (path.parent, *(root / each for each in _USUAL_FOLDERS), *(root.parent / each for each in _USUAL_FOLDERS))
-    return Pictures(*folders).find(PurePosixPath(base))
+class _Finder:
+    """Finds the pictures of the files below a folder."""
+
+    def __init__(self, root: Path, images: Path | None) -> None:
+        self.root = root
+        self._images = None if images is None else Pictures(images, deep=[images])
+        self._near: dict[Path, Pictures] = {}  # by the folder that a file lies in
+
+    def beside(self, path: Path) -> Path | None:
+        """The picture beside a file that has its name. ValueError where there are several."""
+        return Pictures(path.parent).called(path.stem) if self._images is None else None
+
+    def find(self, path: Path, document: Mapping[str, Any]) -> Path | None:
+        """The picture that a file names, if it is there.
+
+        imagePath may lead up to two folders above the one that was opened, and no further up unless that is below the
+        working folder: what comes from others is not to say which file of this machine is shown. ValueError where the
+        name means several.
+        """
+        said = document.get("imagePath")
+        said = said.replace("\\", "/") if isinstance(said, str) and "\0" not in said else ""
+        if self._images is not None:
+            own = path.relative_to(self.root).with_suffix(PurePosixPath(said).suffix or ".png")
+            return self._images.find(own.as_posix()) or (self._images.find(said) if said else None)
+        if said and (target := self._target(path, said)) is not None:
+            return target
+        return self._beside(path.parent).find(said) if said else None
+
+    def _target(self, path: Path, said: str) -> Path | None:
+        """The file at exactly that place, seen from the file that says it."""
+        target = Path(os.path.normpath(path.parent.absolute() / said))
+        above = Path(os.path.normpath(self.root.absolute())).parent
+        near = (above, above.parent, Path.cwd())
+        allowed = any(target.is_relative_to(each) for each in near if each != each.parent)
+        return target if allowed and is_file(target) else None
+
+    def _beside(self, folder: Path) -> Pictures:
+        if folder not in self._near:
+            usual = [root / each for root in (self.root, self.root.parent) for each in _USUAL_FOLDERS]
+            self._near[folder] = Pictures(folder, *usual)
+        return self._near[folder]
 
 
-def _embedded(path: Path) -> Pixels:
+def _embedded(path: Path, encoding: str | None) -> Pixels:
     """(H, W, 3) uint8: the picture that is part of a file."""
-    return read_image(_decoded(_document(path).get("imageData"), f"{path}: imageData"))
+    return read_image(_bytes(_document(path, encoding).get("imageData"), "imageData"), name=f"{path}: imageData")
 
 
-def _decoded(text: object, name: str) -> Image.Image:
+def _bytes(text: object, name: str) -> bytes:
     """An image file as base64."""
     try:
-        if not isinstance(text, str):
-            raise ValueError(f"expected base64, got {brief(text)}")
-        return Image.open(io.BytesIO(base64.b64decode(text, validate=False)))
-    except Exception as error:  # noqa: BLE001  a broken header makes decoders raise nearly anything
-        raise ValueError(f"{name}: expected an image file as base64, got something else ({error})") from None
+        if isinstance(text, str):
+            return base64.b64decode(text, validate=False)
+    except ValueError:
+        pass
+    raise ValueError(f"{name}: expected an image file as base64, got {brief(text)}")
 
 
-def _draw(path: Path, size: tuple[int, int], categories: Categories) -> list[Thing]:
-    pieces = []
-    for number, shape in enumerate(_document(path)["shapes"], start=1):
-        if _kind(shape) not in _AREAS or shape["label"] == _BACKGROUND_NAME:
-            continue
+def _draw(
+    path: Path, encoding: str | None, size: tuple[int, int], categories: Categories, problems: Problems
+) -> list[Thing]:
+    pieces: list[Piece] = []
+    bad: list[tuple[str, ValueError]] = []
+    for number, shape in enumerate(_document(path, encoding)["shapes"], start=1):
         try:
-            region = _region(shape, size)
+            if not isinstance(shape, dict) or not isinstance(label := shape.get("label"), str) or not label:
+                raise ValueError(f"expected a shape with a label, got {brief(shape)}")
+            if _kind(shape) not in _AREAS or label == _BACKGROUND_NAME:
+                continue
+            group = shape.get("group_id")
+            region = visible(_region(shape, size))
+            pieces.append(Piece(label, region, group if isinstance(group, int | str) else None))
         except ValueError as error:
-            raise ValueError(f"{path}, shape {number}: {error}") from None
-        group = shape.get("group_id")
-        pieces.append(Piece(shape["label"], region, group if isinstance(group, int | str) else None))
+            bad.append((f"{path}, shape {number}", error))
+    problems.settle(bad, path.stem, is_any_left=bool(pieces))
     return assembled(pieces, categories)
 
 
@@ -249,13 +335,15 @@ def _region(shape: Mapping[str, Any], size: tuple[int, int]) -> Region:
 
 def _small_mask(text: object, size: tuple[int, int]) -> Flags:
     """A mask as a PNG in base64 -> (h, w) bool: what is not black."""
-    picture = _decoded(text, "mask")
-    if picture.width > size[1] or picture.height > size[0]:
-        raise ValueError(f"expected a mask inside of the picture, got one of {picture.width} x {picture.height}")
+    content = _bytes(text, "mask")
     try:
-        return np.asarray(picture if picture.mode in {"1", "L", "P"} else picture.convert("L")) > 0
-    except Exception as error:  # noqa: BLE001  as above
-        raise ValueError(f"mask: expected a PNG as base64, got a broken one ({error})") from None
+        height, width = image_size(content, name="its mask")
+        if width > size[1] or height > size[0]:
+            raise ValueError(f"expected a mask inside of the picture, got one of {width} x {height}")
+        picture, _ = open_picture(content, "mask", name="its mask")
+    except ValueError as error:
+        raise ValueError(f"mask: expected an image file as base64, got something else ({error})") from None
+    return np.asarray(picture if picture.mode in {"1", "L", "P"} else picture.convert("L")) > 0
 
 
 # -------------------------------------------------------------------------------------------------- out
@@ -264,8 +352,7 @@ def _small_mask(text: object, size: tuple[int, int]) -> Flags:
 @contextmanager
 def _write(out: Path, categories: Categories) -> Iterator[Add]:
     def add(result: Result) -> None:
-        path = out / result.name.with_suffix(".json")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = place_of(out, result.name.with_suffix(".json"))
         image = result.name.name if result.image is None else _from(path.parent, result.image)
         document: dict[str, object] = {
             "version": _VERSION,

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from incontext.annotations.values import place_of
 
 
-def link_picture(place: Path, image: Path | None) -> None:
-    """Make `place` a link to a picture, seen from there, so that both can move together.
+def link_picture(out: Path, name: PurePosixPath, image: Path | None) -> None:
+    """Make a link of that name below `out` to a picture, seen from there, so that both can move together.
 
     What is no link stays as it is, and where a system allows no links there is none: put the pictures there by hand.
     """
-    if image is None or (place.exists() and not place.is_symlink()):
+    if image is None:
         return
-    place.parent.mkdir(parents=True, exist_ok=True)
+    place = place_of(out, name)
+    if place.exists() and not place.is_symlink():
+        return
     with suppress(OSError, ValueError):  # no links, or another drive of Windows
         target = os.path.relpath(image.resolve(), place.parent.resolve())
         place.unlink(missing_ok=True)

@@ -8,17 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from incontext.annotations.core import Categories
+from incontext.annotations.values import Problems
 from incontext.images.ids import IGNORED, Pixels
 
 
-def used_ids(masks: Iterable[Path], read: Callable[[Path], Pixels], problems: list[str]) -> set[int]:
+def used_ids(masks: Iterable[Path], read: Callable[[Path], Pixels], problems: Problems) -> set[int]:
     """The ids 1..254 in these files; those that cannot be read add a problem."""
     found: set[int] = set()
     for path in masks:
         try:
             found.update(np.unique(read(path)).tolist())
         except (ValueError, OSError) as error:
-            problems.append(str(error))
+            problems.add(str(error))
     return found - {0, IGNORED}
 
 

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from incontext.annotations.core import Add, Categories, Format, Result, paint
+from incontext.annotations.values import place_of
 from incontext.images.ids import IGNORED, MOST_IDS
 from incontext.images.write import write_image, write_mask
 from incontext.types import Palette
@@ -29,8 +30,7 @@ def write_indexed(out: Path, categories: Categories) -> Iterator[Add]:
     table = categories.palette.table
 
     def add(result: Result) -> None:
-        path = out / result.name.with_suffix(".png")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = place_of(out, result.name.with_suffix(".png"))
         write_mask(path, result.mask, table)
 
     yield add
@@ -42,8 +42,7 @@ def write_objects(out: Path, _categories: Categories) -> Iterator[Add]:
     table = Palette.spread(range(1, MOST_IDS + 1)).table
 
     def add(result: Result) -> None:
-        path = out / result.name.with_suffix(".png")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = place_of(out, result.name.with_suffix(".png"))
         write_mask(path, paint(result.things, result.size, "instances"), table)
 
     yield add
@@ -57,8 +56,7 @@ def write_classes(out: Path, categories: Categories) -> Iterator[Add]:
     def add(result: Result) -> None:
         for i in np.unique(result.mask).tolist():
             if i in folders:
-                path = out / folders[i] / result.name.with_suffix(".png")
-                path.parent.mkdir(parents=True, exist_ok=True)
+                path = place_of(out, folders[i] / result.name.with_suffix(".png"))
                 values = np.where(result.mask == i, 255, np.where(result.mask == IGNORED, 128, 0))
                 write_image(path, values.astype(np.uint8))
 

@@ -10,25 +10,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from incontext.annotations.coco import coco_file, key_of, listed, pictures_of, read_categories, read_images
-from incontext.annotations.core import (
-    Add,
-    Categories,
-    Format,
-    Labelled,
-    Labels,
-    Pictures,
-    Result,
-    Source,
-    Thing,
-    brief,
-    relative_name,
-)
+from incontext.annotations.coco import key_of, listed, read_categories, read_images
+from incontext.annotations.coco_out import coco_file
+from incontext.annotations.core import Add, Categories, Format, Labelled, Labels, Result, Source, Thing
+from incontext.annotations.joining import Pictures, relative_name
+from incontext.annotations.values import Problems, brief, place_of
 from incontext.images.read import read_colors
 from incontext.images.write import write_image
 
@@ -42,37 +33,38 @@ _MOST_SEGMENTS: Final = (1 << 24) - 1
 
 def recognises(source: Source) -> bool:
     """A JSON file with images and annotations that have segments_info."""
-    if not source.has_keys("images", "annotations") or not isinstance(source.document["annotations"], list):
+    if not source.has_keys("images", "annotations") or not isinstance(source.glimpse["annotations"], list):
         return False
-    return any(isinstance(a, dict) and "segments_info" in a for a in source.document["annotations"][:1])
+    return any(isinstance(a, dict) and "segments_info" in a for a in source.glimpse["annotations"][:1])
 
 
 def read(source: Source) -> Labels:
-    """The pictures of a panoptic file; an annotation that cannot be used is left out, and told."""
+    """The pictures of a panoptic file; what cannot be used is left out, and told."""
     path, document = source.path, source.document
-    problems: list[str] = []
-    annotations = listed(path, document, "annotations")
-    used = (s.get("category_id") for a in annotations for s in _segments(a))
-    categories, ids = read_categories(path, document, used)
-    images = read_images(path, document, problems)
+    problems = Problems()
+    annotations = listed(path, document, "annotations", problems)
+    used = (s.get("category_id") for _, a in annotations for s in _segments(a))
+    categories, ids = read_categories(path, document, used, problems)
+    images, refused = read_images(source, problems)
     here = path.absolute().parent
-    masks, pictures = Pictures(here / path.stem, here, here / "masks"), pictures_of(source)
+    masks = Pictures(here / path.stem, here, here / "masks")
     found = []
-    for number, annotation in enumerate(annotations):
+    for number, annotation in annotations:
         what, key = f"{path}: annotation {number + 1}", key_of(annotation.get("image_id"))
-        if key not in images:
-            problems.append(f"{what}: expected the id of an image, got {brief(annotation.get('image_id'))}")
-            continue
-        name, size = images[key]
+        if key in refused:
+            continue  # told with its image
         try:
+            if key not in images:
+                raise ValueError(f"expected the id of an image, got {brief(annotation.get('image_id'))}")
             mask = masks.find(mask_name := relative_name(annotation.get("file_name")))
             if mask is None:
                 raise ValueError(f"names {mask_name}, and there is no such file in {here / path.stem}")
-            segments = _checked(annotation, ids)
+            segments = _checked(annotation, ids, what, problems)
         except ValueError as error:
-            problems.append(f"{what}: {error}")
+            problems.leave_out(what, error)
             continue
-        found.append(Labelled(name, size, path, partial(_draw, mask, segments, size), pictures.find(name)))
+        name, size, image = images[key]
+        found.append(Labelled(name, size, path, partial(_draw, mask, segments, size), image))
     return Labels(path, FORMAT.name, found, categories, problems)
 
 
@@ -81,22 +73,39 @@ def _segments(annotation: Mapping[str, Any]) -> list[Any]:
     return [s for s in segments if isinstance(s, dict)] if isinstance(segments, list) else []
 
 
-def _checked(annotation: Mapping[str, Any], ids: Mapping[object, int]) -> dict[int, tuple[int, bool]]:
-    """segment -> its category, and whether it is a crowd."""
-    segments: dict[int, tuple[int, bool]] = {}
+Segment: TypeAlias = tuple[int, bool] | None
+"""A segment's category, and whether it is a crowd; None for one that cannot be used."""
+
+
+def _checked(
+    annotation: Mapping[str, Any], ids: Mapping[object, int], what: str, problems: Problems
+) -> dict[int, Segment]:
+    """The segments by their numbers. ValueError where there are some, and none can be used."""
+    segments: dict[int, Segment] = {}
     if not isinstance(annotation.get("segments_info"), list):
         raise ValueError(f"expected segments_info, a list, got {brief(annotation.get('segments_info'))}")
-    for each in annotation["segments_info"]:
+    bad: list[tuple[str, ValueError]] = []
+    for place, each in enumerate(annotation["segments_info"], start=1):
         number = each.get("id") if isinstance(each, dict) else None
-        if type(number) is not int or not 0 < number <= _MOST_SEGMENTS or number in segments:
-            raise ValueError(f"expected segments with a number of their own each, got {brief(each)}")
-        if key_of(each.get("category_id")) not in ids:
-            raise ValueError(f"expected the id of a category, got {brief(each.get('category_id'))}")
-        segments[number] = ids[key_of(each["category_id"])], bool(each.get("iscrowd"))
+        try:
+            if type(number) is not int or not 0 < number <= _MOST_SEGMENTS or number in segments:
+                raise ValueError(f"expected segments with a number of their own each, got {brief(each)}")
+            segments[number] = None
+            if (key := key_of(each.get("category_id"))) not in ids:
+                raise ValueError(f"expected the id of a category, got {brief(each.get('category_id'))}")
+            segments[number] = ids[key], bool(each.get("iscrowd"))
+        except ValueError as error:
+            bad.append((f"{what}, segment {place}", error))
+            if type(number) is int and number in segments:
+                segments[number] = None  # of two that share a number nobody knows which is meant
+    if bad and not any(segments.values()):
+        raise bad[0][1]
+    for where, trouble in bad:
+        problems.leave_out(where, trouble)
     return segments
 
 
-def _draw(path: Path, segments: Mapping[int, tuple[int, bool]], size: tuple[int, int]) -> list[Thing]:
+def _draw(path: Path, segments: Mapping[int, Segment], size: tuple[int, int]) -> list[Thing]:
     colors = read_colors(path)
     if colors.shape[:2] != size:
         height, width = colors.shape[:2]
@@ -106,8 +115,9 @@ def _draw(path: Path, segments: Mapping[int, tuple[int, bool]], size: tuple[int,
     if unknown := sorted(present - segments.keys()):
         raise ValueError(f"{path}: expected the segments that the JSON file lists, got {brief(unknown)}")
     things = []
-    for number, (category, is_crowd) in segments.items():
-        thing = Thing.cut(category, numbers == number, is_ignored=is_crowd) if number in present else None
+    for number, segment in segments.items():
+        category, is_ignored = segment or (0, True)  # of what was left out nobody knows whether it is there
+        thing = Thing.cut(category, numbers == number, is_ignored=is_ignored) if number in present else None
         things += [thing] if thing is not None else []
     return things
 
@@ -131,8 +141,7 @@ def write(out: Path, categories: Categories) -> Iterator[Add]:
                     number = number % _MOST_SEGMENTS + 1
                 segments[number] = thing
                 thing.seen_in(numbers)[thing.selected] = number
-            path = out / Path(FILE_NAME).stem / name
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path = place_of(out, Path(FILE_NAME).stem / name)
             write_image(path, (numbers[..., None] // _WEIGHTS % 256).astype(np.uint8))
             shown = [_entry(number, thing, numbers, categories) for number, thing in segments.items()]
             entry = {"file_name": name.as_posix(), "segments_info": [each for each in shown if each is not None]}

@@ -15,12 +15,14 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from incontext.annotations.core import Categories, Flags, Thing, brief, is_number
+from incontext.annotations.core import Categories, Flags, Thing
+from incontext.annotations.values import brief, is_number
 from incontext.images.outlines import filled
 
 IGNORED_NAME: Final = "__ignore__"  # the category that means "ignored", as LabelMe's own tools have it
 _FARTHEST: Final = 1e6  # pixels from the picture's corner: what lies beyond is a mistake
 _LEAST_CORNERS: Final = 3
+_PIXELS_AT_ONCE: Final = 1 << 20  # looked at together: each takes some tens of bytes
 
 Points = npt.NDArray[np.float64]
 
@@ -35,7 +37,11 @@ class Region(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """A shape of a category. group: pieces of one name and group are one thing; None: a thing of its own."""
+    """A shape of a category.
+
+    Attributes:
+        group: Pieces of one name and group are one thing; None: a thing of its own.
+    """
 
     name: str
     region: Region
@@ -44,7 +50,7 @@ class Piece:
 
 
 def assembled(pieces: Iterable[Piece], categories: Categories) -> list[Thing]:
-    """Pieces in painting order -> things, each in the place of its first piece."""
+    """Pieces in painting order -> things, each in the place of its first piece. All of them cover something."""
     groups: dict[object, list[Piece]] = {}
     for number, piece in enumerate(pieces):
         key = (number,) if piece.group is None else (piece.name, piece.group)
@@ -67,6 +73,21 @@ def assembled(pieces: Iterable[Piece], categories: Categories) -> list[Thing]:
         )
         things += [thing] if thing is not None else []
     return things
+
+
+def visible(region: Region) -> Region:
+    """The same region. ValueError where it has no pixel."""
+    if not region.selected.any():
+        raise ValueError("expected something in its picture, got what covers no pixel of it")
+    return region
+
+
+def drawn(category: int, region: Region, confidence: float | None = None, *, is_ignored: bool = False) -> Thing:
+    """The thing that covers a region. ValueError where that has no pixel."""
+    selected, top, left = visible(region)
+    thing = Thing.cut(category, selected, top=top, left=left, confidence=confidence, is_ignored=is_ignored)
+    assert thing is not None  # as something is visible
+    return thing
 
 
 def united(regions: Sequence[Region]) -> Region:
@@ -143,9 +164,13 @@ def ellipse(
     left, right = (int(np.clip(edge, 0, size[1])) for edge in (math.floor(x - reach), math.ceil(x + reach)))
     top, bottom = (int(np.clip(edge, 0, size[0])) for edge in (math.floor(y - reach), math.ceil(y + reach)))
     across = (np.arange(left, right) + 0.5 - x)[None, :]
-    down = (np.arange(top, bottom) + 0.5 - y)[:, None]
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    inside = ((across * cosine + down * sine) / rx) ** 2 + ((down * cosine - across * sine) / ry) ** 2 <= 1
+    inside = np.zeros((max(0, bottom - top), max(0, right - left)), np.bool_)
+    rows = max(1, _PIXELS_AT_ONCE // max(1, inside.shape[1]))
+    for begin in range(0, inside.shape[0], rows):
+        down = (np.arange(top + begin, min(bottom, top + begin + rows)) + 0.5 - y)[:, None]
+        along, beside = (across * cosine + down * sine) / rx, (down * cosine - across * sine) / ry
+        inside[begin : begin + rows] = along**2 + beside**2 <= 1
     return Region(inside, top, left)
 
 

@@ -22,34 +22,24 @@ from typing import Final
 
 import numpy as np
 
-from incontext.annotations.core import (
-    Add,
-    Categories,
-    Format,
-    Labelled,
-    Labels,
-    Pictures,
-    Result,
-    Source,
-    Thing,
-    brief,
-    is_file,
-    paint,
-    picture_size,
-)
+from incontext.annotations.core import Add, Categories, Format, Labelled, Labels, Result, Source, Thing, paint
+from incontext.annotations.joining import Pictures, is_file
 from incontext.annotations.links import link_picture
 from incontext.annotations.mask_files import checked, used_ids
+from incontext.annotations.values import Problems, brief, picture_size, place_of
 from incontext.images.ids import IGNORED, MOST_IDS, Color, Pixels
 from incontext.images.masks import is_painted, read_mask
 from incontext.images.names import natural_order
 from incontext.images.read import read_colors
 from incontext.images.smoothing import indexed
+from incontext.images.text import decoded
 from incontext.images.write import whole_file, write_mask
 from incontext.types import IGNORED_COLOR
 
 CLASS_FOLDER: Final = "SegmentationClass"
 OBJECT_FOLDER: Final = "SegmentationObject"
 _PICTURES: Final = "JPEGImages"
+_LEGEND_LINE: Final = re.compile(r"(.*?):\s*(\d{1,3}\s*,\s*\d{1,3}\s*,\s*\d{1,3}|)\s*(?::[^:]*){0,2}")
 _LEGEND_FILE: Final = "labelmap.txt"
 _NAMES_FILE: Final = "class_names.txt"
 _IGNORED_NAMES: Final = frozenset({"ignored", "__ignore__", "void"})
@@ -62,7 +52,12 @@ _VOC_NAMES: Final = [
 
 @dataclass(frozen=True)
 class _Legend:
-    """What masks mean. ids: of each colour, with 0 and 255; told: whether a file said so, rather than VOC's custom."""
+    """What masks mean.
+
+    Attributes:
+        ids: Of each colour, with 0 and 255.
+        told: Whether a file said so, rather than VOC's custom.
+    """
 
     categories: Categories
     ids: Mapping[Color, int] = field(default_factory=dict)
@@ -73,37 +68,46 @@ class _Legend:
 
 
 def _recognises(source: Source) -> bool:
-    return source.is_folder and any((source.path / CLASS_FOLDER).glob("**/*.png"))
+    return source.is_folder and any(_masks(source.path / CLASS_FOLDER))
+
+
+def _masks(folder: Path) -> list[Path]:
+    """The masks below a folder, their suffixes in small letters or capitals."""
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() == ".png" and path.name[0] != ".")
+    return sorted((path for path in paths if path.is_file()), key=natural_order)
 
 
 def _read(source: Source) -> Labels:
     root, folder = source.path, source.path / CLASS_FOLDER
-    masks = sorted((p for p in folder.rglob("*.png") if p.name[0] != "."), key=natural_order)
-    problems: list[str] = []
+    masks = _masks(folder)
+    problems = Problems()
     legend = _legend(root, masks, problems)
-    images = Pictures(source.images, root / _PICTURES)
+    images = Pictures(root / _PICTURES) if source.images is None else Pictures(source.images)
+    numbers = {_stem(path, root / OBJECT_FOLDER): path for path in _masks(root / OBJECT_FOLDER)}
     pictures = []
     for path in masks:
-        stem = PurePosixPath(path.relative_to(folder).with_suffix("").as_posix())
-        image = images.find_stem(stem)
+        stem = _stem(path, folder)
         try:
-            size = picture_size(path)
+            size, image = picture_size(path), images.find_stem(stem)
         except ValueError as error:
-            problems.append(str(error))
+            problems.add(str(error) if str(path) in str(error) else f"{path}: {error}")
             continue
         name = stem.with_name(stem.name + (".jpg" if image is None else image.suffix))
-        objects = root / OBJECT_FOLDER / path.relative_to(folder)
-        draw = partial(_draw, path, objects if is_file(objects) else None, legend)
+        draw = partial(_draw, path, numbers.get(stem), legend, problems)
         pictures.append(Labelled(name, size, path, draw, image))
     if not pictures:
         raise ValueError(problems[0])
     return Labels(root, FORMAT.name, pictures, legend.categories, problems)
 
 
-def _legend(root: Path, masks: Sequence[Path], problems: list[str]) -> _Legend:
+def _stem(path: Path, folder: Path) -> PurePosixPath:
+    return PurePosixPath(path.relative_to(folder).with_suffix("").as_posix())
+
+
+def _legend(root: Path, masks: Sequence[Path], problems: Problems) -> _Legend:
     usual = {_voc_color(i): i for i in range(IGNORED)} | {IGNORED_COLOR: IGNORED}
     if is_file(root / _LEGEND_FILE):
-        return _told(root / _LEGEND_FILE)
+        return _told(root / _LEGEND_FILE, problems)
     if is_file(root / _NAMES_FILE):
         lines = _lines(root / _NAMES_FILE)
         names = [name for name in lines if name not in _IGNORED_NAMES | _BACKGROUND_NAMES]
@@ -111,38 +115,54 @@ def _legend(root: Path, masks: Sequence[Path], problems: list[str]) -> _Legend:
     if re.fullmatch(r"VOC20\d\d", root.absolute().name):
         return _Legend(Categories.listed(_VOC_NAMES, [_voc_color(i + 1) for i in range(len(_VOC_NAMES))]), usual)
     everything = _Legend(Categories.plain(range(1, MOST_IDS + 1)), usual)
-    found = used_ids(masks, partial(_class_ids, legend=everything), problems)
+    found = used_ids(masks, partial(_class_ids, legend=everything, problems=problems), problems)
     return _Legend(Categories.plain(found), usual)
 
 
 def _lines(path: Path) -> list[str]:
-    lines = (line.strip() for line in path.read_bytes().decode("utf-8-sig", "replace").splitlines())
+    lines = (line.strip() for line in decoded(path.read_bytes()).splitlines())
     return [line for line in lines if line and line[0] != "#"]
 
 
-def _told(path: Path) -> _Legend:
+def _told(path: Path, problems: Problems) -> _Legend:
     """What labelmap.txt says: NAME:R,G,B:parts:actions, the classes counted from 1 in its order. A line without a
     colour has VOC's of its place."""
     names: list[str] = []
     colors: list[Color] = []
     special: dict[Color, int] = {(0, 0, 0): 0}
-    for place, line in enumerate(_lines(path)):
-        name, _, rest = line.partition(":")
-        text = rest.partition(":")[0].strip() or ",".join(map(str, _voc_color(place)))
-        numbers = re.fullmatch(r"(\d{1,3}),\s*(\d{1,3}),\s*(\d{1,3})", text)
-        if numbers is None or max(map(int, numbers.groups())) > 255:
-            raise ValueError(f"{path}: expected lines as NAME:R,G,B::, got {brief(line)}")
-        color = (int(numbers[1]), int(numbers[2]), int(numbers[3]))
+    lines = _lines(path)
+    shift = 0 if lines and lines[0].partition(":")[0].strip() in _BACKGROUND_NAMES else 1  # background has a place, too
+    for place, line in enumerate(lines):
+        try:
+            name, color = _class_of(line, place + shift)
+        except ValueError as error:
+            problems.leave_out(f"{path}: line {place + 1}", error)
+            continue
         if name in _BACKGROUND_NAMES or name in _IGNORED_NAMES:
             special[color] = 0 if name in _BACKGROUND_NAMES else IGNORED
         else:
             names.append(name)
             colors.append(color)
+    if not names:
+        raise ValueError(problems[0] if problems else f"{path}: expected lines as NAME:R,G,B::, got none")
     if len(set(colors)) < len(colors):
         raise ValueError(f"{path}: expected a colour of its own for each class, got one colour twice")
     categories = Categories.listed(names, colors)
     ids = dict(zip(colors, categories.ids, strict=True))
     return _Legend(categories, {IGNORED_COLOR: IGNORED} | special | ids, told=True)
+
+
+def _class_of(line: str, place: int) -> tuple[str, Color]:
+    """The class of a line of labelmap.txt, and its colour: names may hold colons, too."""
+    parts = _LEGEND_LINE.fullmatch(line)
+    if parts is None:
+        if ":" in line:
+            raise ValueError(f"expected lines as NAME:R,G,B::, got {brief(line)}")
+        return line, _voc_color(place)
+    numbers = [int(each) for each in re.findall(r"\d+", parts[2])] or list(_voc_color(place))
+    if max(numbers) > 255:
+        raise ValueError(f"expected lines as NAME:R,G,B::, got {brief(line)}")
+    return parts[1].strip(), (numbers[0], numbers[1], numbers[2])
 
 
 def _voc_color(number: int) -> Color:
@@ -153,8 +173,8 @@ def _voc_color(number: int) -> Color:
     return red, green, blue
 
 
-def _draw(path: Path, objects: Path | None, legend: _Legend) -> list[Thing]:
-    classes = checked(_class_ids(path, legend=legend), legend.categories, path)
+def _draw(path: Path, objects: Path | None, legend: _Legend, problems: Problems) -> list[Thing]:
+    classes = _known_only(_class_ids(path, legend=legend, problems=problems), legend.categories, path, problems)
     numbers = np.zeros_like(classes)
     if objects is not None:
         numbers = read_mask(objects).ids
@@ -171,11 +191,23 @@ def _draw(path: Path, objects: Path | None, legend: _Legend) -> list[Thing]:
     return [thing for thing in things if thing is not None]
 
 
-def _class_ids(path: Path, *, legend: _Legend) -> Pixels:
+def _known_only(ids: Pixels, categories: Categories, path: Path, problems: Problems) -> Pixels:
+    """The mask, ids that are no categories ignored and told. ValueError where there are no others."""
+    present = set(np.unique(ids).tolist()) - {0, IGNORED}
+    if not (present - set(categories.ids)):
+        return ids
+    if not present & set(categories.ids):
+        return checked(ids, categories, path)
+    strange = sorted(present - set(categories.ids))
+    problems.leave_out(str(path), f"expected the ids {list(categories.ids)}, got {strange}, which are ignored")
+    return np.where(np.isin(ids, strange), np.uint8(IGNORED), ids)
+
+
+def _class_ids(path: Path, *, legend: _Legend, problems: Problems) -> Pixels:
     """(H, W) ids of a class mask, by its colours where they are known, else by its indices."""
     if is_painted(path):
         index, colors, _ = indexed(read_colors(path))
-        return np.array([_id_of(color, legend, path) for color in colors.tolist()], np.uint8)[index]
+        return _ids_of([(r, g, b) for r, g, b in colors.tolist()], legend, path, problems)[index]
     file = read_mask(path)
     if not legend.told or file.colors is None:
         return file.ids
@@ -188,16 +220,21 @@ def _class_ids(path: Path, *, legend: _Legend) -> Pixels:
     return ids[file.ids]
 
 
-def _id_of(color: Sequence[int], legend: _Legend, path: Path) -> int:
-    r, g, b = color
-    found = legend.ids.get((r, g, b))
-    if found is not None:
-        return found
-    if legend.told:
-        raise ValueError(f"{path}: expected the colours of {_LEGEND_FILE}, got {r}, {g}, {b}")
-    raise ValueError(
-        f"{path}: expected the colours of VOC, got {r}, {g}, {b}; put a {_LEGEND_FILE} beside {CLASS_FOLDER}"
-    )
+def _ids_of(colors: Sequence[Color], legend: _Legend, path: Path, problems: Problems) -> Pixels:
+    """The id of each colour. Those that labelmap.txt does not name are ignored and told, where it names others of them;
+    ValueError where it names none, and for colours that are not VOC's where there is no such file."""
+    found = [legend.ids.get(color) for color in colors]
+    strange = [color for color, i in zip(colors, found, strict=True) if i is None]
+    if strange:
+        told = ", ".join(map(str, strange[0]))
+        if not legend.told:
+            raise ValueError(
+                f"{path}: expected the colours of VOC, got {told}; put a {_LEGEND_FILE} beside {CLASS_FOLDER}"
+            )
+        if not any(found):
+            raise ValueError(f"{path}: expected the colours of {_LEGEND_FILE}, got {told}")
+        problems.leave_out(str(path), f"expected the colours of {_LEGEND_FILE}, got {told}, which is ignored")
+    return np.array([IGNORED if i is None else i for i in found], np.uint8)
 
 
 # -------------------------------------------------------------------------------------------------- out
@@ -207,26 +244,20 @@ def _id_of(color: Sequence[int], legend: _Legend, path: Path) -> int:
 def _write(out: Path, categories: Categories) -> Iterator[Add]:
     table = categories.palette.table
     objects_table = np.array([*map(_voc_color, range(IGNORED)), IGNORED_COLOR], np.uint8)
-    lists = out / "ImageSets" / "Segmentation"
-    lists.mkdir(parents=True, exist_ok=True)
-    with whole_file(lists / "default.txt") as listing:
+    with whole_file(place_of(out, PurePosixPath("ImageSets/Segmentation/default.txt"))) as listing:
 
         def add(result: Result) -> None:
             name = result.name.with_suffix(".png")
-            _write_below(out / CLASS_FOLDER / name, result.mask, table)
+            write_mask(place_of(out, CLASS_FOLDER / name), result.mask, table)
             if sum(not thing.is_ignored for thing in result.things) <= MOST_IDS:
-                _write_below(out / OBJECT_FOLDER / name, paint(result.things, result.size, "instances"), objects_table)
-            link_picture(out / _PICTURES / result.name, result.image)
+                numbers = paint(result.things, result.size, "instances")
+                write_mask(place_of(out, OBJECT_FOLDER / name), numbers, objects_table)
+            link_picture(out, _PICTURES / result.name, result.image)
             listing.write(f"{result.name.with_suffix('')}\n".encode("utf-8", "surrogateescape"))
 
         yield add
     with whole_file(out / _LEGEND_FILE) as stream:
         stream.write(_legend_text(categories).encode())
-
-
-def _write_below(path: Path, mask: Pixels, table: Pixels) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_mask(path, mask, table)
 
 
 def _legend_text(categories: Categories) -> str:

@@ -1,6 +1,7 @@
 """YOLO segmentation: a line of text for each object, its class and the corners of one polygon as shares of the picture.
 
-    ROOT/data.yaml              names: the classes, counted from 0 (or classes.txt, obj.names: one in each line)
+    ROOT/data.yaml              names: the classes, counted from 0 (or classes.txt, obj.names: one in each line; these
+                                may lie in labels/ as well)
     ROOT/images/NAME.jpg        or ROOT/SPLIT/images, ROOT/images/SPLIT, or the pictures beside the text files
     ROOT/labels/NAME.txt        likewise: 0 0.1 0.2 0.5 0.2 0.5 0.9
 
@@ -23,33 +24,26 @@ from typing import Final
 import numpy as np
 
 from incontext.annotations.bridges import one_ring
-from incontext.annotations.core import (
-    Add,
-    Categories,
-    Format,
-    Labelled,
-    Labels,
-    Result,
-    Source,
-    Thing,
-    brief,
-    is_file,
-    is_number,
-    picture_size,
-)
+from incontext.annotations.core import Add, Categories, Format, Labelled, Labels, Result, Source, Thing
+from incontext.annotations.joining import Pictures, is_file, join, walked
 from incontext.annotations.links import link_picture
-from incontext.annotations.shapes import Points, Region, polygon, rectangle
+from incontext.annotations.shapes import Points, Region, drawn, polygon, rectangle
+from incontext.annotations.values import Problems, brief, is_number, picture_size, place_of
+from incontext.images.gate import folder_below
 from incontext.images.names import natural_order
 from incontext.images.read import IMAGE_SUFFIXES
+from incontext.images.text import decoded
 from incontext.images.write import whole_file
 
 _NAMES_FILES: Final = ("classes.txt", "obj.names", "_darknet.labels")
 _YAML_SUFFIXES: Final = frozenset({".yaml", ".yml"})
-_LARGEST_YAML: Final = 4 << 20  # bytes
+_LARGEST_YAML: Final = 1 << 20  # bytes
+_DEEPEST_YAML: Final = 16  # lists in lists; what is deeper takes long to read, and is no list of classes
 _BOX: Final = 4  # values: the middle, and the width and height
 _TRIED: Final = 5  # text files that are looked at to tell whether they are labels
 _LOOKED_AT: Final = 256  # bytes of such a file
-_FIRST_LINE: Final = re.compile(rb"\s*\d+(\.0*)?(\s+[-+.\deE]+){4}")
+_FIRST_LINE: Final = re.compile(r"\s*\d+(\.0*)?(\s+[-+.\deE]+){4}")
+_CLASS: Final = re.compile(r"\s*(\d{1,6})(?:\.0*)?\s")
 _DIGITS: Final = 6  # at least, behind the point
 _OUTSIDE: Final = 0.5  # of a side, by which corners may leave the picture before they are taken for a mistake
 
@@ -61,7 +55,7 @@ def _recognises(source: Source) -> bool:
     if not source.is_folder:
         return source.path.suffix.lower() in _YAML_SUFFIXES and "names" in _yaml(source.path)
     if folders := _label_folders(source.path):
-        return _names_file(source.path) is not None or any(_looks_like_labels(folder) for folder in folders)
+        return _names_file(source.path, folders) is not None or any(_looks_like_labels(folder) for folder in folders)
     stems = {path.stem for path in source.files if path.suffix.lower() in IMAGE_SUFFIXES}
     beside = any(path.stem in stems and _is_label(path) for path in source.files)
     return beside and _names_file(source.path) is not None
@@ -70,28 +64,33 @@ def _recognises(source: Source) -> bool:
 def _label_folders(root: Path) -> list[Path]:
     """The folders "labels" with text files in them, at most two levels down."""
     above = [root, *sorted(root.glob("[!.]*/")), *sorted(root.glob("[!.]*/[!.]*/"))]
-    return [folder for each in above if (folder := each / "labels").is_dir() and any(map(_is_label, folder.rglob("*")))]
+    folders = (path for each in above for path in sorted(each.glob("[lL][aA][bB][eE][lL][sS]/")))
+    return [folder for folder in folders if any(map(_is_label, folder.rglob("*")))]
 
 
 def _is_label(path: Path) -> bool:
-    return path.suffix.lower() == ".txt" and path.name[0] != "." and path.name not in _NAMES_FILES and path.is_file()
+    named = path.suffix.lower() == ".txt" and path.name[0] != "." and path.name.lower() not in _NAMES_FILES
+    return named and path.is_file()
 
 
 def _looks_like_labels(folder: Path) -> bool:
     """Whether one of the first few text files below a folder begins with a class and numbers."""
-    for path in islice(filter(_is_label, folder.rglob("*")), _TRIED):
-        with path.open("rb") as stream:
-            if _FIRST_LINE.match(stream.read(_LOOKED_AT)):
-                return True
-    return False
+    return any(_FIRST_LINE.match(_beginning(path)) for path in islice(filter(_is_label, folder.rglob("*")), _TRIED))
 
 
-def _names_file(root: Path) -> Path | None:
-    """data.yaml or another .yaml with names, else a list of them."""
+def _beginning(path: Path) -> str:
+    with path.open("rb") as stream:
+        return decoded(stream.read(_LOOKED_AT))
+
+
+def _names_file(root: Path, labels: Sequence[Path] = ()) -> Path | None:
+    """data.yaml or another .yaml with names, else a list of them, in the folder itself or in that of the labels."""
     candidates = sorted(p for p in root.iterdir() if p.suffix.lower() in _YAML_SUFFIXES and p.name[0] != ".")
     candidates.sort(key=lambda path: path.stem != "data")
-    usable = filter(_has_names, candidates)
-    return next(usable, next((root / name for name in _NAMES_FILES if is_file(root / name)), None))
+    if (usable := next(filter(_has_names, candidates), None)) is not None:
+        return usable
+    lists = (path for folder in (root, *labels) for name in _NAMES_FILES if is_file(path := folder / name))
+    return next(lists, None)
 
 
 def _has_names(path: Path) -> bool:
@@ -107,9 +106,14 @@ def _yaml(path: Path) -> Mapping[str, object]:
     if path.stat().st_size > _LARGEST_YAML:
         raise ValueError(f"{path}: expected a short list of classes, got {path.stat().st_size} bytes")
     try:
-        text = path.read_bytes()
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError("aliases, which can grow without end")
+        text = decoded(path.read_bytes())
+        depth = 0
+        for event in yaml.parse(text):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("aliases, which can grow without end")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST_YAML:
+                raise ValueError(f"more than {_DEEPEST_YAML} lists in lists")
         document = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected plain YAML, got something else ({' '.join(str(error).split())})") from None
@@ -118,15 +122,16 @@ def _yaml(path: Path) -> Mapping[str, object]:
 
 def _read(source: Source) -> Labels:
     root = source.path if source.is_folder else source.path.parent
-    listed = _names_file(root) if source.is_folder else source.path
+    folders = _label_folders(root)
+    listed = _names_file(root, folders) if source.is_folder else source.path
     names = {} if listed is None else _names(listed)
-    problems: list[str] = []
-    files = list(_files(root, source.images, problems))
+    problems = Problems()
+    files = list(_files(root, folders, source.images, problems))
     if not files:
         raise ValueError(f"{root}: expected labels/NAME.txt and images/NAME.jpg, got no such pair{_hint(problems)}")
     if listed is None:
         names = {k: f"class {k}" for k in range(1 + max((_highest(label) for *_, label in files), default=0))}
-        problems.append(f"{root}: names no classes; the first is called {names[0]}")
+        problems.note(f"{root}: names no classes; the first is called {names[0]}")
     categories = Categories.listed(names.values())
     ids = dict(zip(names, categories.ids, strict=True))
     pictures = []
@@ -134,9 +139,10 @@ def _read(source: Source) -> Labels:
         try:
             size = picture_size(image)
         except ValueError as error:
-            problems.append(str(error))
+            problems.add(str(error))
             continue
-        pictures.append(Labelled(name, size, label or image, partial(_draw, label, size, ids), image))
+        draw = partial(_draw, label, size, ids, str(name), problems)
+        pictures.append(Labelled(name, size, label or image, draw, image))
     return Labels(source.path, FORMAT.name, pictures, categories, problems)
 
 
@@ -147,7 +153,7 @@ def _hint(problems: Sequence[str]) -> str:
 def _names(path: Path) -> dict[int, str]:
     """The classes of a file: index -> name."""
     if path.suffix.lower() not in _YAML_SUFFIXES:
-        lines = path.read_bytes().decode("utf-8-sig", "replace").splitlines()
+        lines = decoded(path.read_bytes()).splitlines()
         return dict(enumerate(line.strip() for line in lines if line.strip()))
     about = _yaml(path)
     if "kpt_shape" in about:
@@ -160,46 +166,79 @@ def _names(path: Path) -> dict[int, str]:
     return {int(str(key)): str(name) for key, name in sorted(names.items(), key=lambda item: int(str(item[0])))}
 
 
-def _files(root: Path, images: Path | None, problems: list[str]) -> Iterator[tuple[PurePosixPath, Path, Path | None]]:
-    """Each picture's name, its file, and that of its labels, None where it has none: nothing is in it, then."""
-    folders = _label_folders(root)
+def _files(
+    root: Path, folders: Sequence[Path], images: Path | None, problems: Problems
+) -> Iterator[tuple[PurePosixPath, Path, Path | None]]:
+    """Each picture's name, its file, and that of its labels, None where it has none: nothing is in it, then, if all
+    labels of its set have found their pictures."""
+    rest: dict[Path, None] = {}
+    used: set[Path] = set()
     for labels in folders or [root]:
         split = PurePosixPath(labels.parent.relative_to(root).as_posix()) if folders else PurePosixPath()
-        below = images or (labels.parent / "images" if folders else root)
-        found = {p.relative_to(labels).with_suffix("").as_posix(): p for p in labels.rglob("*") if _is_label(p)}
-        pictures = sorted((p for p in below.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES), key=natural_order)
+        below = images or (_images_beside(labels) if folders else root)
+        stems = {_stem(path, labels): path for path in sorted(labels.rglob("*")) if _is_label(path)}
+        joined = join(stems, Pictures(below))
+        for sentence in joined.problems:
+            problems.add(sentence)
+        if joined.alone:
+            told = f"{len(joined.alone)}, such as {min(joined.alone)}"
+            problems.add(f"{labels}: left out labels without a picture in {below}: {told}")
+        pictures = sorted(walked(below), key=natural_order)
+        unlabelled = [picture for picture in pictures if picture not in joined.pairs]
+        is_whole = not any(map(_is_like_labels, joined.alone))
+        if not is_whole and unlabelled:
+            told = f"{len(unlabelled)}, such as {unlabelled[0]}"
+            problems.add(f"{below}: left out pictures without labels, of which those without a picture may be: {told}")
+        of_one_set = images is None or len(folders) < 2
         for picture in pictures:
-            name = PurePosixPath(picture.relative_to(below).as_posix())
-            label = found.pop(name.with_suffix("").as_posix(), None)
-            if label is not None or images is None or len(folders) < 2:  # else it is of another split
-                yield split / name, picture, label
-        if found:
-            first = min(found.values())
-            problems.append(f"{labels}: left out labels without a picture in {below}: {len(found)}, such as {first}")
+            label = joined.pairs.get(picture)
+            if label is not None or (of_one_set and is_whole):
+                yield split / picture.relative_to(below).as_posix(), picture, label
+        used |= joined.pairs.keys()
+        rest |= dict.fromkeys([] if of_one_set else unlabelled)
+    if others := [picture for picture in rest if picture not in used]:
+        problems.add(f"{images}: left out pictures of no set: {len(others)}, such as {others[0]}")
+
+
+def _images_beside(labels: Path) -> Path:
+    """The folder of the pictures for one of labels."""
+    return next(iter(sorted(labels.parent.glob("[iI][mM][aA][gG][eE][sS]/"))), labels.parent / "images")
+
+
+def _stem(path: Path, folder: Path) -> PurePosixPath:
+    return PurePosixPath(path.relative_to(folder).with_suffix("").as_posix())
+
+
+def _is_like_labels(path: Path) -> bool:
+    beginning = _beginning(path)
+    return not beginning.strip() or _FIRST_LINE.match(beginning) is not None
 
 
 def _highest(label: Path | None) -> int:
     """The highest class of a file; lines that are none do not count, they are told when the file is drawn."""
-    lines = [] if label is None else label.read_bytes().decode("utf-8", "replace").split("\n")
-    return max((int(first) for line in lines if re.fullmatch(r"\d{1,6}", first := line.partition(" ")[0])), default=0)
+    lines = [] if label is None else decoded(label.read_bytes()).splitlines()
+    found = (_CLASS.match(line) for line in lines)
+    return max((int(each[1]) for each in found if each is not None), default=0)
 
 
-def _draw(label: Path | None, size: tuple[int, int], ids: Mapping[int, int]) -> list[Thing]:
+def _draw(
+    label: Path | None, size: tuple[int, int], ids: Mapping[int, int], name: str, problems: Problems
+) -> list[Thing]:
     if label is None:
         return []
-    things = []
-    lines = label.read_bytes().decode("utf-8-sig", "replace").splitlines()
-    for number, line in enumerate(lines, start=1):
+    things: list[Thing] = []
+    bad: list[tuple[str, ValueError]] = []
+    for number, line in enumerate(decoded(label.read_bytes()).splitlines(), start=1):
         if not line.strip():
             continue
         try:
             index, region = _shape(line.split(), size)
             if index not in ids:
                 raise ValueError(f"expected a class out of {brief(sorted(ids))}, got {index}")
+            things.append(drawn(ids[index], region))
         except ValueError as error:
-            raise ValueError(f"{label}, line {number}: {error}") from None
-        thing = Thing.cut(ids[index], region.selected, top=region.top, left=region.left)
-        things += [thing] if thing is not None else []
+            bad.append((f"{label}, line {number}", error))
+    problems.settle(bad, name, is_any_left=bool(things))
     return things
 
 
@@ -234,15 +273,13 @@ def _write(out: Path, categories: Categories) -> Iterator[Add]:
     index = {i: k for k, i in enumerate(categories.ids)}
 
     def add(result: Result) -> None:
-        path = out / "labels" / result.name.with_suffix(".txt")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as stream:
+        with whole_file(place_of(out, "labels" / result.name.with_suffix(".txt"))) as stream:
             for thing in result.things:
                 if not thing.is_ignored:
                     stream.write(f"{index[thing.category]} {_shares(thing, result.size)}\n".encode())
-        link_picture(out / "images" / result.name, result.image)
+        link_picture(out, "images" / result.name, result.image)
 
-    (out / "labels").mkdir(exist_ok=True)
+    folder_below(out, "labels")
     yield add
     with whole_file(out / "data.yaml") as stream:
         stream.write(_data_yaml(categories).encode())

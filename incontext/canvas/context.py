@@ -7,31 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from math import ceil
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from incontext.canvas.paint import mosaic
-from incontext.canvas.windows import MOST_CUTS, Tiles, check_tiles, cut, window_side
+from incontext.canvas.windows import MOST_CUTS, cut, window_side
+from incontext.digest import digest
 from incontext.images.ids import Pixels
+from incontext.options import Ensemble, Tiles
 from incontext.prompt_tensor import LearnedGroup, PromptTensor
 from incontext.types import Palette, Prompt
 
-Ensemble = Literal["auto", "feature", "spatial"]
-
 MOSAIC_PROMPTS: Final = 16  # at most in one mosaic, 4 x 4
-COLORS_AT_ONCE: Final = 7  # ids painted in one pass; see docs/log.md
+COLORS_AT_ONCE: Final = 7  # ids painted in one pass; see docs/log/groups.md
 
 
 @dataclass(frozen=True, eq=False)
 class Stitched:
     """One pass through the network: some of the context's ids, painted in a palette.
 
-    images, masks: (N, side, side, 3) uint8, the shots that show prompts, with the ids of the palette; a mosaic counts
-    as one. learned: the shots of prompt tensors, which come before those. weights: of all canvases, in their order.
+    Attributes:
+        images, masks: (N, side, side, 3) uint8, the shots that show prompts, with the ids of the palette; a mosaic
+            counts as one.
+        learned: The shots of prompt tensors, which come before those.
+        weights: Of all canvases, in their order.
     """
 
     palette: Palette
@@ -58,16 +60,13 @@ class Stitched:
         yield from zip(self.images, self.masks, strict=True)
 
 
-def content_of(image: npt.NDArray[Any], mask: npt.NDArray[Any], task: str) -> bytes:
-    """A digest by which a canvas is known again."""
-    digest = blake2b(f"{task} {image.shape} {image.dtype}".encode(), digest_size=16)
-    for each in (image, mask):
-        digest.update(np.ascontiguousarray(each).data)
-    return digest.digest()
+def content_of(image: npt.NDArray[Any], mask: npt.NDArray[Any], task: str) -> str:
+    """Make a digest by which a canvas is known again."""
+    return digest(task, image, mask)
 
 
 def stitch(context: Sequence[Prompt | PromptTensor], side: int, ensemble: Ensemble) -> tuple[Stitched, ...]:
-    """The passes of a context, one for each group of at most ``COLORS_AT_ONCE`` ids.
+    """Stitch a context into passes, one for each group of at most ``COLORS_AT_ONCE`` ids.
 
     A prompt takes part in the passes whose ids it shows; what it shows of other ids is background there. Prompt tensors
     bring their groups, whose colours cannot be changed: groups that share an id and agree on colours are one pass, and
@@ -75,9 +74,9 @@ def stitch(context: Sequence[Prompt | PromptTensor], side: int, ensemble: Ensemb
 
     Raises:
         ValueError: the context is empty, or mixes masks with raw colours, raw colours of different palettes, or raw
-            colours with prompt tensors; names of ids contradict each other; or the ensemble is unknown.
+            colours with prompt tensors; or names of ids contradict each other.
     """
-    _check(context, ensemble)
+    _check(context)
     prompts = [each for each in context if isinstance(each, Prompt)]
     learned = _learned([each for each in context if isinstance(each, PromptTensor)])
     known = {i for palette, _ in learned for i in palette.ids.tolist()}
@@ -88,14 +87,16 @@ def stitch(context: Sequence[Prompt | PromptTensor], side: int, ensemble: Ensemb
 def cut_to_windows(
     context: Sequence[Prompt | PromptTensor], side: int, tiles: Tiles
 ) -> tuple[int | None, tuple[Prompt | PromptTensor, ...]]:
-    """The size of windows in pixels along a side, and the context with its prompts cut to them.
+    """Cut the prompts of a context to windows. Prompt tensors stay as they are.
 
-    None and the context itself where there are to be no windows. Prompt tensors stay as they are.
+    Returns:
+        The size of windows in pixels along a side, and the context; None and the context itself where there are to be
+            no
+        windows.
 
     Raises:
-        ValueError: `tiles` cannot be used, or is "auto" where no prompt shows how large things are.
+        ValueError: `tiles` is "auto" where no prompt shows how large things are.
     """
-    check_tiles(tiles)
     if tiles is None or not context:
         return None, tuple(context)
     prompts = [each for each in context if isinstance(each, Prompt)]
@@ -108,12 +109,12 @@ def cut_to_windows(
 
 
 def shown_palette(context: Sequence[Prompt | PromptTensor]) -> Palette:
-    """The colours that people see: those of the first prompt's file where they cover all ids, else far-apart ones."""
+    """Choose the colours that people see: those of the first prompt's file where they cover all ids, else far ones."""
     ids, shown = {i for each in context for i in each.ids}, context[0].palette
     return Palette.spread(ids) if shown is None or ids - set(shown.ids.tolist()) else shown
 
 
-def _check(context: Sequence[Prompt | PromptTensor], ensemble: Ensemble) -> None:
+def _check(context: Sequence[Prompt | PromptTensor]) -> None:
     if not context or not all(isinstance(each, Prompt | PromptTensor) for each in context):
         kinds = ", ".join(sorted({type(each).__name__ for each in context})) or "nothing"
         raise ValueError(f"expected a Prompt, a PromptTensor or a sequence of these as the context, got {kinds}")
@@ -123,8 +124,6 @@ def _check(context: Sequence[Prompt | PromptTensor], ensemble: Ensemble) -> None
             "expected either masks or raw colours in a context, got both; "
             "use one kind for all, or masks with prompt tensors"
         )
-    if ensemble not in ("auto", "feature", "spatial"):
-        raise ValueError(f"expected ensemble auto, feature or spatial, got {ensemble!r}")
     names: dict[int, str] = {}
     for key in (each for each in context if isinstance(each, PromptTensor)):
         for i, name in key.names.items():
@@ -136,7 +135,7 @@ def _check(context: Sequence[Prompt | PromptTensor], ensemble: Ensemble) -> None
 
 
 def _learned(keys: Sequence[PromptTensor]) -> list[tuple[Palette, tuple[LearnedGroup, ...]]]:
-    """The groups of prompt tensors, together where they show the same things in the same colours."""
+    """Gather the groups of prompt tensors, together where they show the same things in the same colours."""
     passes: list[tuple[Palette, tuple[LearnedGroup, ...]]] = []
     for group in (group for key in keys for group in key.groups):
         joined = [_agreed(palette, group.palette) for palette, _ in passes]
@@ -149,7 +148,7 @@ def _learned(keys: Sequence[PromptTensor]) -> list[tuple[Palette, tuple[LearnedG
 
 
 def _agreed(one: Palette, other: Palette) -> Palette | None:
-    """The colours of both; None where they share no id, contradict each other, or are too many."""
+    """Join the colours of both; None where they share no id, contradict each other, or are too many."""
     colors = dict(zip(one.ids.tolist(), map(tuple, one.colors.tolist()), strict=True))
     shared = set(other.ids.tolist()) & set(colors) - {0}
     for i, color in zip(other.ids.tolist(), map(tuple, other.colors.tolist()), strict=True):
@@ -162,8 +161,7 @@ def _agreed(one: Palette, other: Palette) -> Palette | None:
 
 
 def _palettes(prompts: Sequence[Prompt], known: set[int]) -> list[Palette]:
-    """The colours in which the network sees ids that are not `known`, a palette for each group: far apart, or the
-    prompts' own raw colours."""
+    """Choose a palette for each group of ids that are not `known`: far-apart colours, or the prompts' own raw ones."""
     if prompts and prompts[0].colors is not None:
         palettes = [prompt.palette for prompt in prompts if prompt.palette is not None]
         if any(not np.array_equal(palette.table, palettes[0].table) for palette in palettes):
@@ -175,7 +173,7 @@ def _palettes(prompts: Sequence[Prompt], known: set[int]) -> list[Palette]:
 
 
 def grouped(ids: set[int]) -> list[Palette]:
-    """Palettes of far-apart colours for these ids, each for as many as a pass keeps apart."""
+    """Choose palettes of far-apart colours for these ids, each for as many as a pass keeps apart."""
     if not ids:
         return []
     groups = np.array_split(sorted(ids), ceil(len(ids) / COLORS_AT_ONCE))
@@ -187,7 +185,7 @@ def _pass(
 ) -> Stitched:
     ids = set(palette.ids.tolist()) - {0}
     showing = [prompt for prompt in prompts if ids & set(prompt.ids)]
-    per_canvas = MOSAIC_PROMPTS if ensemble == "spatial" else 1  # "auto" is the feature ensemble: see docs/log.md
+    per_canvas = MOSAIC_PROMPTS if ensemble == "spatial" else 1  # "auto" is the feature ensemble: docs/log/examples.md
     canvases = ceil(len(showing) / per_canvas)
     images, masks = np.empty((2, canvases, side, side, 3), np.uint8)
     weights = [1.0] * sum(len(group.images) for group in learned)

@@ -35,7 +35,7 @@ class Guide:
         self._inverse = torch.linalg.inv(covariance.permute(2, 3, 0, 1) + ridge)  # (h, w, 3, 3)
 
     def lines(self, votes: Tensor) -> Tensor:
-        """votes (h, w) float32 -> (4, h, w): the three slopes and the height of each pixel's line."""
+        """Fit lines to votes (h, w) float32: (4, h, w), the three slopes and the height of each pixel's line."""
         mean = self._blurred(votes)
         covariance = self._blurred(self._small * votes) - self._mean * mean
         slopes = torch.einsum("hwij,jhw->ihw", self._inverse, covariance)
@@ -43,11 +43,11 @@ class Guide:
         return self._blurred(torch.cat([slopes, heights]))
 
     def _blurred(self, planes: Tensor) -> Tensor:
-        """The mean over the neighbourhood, of planes (h, w) or (C, h, w) -> (C, h, w); fewer pixels at the edge."""
+        """Average planes (h, w) or (C, h, w) over the neighbourhood: (C, h, w), of fewer pixels at the edge."""
         return self._summed(planes if planes.ndim == 3 else planes[None]) / self._count
 
     def _summed(self, planes: Tensor) -> Tensor:
-        """Sums over the neighbourhood, (C, h, w); by shifted planes, many times as fast as `avg_pool2d` on a CPU."""
+        """Sum planes (C, h, w) over the neighbourhood, by shifts: on a CPU many times as fast as `avg_pool2d`."""
         radius, (height, width) = self._radius, planes.shape[1:]
         padded, down = F.pad(planes, (0, 0, radius, radius)), torch.zeros_like(planes)
         for shift in range(2 * radius + 1):
@@ -59,7 +59,7 @@ class Guide:
 
 
 def meet(lines: Tensor, colors: Tensor) -> Tensor:
-    """Lines (4, H, W) at the colours (H, W, 3) uint8 of the picture itself -> votes (H, W) float32, 0 or more."""
+    """Evaluate lines (4, H, W) at the colours (H, W, 3) uint8 of the image itself: votes (H, W) float32, 0 or more."""
     votes = lines[3].clone()
     for channel in range(3):
         votes.addcmul_(lines[channel], colors[..., channel].float(), value=1 / 255)

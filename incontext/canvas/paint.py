@@ -54,7 +54,7 @@ def mosaic(prompts: Sequence[Prompt], palette: Palette, side: int) -> tuple[Pixe
     """Make one canvas half of prompts: the spatial ensemble, n x n of them tiled (arXiv 2304.03284, section 3.3).
 
     n is the smallest that holds them all; one prompt fills the half. Cells that are left over show the prompts again
-    from the first, which measured best (docs/log.md).
+    from the first, which measured best (docs/log/examples.md).
 
     Args:
         prompts: With masks of ids, or with raw colours, which are shown as they are; all of a kind.

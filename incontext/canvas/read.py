@@ -19,7 +19,15 @@ from incontext.types import Palette
 
 SHARPNESS: Final = 6.0  # of the nearest-colour posterior, see `reading_logits`
 
+_MOST_MARGIN = 0.9999  # so that logits stay finite
 _LEAST_SHARE = 1e-4  # of a patch, so that an id that nothing is painted of still is looked for everywhere
+
+
+class SecondVotes(NamedTuple):
+    """What a backbone says of a batch beside the network."""
+
+    leads: Tensor  # (B, K + 1, h, w), of each id of the palette over the best other one, in units of the network's
+    sharpness: float  # how much surer a pixel is by a lead of both together
 
 
 class Paint(NamedTuple):
@@ -28,18 +36,25 @@ class Paint(NamedTuple):
     painted: Tensor  # (B, 3, side, side) normalised
     palette: Palette
     presence: Tensor | None = None  # (B, K + 1) of each id of the palette in 0..1; None: the network does not say
+    second: SecondVotes | None = None  # None: the network decides alone
 
     def part(self, first: int, last: int) -> "Paint":
-        """Only these of the batch."""
+        """Take only these of the batch."""
         presence = None if self.presence is None else self.presence[first:last]
-        return Paint(self.painted[first:last], self.palette, presence)
+        second = None if self.second is None else self.second._replace(leads=self.second.leads[first:last])
+        return Paint(self.painted[first:last], self.palette, presence, second)
 
     @classmethod
     def joined(cls, parts: Sequence["Paint"]) -> "Paint":
-        """Parts of a batch in one pass, as one."""
+        """Join parts of a batch in one pass."""
         known = [each.presence for each in parts if each.presence is not None]
-        painted = torch.cat([each.painted for each in parts])
-        return cls(painted, parts[0].palette, torch.cat(known) if known else None)
+        votes = [each.second for each in parts if each.second is not None]
+        return cls(
+            torch.cat([each.painted for each in parts]),
+            parts[0].palette,
+            torch.cat(known) if known else None,
+            votes[0]._replace(leads=torch.cat([each.leads for each in votes])) if votes else None,
+        )
 
 
 def read_colors(colors: Tensor, palette: Palette) -> tuple[Tensor, Tensor]:
@@ -67,11 +82,51 @@ def read_colors(colors: Tensor, palette: Palette) -> tuple[Tensor, Tensor]:
     return ids, (second - nearest) / (second + nearest)
 
 
-def reading_logits(painted: Tensor, colors: Tensor, used: Tensor, *, sharpness: float = SHARPNESS) -> Tensor:
-    """(B, 3, H, W) answers, (B, K, 3) colours, normalised -> (B, K, H, W) logits of the nearest-colour posterior.
+def read_both(colors: Tensor, palette: Palette, second: SecondVotes) -> tuple[Tensor, Tensor]:
+    """Read ids from colours and a backbone's votes together.
 
-    used: (B, K) bool, the colours that count. sharpness: nats by which an answer that hits a colour prefers it to the
-    one nearest to that.
+    For each id the network's lead is the colour margin to the nearest other colour, -1..1. The backbone's lead, spread
+    bilinearly, is added to it, and the id with the greatest sum wins. Where the backbone leads by nothing, ids are
+    those of :func:`read_colors`, so that edges stay the network's.
+
+    Args:
+        colors: (B, H, W, 3) in 0..255.
+        palette: The colours that were asked for, two or more.
+        second: The backbone's votes.
+
+    Returns:
+        Ids (B, H, W) uint8, and confidence (B, H, W) float32 in 0..1: the hyperbolic tangent of half the lead of the
+        sum over the next one, times the sharpness: the difference of two probabilities by logistic regression.
+    """
+    table = torch.tensor(palette.colors, device=colors.device).float()
+    distances = torch.stack([(colors.float() - color).square().sum(-1).sqrt() for color in table], dim=1)
+    two = distances.topk(2, dim=1, largest=False).values
+    other = torch.where(distances == two[:, :1], two[:, 1:], two[:, :1])
+    spread = F.interpolate(second.leads, colors.shape[1:3], mode="bilinear", align_corners=False)
+    sums = (other - distances) / (other + distances) + spread
+    best = sums.topk(2, dim=1)
+    ids = torch.tensor(palette.ids, device=colors.device)[best.indices[:, 0]]
+    lead = (best.values[:, 0] - best.values[:, 1]) / 2
+    return ids, torch.tanh(second.sharpness * lead)
+
+
+def read_logits(painted: Tensor, palette: Palette) -> Tensor:
+    """Read paint (B, 3, H, W) of one id as logits of it (B, H, W) float32: 0 half way between its colour and black.
+
+    The colour margin is taken for twice the probability less one, so that of 1 in 4 pixels read with a margin of 0.5
+    another id is right.
+    """
+    ids, margin = read_colors(unpaint(painted), palette)
+    signed = torch.where(ids == 0, -margin, margin)
+    return 2 * torch.atanh(signed.clamp(-_MOST_MARGIN, _MOST_MARGIN))
+
+
+def reading_logits(painted: Tensor, colors: Tensor, used: Tensor, *, sharpness: float = SHARPNESS) -> Tensor:
+    """Compute the logits of the nearest-colour posterior: answers (B, 3, H, W), colours (B, K, 3) -> (B, K, H, W).
+
+    Args:
+        used: (B, K) bool, the colours that count.
+        sharpness: Nats by which an answer that hits a colour prefers it to the one nearest to that.
     """
     between = torch.cdist(colors, colors).square()
     others = used.unsqueeze(1) & used.unsqueeze(2) & ~torch.eye(colors.shape[1], dtype=torch.bool, device=used.device)
@@ -83,7 +138,7 @@ def reading_logits(painted: Tensor, colors: Tensor, used: Tensor, *, sharpness: 
 
 
 def color_shares(painted: Tensor, colors: Tensor, used: Tensor, patch: int) -> Tensor:
-    """How far each patch shows each id: the posterior's mean over its pixels, (B, K, H / patch, W / patch), above 0.
+    """Compute how far each patch shows each id: the posterior's mean, (B, K, H / patch, W / patch), over 0.
 
     The other arguments as for :func:`reading_logits`.
     """
@@ -92,7 +147,7 @@ def color_shares(painted: Tensor, colors: Tensor, used: Tensor, patch: int) -> T
 
 
 def shares(painted: Tensor, palette: Palette, patch: int) -> Tensor:
-    """:func:`color_shares` of paint (B, 3, H, W) in one palette of K + 1 ids -> (B, K + 1, H / patch, W / patch)."""
+    """Compute :func:`color_shares` of paint (B, 3, H, W) in one palette of K + 1 ids."""
     colors = normalise_colors(torch.tensor(palette.colors).to(painted.device)).expand(len(painted), -1, -1)
     used = torch.ones(colors.shape[:2], dtype=torch.bool, device=painted.device)
     return color_shares(painted, colors, used, patch)
@@ -107,13 +162,15 @@ def read(
 ) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]:
     """Paint -> for each query, at its own size (H, W), ids uint8 and confidence in 0..1.
 
-    painted: several when the ids went through the network in groups.
     Colours are read at the network's resolution, so no blend of two is taken for a third. What is upsampled is each
     pixel's vote for its id, weighted by its confidence: the id with most votes wins, and the confidence is its lead
     over all others together. For one id this follows the zero line of the signed colour margin, smooth where nearest
     upsampling is blocky. At (side, side) nothing changes. Memory is that of a band of rows, for any number of ids.
-    guides: the queries (H, W, 3) uint8 themselves, for edges that follow them (edges.py). min_presence: what is less
-    likely to be there at all is left out.
+
+    Args:
+        painted: Several when the ids went through the network in groups.
+        guides: The queries (H, W, 3) uint8 themselves, for edges that follow them (edges.py).
+        min_presence: What is less likely to be there at all is left out.
     """
     if any(each.painted.ndim != 4 or each.painted.shape[:2] != (len(sizes), 3) for each in painted):
         shapes = ", ".join(str(tuple(each.painted.shape)) for each in painted)
@@ -131,8 +188,11 @@ def read_small(painted: Sequence[Paint], *, min_presence: float = 0.0) -> tuple[
 
 
 def _without_absent(each: Paint, min_presence: float) -> tuple[Tensor, Tensor]:
-    """What was read, less the ids that are not there; as sure as it is that they are not."""
-    ids, confidence = read_colors(unpaint(each.painted), each.palette)
+    """Read what was painted, less the ids that are not there; as sure as it is that they are not."""
+    colors = unpaint(each.painted)
+    ids, confidence = (
+        read_colors(colors, each.palette) if each.second is None else read_both(colors, each.palette, each.second)
+    )
     if each.presence is None or min_presence <= 0:
         return ids, confidence
     left = ids.clone()
@@ -144,7 +204,7 @@ def _without_absent(each: Paint, min_presence: float) -> tuple[Tensor, Tensor]:
 
 
 def _joined(readings: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Of the groups that claim a pixel the surest one has it; background where none does, as sure as the least sure."""
+    """Give a pixel to the surest of the groups that claim it; background, as sure as the least, where none does."""
     ids, confidence = readings[0]
     for other, its_confidence in readings[1:]:
         claimed, its_claim = ids != 0, other != 0

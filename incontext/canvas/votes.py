@@ -39,8 +39,18 @@ class Reading:
 
 
 def elect(ids: Tensor, confidence: Tensor, size: tuple[int, int], *, guide: Pixels | None = None) -> Elected:
-    """ids (h, w) uint8 and confidence (h, w) -> both at size (H, W): the id with most votes, and its lead over all
-    others together. Votes are spread bilinearly, or along the edges of the guide (H, W, 3) uint8 where there is one.
+    """Spread votes to an image's own size and count them.
+
+    Votes are spread bilinearly, or along the edges of the guide where there is one.
+
+    Args:
+        ids: (h, w) uint8.
+        confidence: (h, w) of floats in 0..1, the weight of each vote.
+        size: (H, W).
+        guide: (H, W, 3) uint8.
+
+    Returns:
+        The id with most votes, (H, W) uint8, and its lead over all others together, (H, W) float32.
     """
     if tuple(size) == tuple(ids.shape) and guide is None:
         return ids.cpu().numpy(), confidence.cpu().numpy()
@@ -53,8 +63,17 @@ def elect(ids: Tensor, confidence: Tensor, size: tuple[int, int], *, guide: Pixe
 
 
 def elect_windows(readings: Sequence[Reading], size: tuple[int, int], *, guide: Pixels | None = None) -> Elected:
-    """The election in a picture (H, W) that the windows cover, row by row: their votes are averaged, with weights that
-    fall to a window's edge. guide: the whole picture (H, W, 3) uint8.
+    """Count the votes of windows that cover an image, row by row.
+
+    They are averaged, with weights that fall to a window's edge.
+
+    Args:
+        readings: One of each window.
+        size: (H, W) of the image.
+        guide: The whole image (H, W, 3) uint8.
+
+    Returns:
+        As :func:`elect`.
     """
     mask, lead = np.empty(size, np.uint8), np.empty(size, np.float32)
     open_ones: dict[int, _Votes] = {}  # what was computed of the windows that the present band touches
@@ -100,7 +119,7 @@ class _Votes:
         self._shrunk = min(size[0], ids.shape[0]), min(size[1], ids.shape[1])
 
     def of(self, band: slice) -> Iterator[tuple[int, Tensor]]:
-        """For each id in reach, ascending, its votes (rows, W)."""
+        """Give for each id in reach, ascending, its votes (rows, W)."""
         upper, lower, fraction = _taps(band, self._shrunk[0], self._size[0])
         whole = self._shrunk != self._ids.shape
         source = slice(0, self._ids.shape[0]) if whole else slice(int(upper[0]), int(lower[-1]) + 1)
@@ -116,7 +135,7 @@ class _Votes:
                 yield i, meet(lines, torch.from_numpy(np.array(self._guide[band])).to(lines.device))
 
     def _spread(self, planes: Tensor, upper: Tensor, lower: Tensor, fraction: Tensor) -> Tensor:
-        """(C, h, w), the source's rows -> (C, rows, W), bilinearly."""
+        """Spread planes (C, h, w), the source's rows, to (C, rows, W), bilinearly."""
         if self._shrunk != self._ids.shape:
             planes = F.interpolate(planes[None], self._shrunk, mode="bilinear", antialias=True)[0]
         planes = torch.lerp(planes[:, upper], planes[:, lower], fraction[:, None])
@@ -157,14 +176,14 @@ def _add(votes: _Votes, window: Window, band: slice, summed: dict[int, Tensor], 
 
 
 def _falling(length: int) -> Tensor:
-    """Weights along a window: 1 in its middle, falling linearly where neighbours overlap it."""
+    """Weight the pixels along a window: 1 in its middle, falling linearly where neighbours overlap it."""
     place = torch.arange(length, dtype=torch.float32) + 0.5
     edge = torch.minimum(place, length - place)
     return (edge / max(1.0, OVERLAP * length)).clamp(_LEAST_WEIGHT, 1)
 
 
 def _taps(band: slice, source: int, height: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For rows of a band, out of `height`: the two of the `source` rows that each lies between, and how far between."""
+    """Find for rows of a band the two of the `source` rows that each lies between, and how far between."""
     centre = (torch.arange(band.start, band.stop, dtype=torch.float64) + 0.5) * (source / height) - 0.5
     centre = centre.clamp(0, source - 1)
     upper = centre.floor().long()

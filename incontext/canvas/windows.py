@@ -10,20 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from incontext.images.ids import IGNORED, ids_in
+from incontext.options import LEAST_TILES
 from incontext.types import Prompt
-
-Tiles: TypeAlias = int | Literal["auto"] | None
 
 OVERLAP: Final = 0.25  # of a window's side: how far neighbours reach into each other, at least
 MOST_CUTS: Final = 4  # windows that a prompt is cut to
-LEAST_TILES: Final = 16  # pixels along a side of a window
-_EXTENTS: Final = 6.0  # along a side of an automatic window; see docs/log.md
+_EXTENTS: Final = 6.0  # along a side of an automatic window; see docs/log/windows.md
 _STEPS = 8  # places tried for a prompt's window along its side
 
 
@@ -37,23 +35,20 @@ class Window:
     width: int
 
     def of(self, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """That part of an array (H, W, ...), not copied."""
+        """Take that part of an array (H, W, ...), not copied."""
         return pixels[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
-def check_tiles(tiles: Tiles) -> None:
-    """ValueError unless it can be used as the size of windows."""
-    usable = isinstance(tiles, int) and not isinstance(tiles, bool) and tiles >= LEAST_TILES
-    if tiles is not None and tiles != "auto" and not usable:
-        raise ValueError(f'expected tiles as "auto" or at least {LEAST_TILES} pixels, got {tiles!r}')
-
-
 def window_side(prompts: Sequence[Prompt], side: int) -> int:
-    """The automatic window, in pixels along a side: as near to full resolution as what is marked allows.
+    """Choose the automatic window, in pixels along a side: as near to full resolution as what is marked allows.
 
-    side: of what the network sees; a window is not smaller, as it would show no more. Six times the extent of what a
-    prompt marks leaves room for its surroundings, and a window is not larger than the prompt, or things would be
-    smaller in it than in the prompt. Of several prompts the middle one decides.
+    Six times the extent of what a prompt marks leaves room for its surroundings, and a window is not larger than the
+    prompt,
+    or things would be smaller in it than in the prompt. Of several prompts the middle one decides.
+
+    Args:
+        prompts: At least one.
+        side: Of what the network sees; a window is not smaller, as it would show no more.
     """
     wanted = [min(max(side, ceil(_EXTENTS * extent(prompt.mask))), *prompt.mask.shape) for prompt in prompts]
     middle: int = sorted(wanted)[len(wanted) // 2]
@@ -61,7 +56,7 @@ def window_side(prompts: Sequence[Prompt], side: int) -> int:
 
 
 def extent(mask: npt.NDArray[np.uint8]) -> float:
-    """How wide a typical marked part of a mask (H, W) is, in pixels: four times the area over the outline's length.
+    """Measure how wide a typical marked part of a mask (H, W) is: four times the area over the outline's length.
 
     That is the side of squares and the double width of long strips, and needs no parts to be told apart. Outlines run
     where ids meet too; the picture's own edge counts.
@@ -75,7 +70,7 @@ def extent(mask: npt.NDArray[np.uint8]) -> float:
 
 
 def windows(size: tuple[int, int], window: int) -> tuple[Window, ...]:
-    """Squares of `window` pixels that cover a picture (H, W), row by row, evenly spread.
+    """Cover an image (H, W) with squares of `window` pixels, row by row, evenly spread.
 
     Neighbours overlap by a quarter of a window or more. Along a side that is shorter than a window there is one, as
     short as the side.
@@ -93,7 +88,7 @@ def _starts(length: int, window: int) -> list[int]:
 
 
 def cut(prompt: Prompt, window: int, *, most: int = MOST_CUTS) -> tuple[Prompt, ...]:
-    """A prompt as windows of it around what its mask marks; itself where it is not larger than one.
+    """Cut a prompt to windows around what its mask marks; itself where it is not larger than one.
 
     Each window is where it shows most of what no window before it shows, as long as its surroundings are in it too: a
     pixel that is newly shown counts by the share of the window that is background. There are at most `most`, or as many
@@ -121,14 +116,17 @@ def cut(prompt: Prompt, window: int, *, most: int = MOST_CUTS) -> tuple[Prompt, 
 
 
 def _places(length: int, window: int, step: int) -> npt.NDArray[np.int64]:
-    """Where windows may begin along a side: every `step` pixels, and at its end."""
+    """Find where windows may begin along a side: every `step` pixels, and at its end."""
     return np.unique(np.append(np.arange(0, length - window + 1, step), length - window))
 
 
 def _sums(
     flags: npt.NDArray[np.bool_], tops: npt.NDArray[np.int64], lefts: npt.NDArray[np.int64], height: int, width: int
 ) -> npt.NDArray[np.int64]:
-    """How many flags (H, W) are set in each window, (tops, lefts)."""
+    """Count how many flags (H, W) are set in each window, (tops, lefts).
+
+    An integral image in two sums of numpy's, of the rows that are asked for alone: neither numpy nor scipy has one.
+    """
     down = np.cumsum(flags, axis=0, dtype=np.int32)
     rows = down[tops + height - 1] - np.where(tops[:, None] > 0, down[tops - 1], 0)
     total = np.cumsum(np.pad(rows, ((0, 0), (1, 0))), axis=1, dtype=np.int64)

@@ -11,11 +11,16 @@ import warnings
 from collections.abc import Sequence
 
 from incontext.cli import (  # noqa: F401  each adds its commands
+    backbone,
     bench,
     convert,
     demo,
     evaluate,
+    evaluate_clicks,
+    evaluate_protocol,
     evaluate_video,
+    mark,
+    propose,
     rank,
     segment,
     track,

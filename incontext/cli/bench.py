@@ -5,16 +5,16 @@ from typing import Annotated
 
 import typer
 
-from incontext.cli.options import Device, Dtype, Side, Weights, app, numbers
+from incontext.cli.options import app, numbers, with_options
+from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 from incontext.progress import ProgressLine
 
 
 @app.command()
+@with_options()
 def bench(
-    weights: Weights = "default",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    side: Side = None,
+    loading: LoadOptions = LOADING,
+    options: SegmentOptions = DEFAULTS,
     shots: Annotated[
         str, typer.Option("--shots", metavar="N,...", help="How many examples; several with commas.")
     ] = "1",
@@ -31,10 +31,10 @@ def bench(
     counts, sizes = numbers("--shots", shots), numbers("--batch-size", batch_size)
 
     from incontext.bench import bench as measure
-    from incontext.engine import load
+    from incontext.engine import load_with
 
     start = time.perf_counter()
-    segmenter = load(weights, device=device, dtype=dtype, compile=compile)
+    segmenter = load_with(loading, compile=compile)
     loaded = time.perf_counter() - start
     with ProgressLine("rows", len(counts) * len(sizes)) as progress:
         done = 0
@@ -48,10 +48,10 @@ def bench(
             segmenter,
             shots=counts,
             batch_sizes=sizes,
-            side=side,
             seconds=seconds,
             load_seconds=loaded,
             on_row=tell,
+            **options.keywords(),
         )
     print(report.to_markdown())
     print(report.to_json())

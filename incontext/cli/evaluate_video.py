@@ -1,22 +1,25 @@
 """`incontext evaluate video`: scores of tracking on videos with masks."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from incontext.cli.evaluate import describe, settings_of
-from incontext.cli.options import Device, Dtype, MinPresence, Side, Task, TaskName, Weights, evaluate_app, names
+from incontext.cli.options import evaluate_app, names, with_options
+from incontext.identity import about, settings_of
+from incontext.options import DEFAULTS, LOADING, LoadOptions, Policy, SegmentOptions
 from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
     from incontext.engine import Segmenter
-    from incontext.evaluation.video.scoring import VideoMethod
-    from incontext.video.bank import Policy
+    from incontext.evaluation.video.clips import Clip
+    from incontext.evaluation.video.scoring import VideoMethod, VideoReport
 
 
 @evaluate_app.command("video")
+@with_options()
 def evaluate_video(
     data: Annotated[
         Path,
@@ -48,12 +51,8 @@ def evaluate_video(
         str | None, typer.Option("--resolution", metavar="NAME", help="Of DAVIS. Default: 480p, if there.")
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many frames of each clip.")] = None,
-    weights: Weights = "default",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    task: Task = "instance",
-    side: Side = None,
-    min_presence: MinPresence = None,
+    options: SegmentOptions = DEFAULTS,
+    loading: LoadOptions = LOADING,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -65,20 +64,17 @@ def evaluate_video(
         ),
     ] = None,
 ) -> None:
-    """J and F of objects that are followed through videos from their first masks, beside the mask copied: a table.
+    """Score J and F of objects followed through videos from their first masks, beside the mask copied: a table.
 
     By the definition of DAVIS. Masks that introduce objects are given to the tracker, the others are compared with its
     answers.
     """
-    memories, policies = _memories(memory), names(policy)
+    memories, policies = memories_of(memory), policies_of(policy)
 
-    from incontext.engine import load
+    from incontext.engine import load_with
     from incontext.evaluation.pages.video_report import to_text, write_report
     from incontext.evaluation.video.clips import read_clips
-    from incontext.evaluation.video.scoring import COPY, VideoJournal
-    from incontext.evaluation.video.scoring import evaluate_video as evaluate
 
-    chosen = _policies(policies)
     found = read_clips(
         data,
         names=None if clips is None else names(clips),
@@ -87,27 +83,45 @@ def evaluate_video(
         resolution=resolution,
         limit=limit,
     )
-    segmenter = load(weights, device=device, dtype=dtype, min_presence=min_presence)
-    methods = _methods(segmenter, memories, chosen, task, side)
-    about = describe(segmenter, weights, task, side)
+    segmenter = load_with(loading)
+    methods = _methods(segmenter, memories, policies, options)
+    report = evaluated(segmenter, methods, found, options, out)
+    print(to_text(report))
+    if out is not None:
+        write_report(out, report, {"data": str(data), **about(segmenter, options)})
+
+
+def evaluated(
+    segmenter: "Segmenter",
+    methods: "Sequence[VideoMethod]",
+    clips: "Sequence[Clip]",
+    options: SegmentOptions,
+    out: Path | None,
+) -> "VideoReport":
+    """Ask the methods beside the mask copied, and tell how it goes.
+
+    Args:
+        out: The folder that keeps what was measured.
+    """
+    from incontext.evaluation.video.scoring import COPY, VideoJournal, evaluate_video
+
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+    settings = settings_of(segmenter, options)
     with (
-        nullcontext() if out is None else VideoJournal(out / "clips.jsonl", settings_of(segmenter, about)) as journal,
+        nullcontext() if out is None else VideoJournal(out / "clips.jsonl", settings) as journal,
         ProgressLine("frames", None) as progress,
     ):
-        report = evaluate(
+        return evaluate_video(
             [*methods, COPY],
-            found,
+            clips,
             journal=journal,
             on_frame=lambda done, total: progress.update(done, total=total),
         )
-    print(to_text(report))
-    if out is not None:
-        write_report(out, report, {"data": str(data), **about})
 
 
-def _memories(text: str) -> list[int]:
+def memories_of(text: str) -> list[int]:
+    """Read numbers of frames to remember, with commas between."""
     parts = names(text)
     if not all(part.isascii() and part.isdigit() for part in parts) or len({*map(int, parts)}) < len(parts):
         raise ValueError(
@@ -116,24 +130,23 @@ def _memories(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _policies(asked: list[str]) -> "list[Policy]":
-    from incontext.video.bank import Policy
-
-    known: tuple[Policy, ...] = get_args(Policy)
+def policies_of(text: str) -> list[Policy]:
+    """Read names of policies, with commas between."""
+    asked, known = names(text), get_args(Policy)
     if not set(asked) <= set(known) or len(set(asked)) < len(asked):
         raise ValueError(f"expected --policy out of {', '.join(known)}, each once; got {', '.join(asked)}")
     return [each for each in known if each in asked]
 
 
 def _methods(
-    segmenter: "Segmenter", memories: list[int], policies: "list[Policy]", task: TaskName, side: int | None
+    segmenter: "Segmenter", memories: list[int], policies: list[Policy], options: SegmentOptions
 ) -> "list[VideoMethod]":
-    """A tracker for each memory and policy. Without memory there is nothing to choose, so that is asked once."""
+    """Make a tracker for each memory and policy. Without memory there is nothing to choose, so that is asked once."""
     from incontext.evaluation.video.scoring import VideoMethod
     from incontext.video.tracker import Tracker
 
-    def method(memory: int, policy: "Policy", name: str) -> VideoMethod:
-        return VideoMethod(name, lambda: Tracker(segmenter, memory=memory, policy=policy, task=task, side=side))
+    def method(memory: int, policy: Policy, name: str) -> VideoMethod:
+        return VideoMethod(name, lambda: Tracker(segmenter, memory=memory, policy=policy, **options.keywords()))
 
     made = []
     for memory in memories:

@@ -1,14 +1,20 @@
 """What the commands share: the program, its groups, and the options that mean the same everywhere."""
 
+import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import Field
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, TypeVar, cast
 
 import typer
 from typer.core import TyperCommand
 
 from incontext import __version__
+from incontext.options import Ensemble, LoadOptions, SegmentOptions, declared
+
+_Command = TypeVar("_Command", bound=Callable[..., None])
 
 app = typer.Typer(
     help="Show one example, segment everything like it.",
@@ -20,25 +26,12 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(help="Weights: what there is, what is in a file, checks, other layouts, downloads.")
 evaluate_app = typer.Typer(help="Scores on data with masks.")
+backbone_app = typer.Typer(help="Second opinions: what is known of a backbone, and what its votes are worth.")
+app.add_typer(backbone_app, name="backbone", no_args_is_help=True)
 app.add_typer(weights_app, name="weights", no_args_is_help=True)
 app.add_typer(evaluate_app, name="evaluate", no_args_is_help=True)
 
-TaskName = Literal["instance", "semantic"]
-DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
-EngineName = Literal["local", "ray"]
-EnsembleName = Literal["auto", "feature", "spatial"]
-LayoutName = Literal["incontext", "published", "transformers"]
-StoredDtypeName = Literal["float32", "float16", "bfloat16"]
 
-Weights = Annotated[
-    str, typer.Option("--weights", metavar="NAME|PATH", help="A name that `incontext weights list` knows, or a file.")
-]
-Device = Annotated[str, typer.Option("--device", help='"auto", "cpu", "cuda", "cuda:1", "mps".')]
-Dtype = Annotated[
-    DtypeName,
-    typer.Option("--dtype", help="auto: bfloat16 where the hardware multiplies it, else float32. float32 is exact."),
-]
-Task = Annotated[TaskName, typer.Option("--task", help="Whether the ids are objects or kinds of things.")]
 PromptTensors = Annotated[
     list[Path] | None,
     typer.Option(
@@ -47,29 +40,18 @@ PromptTensors = Annotated[
         help="What `incontext tune` learned, in place of examples or beside them. May be given several times.",
     ),
 ]
-Ensemble = Annotated[
-    EnsembleName,
-    typer.Option(
-        "--ensemble",
-        help="Several prompts: averaged inside the network (feature), or tiled into one picture (spatial).",
-    ),
-]
-MinPresence = Annotated[
-    float | None,
-    typer.Option(
-        "--min-presence",
-        metavar="0..1",
-        min=0.0,
-        max=1.0,
-        help="Leave out ids that are less likely than this to be in a picture at all; 0 leaves out none.",
-    ),
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Stop with an error at the first thing that would have to be left out.")
 ]
 SnapColors = Annotated[
     bool, typer.Option("--snap-colors", help="Give each stray colour of a prompt's mask the nearest main colour.")
 ]
-Side = Annotated[
-    int | None, typer.Option("--side", min=1, help="Pixels along a side of what the network sees. Default: as trained.")
-]
+
+
+def pairs_of(paths: Sequence[Path] | None) -> list[tuple[Path, Path]]:
+    """Pair [IMAGE, MASK, IMAGE, MASK], as `PairsCommand` leaves it."""
+    given = paths or []
+    return list(zip(given[::2], given[1::2], strict=True))
 
 
 def _print_version(wanted: bool) -> None:
@@ -84,11 +66,15 @@ def common(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Options before the command."""
+    """Take the options before the command."""
 
 
 def numbers(option: str, text: str) -> list[int]:
-    """ "1,4" -> [1, 4]. ValueError for anything but numbers of at least 1, each once."""
+    """Read "1,4" as [1, 4].
+
+    Raises:
+        ValueError: It is anything but numbers of at least 1, each once.
+    """
     parts = names(text)
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts) or len(set(parts)) < len(parts):
         raise ValueError(
@@ -98,13 +84,17 @@ def numbers(option: str, text: str) -> list[int]:
 
 
 def name_below(path: Path, source: Path) -> str:
-    """A file's name as seen from the folder that ``source`` is or lies in; the whole path where it lies elsewhere."""
+    """Name a file as seen from the folder that ``source`` is or lies in; in full where it lies elsewhere."""
     root = source if source.is_dir() else source.parent
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def decimals(option: str, text: str) -> list[float]:
-    """ "7,3" or "0.7, 0.3" -> floats. ValueError for anything else."""
+    """Read "7,3" or "0.7, 0.3" as floats.
+
+    Raises:
+        ValueError: It is anything else.
+    """
     try:
         return [float(part) for part in names(text)]
     except ValueError:
@@ -112,12 +102,16 @@ def decimals(option: str, text: str) -> list[float]:
 
 
 def names(text: str) -> list[str]:
-    """ "a, b" -> ["a", "b"]."""
+    """Read "a, b" as ["a", "b"]."""
     return [part.strip() for part in text.split(",")]
 
 
 def named_ids(text: str | None, ids: set[int]) -> dict[int, str]:
-    """ "1=rust, 2=dent" -> {1: "rust", 2: "dent"}. ValueError for anything else or other ids than these."""
+    """Read "1=rust, 2=dent" as {1: "rust", 2: "dent"}.
+
+    Raises:
+        ValueError: It is anything else, or names other ids than these.
+    """
     called: dict[int, str] = {}
     for part in names(text) if text is not None else []:
         number, equals, name = part.partition("=")
@@ -129,6 +123,63 @@ def named_ids(text: str | None, ids: set[int]) -> dict[int, str]:
     return called
 
 
+def with_options(*, only: Collection[str] = (), without: Collection[str] = ()) -> Callable[[_Command], _Command]:
+    """Decorate a command whose parameters `options` and `loading` stand for whole lists of options.
+
+    Each field of `SegmentOptions` and of `LoadOptions` becomes an option of the command line; the command is called
+    with the values.
+
+    Args:
+        only: The fields of `SegmentOptions` to offer; none are all.
+        without: Fields of either that the command cannot offer; they keep their defaults.
+    """
+
+    def decorate(command: _Command) -> _Command:
+        lists: dict[str, tuple[Any, list[Field[Any]]]] = {}
+        parameters: list[inspect.Parameter] = []
+        for own in inspect.signature(command, eval_str=True).parameters.values():
+            kind = own.annotation
+            if kind not in (SegmentOptions, LoadOptions):
+                parameters.append(own)
+                continue
+            wanted = only if kind is SegmentOptions and only else [each.name for each, _ in declared(kind)]
+            offered = [each for each in declared(kind) if each[0].name in wanted and each[0].name not in without]
+            parameters += (_parameter(each, its_type, own.kind) for each, its_type in offered)
+            lists[own.name] = kind, [each for each, _ in offered]
+
+        @wraps(command)
+        def run(**given: Any) -> Any:
+            values = {
+                name: kind(**{each.name: _value(each, given.pop(each.name)) for each in offered})
+                for name, (kind, offered) in lists.items()
+            }
+            return command(**given, **values)
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        return cast("_Command", run)
+
+    return decorate
+
+
+def _parameter(option: Field[Any], kind: Any, place: Any) -> inspect.Parameter:
+    """Make an option as typer takes it: a word, a number, a switch, or a text that is parsed."""
+    about = option.metadata
+    shown = typer.Option(
+        f"--{option.name.replace('_', '-')}",
+        help=about["brief"],
+        metavar=about.get("metavar"),
+        min=about.get("least"),
+        max=about.get("most"),
+    )
+    read = str | None if "parse" in about else kind
+    return inspect.Parameter(option.name, place, default=option.default, annotation=Annotated[read, shown])
+
+
+def _value(option: Field[Any], given: Any) -> Any:
+    return option.metadata["parse"](given) if "parse" in option.metadata and given is not None else given
+
+
 class PairsCommand(TyperCommand):
     """Lets `--prompt IMAGE MASK` come several times: typer takes lists, and it takes pairs, but no lists of pairs.
 
@@ -136,6 +187,7 @@ class PairsCommand(TyperCommand):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Join the two words of each pair, and parse on."""
         options = (each for each in self.params if len((getattr(each, "metavar", None) or "").split()) == 2)
         paired = {name: str(each.metavar) for each in options for name in each.opts if name.startswith("-")}
         try:
@@ -146,9 +198,13 @@ class PairsCommand(TyperCommand):
 
 
 def _one_by_one(arguments: Sequence[str], paired: Mapping[str, str]) -> list[str]:
-    """`--prompt IMAGE MASK` -> `--prompt=IMAGE --prompt=MASK`, up to a lone `--`. ValueError for half a pair.
+    """Write `--prompt IMAGE MASK` as `--prompt=IMAGE --prompt=MASK`, up to a lone `--`.
 
-    paired: the names of such options, and what their two values are called.
+    Args:
+        paired: The names of such options, and what their two values are called.
+
+    Raises:
+        ValueError: For half a pair.
     """
     done: list[str] = []
     rest = list(arguments)
@@ -166,3 +222,12 @@ def _one_by_one(arguments: Sequence[str], paired: Mapping[str, str]) -> list[str
             pair.append(rest.pop(0))
         done += [f"{name}={each}" for each in pair]
     return done
+
+
+def ensembles_of(text: str) -> list[Ensemble]:
+    """Read names of ensembles with commas between."""
+    known: tuple[Ensemble, ...] = ("feature", "spatial")
+    asked = names(text)
+    if not set(asked) <= set(known) or len(set(asked)) < len(asked):
+        raise ValueError(f"expected --ensembles as feature, spatial, or both with a comma; got {text!r}")
+    return [each for each in known if each in asked]

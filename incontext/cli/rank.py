@@ -1,22 +1,28 @@
 """`incontext rank`."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from incontext.cli.options import Device, Dtype, Side, SnapColors, Task, Weights, app, name_below
+from incontext.cli.options import SnapColors, app, name_below, with_options
+from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from incontext.evaluation.ranking import Ranking
+    from incontext.engine import Segmenter
+    from incontext.evaluation.ranking import Ranking, Trial
     from incontext.examples import OpenedPrompts
+    from incontext.images.ids import Pixels
+    from incontext.types import Prompt
 
 _LONGEST = 512  # pixels along a picture's longer side: several times what the network sees, and quick to score
 
 
 @app.command()
+@with_options()
 def rank(
     folder: Annotated[
         Path,
@@ -39,11 +45,8 @@ def rank(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Also write the table as JSON to this file.")
     ] = None,
-    weights: Weights = "default",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    task: Task = "instance",
-    side: Side = None,
+    options: SegmentOptions = DEFAULTS,
+    loading: LoadOptions = LOADING,
     snap_colors: SnapColors = False,
 ) -> None:
     """Find out which example works best for the others: each in turn is the only prompt for all of them.
@@ -52,6 +55,7 @@ def rank(
     then the mean of these. --top N takes the N best such that each id is shown by about as many.
     """
     from incontext.examples import gather, open_prompts, read_empty
+    from incontext.identity import about
     from incontext.images.write import whole_file
 
     # What a user can get wrong is found before the weights are loaded.
@@ -62,44 +66,18 @@ def rank(
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
 
-    from incontext.engine import load
-    from incontext.evaluation import ranking as ranks
+    from incontext.engine import load_with
 
-    segmenter = load(weights, device=device, dtype=dtype)
-    done = 0
-    with ProgressLine("answers", 0) as progress:
-
-        def tell(number: int, total: int) -> None:
-            nonlocal done
-            done = number
-            progress.update(number, total=total)
-
-        try:
-            ranking = ranks.rank(
-                segmenter,
-                opened.prompts,
-                names=[name_below(image, folder) for image, _ in opened.pairs],
-                empty=empty,
-                limit=limit,
-                task=task,
-                side=side,
-                on_answer=tell,
-            )
-            chosen = () if top is None else ranking.best(top)
-            trial = None
-            if len(chosen) > 1:
-                trial = ranks.try_together(
-                    segmenter, opened.prompts, ranking, chosen, empty=empty, task=task, side=side
-                )
-        except KeyboardInterrupt:
-            progress.say(f"Stopped after {done} answers; nothing was written.")
-            raise typer.Exit(130) from None
+    segmenter = load_with(loading)
+    names = [name_below(image, folder) for image, _ in opened.pairs]
+    run = partial(ranked, segmenter, opened.prompts, names, empty=empty, options=options)
+    ranking, chosen, trial = run(limit=limit, top=top)
     print(ranking.to_markdown(), end="")
     if report is not None:
         with whole_file(report) as stream:
             stream.write(ranking.to_json().encode("utf-8", "backslashreplace") + b"\n")
     if target is not None:
-        _write(target, opened, ranking, chosen, {**segmenter.describe(), "side": side or segmenter.config.side}, task)
+        _write(target, opened, ranking, chosen, about(segmenter, options))
         print(f"\n{target}: {', '.join(ranking.names[c] for c in chosen)}")
         if missing := [i for k, i in enumerate(ranking.ids) if not ranking.shown[list(chosen), k].any()]:
             print(f"None of them shows id {', '.join(map(str, missing))}; choose more with --top")
@@ -109,8 +87,45 @@ def rank(
         print(f"Mean IoU on {others}: together {trial.together:.3f}, {alone}")
 
 
+def ranked(
+    segmenter: "Segmenter",
+    prompts: "Sequence[Prompt]",
+    names: Sequence[str],
+    *,
+    empty: "Sequence[Pixels]",
+    options: SegmentOptions,
+    limit: int,
+    top: int | None,
+) -> "tuple[Ranking, tuple[int, ...], Trial | None]":
+    """Rank examples, choose the best, try these together, and tell how it goes.
+
+    Raises:
+        typer.Exit: Ctrl-C ended it, with status 130.
+    """
+    from incontext.evaluation import ranking as ranks
+
+    done = 0
+    with ProgressLine("answers", 0) as progress:
+
+        def tell(number: int, total: int) -> None:
+            nonlocal done
+            done = number
+            progress.update(number, total=total)
+
+        asked = options.keywords()
+        try:
+            ranking = ranks.rank(segmenter, prompts, names=names, empty=empty, limit=limit, on_answer=tell, **asked)
+            chosen = () if top is None else ranking.best(top)
+            several = len(chosen) > 1
+            trial = ranks.try_together(segmenter, prompts, ranking, chosen, empty=empty, **asked) if several else None
+        except KeyboardInterrupt:
+            progress.say(f"Stopped after {done} answers; nothing was written.")
+            raise typer.Exit(130) from None
+    return ranking, chosen, trial
+
+
 def _target(out: Path | None, top: int | None, examples: int) -> Path | None:
-    """The context file to write. What lies there already may only be another context file."""
+    """Choose the context file to write. What lies there already may only be another context file."""
     from incontext.examples import read_context
 
     if top is None:
@@ -137,15 +152,13 @@ def _write(
     ranking: "Ranking",
     chosen: Sequence[int],
     segmenter: Mapping[str, object],
-    task: str,
 ) -> None:
     from incontext.examples import write_context
 
     scores = {ranking.names[c]: round(score, 4) for c in chosen if (score := float(ranking.score[c])) >= 0}
     chosen_by = {
         "command": "incontext rank",
-        **{name: segmenter[name] for name in ("weights", "side", "dtype")},
-        "task": task,
+        **{name: segmenter[name] for name in ("weights", "side", "dtype", "task")},
         "examples": len(opened.prompts),
         "mean_iou": scores,
     }

@@ -8,36 +8,25 @@ from datetime import timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from incontext.cli.convert import Formats, Instances, Smallest, export_job, formats_beside
-from incontext.cli.options import (
-    Device,
-    Dtype,
-    EngineName,
-    Ensemble,
-    MinPresence,
-    PairsCommand,
-    PromptTensors,
-    Side,
-    SnapColors,
-    Task,
-    Weights,
-    app,
-)
+from incontext.cli.counting import are_missed, counted, passed_over_words
+from incontext.cli.exporting import Beside, Formats, Instances, Smallest, export_job, formats_beside
+from incontext.cli.options import PairsCommand, PromptTensors, SnapColors, Strict, app, pairs_of, with_options
+from incontext.options import DEFAULTS, LOADING, BatchSize, LoadOptions, RunnerName, SegmentOptions
 from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from incontext.engine import BatchSize, Tiles
-    from incontext.examples import OpenedPrompts
     from incontext.folder import FileReport, FolderJob, FolderReport, Rehearsal
+    from incontext.folder.ray.workers import RayNetworks
 
 _MANY_PROMPTS = 16
 
 
 @app.command(cls=PairsCommand)
+@with_options()
 def segment(
     inputs: Annotated[
         list[str],
@@ -76,23 +65,18 @@ def segment(
         ),
     ] = None,
     prompt_tensor: PromptTensors = None,
-    ensemble: Ensemble = "auto",
-    weights: Weights = "default",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    task: Task = "instance",
-    side: Side = None,
-    min_presence: MinPresence = None,
-    tiles: Annotated[
-        str | None,
+    hints: Annotated[
+        Path | None,
         typer.Option(
-            "--tiles",
-            metavar="auto|PIXELS",
-            help="Segment large pictures in overlapping windows of so many pixels, by examples cut to such windows, so "
-            "that small things are seen. auto: by the size of what the examples mark.",
+            "--hints",
+            metavar="FILE",
+            help="What is said of some of the pictures, as JSON by their names: {NAME: {points: [[x, y, id]], boxes: "
+            "[[left, top, right, bottom, id]], ...}}; id 0 is: not this. With hints for all of them no example is "
+            "needed.",
         ),
     ] = None,
-    refine: Annotated[bool, typer.Option("--refine", help="Let edges follow those of the photograph.")] = False,
+    options: SegmentOptions = DEFAULTS,
+    loading: LoadOptions = LOADING,
     pages: Annotated[
         bool,
         typer.Option("--pages", help="Segment every page of a TIFF and every frame of a DICOM file, as NAME_p001.png."),
@@ -116,20 +100,21 @@ def segment(
         ),
     ] = None,
     snap_colors: SnapColors = False,
+    strict: Strict = False,
     format: Formats = None,
     instances: Instances = False,
     smallest: Smallest = 1,
-    engine: Annotated[
-        EngineName,
+    runner: Annotated[
+        RunnerName,
         typer.Option(
-            "--engine",
+            "--runner",
             help="local: one network in this process. ray: many, on this machine or, with --address, on a cluster.",
         ),
     ] = "local",
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers", min=1, help="Networks of --engine ray. Default: one for each GPU, or else for two CPU cores."
+            "--workers", min=1, help="Networks of --runner ray. Default: one for each GPU, or else for two CPU cores."
         ),
     ] = None,
     address: Annotated[
@@ -161,131 +146,154 @@ def segment(
     Subfolders are kept. A picture that cannot be read is skipped; report.json lists everything. A run that is stopped,
     or killed, goes on when the same command is given again.
     """
-    from incontext.examples import OpenedPrompts, PromptFiles, gather, open_prompts
-    from incontext.folder import STDIN, arrivals, plan, rehearse, segment_folder
-    from incontext.prompt_tensor import PromptTensor
+    from incontext.examples import open_context
+    from incontext.folder import STDIN, plan, with_hints
+    from incontext.folder.ray.workers import RayNetworks
+    from incontext.hint_files import load_many
     from incontext.sources.find import read_list
-    from incontext.types import Prompt
 
     # What a user can get wrong is found before the weights are loaded.
-    size, windows = _batch_size(batch_size), _tiles(tiles)
-    if watch and dry_run:
-        raise ValueError("expected --watch or --dry-run, got both; leave one out")
-    _refuse_engine(engine, dry_run=dry_run, workers=workers, address=address)
-    paths = prompt or []
-    _refuse_remote_prompts([*paths, *([] if prompts is None else [prompts])])
-    keys = [PromptTensor.load(path) for path in prompt_tensor or []]
-    files, opened = PromptFiles(()), OpenedPrompts((), (), ())
-    if paths or prompts is not None or not keys:
-        files = gather(zip(paths[::2], paths[1::2], strict=True), prompts)
-        opened = open_prompts(files, snap=snap_colors)
+    size, networks = batch_size_of(batch_size), RayNetworks(loading, workers, address)
+    check_runner(runner, networks, dry_run=dry_run)
+    if hints is not None and watch:
+        raise ValueError("expected --hints for pictures that are there, got --watch as well; leave one out")
+    said = {} if hints is None else load_many(hints)
+    given = open_context(pairs_of(prompt), prompts, prompt_tensor or [], snap=snap_colors, needed=hints is None)
     job = plan(
         inputs,
         out,
         overlay=overlay,
         confidence=save_confidence,
-        prompt_files=opened.pairs,
-        leave_out=files.masks,
+        prompt_files=given.pairs,
+        leave_out=given.masks,
         listed=read_list(sys.stdin.buffer.read()) if STDIN in inputs else (),
         per_tar=per_tar,
         watch=watch,
         pages=pages,
     )
-    job = replace(job, names=opened.names)
-    formats = formats_beside(job, format, asked=instances or smallest > 1)
-    _tell_about(opened, ensemble)
+    job = replace(job, names=given.names)
+    if hints is not None:
+        job = with_hints(job, said, {i for each in given.context for i in each.ids})
+    beside = formats_beside(job, format, instances=instances, smallest=smallest)
+    warn_of_many(len(given.prompts), options)
+    run = partial(
+        runner_of(runner, networks, dry_run=dry_run),
+        job,
+        given.context or None,
+        batch_size=size,
+        resume=resume,
+        **options.keywords(),
+    )
+    if dry_run:
+        print(*rehearsal_lines(job, rehearsed(run, job, watch=watch)), sep="\n")
+    elif not carry_out(run, job, beside, watch=watch, strict=strict):
+        raise typer.Exit(1)
 
-    context: list[Prompt | PromptTensor] = [*opened.prompts, *keys]
-    run: Callable[..., FolderReport]
-    if engine == "ray":
+
+def check_runner(runner: RunnerName, networks: "RayNetworks", *, dry_run: bool) -> None:
+    """Refuse options that contradict the runner.
+
+    Raises:
+        ValueError: They do.
+    """
+    if runner == "local" and (networks.workers is not None or networks.address is not None):
+        given = "--workers" if networks.workers is not None else "--address"
+        raise ValueError(f"expected {given} with --runner ray only; add that, or leave it out")
+    if runner == "ray" and dry_run:
+        raise ValueError("expected --dry-run with --runner local, as it measures this process; leave --runner ray out")
+
+
+def runner_of(runner: RunnerName, networks: "RayNetworks", *, dry_run: bool) -> "Callable[..., Any]":
+    """Load what is needed and return what runs, or rehearses, a job: all three take the same arguments from here on."""
+    if runner == "ray":
         from incontext.folder.ray.job import segment_on_ray
 
-        run = partial(
-            segment_on_ray,
-            weights=weights,
-            device=device,
-            dtype=dtype,
-            min_presence=min_presence,
-            workers=workers,
-            address=address,
-        )
-    else:
-        from incontext.engine import load
+        return partial(segment_on_ray, networks)
+    from incontext.engine import load_with
+    from incontext.folder import rehearse, segment_folder
 
-        segmenter = load(weights, device=device, dtype=dtype, min_presence=min_presence)
-        run = partial(segment_folder, segmenter)
-    if dry_run:
-        trial = rehearse(
-            segmenter,
-            job,
-            context,
-            ensemble=ensemble,
-            task=task,
-            side=side,
-            tiles=windows,
-            refine=refine,
-            resume=resume,
-        )
-        _tell_rehearsal(job, trial)
-        return
+    return partial(rehearse if dry_run else segment_folder, load_with(networks.loading))
+
+
+def rehearsed(run: "Callable[..., Rehearsal]", job: "FolderJob", *, watch: bool) -> "Rehearsal":
+    """Measure a job.
+
+    Raises:
+        ValueError: It is also to be watched.
+    """
+    from incontext.folder import arrivals
+
+    return run(arrivals=arrivals(job) if watch else None)
+
+
+def carry_out(
+    run: "Callable[..., FolderReport]", job: "FolderJob", beside: Beside, *, watch: bool, strict: bool = False
+) -> bool:
+    """Run a job, tell how it goes, write other formats beside its masks; whether nothing was lost.
+
+    strict: the first thing that is lost ends it with a ValueError.
+
+    Raises:
+        typer.Exit: Ctrl-C ended it, with status 130.
+    """
+    from incontext.folder import arrivals
+
+    if strict and are_missed(job.passed_over):
+        raise ValueError(f"{passed_over_words(job.passed_over)} (--strict)")
     with ProgressLine("images", None if watch else len(job.queries)) as progress:
-        told = _Told(progress, job)
+        told = _Listener(progress, job, strict=strict)
         if watch:
             progress.say("Watching; Ctrl-C ends it.")
         try:
-            report = run(
-                job,
-                context,
-                ensemble=ensemble,
-                task=task,
-                side=side,
-                tiles=windows,
-                refine=refine,
-                batch_size=size,
-                resume=resume,
-                arrivals=arrivals(job) if watch else None,
-                on_file=told.file,
-                on_resume=told.earlier,
-            )
+            report = run(arrivals=arrivals(job) if watch else None, on_file=told.file, on_resume=told.earlier)
         except KeyboardInterrupt:
             told.stopped()
             raise typer.Exit(130) from None
     told.finished(report)
-    lost = export_job(job, formats, instances=instances, smallest=smallest)
-    if lost or (report.failed and not watch):
-        raise typer.Exit(1)
+    lost = export_job(job, beside)
+    parts = [counted(len(report.files), "image"), counted(report.done, "mask")]
+    parts += [f"{report.failed} failed"] if report.failed else []
+    parts += [passed_over_words(job.passed_over)] if job.passed_over else []
+    print(", ".join(parts))
+    return not lost and (watch or not (report.failed or are_missed(job.passed_over)))
 
 
-class _Told:
+class _Listener:
     """What a user reads while a job runs, and after it."""
 
-    def __init__(self, progress: ProgressLine, job: "FolderJob") -> None:
-        self._progress, self._job = progress, job
+    def __init__(self, progress: ProgressLine, job: "FolderJob", *, strict: bool) -> None:
+        self._progress, self._job, self._strict = progress, job, strict
+        self._has_noted = False
         self._done = 0
 
     def earlier(self, masks: int) -> None:
-        """So many are done already."""
+        """Count those that are done already."""
         self._done = masks
-        self._progress.say(f"Going on: {_count(masks, 'mask')} of an earlier run in {self._job.outputs.where}.")
+        self._progress.say(f"Going on: {counted(masks, 'mask')} of an earlier run in {self._job.outputs.where}.")
 
     def file(self, file: "FileReport") -> None:
-        """One more is done."""
+        """Count one more."""
         self._done += 1
+        if file.error is not None and self._strict:
+            raise ValueError(f"{file.error} (--strict)")
         if file.error is not None:
             self._progress.say(f"Skipped: {file.error}")
+        if file.note is not None and not self._has_noted:
+            self._has_noted = True
+            self._progress.say(f"Note: {file.note}; report.json says of which others this holds, too.")
         self._progress.update(self._done)
 
     def stopped(self) -> None:
-        """The user wants no more."""
-        of_all = f"{self._done} of {_count(len(self._job.queries), 'picture')}"
+        """Hear that the user wants no more."""
+        of_all = f"{self._done} of {counted(len(self._job.queries), 'picture')}"
         where = self._job.outputs.place("report.json")
         self._progress.say(f"Stopped after {of_all}; {where} lists them, and the same command goes on from there.")
 
     def finished(self, report: "FolderReport") -> None:
-        """What came of it."""
+        """Print what came of it."""
         outputs = self._job.outputs
-        tars = "" if outputs.per_tar is None else f"tars of {_count(outputs.per_tar, 'picture')} in "
-        parts = [f"{_count(report.done, 'mask')} in {tars}{outputs.where}"]
+        tars = "" if outputs.per_tar is None else f"tars of {counted(outputs.per_tar, 'picture')} in "
+        parts = [f"{counted(report.done, 'mask')} in {tars}{outputs.where}"]
         if report.totals.empty:
             parts.append(f"{report.totals.empty} of them empty")
         if report.masks < report.done:
@@ -298,45 +306,29 @@ class _Told:
             )
 
 
-def _tell_rehearsal(job: "FolderJob", trial: "Rehearsal") -> None:
-    """What a job would take, and what it would write."""
+def rehearsal_lines(job: "FolderJob", trial: "Rehearsal") -> list[str]:
+    """Say what a job would take, and what it would write."""
     rest = trial.queries - trial.before
-    print(f"{_count(trial.queries, 'picture')}, {trial.before} of them done: {rest} to segment.")
-    for failure in (*job.skipped, *trial.failures):
-        print(f"Would skip: {failure.error}")
+    lines = [f"{counted(trial.queries, 'picture')}, {trial.before} of them done: {rest} to segment."]
+    lines += [f"Would skip: {failure.error}" for failure in (*job.skipped, *trial.failures)]
     if trial.seconds is not None and trial.seconds_each is not None:
         parts = ("reading", "network", "writing")
         means = (sum(getattr(each, part) for each in trial.measured) / len(trial.measured) for part in parts)
         told = ", ".join(f"{part} {mean:.3f} s" for part, mean in zip(parts, means, strict=True))
-        print(f"Time: about {timedelta(seconds=round(trial.seconds))}, {trial.seconds_each:.3f} s a picture")
-        print(f"  ({told}; measured on {_count(len(trial.measured), 'picture')}).")
+        lines += [
+            f"Time: about {timedelta(seconds=round(trial.seconds))}, {trial.seconds_each:.3f} s a picture",
+            f"  ({told}; measured on {counted(len(trial.measured), 'picture')}).",
+        ]
     if trial.memory is not None and trial.disk is not None:
         device = f", and {trial.device_bytes / 1e9:.1f} GB on the device" if trial.device_bytes else ""
-        print(f"Memory: about {trial.memory / 1e9:.1f} GB{device}. Disk: about {trial.disk / 1e6:.1f} MB.")
+        lines.append(f"Memory: about {trial.memory / 1e9:.1f} GB{device}. Disk: about {trial.disk / 1e6:.1f} MB.")
     shown = [str(job.outputs.place(each)) for each in islice(job.outputs.files(q.name for q in job.queries), 3)]
     listed = ", ".join(shown[:2]) + (", ..." if len(shown) > 2 else "")
-    print(f"Would write {listed} and {job.outputs.place('report.json')}. Nothing was written.")
+    return [*lines, f"Would write {listed} and {job.outputs.place('report.json')}. Nothing was written."]
 
 
-def _refuse_engine(engine: EngineName, *, dry_run: bool, workers: int | None, address: str | None) -> None:
-    if engine == "local" and (workers is not None or address is not None):
-        given = "--workers" if workers is not None else "--address"
-        raise ValueError(f"expected {given} with --engine ray only; add that, or leave it out")
-    if engine == "ray" and dry_run:
-        raise ValueError("expected --dry-run with --engine local, as it measures this process; leave --engine ray out")
-
-
-def _refuse_remote_prompts(paths: list[Path]) -> None:
-    for path in paths:
-        if path.parts and len(path.parts[0]) > 2 and path.parts[0].endswith(":"):
-            raise ValueError(f"{path}: expected local files as prompts, got an address; copy them here first")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _batch_size(text: str) -> "BatchSize":
+def batch_size_of(text: str) -> BatchSize:
+    """Read "auto", or a number of at least 1."""
     if text == "auto":
         return "auto"
     if not (text.isascii() and text.isdigit() and int(text) > 0):
@@ -344,39 +336,14 @@ def _batch_size(text: str) -> "BatchSize":
     return int(text)
 
 
-def _tiles(text: str | None) -> "Tiles":
-    from incontext.canvas.windows import LEAST_TILES
-
-    if text is None:
-        return None
-    if text == "auto":
-        return "auto"
-    if not (text.isascii() and text.isdigit() and int(text) >= LEAST_TILES):
-        raise ValueError(f"expected --tiles as auto or a number of at least {LEAST_TILES} pixels, got {text!r}")
-    return int(text)
-
-
-def _tell_about(opened: "OpenedPrompts", ensemble: str) -> None:
-    """What a user should know of the prompts before the network starts."""
+def warn_of_many(count: int, options: SegmentOptions) -> None:
+    """Warn of what so many prompts cost."""
     from incontext.examples import PromptWarning
 
-    tell_about_empty(opened)
-    if (count := len(opened.prompts)) > _MANY_PROMPTS and ensemble != "spatial":
+    if count > _MANY_PROMPTS and options.ensemble != "spatial":
         warnings.warn(
             f"{count} prompts: a picture takes {count // 2} times as long as with one, or longer; "
             "`incontext rank --top N` chooses the best few, and --ensemble spatial is quicker",
             PromptWarning,
             stacklevel=2,
         )
-
-
-def tell_about_empty(opened: "OpenedPrompts") -> None:
-    """Which of the prompts are left out."""
-    from incontext.examples.pairs import PromptWarning, some_of
-
-    if opened.empty:
-        masks = some_of([mask for _, mask in opened.empty])
-        what = (
-            "1 prompt whose mask marks" if len(opened.empty) == 1 else f"{len(opened.empty)} prompts whose masks mark"
-        )
-        warnings.warn(f"left out {what} nothing: {masks}", PromptWarning, stacklevel=3)

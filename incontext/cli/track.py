@@ -2,38 +2,26 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from incontext.cli.options import (
-    Device,
-    Dtype,
-    MinPresence,
-    PairsCommand,
-    PromptTensors,
-    Side,
-    SnapColors,
-    Task,
-    Weights,
-    app,
-    names,
-)
+from incontext.cli.options import PairsCommand, PromptTensors, SnapColors, app, names, pairs_of, with_options
+from incontext.options import DEFAULTS, LOADING, Export, LoadOptions, Policy, SegmentOptions
 from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from incontext.examples import OpenedPrompts
-    from incontext.video.exports import Export
+    from incontext.engine import Segmenter
+    from incontext.hints import Hints
     from incontext.video.frames import Mark
-    from incontext.video.job import Progress, TrackReport
+    from incontext.video.job import TrackProgress, TrackReport
+    from incontext.video.plan import TrackJob
 
-PolicyName = Literal["recent", "spaced", "confident"]
-
-_TOLD = ("weights_sha256", "incontext")  # what a Segmenter does not say of itself
 _MOST_SPANS = 5  # in which an object was lost, told one by one
 
 
 @app.command(cls=PairsCommand)
+@with_options()
 def track(
     source: Annotated[
         Path,
@@ -75,11 +63,21 @@ def track(
         typer.Option("--prompts", metavar="FOLDER|FILE", help="More examples, as `incontext segment` takes them."),
     ] = None,
     prompt_tensor: PromptTensors = None,
+    hints: Annotated[
+        Path | None,
+        typer.Option(
+            "--hints",
+            metavar="FILE",
+            help="What is said of frames, as JSON by their numbers, counted from 0 in INPUT: {NUMBER: {points: "
+            "[[x, y, id]], boxes: [[left, top, right, bottom, id]], ...}}. Objects are corrected from there on, new "
+            "ones added; on the first frame they do in place of --mask.",
+        ),
+    ] = None,
     memory: Annotated[
         int, typer.Option("--memory", min=0, help="Predicted frames to remember at most. 0: only what was given.")
     ] = 4,
     policy: Annotated[
-        PolicyName,
+        Policy,
         typer.Option("--policy", help="Which of them: the last, evenly spread ones, or the surest."),
     ] = "spaced",
     start: Annotated[
@@ -89,12 +87,8 @@ def track(
         str | None, typer.Option("--to", metavar="FRAME", help="The first that is tracked no more. Default: the end.")
     ] = None,
     every: Annotated[int, typer.Option("--every", min=1, metavar="N", help="Only each Nth frame from there on.")] = 1,
-    weights: Weights = "default",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    task: Task = "instance",
-    side: Side = None,
-    min_presence: MinPresence = None,
+    options: SegmentOptions = DEFAULTS,
+    loading: LoadOptions = LOADING,
     formats: Annotated[
         str | None,
         typer.Option(
@@ -106,52 +100,59 @@ def track(
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write overlay.mp4.")] = True,
     snap_colors: SnapColors = False,
 ) -> None:
-    """Follow objects through a video, from a mask of its first frame (--mask) or from examples (--prompt, --prompts,
-    --prompt-tensor).
+    """Follow objects through a video.
 
-    Writes masks/, an indexed PNG for each frame; overlay.mp4; sheet.jpg; and tracks.json, which says where each object
-    is and where it was lost. Stop with Ctrl-C; the same command goes on where the last state was saved.
+    They are shown by a mask of its first frame (--mask), by hints on it (--hints), or by examples (--prompt, --prompts,
+    --prompt-tensor). Writes masks/, an indexed PNG for each frame; overlay.mp4; sheet.jpg; and tracks.json, which says
+    where
+    each object is and where it was lost. Stop with Ctrl-C; the same command goes on where the last state was saved.
     """
-    from incontext.prompt_tensor import PromptTensor
-    from incontext.video.job import track_job
+    from incontext.engine import load_with
+    from incontext.examples import open_context
     from incontext.video.plan import plan_track
 
     # What a user can get wrong is found before the weights are loaded.
-    pairs = list(zip((prompt or [])[::2], (prompt or [])[1::2], strict=True))
+    pairs, first = pairs_of(prompt), mask
     if prompt_frame is not None:
         if mask is None:
             raise ValueError("expected --mask with --prompt-frame, got none; give the mask of that picture")
-        pairs, mask = [(prompt_frame, mask), *pairs], None
-    opened = _opened(pairs, prompts, snap=snap_colors)
+        pairs, first = [(prompt_frame, mask), *pairs], None
+    given = open_context(pairs, prompts, prompt_tensor or [], snap=snap_colors, needed=False)
     job = plan_track(
         source,
         out,
-        mask=mask,
-        masks=_masks_at(mask_at or []),
-        prompts=() if opened is None else opened.prompts,
-        prompt_files=() if opened is None else opened.pairs,
-        prompt_tensors=[PromptTensor.load(path) for path in prompt_tensor or []],
+        mask=first,
+        masks=masks_at(mask_at or []),
+        hints=None if hints is None else hints_at(hints),
+        prompts=given.prompts,
+        prompt_files=given.pairs,
+        prompt_tensors=given.prompt_tensors,
         memory=memory,
         policy=policy,
-        task=task,
-        side=side,
-        start=_mark("--from", start),
-        stop=None if stop is None else _mark("--to", stop),
+        start=mark("--from", start),
+        stop=None if stop is None else mark("--to", stop),
         every=every,
         overlay=overlay,
-        exports=_exports(formats),
+        exports=exports_of(formats),
         snap=snap_colors,
+        **options.keywords(),
     )
+    if not carry_out(load_with(loading), job):
+        raise typer.Exit(1)
 
-    from incontext.cli.evaluate import describe
-    from incontext.engine import load
 
-    segmenter = load(weights, device=device, dtype=dtype, min_presence=min_presence)
-    about = {name: value for name, value in describe(segmenter, weights, task, side).items() if name in _TOLD}
+def carry_out(segmenter: "Segmenter", job: "TrackJob") -> bool:
+    """Run a job, tell how it goes and what came of it; whether nothing was left out.
+
+    Raises:
+        typer.Exit: Ctrl-C ended it, with status 130.
+    """
+    from incontext.video.job import track_job
+
     done, told = 0, False
     with ProgressLine("frames", None) as progress:
 
-        def tell(now: "Progress") -> None:
+        def tell(now: "TrackProgress") -> None:
             nonlocal done, told
             done = now.done
             if not now.again:
@@ -161,18 +162,18 @@ def track(
                 progress.say("Going on with what an earlier run left unfinished; its frames are drawn once more.")
 
         try:
-            report = track_job(segmenter, job, about=about, on_frame=tell)
+            report = track_job(segmenter, job, on_frame=tell)
         except KeyboardInterrupt:
             progress.say(f"Stopped after {done} frames; the same command goes on from there.")
             raise typer.Exit(130) from None
-    _print(report)
-    if report.problems:
-        for problem in report.problems:
-            progress.say(f"Not read: {problem}")
-        raise typer.Exit(1)
+    print(*summary(report), sep="\n")
+    for problem in report.problems:
+        progress.say(f"Not read: {problem}")
+    return not report.problems
 
 
-def _exports(text: str | None) -> "list[Export]":
+def exports_of(text: str | None) -> list[Export]:
+    """Read names of layouts with commas between."""
     from incontext.video.exports import FILES
 
     asked = [] if text is None else names(text)
@@ -181,19 +182,18 @@ def _exports(text: str | None) -> "list[Export]":
     return [each for each in FILES if each in asked]
 
 
-def _opened(pairs: list[tuple[Path, Path]], source: Path | None, *, snap: bool) -> "OpenedPrompts | None":
-    from incontext.cli.segment import tell_about_empty
-    from incontext.examples import gather, open_prompts
+def hints_at(path: Path) -> "dict[int, Hints]":
+    """Read hints by the numbers of frames."""
+    from incontext.hint_files import load_many
 
-    if not pairs and source is None:
-        return None
-    opened = open_prompts(gather(pairs, source), snap=snap)
-    tell_about_empty(opened)
-    return opened
+    found = load_many(path)
+    if strange := [name for name in found if not (name.isascii() and name.isdigit())]:
+        raise ValueError(f"{path}: expected hints by the numbers of frames, counted from 0; got {strange[0]!r}")
+    return {int(name): each for name, each in found.items()}
 
 
-def _masks_at(values: list[str]) -> dict[int, Path]:
-    """NUMBER, MASK, NUMBER, MASK ... -> masks by their frames' numbers."""
+def masks_at(values: list[str]) -> dict[int, Path]:
+    """Read NUMBER, MASK, NUMBER, MASK ... as masks by their frames' numbers."""
     masks: dict[int, Path] = {}
     for number, path in zip(values[::2], values[1::2], strict=True):
         if not (number.isascii() and number.isdigit()):
@@ -204,8 +204,8 @@ def _masks_at(values: list[str]) -> dict[int, Path]:
     return masks
 
 
-def _mark(option: str, text: str) -> "Mark":
-    """ "300" -> frame 300; "12.5s" -> the time."""
+def mark(option: str, text: str) -> "Mark":
+    """Read "300" as frame 300, and "12.5s" as a time."""
     try:
         number = float(text.removesuffix("s"))
         if number >= 0 and (text.endswith("s") or (text.isascii() and text.isdigit())):
@@ -215,10 +215,12 @@ def _mark(option: str, text: str) -> "Mark":
     raise ValueError(f'expected {option} as a frame\'s number, or a time such as "12.5s"; got {text!r}')
 
 
-def _print(report: "TrackReport") -> None:
-    print(f"{report.frames} masks in {report.out / 'masks'} ({report.frames_per_second:.1f} frames/s)")
+def summary(report: "TrackReport") -> list[str]:
+    """Say how many masks there are, and in which frames each object was lost."""
+    lines = [f"{report.frames} masks in {report.out / 'masks'} ({report.frames_per_second:.1f} frames/s)"]
     for each in report.objects:
         spans = [f"{first}-{last}" if last > first else f"{first}" for first, last in each.lost]
         more = f" and {len(spans) - _MOST_SPANS} more times" if len(spans) > _MOST_SPANS else ""
         lost = f", lost in {', '.join(spans[:_MOST_SPANS])}{more}" if spans else ""
-        print(f"object {each.id}: found in {each.frames} frame{'' if each.frames == 1 else 's'}{lost}")
+        lines.append(f"object {each.id}: found in {each.frames} frame{'' if each.frames == 1 else 's'}{lost}")
+    return lines

@@ -1,27 +1,20 @@
 """`incontext train`."""
 
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from incontext.cli.options import Device, app
+from incontext.cli.options import app
+from incontext.options import TrainingDtype
 from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from incontext.matching.backbone import Backbone
-    from incontext.network.model import SegGPT
     from incontext.training.features import Targets
+    from incontext.training.loop import TrainingProgress
     from incontext.training.parallel.processes import Team
-    from incontext.training.recipes import Recipe
-    from incontext.training.sets import ImageSet
-
-TrainingDtype = Literal["auto", "bfloat16", "float32"]
-_WITHOUT_MASKS = 0.2  # share of the episodes for images without masks, where the recipe has none
+    from incontext.training.request import TrainingPlan
 
 
 @app.command()
@@ -76,7 +69,7 @@ def train(
         list[Path] | None,
         typer.Option("--unseen", help="Data like DATA of which nothing is learned, to judge by. May be given again."),
     ] = None,
-    device: Device = "auto",
+    device: Annotated[str, typer.Option("--device", help='"auto", "cpu", "cuda", "cuda:1", "mps".')] = "auto",
     dtype: Annotated[
         TrainingDtype,
         typer.Option("--dtype", help="Of the products. auto: bfloat16 where the hardware multiplies it, else float32."),
@@ -104,132 +97,110 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Train weights by in-context coloring. Stop with Ctrl-C; the same command goes on where the last state was saved.
+    """Train weights by in-context coloring.
+
+    Stop with Ctrl-C; the same command goes on where the last state was saved.
 
     Of every set of 20 pictures or more, one in 20 is held out for validation. Under `torchrun -m incontext train ...`
     the processes share every batch, and the weights come out as from one.
     """
-    from incontext.matching.backbone import open_backbone
+    from incontext.training.request import Asked, settled
+
+    asked = Asked(recipe, seed, init, teacher, tuple(data or ()), tuple(unlabelled or ()), tuple(unseen or ()))
+    run(
+        settled(asked, out),
+        out,
+        features=features or out / "features",
+        device=device,
+        dtype=dtype,
+        workers=workers,
+        save_minutes=save_minutes,
+        state_mib=state_mib,
+        sharded=shard,
+    )
+
+
+def run(
+    plan: "TrainingPlan",
+    out: Path,
+    *,
+    features: Path,
+    device: str,
+    dtype: TrainingDtype,
+    workers: int,
+    save_minutes: float,
+    state_mib: int | None,
+    sharded: bool,
+) -> None:
+    """Train by a plan, and tell how it goes; the process that writes tells alone."""
     from incontext.network.devices import choose_device, keep_freed_memory
     from incontext.training import loop
     from incontext.training.parallel.processes import joined, team_device
     from incontext.training.parallel.slices import Slices
-    from incontext.training.recipes import Recipe
-    from incontext.training.sets import hold_out, read_photographs, read_set
 
-    chosen = Recipe.open(recipe)
-    if seed is not None:
-        chosen = replace(chosen, seed=seed)
-    keep_freed_memory()
     used = str(choose_device(team_device(device)))
-    chosen, first, told = _start(init, chosen, out)
-    chosen = _taught(chosen, teacher, unlabelled or [])
-    backbone = None if chosen.teaching is None else open_backbone(chosen.teaching.name, fetch=True)
-    shorter = max(256, *(stage.side for stage in chosen.stages), 0 if backbone is None else backbone.side)
-    kept, held = hold_out(read_set(folder, shorter_side=shorter) for folder in data or [])
-    kept += [read_photographs(folder, shorter_side=shorter) for folder in unlabelled or []]
-    judging = [read_set(folder, shorter_side=shorter) for folder in unseen or []]
     with joined(used) as team, ExitStack() as stack:
-        targets = None
-        if backbone is not None and chosen.teaching is not None:
-            targets = _targets(
-                backbone, chosen.teaching.dims_of(backbone.channels), kept, features or out / "features", team
-            )
+        targets = targets_of(plan, features, team)
+        keep_freed_memory()  # from here on, as what reading took is not needed again
         # Only process 0 tells anything.
-        progress = stack.enter_context(ProgressLine("steps", chosen.steps)) if team.rank == 0 else None
-        if progress is not None and told:
-            progress.say(told)
-
-        def say(precision: str) -> None:
-            if progress is not None:
-                progress.say(precision[0].upper() + precision[1:])
-
-        def tell(state: loop.Progress) -> None:
-            if progress is None:
-                return
-            progress.update(state.step, f"loss {state.loss:.4f}, {state.episodes_per_second:.1f} episodes/s")
-            if state.validation is not None:
-                progress.say(f"Step {state.step}: validation mIoU {state.validation:.3f}")
-            if state.unseen is not None:
-                progress.say(f"Step {state.step}: mIoU {state.unseen:.3f} on sets of which nothing is learned")
-
+        progress = stack.enter_context(ProgressLine("steps", plan.recipe.steps)) if team.rank == 0 else None
+        listener = _Listener(progress)
+        if plan.told:
+            listener.say(plan.told)
         written = loop.train(
-            chosen,
-            kept,
+            plan.recipe,
+            plan.sets,
             out,
-            held_out=held,
-            unseen=judging,
+            held_out=plan.held_out,
+            unseen=plan.unseen,
             targets=targets,
             device=used,
             workers=workers,
             dtype=dtype,
             save_minutes=save_minutes,
             slices=None if state_mib is None else Slices(state_mib),
-            init=first,
+            init=plan.init,
             team=team,
-            sharded=shard,
-            on_start=say,
-            on_report=tell,
+            sharded=sharded,
+            on_start=lambda precision: listener.say(precision[0].upper() + precision[1:]),
+            on_report=listener.report,
         )
     if team.rank == 0:
         print(written)
 
 
-def _taught(recipe: "Recipe", teacher: str | None, unlabelled: "Sequence[Path]") -> "Recipe":
-    """The recipe with the teacher that was asked for, and a share of episodes for images without masks."""
-    from incontext.training.teacher import Teaching
+class _Listener:
+    """What a user reads while a run goes on; nothing in processes that tell nothing."""
 
-    if teacher is not None:
-        known = recipe.teaching or Teaching(teacher)
-        recipe = replace(recipe, teaching=replace(known, name=teacher))
-    if recipe.teaching is None and (unlabelled or recipe.sampling.without_masks > 0):
-        raise ValueError(
-            "images without masks teach nothing by themselves; name a --teacher whose features are learned"
-        )
-    if unlabelled and not recipe.sampling.without_masks:
-        recipe = replace(recipe, sampling=replace(recipe.sampling, without_masks=_WITHOUT_MASKS))
-    return recipe
+    def __init__(self, progress: ProgressLine | None) -> None:
+        self._progress = progress
+
+    def say(self, sentence: str) -> None:
+        if self._progress is not None:
+            self._progress.say(sentence)
+
+    def report(self, state: "TrainingProgress") -> None:
+        if self._progress is None:
+            return
+        self._progress.update(state.step, f"loss {state.loss:.4f}, {state.episodes_per_second:.1f} episodes/s")
+        if state.validation is not None:
+            self.say(f"Step {state.step}: validation mIoU {state.validation:.3f}")
+        if state.unseen is not None:
+            self.say(f"Step {state.step}: mIoU {state.unseen:.3f} on sets of which nothing is learned")
 
 
-def _targets(
-    backbone: "Backbone", dims: "Sequence[int]", sets: "Sequence[ImageSet]", folder: Path, team: "Team"
-) -> "Targets":
-    """What the teacher sees in all images, of which process 0 computes what is missing."""
+def targets_of(plan: "TrainingPlan", folder: Path, team: "Team") -> "Targets | None":
+    """Let the teacher, if there is one, see all images; process 0 computes what is missing."""
     from incontext.training.features import FeatureFiles, Targets
 
-    files, images = FeatureFiles(backbone, folder), [image for each in sets for image in each.images]
+    backbone, teaching = plan.backbone, plan.recipe.teaching
+    if backbone is None or teaching is None:
+        return None
+    files, images = FeatureFiles(backbone, folder), [image for each in plan.sets for image in each.images]
     if not images:
         raise ValueError(f"expected images for {backbone.name} to look at, got none; name folders of them")
     if team.rank == 0:
         with ProgressLine("images seen by the teacher", len(images)) as progress:
             files.fill(images, progress.update)
     team.agree(True)  # the others wait
-    return Targets.make(files, [files.path(image) for image in images], dims)
-
-
-def _start(init: str | None, recipe: "Recipe", out: Path) -> "tuple[Recipe, SegGPT | None, str]":
-    """The recipe, whose model follows a ViT; the weights to start from; what to tell about them."""
-    if recipe.only_presence and (init is None or init.startswith("timm:")):
-        raise ValueError("expected --init with weights whose network is to get a presence head; --init default")
-    if init is None:
-        return recipe, None, ""
-    from incontext.network.checkpoint import load_model, resolve
-    from incontext.training.start.vit import from_timm
-    from incontext.training.start.warm import start_from
-
-    if init.startswith("timm:"):
-        from incontext.training.loop import has_state
-
-        going_on = has_state(out)
-        model = from_timm(init.removeprefix("timm:"), recipe.model, pretrained=not going_on, seed=recipe.seed)
-        c = model.config
-        told = f"The model follows {init}: width {c.width}, {c.heads} heads, {c.depth} blocks, patch {c.patch}."
-        return recipe.with_model(c), model, f"{told} Tokens and decoder are fresh."
-    loaded = load_model(resolve(init))
-    if recipe.only_presence:
-        recipe = recipe.with_model(replace(loaded.config, presence=recipe.model.presence))
-    try:
-        model, left = start_from(loaded, recipe.model, seed=recipe.seed)
-    except ValueError as error:
-        raise ValueError(f"{init}: {error}") from error
-    return recipe, model, f"Fresh, as {init} has no counterpart: {', '.join(left)}" if left else ""
+    return Targets.make(files, [files.path(image) for image in images], teaching.dims_of(backbone.channels))

@@ -1,22 +1,26 @@
 """`incontext tune`."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from incontext.cli.options import Device, Dtype, SnapColors, Task, Weights, app, name_below, named_ids
+from incontext.cli.options import SnapColors, app, name_below, named_ids, with_options
+from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions, Start
 from incontext.progress import ProgressLine
 
 if TYPE_CHECKING:
+    from incontext.prompt_tensor import PromptTensor
     from incontext.tuning import TuningStep
 
-StartName = Literal["best", "mean", "noise"]
 
 _LONGEST = 768  # pixels along a picture's longer side: more than tuning looks at
 
 
 @app.command()
+@with_options(only=("task",))
 def tune(
     labelled: Annotated[
         Path,
@@ -31,7 +35,7 @@ def tune(
     lr: Annotated[float, typer.Option("--lr", help="How far a value moves in a step, at the beginning.")] = 0.1,
     shots: Annotated[int, typer.Option("--shots", min=1, help="Costs as much in use as so many examples.")] = 1,
     start: Annotated[
-        StartName, typer.Option("--start", help="From the best of the examples, their mean, or noise.")
+        Start, typer.Option("--start", help="From the best of the examples, their mean, or noise.")
     ] = "best",
     val_share: Annotated[
         float, typer.Option("--val-share", help="Of the pictures, held out to judge by. 0: all learn and all judge.")
@@ -44,10 +48,8 @@ def tune(
     names: Annotated[
         str | None, typer.Option("--names", metavar="ID=NAME,...", help="What ids mean, to be kept in the file.")
     ] = None,
-    weights: Weights = "default",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    task: Task = "instance",
+    options: SegmentOptions = DEFAULTS,
+    loading: LoadOptions = LOADING,
     snap_colors: SnapColors = False,
 ) -> None:
     """Learn from labelled pictures what `segment --prompt-tensor` then takes in place of examples.
@@ -65,13 +67,45 @@ def tune(
     empty = [read_empty(pair, longest=_LONGEST) for pair in opened.empty]
     out.parent.mkdir(parents=True, exist_ok=True)
 
-    from incontext.engine import load
+    from incontext.engine import load_with
     from incontext.evaluation.pages.tuning_report import write_page
     from incontext.network.devices import keep_freed_memory
     from incontext.tuning import tune as learn
 
     keep_freed_memory()
-    segmenter, told = load(weights, device=device, dtype=dtype), list["TuningStep"]()
+    segmenter = load_with(loading)
+    run = partial(
+        learn,
+        segmenter,
+        opened.prompts,
+        steps=steps,
+        lr=lr,
+        shots=shots,
+        start=start,
+        held_out=val_share,
+        batch_size=batch_size,
+        task=options.task,
+        empty=empty,
+        names=called,
+        pictures=pictures,
+        checkpointing=checkpointing,
+        seed=seed,
+    )
+    key, told = listened(run, steps)
+    key.save(out)
+    page = write_page(out.with_suffix(".html"), segmenter, key, told, opened.prompts, pictures)
+    made = key.origin
+    judges = f"{len(made.held_out)} held-out pictures" if made.held_out else "the pictures it was tuned on"
+    print(f"{out}: mean IoU {made.before:.3f} before, {made.after:.3f} after tuning, on {judges}; {page} shows them")
+
+
+def listened(run: "Callable[..., PromptTensor]", steps: int) -> "tuple[PromptTensor, list[TuningStep]]":
+    """Tune, and tell how it goes; return the result and its steps.
+
+    Raises:
+        typer.Exit: Ctrl-C ended it, with status 130.
+    """
+    told = list["TuningStep"]()
     with ProgressLine("steps", steps) as progress:
 
         def tell(step: "TuningStep") -> None:
@@ -83,32 +117,10 @@ def tune(
             progress.update(0, f"choosing where to start: example {done} of {total}")
 
         try:
-            key = learn(
-                segmenter,
-                opened.prompts,
-                steps=steps,
-                lr=lr,
-                shots=shots,
-                start=start,
-                held_out=val_share,
-                batch_size=batch_size,
-                task=task,
-                empty=empty,
-                names=called,
-                pictures=pictures,
-                checkpointing=checkpointing,
-                seed=seed,
-                on_step=tell,
-                on_tried=tell_start,
-            )
+            return run(on_step=tell, on_tried=tell_start), told
         except KeyboardInterrupt:
             progress.say(f"Stopped after {len(told)} steps; nothing was written.")
             raise typer.Exit(130) from None
-    key.save(out)
-    page = write_page(out.with_suffix(".html"), segmenter, key, told, opened.prompts, pictures)
-    made = key.origin
-    judges = f"{len(made.held_out)} held-out pictures" if made.held_out else "the pictures it was tuned on"
-    print(f"{out}: mean IoU {made.before:.3f} before, {made.after:.3f} after tuning, on {judges}; {page} shows them")
 
 
 def _check_target(out: Path) -> None:

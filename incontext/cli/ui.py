@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-from incontext.cli.options import Device, Dtype, Weights, app
+from incontext.cli.options import app, with_options
+from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 
 
 @app.command()
+@with_options()
 def ui(
     folder: Annotated[
         list[Path] | None,
@@ -30,15 +32,14 @@ def ui(
         typer.Option("--port", min=0, max=65535, help="Default: the first free one from 7860 on. 0: any."),
     ] = None,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
-    weights: Weights = "default",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    options: SegmentOptions = DEFAULTS,
+    loading: LoadOptions = LOADING,
 ) -> None:
     """Open a local page in the browser: paint one example, see all your pictures segmented.
 
     Track videos and tune keys there, too. Nothing leaves this machine. Ctrl-C ends it and removes what was uploaded.
     """
-    from incontext.ui import Options, serve
+    from incontext.ui import PageOptions, serve
 
     def ready(address: str) -> None:
         print(f"The page is at {address} (Ctrl-C ends it)", flush=True)
@@ -46,7 +47,7 @@ def ui(
             webbrowser.open(address)
 
     try:
-        serve(Options(host, port, folder or (), weights, device, dtype), on_ready=ready)
+        serve(PageOptions(host, port, folder or (), loading, options), on_ready=ready)
     except KeyboardInterrupt:
         print("Ended.", file=sys.stderr)
         raise typer.Exit(130) from None

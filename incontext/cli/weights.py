@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from incontext.cli.options import LayoutName, StoredDtypeName, decimals, weights_app
+from incontext.cli.options import decimals, weights_app
+from incontext.options import Layout, StoredDtype
 
 
 @weights_app.command("list")
 def weights_list() -> None:
-    """The weights that have a name."""
-    from incontext.network.checkpoint import cached_path, registry
+    """List the weights that have a name."""
+    from incontext.network.registry import cached_path, registry
 
     entries = registry().values()
     width = max((len(entry.name) for entry in entries), default=0)
@@ -23,8 +24,9 @@ def weights_list() -> None:
 
 @weights_app.command("info")
 def weights_info(weights: Annotated[str, typer.Argument(metavar="NAME|PATH|KEY")] = "default") -> None:
-    """What is in a file of weights, or in a prompt tensor. Nothing is downloaded."""
-    from incontext.network.checkpoint import cached_path, info, registry, resolve
+    """Say what is in a file of weights, or in a prompt tensor. Nothing is downloaded."""
+    from incontext.network.checkpoint import info
+    from incontext.network.registry import cached_path, registry, resolve
     from incontext.prompt_tensor import PromptTensor, is_prompt_tensor
 
     entry = registry().get(weights)
@@ -55,7 +57,7 @@ def weights_info(weights: Annotated[str, typer.Argument(metavar="NAME|PATH|KEY")
 @weights_app.command("verify")
 def weights_verify(weights: Annotated[str, typer.Argument(metavar="NAME|PATH")] = "default") -> None:
     """Check weights completely: every value, and named ones against their SHA-256."""
-    from incontext.network.checkpoint import verify
+    from incontext.network.registry import verify
 
     found = verify(weights)
     print(f"{found.path}: {found.parameters:,} finite parameters, SHA-256 {found.sha256}")
@@ -65,13 +67,12 @@ def weights_verify(weights: Annotated[str, typer.Argument(metavar="NAME|PATH")] 
 def weights_convert(
     source: Annotated[str, typer.Argument(metavar="NAME|PATH")],
     target: Annotated[Path, typer.Argument(help="The file to write; for the layout of transformers, a folder.")],
-    layout: Annotated[
-        LayoutName, typer.Option("--layout", help="published: what the authors' code reads.")
-    ] = "incontext",
-    dtype: Annotated[StoredDtypeName | None, typer.Option("--dtype", help="Default: the source's.")] = None,
+    layout: Annotated[Layout, typer.Option("--layout", help="published: what the authors' code reads.")] = "incontext",
+    dtype: Annotated[StoredDtype | None, typer.Option("--dtype", help="Default: the source's.")] = None,
 ) -> None:
     """Rewrite weights in another layout or precision."""
-    from incontext.network.checkpoint import convert, resolve
+    from incontext.network.checkpoint import convert
+    from incontext.network.registry import resolve
 
     written = convert(resolve(source), target, layout=layout, dtype=dtype)
     print(f"{written.path}: {written.layout}, {written.dtype}, {written.bytes:,} bytes, SHA-256 {written.sha256}")
@@ -84,10 +85,11 @@ def weights_average(
     shares: Annotated[
         str | None, typer.Option("--shares", metavar="A,B,...", help="How much each counts. Default: all alike.")
     ] = None,
-    dtype: Annotated[StoredDtypeName, typer.Option("--dtype")] = "float32",
+    dtype: Annotated[StoredDtype, typer.Option("--dtype")] = "float32",
 ) -> None:
-    """The mean of weights: of a run and what it started from, say, which is often better than both."""
-    from incontext.network.checkpoint import average, resolve
+    """Average weights: of a run and what it started from, say, which is often better than both."""
+    from incontext.network.checkpoint import average
+    from incontext.network.registry import resolve
 
     parts = None if shares is None else decimals("--shares", shares)
     written = average([resolve(source) for source in sources], out, shares=parts, dtype=dtype)
@@ -96,10 +98,11 @@ def weights_average(
 
 @weights_app.command("download")
 def weights_download(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
-    """Fetch named weights into the Hugging Face cache, and check them."""
-    from incontext.network.checkpoint import download
+    """Fetch named weights into the Hugging Face cache, and check them; or a backbone's, by "timm:NAME"."""
+    from incontext.matching import names
+    from incontext.network.registry import download
 
-    print(download(name))
+    print(names.download(name) if names.is_fetchable(name) else download(name))
 
 
 def _print_rows(rows: dict[str, object]) -> None:

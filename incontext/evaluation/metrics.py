@@ -1,5 +1,6 @@
-"""Intersections, unions, and what is made of them: IoU per class, mIoU, FB-IoU; how sure those figures are; and how
-much a confidence knows.
+"""Intersections, unions, and what is made of them: IoU per class, mIoU, FB-IoU.
+
+And how sure those figures are, and how much a confidence knows.
 
 Refuses to know files, episodes and colours. Masks are (H, W) arrays here: `found` and `truth` bool, `ignored` bool
 where nothing is scored. Counts are summed over many masks first and divided last, as few-shot segmentation does
@@ -40,14 +41,14 @@ class Overlap:
 
 
 def overlap(found: Flags, truth: Flags, ignored: Flags) -> Overlap:
-    """The overlap of two (H, W) bool masks, ignored pixels left out."""
+    """Count the overlap of two (H, W) bool masks, ignored pixels left out."""
     _same_shape(found, truth, ignored)
     scored = ~ignored
     return Overlap(int((found & truth & scored).sum()), int(((found | truth) & scored).sum()))
 
 
 def mean(values: Iterable[float]) -> float:
-    """The plain mean, of classes' IoUs (mIoU), of foreground's and background's (FB-IoU), or of sets."""
+    """Average plainly: classes' IoUs (mIoU), foreground's and background's (FB-IoU), or sets."""
     listed = list(values)
     if not listed:
         raise ValueError("expected at least one value to average, got none")
@@ -55,19 +56,28 @@ def mean(values: Iterable[float]) -> float:
 
 
 def resamples(episodes: int, seed: int) -> npt.NDArray[np.int64]:
-    """How often each of a set's episodes is drawn in each replicate of a bootstrap, (REPLICATES, episodes).
+    """Draw how often each of a set's episodes is in each replicate of a bootstrap, (REPLICATES, episodes).
 
     Every row sums to `episodes`: they are drawn with replacement (Efron, Annals of Statistics 7, 1979). Scores of one
-    set that share a seed share their replicates, so their differences may be compared replicate by replicate.
+    set that share a seed share their replicates, so their differences may be compared replicate by replicate, for which
+    `scipy.stats.bootstrap`, which draws anew for each statistic, has no way.
     """
     shares = np.full(episodes, 1 / episodes)
     return np.random.default_rng(seed).multinomial(episodes, shares, size=REPLICATES)
 
 
 def resampled_mean_iou(drawn: npt.NDArray[np.int64], classes: npt.NDArray[np.int64], overlaps: Floats) -> Floats:
-    """mIoU in each replicate, (R,): drawn (R, E) from `resamples`, classes (E,) ids, overlaps (E, 2) sums to divide.
+    """Compute mIoU in each replicate of a bootstrap.
 
     A class none of whose episodes was drawn is left out of its replicate's mean.
+
+    Args:
+        drawn: (R, E), from `resamples`.
+        classes: (E,) ids.
+        overlaps: (E, 2), intersections and unions: sums to divide.
+
+    Returns:
+        (R,).
     """
     member = classes[:, None] == np.unique(classes)  # (E, K)
     summed = np.einsum("re,ek,eo->rko", drawn.astype(np.float64), member.astype(np.float64), overlaps, optimize=True)
@@ -78,7 +88,7 @@ def resampled_mean_iou(drawn: npt.NDArray[np.int64], classes: npt.NDArray[np.int
 
 
 def interval(replicates: Floats) -> Interval:
-    """The middle 95 % of the replicates (R,) of a bootstrap: its percentile interval."""
+    """Take the middle 95 % of the replicates (R,) of a bootstrap: its percentile interval."""
     low, high = np.percentile(replicates, [2.5, 97.5]).tolist()
     return low, high
 
@@ -96,11 +106,12 @@ class ConfidenceTally:
 
     @classmethod
     def empty(cls) -> ConfidenceTally:
+        """Make a tally of nothing."""
         return cls(np.zeros((2, BINS), np.int64), np.zeros((2, BINS)))
 
     @classmethod
     def of(cls, confidence: npt.NDArray[np.floating], right: Flags, ignored: Flags) -> ConfidenceTally:
-        """The tally of one picture: confidence (H, W) in 0..1, right (H, W) bool, ignored pixels left out."""
+        """Tally one image: confidence (H, W) in 0..1, right (H, W) bool, ignored pixels left out."""
         _same_shape(confidence, right, ignored)
         scored = ~ignored
         values = confidence[scored].astype(np.float32)
@@ -113,7 +124,7 @@ class ConfidenceTally:
         return ConfidenceTally(self.pixels + other.pixels, self.total + other.total)
 
     def below(self, threshold: float) -> tuple[int, int]:
-        """How many wrong and how many right pixels lie below a threshold that is a multiple of 0.05."""
+        """Count how many wrong and how many right pixels lie below a threshold that is a multiple of 0.05."""
         bins = round(threshold * BINS)
         if abs(bins - threshold * BINS) > 1e-9:
             raise ValueError(f"expected a threshold that is a multiple of {1 / BINS:g}, got {threshold:g}")
@@ -122,8 +133,10 @@ class ConfidenceTally:
 
     @property
     def calibration_error(self) -> float | None:
-        """The expected calibration error, 0..1: |share right - mean confidence| of a bin, weighted by its pixels
-        (Guo et al., arXiv 1706.04599). None where nothing was counted."""
+        """The expected calibration error, 0..1; None where nothing was counted.
+
+        It is |share right - mean confidence| of a bin, weighted by its pixels (Guo et al., arXiv 1706.04599).
+        """
         pixels = self.pixels.sum(axis=0)
         if not pixels.any():
             return None

@@ -11,18 +11,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from incontext.evaluation.metrics import Overlap, mean, overlap
 from incontext.images.ids import IGNORED, Pixels
+from incontext.options import SegmentKeywords, SegmentOptions, takes_options
 from incontext.types import Prompt
 
 if TYPE_CHECKING:  # the engine brings torch, and a ranking that is read needs none
     from incontext.engine import Context, FittedQuery, Segmenter
-    from incontext.network.model import Task
 
 _MOST_COLUMNS = 8  # of ids, in a table for people
 _LEAST_SHOWN = 2  # queries of each id in a sample: a candidate among them still leaves one to try it on
@@ -32,9 +32,13 @@ _LEAST_SHOWN = 2  # queries of each id in a sample: a candidate among them still
 class Ranking:
     """What each of C candidates does as the only prompt for Q queries with K ids in them.
 
-    names: (C) of the candidates. ids: (K) ascending. shown: (C, K) bool, the candidate's mask has the id. queries: (Q)
-    numbers of pictures, those below C being the candidates themselves; nobody is tried on itself. wanted: (Q, K) bool,
-    the query shows the id. intersection, union: (C, Q, K) pixels, zeros where nothing was tried.
+    Attributes:
+        names: (C) of the candidates.
+        ids: (K) ascending.
+        shown: (C, K) bool, the candidate's mask has the id.
+        queries: (Q) numbers of pictures, those below C being the candidates themselves; nobody is tried on itself.
+        wanted: (Q, K) bool, the query shows the id.
+        intersection, union: (C, Q, K) pixels, zeros where nothing was tried.
     """
 
     names: tuple[str, ...]
@@ -69,7 +73,7 @@ class Ranking:
         return tuple(np.argsort(-np.nan_to_num(self.score, nan=-1.0), kind="stable").tolist())
 
     def best(self, count: int) -> tuple[int, ...]:
-        """The numbers of `count` candidates for one context, in the order in which they were chosen.
+        """Choose the numbers of `count` candidates for one context, in the order in which they were chosen.
 
         Each is the one with the highest sum of IoU over those of its ids of which the chosen have the fewest examples
         so far. So all ids are shown as soon as that is possible, each by about as many, and with one id the chosen are
@@ -91,7 +95,7 @@ class Ranking:
         return tuple(chosen)
 
     def to_markdown(self) -> str:
-        """A table, best first: mean IoU, that of each id where they are few, else which ids; and how many queries."""
+        """Write a table, best first: mean IoU, that of each id where they are few, else which; and how many queries."""
         few = self.ids if 1 < len(self.ids) <= _MOST_COLUMNS else ()
         many = len(self.ids) > _MOST_COLUMNS
         heads = ["example", "mean IoU", *(f"id {i}" for i in few), *(["ids"] if many else []), "queries"]
@@ -106,7 +110,7 @@ class Ranking:
         return "\n".join(lines) + "\n"
 
     def to_json(self) -> str:
-        """The same as one JSON object; what is not known is null."""
+        """Write the same as one JSON object; what is not known is null."""
         iou, score, tried = self.iou, self.score, self.tried.sum(axis=1)
         examples = [
             {
@@ -124,7 +128,9 @@ class Ranking:
 class Trial:
     """A chosen context on the queries that are not part of it, mean IoU over the ids that these show, 0..1.
 
-    together: of the context. alone: of the first that was chosen, as the only prompt for the same queries.
+    Attributes:
+        together: Of the context.
+        alone: Of the first that was chosen, as the only prompt for the same queries.
     """
 
     together: float
@@ -132,6 +138,7 @@ class Trial:
     queries: int
 
 
+@takes_options
 def rank(
     segmenter: Segmenter,
     prompts: Sequence[Prompt],
@@ -140,16 +147,18 @@ def rank(
     empty: Sequence[Pixels] = (),
     limit: int | None = None,
     seed: int = 0,
-    task: Task = "instance",
-    side: int | None = None,
     on_answer: Callable[[int, int], None] | None = None,
+    **options: Unpack[SegmentKeywords],
 ) -> Ranking:
     """Segment every prompt's image by every other prompt alone, and score the answers (leave one out).
 
-    names: of the prompts, for the tables; None: their numbers. empty: (H, W, 3) uint8 pictures in which nothing is to
-    be found; queries only. limit: at most so many queries, the same for all candidates, drawn with `seed` so that each
-    id is among them; the cost is candidates x queries answers. task, side: see `Segmenter.prepare`. on_answer(done,
-    total) is called after each answer. Answers are scored at the queries' own sizes, so large pictures cost time.
+    Args:
+        names: Of the prompts, for the tables; None: their numbers.
+        empty: (H, W, 3) uint8 pictures in which nothing is to be found; queries only.
+        limit: At most so many queries, the same for all candidates, drawn with `seed` so that each id is among them;
+            the cost is candidates x queries answers.
+        options: See `SegmentOptions`. on_answer(done, total) is called after each answer. Answers are scored at the
+            queries' own sizes, so large pictures cost time.
 
     Raises:
         ValueError: fewer than two prompts, no id that two of them show, or an option that cannot be used.
@@ -165,13 +174,14 @@ def rank(
         )
     everything = np.concatenate([shown, np.zeros((len(empty), len(ids)), np.bool_)])
     queries = _sample(everything, limit, seed)
-    pictures = _pictures(segmenter, prompts, empty, queries.tolist(), side)
+    chosen = SegmentOptions(**options)
+    pictures = _pictures(segmenter, prompts, empty, queries.tolist(), chosen)
     shape = (len(prompts), len(queries), len(ids))
     intersection, union = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     total, done = int((np.arange(len(prompts))[:, None] != queries).sum()), 0
     for c, prompt in enumerate(prompts):
         columns, rows = np.flatnonzero(queries != c).tolist(), np.flatnonzero(shown[c]).tolist()
-        scores = _scores(segmenter, prompt, [pictures[n] for n in columns], [ids[k] for k in rows], task, side)
+        scores = _scores(segmenter, prompt, [pictures[n] for n in columns], [ids[k] for k in rows], chosen)
         for n, overlaps in zip(columns, scores, strict=True):
             intersection[c, n, rows] = [each.intersection for each in overlaps]
             union[c, n, rows] = [each.union for each in overlaps]
@@ -182,6 +192,7 @@ def rank(
     return Ranking(labels, tuple(ids), shown, queries, everything[queries], intersection, union)
 
 
+@takes_options
 def try_together(
     segmenter: Segmenter,
     prompts: Sequence[Prompt],
@@ -189,21 +200,22 @@ def try_together(
     chosen: Sequence[int],
     *,
     empty: Sequence[Pixels] = (),
-    task: Task = "instance",
-    side: int | None = None,
+    **options: Unpack[SegmentKeywords],
 ) -> Trial | None:
     """Segment the ranking's queries that are not chosen by the chosen prompts as one context; None if none is left.
 
-    prompts, empty, task, side: what the ranking was made with.
+    Args:
+        prompts, empty, options: What the ranking was made with.
     """
     columns = [n for n, q in enumerate(ranking.queries.tolist()) if q not in chosen]
     wanted = np.flatnonzero(ranking.wanted[columns].any(axis=0)).tolist()
     if not wanted:
         return None
-    pictures = _pictures(segmenter, prompts, empty, ranking.queries[columns].tolist(), side)
+    asked = SegmentOptions(**options)
+    pictures = _pictures(segmenter, prompts, empty, ranking.queries[columns].tolist(), asked)
     context, ids = [prompts[c] for c in chosen], [ranking.ids[k] for k in wanted]
     sums = [Overlap() for _ in ids]
-    for overlaps in _scores(segmenter, context, pictures, ids, task, side):
+    for overlaps in _scores(segmenter, context, pictures, ids, asked):
         sums = [total + each for total, each in zip(sums, overlaps, strict=True)]
     first = np.ix_([chosen[0]], columns, wanted)
     alone = _ratio(ranking.intersection[first].sum(axis=1), ranking.union[first].sum(axis=1))  # 0 for ids it lacks
@@ -211,34 +223,38 @@ def try_together(
 
 
 def _pictures(
-    segmenter: Segmenter, prompts: Sequence[Prompt], empty: Sequence[Pixels], queries: Sequence[int], side: int | None
-) -> list[tuple[FittedQuery, Pixels]]:
-    """Each query as the network sees it, which is made once for all candidates, and its true mask."""
-    made = []
+    segmenter: Segmenter,
+    prompts: Sequence[Prompt],
+    empty: Sequence[Pixels],
+    queries: Sequence[int],
+    options: SegmentOptions,
+) -> list[tuple[FittedQuery | Pixels, Pixels]]:
+    """Give each query, as the network sees it where that is the same for all candidates, and its true mask."""
+    as_it_is = options.refine or options.tiles is not None
+    made: list[tuple[FittedQuery | Pixels, Pixels]] = []
     for q in queries:
         image = prompts[q].image if q < len(prompts) else empty[q - len(prompts)]
         truth = prompts[q].mask if q < len(prompts) else np.zeros(image.shape[:2], np.uint8)
-        made.append((segmenter.fit(image, side=side), truth))
+        made.append((image if as_it_is else segmenter.fit(image, side=options.side), truth))
     return made
 
 
 def _scores(
     segmenter: Segmenter,
     context: Context,
-    pictures: Sequence[tuple[FittedQuery, Pixels]],
+    pictures: Sequence[tuple[FittedQuery | Pixels, Pixels]],
     ids: Sequence[int],
-    task: Task,
-    side: int | None,
+    options: SegmentOptions,
 ) -> Iterator[list[Overlap]]:
-    """For each picture the overlaps of what the context finds in it with its true mask, one for each id."""
-    answers = segmenter.segment_many((query for query, _ in pictures), context, task=task, side=side)
+    """Count for each image the overlaps of what the context finds in it with its true mask, one for each id."""
+    answers = segmenter.segment_many((query for query, _ in pictures), context, **options.keywords())
     for answer, (_, truth) in zip(answers, pictures, strict=True):
         ignored = truth == IGNORED
         yield [overlap(answer.mask == i, truth == i, ignored) for i in ids]
 
 
 def _sample(shown: npt.NDArray[np.bool_], limit: int | None, seed: int) -> npt.NDArray[np.int64]:
-    """The numbers of at most `limit` pictures out of (pictures, K), ascending; each id twice before any at random."""
+    """Choose at most `limit` images out of (images, K), by their numbers; each id twice before any at random."""
     if limit is None or limit >= len(shown):
         return np.arange(len(shown))
     if limit < 1:
@@ -263,7 +279,7 @@ def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any], *, empty: float = 0.
 
 
 def _spans(ids: Sequence[int]) -> str:
-    """[1, 2, 3, 7] -> "1-3, 7"."""
+    """Write [1, 2, 3, 7] as "1-3, 7"."""
     spans: list[list[int]] = []
     for i in ids:
         if spans and spans[-1][1] == i - 1:

@@ -5,7 +5,6 @@ Refuses to know what a format is (annotations/), and folders of masks (pairs.py)
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +12,14 @@ from typing import Final
 
 from incontext.annotations import Categories, Labelled, Labels, open_labels
 from incontext.annotations.agree import agreed, renumbered
+from incontext.annotations.joining import likeness
 
 ANNOTATION_SUFFIXES: Final = frozenset({".json", ".xml", ".txt"})
 _MOST_PROBLEMS: Final = 3  # in a sentence
 
 
 def is_annotation(path: Path) -> bool:
-    """Whether a file that stands for a mask is an annotation file, by its name."""
+    """Tell whether a file that stands for a mask is an annotation file, by its name."""
     return path.suffix.lower() in ANNOTATION_SUFFIXES
 
 
@@ -31,7 +31,11 @@ class Annotations:
         self._taken: dict[tuple[Path, Path], tuple[Labelled, Labels]] = {}
 
     def take(self, image: Path, file: Path) -> None:
-        """The labels of one picture. FileNotFoundError or ValueError where the file has none for it."""
+        """Take the labels of one image.
+
+        Raises:
+            FileNotFoundError or ValueError: The file has none for it.
+        """
         if not image.exists():
             raise FileNotFoundError(f"{image}: there is no such file")
         if file not in self._opened:
@@ -43,7 +47,7 @@ class Annotations:
         self._taken[image, file] = found, opened.labels
 
     def take_all(self, labels: Labels) -> tuple[list[tuple[Path, Path]], list[str]]:
-        """The labels of all pictures that are there: (image, annotation file) of each, and sentences about the rest."""
+        """Take the labels of all images that are there: (image, annotation file) each, and sentences on the rest."""
         pairs, missing = [], []
         for labelled in labels:
             if labelled.image is None and labelled.embedded is None:
@@ -62,12 +66,13 @@ class Annotations:
         )
         return pairs, told + list(labels.problems[:_MOST_PROBLEMS]) + _rest(labels.problems)
 
-    def finish(self) -> tuple[dict[tuple[Path, Path], Labelled], Categories]:
-        """The labels of each picture, with ids that mean the same in all, and what they mean."""
+    def finish(self) -> tuple[dict[tuple[Path, Path], Labelled], Categories, tuple[Labels, ...]]:
+        """Return the labels of each image, with ids that mean the same in all; what they mean; and their files."""
         sources = {id(labels): labels for _, labels in self._taken.values()}
         categories, numbers = agreed([labels.categories for labels in sources.values()])
         ids = dict(zip(sources, numbers, strict=True))
-        return {pair: renumbered(each, ids[id(labels)]) for pair, (each, labels) in self._taken.items()}, categories
+        taken = {pair: renumbered(each, ids[id(labels)]) for pair, (each, labels) in self._taken.items()}
+        return taken, categories, tuple(sources.values())
 
 
 class _Opened:
@@ -75,18 +80,27 @@ class _Opened:
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
-        self._named: defaultdict[str, list[Labelled]] = defaultdict(list)
-        for labelled in labels:
-            self._named[labelled.name.name].append(labelled)
 
     def find(self, image: Path) -> Labelled:
-        alike = self._named.get(image.name, [])
-        same = [each for each in alike if each.image is not None and each.image.samefile(image)]
-        found = same or alike or (list(self.labels) if len(self.labels) == 1 else [])
+        """Find the labels of an image.
+
+        They are those that lie with that very file, else those whose image's name is most like its own, else the only
+        ones.
+
+        Raises:
+            ValueError: There are none, or several.
+        """
+        every = list(self.labels)
+        ranks = [likeness(each.name.name, image.name) for each in every]
+        best = min((rank for rank in ranks if rank is not None), default=None)
+        near = [each for each, rank in zip(every, ranks, strict=True) if rank is not None and rank == best]
+        same = [each for each in near if each.image is not None and each.image.samefile(image)]
+        found = same or near or (every if len(every) == 1 else [])
         if len(found) != 1:
+            names = f" ({found[0].name} and {found[1].name})" if found else ""
             raise ValueError(
-                f"{self.labels.path}: expected labels of {image}, found {len(found) or 'none'} among those of "
-                f"{len(self.labels)} pictures{_told(self.labels.problems)}"
+                f"{self.labels.path}: expected labels of {image}, found {len(found) or 'none'}{names} among those of "
+                f"{len(every)} pictures{_told(self.labels.problems)}"
             )
         return found[0]
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from incontext.annotations import Categories, Labelled, Labels
+from incontext.annotations.joining import readings, uploaded_as
 from incontext.annotations.known import open_one, recognised
 from incontext.examples.annotated import Annotations, is_annotation
 from incontext.images.names import natural_order
@@ -46,22 +47,29 @@ class PromptWarning(UserWarning):
 
 @dataclass(frozen=True)
 class PromptFiles:
-    """The files of a context, made by :func:`gather`. named: the pairs that were asked for one by one, and so must be
-    of use; masks: every mask that was seen, those without a picture too, as none of them is a query. labels: what
-    annotation files say, for the pairs that are from one; categories: what their ids mean, the same in all."""
+    """The files of a context, made by :func:`gather`.
+
+    Attributes:
+        named: The pairs that were asked for one by one, and so must be of use.
+        masks: Every mask that was seen, those without an image too, as none of them is a query.
+        labels: What annotation files say, for the pairs that are from one.
+        categories: What their ids mean, the same in all.
+        sources: These annotation files, which know what had to be left out.
+    """
 
     pairs: tuple[Pair, ...]
     named: frozenset[Pair] = frozenset()
     masks: tuple[Path, ...] = ()
     labels: Mapping[Pair, Labelled] = field(default_factory=dict)
     categories: Categories = field(default_factory=lambda: Categories({}))
+    sources: tuple[Labels, ...] = ()
 
 
 # --------------------------------------------------------------------------------------------- finding
 
 
 def gather(prompts: Iterable[tuple[StrPath, StrPath]] = (), source: StrPath | None = None) -> PromptFiles:
-    """The files of a context: first those given one by one, then those of a folder, a context file, or annotations.
+    """Gather the files of a context: those given one by one, then those of a folder, a context file or annotations.
 
     A folder holds images/ and masks/ (subfolders included) with files of the same names, or pictures with their masks
     beside them; in natural order. Annotations are a file or a folder in any format of `incontext.annotations`, and such
@@ -99,8 +107,11 @@ def gather(prompts: Iterable[tuple[StrPath, StrPath]] = (), source: StrPath | No
 
 
 def _labels(source: Path) -> Labels | None:
-    """What a source says that is in an annotation format, or None. A folder that is in one itself goes before pictures
-    with masks, and these go before annotation files that lie beside them."""
+    """Open a source that is in an annotation format; None for any other.
+
+    A folder that is in one itself goes before pictures with masks, and these go before annotation files that lie beside
+    them.
+    """
     if not source.exists() or not (source.is_dir() or is_annotation(source)):
         return None
     hits = recognised(source)
@@ -120,7 +131,7 @@ def _has_masks(folder: Path) -> bool:
 
 
 def _search(folder: Path) -> tuple[list[Pair], list[Path]]:
-    """The pairs of a folder, and the masks that belong to no picture."""
+    """Find the pairs of a folder, and the masks that belong to no image."""
     pictures, masks = _subfolder(folder, IMAGE_FOLDERS), _subfolder(folder, MASK_FOLDERS)
     if pictures is not None and masks is not None:
         images, candidates = _keyed(_walk(pictures), pictures), _keyed(_walk(masks), masks)
@@ -141,7 +152,7 @@ def _search(folder: Path) -> tuple[list[Pair], list[Path]]:
 
 
 def _subfolder(folder: Path, names: Sequence[str]) -> Path | None:
-    """The subfolder of one of these names that holds pictures."""
+    """Find the subfolder of one of these names that holds images."""
     found = [p for p in sorted(folder.iterdir()) if p.name.lower() in names and p.is_dir() and any(_walk(p))]
     if len(found) > 1:
         raise ValueError(
@@ -152,14 +163,14 @@ def _subfolder(folder: Path, names: Sequence[str]) -> Path | None:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """The pictures below a folder, by their names; hidden ones are passed over."""
+    """List the images below a folder, by their names; hidden ones are passed over."""
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name[0] != "."]
         yield from (path for name in files if name[0] != "." and is_picture(path := Path(parent, name)))
 
 
 def _keyed(paths: Iterable[Path], root: Path) -> dict[str, list[Path]]:
-    """Files by their path from the root, without the suffix."""
+    """Key files by their path from the root, without the suffix."""
     keyed: defaultdict[str, list[Path]] = defaultdict(list)
     for path in sorted(paths):
         keyed[alike(path.relative_to(root).with_suffix(""))].append(path)
@@ -167,8 +178,10 @@ def _keyed(paths: Iterable[Path], root: Path) -> dict[str, list[Path]]:
 
 
 def _beside(folder: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    """The pictures and the masks of one folder. A mask is called after another picture, or is the PNG among two files
-    of one name."""
+    """Tell the images and the masks of one folder apart.
+
+    A mask is called after another picture, or is the PNG among two files of one name.
+    """
     images = _keyed((path for path in folder.iterdir() if path.name[0] != "." and is_picture(path)), folder)
     masks = {key: paths for key, paths in images.items() if (name := _ENDING.sub("", key)) != key and name in images}
     images = {key: paths for key, paths in images.items() if key not in masks}
@@ -181,11 +194,15 @@ def _beside(folder: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]
 
 
 def _matched(images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]) -> tuple[list[Pair], list[Path]]:
-    """Pairs of equal names, the mask's with or without an ending, and the masks of no picture."""
+    """Match pairs of equal names, the mask's with or without an ending; and list the masks of no image."""
     owned: defaultdict[str, list[Path]] = defaultdict(list)
     lonely: list[Path] = []
+    before: defaultdict[str, list[str]] = defaultdict(list)  # what pictures were called before an upload -> their names
+    for key in images:
+        if (plain := uploaded_as(key)) is not None:
+            before[plain].append(key)
     for key, paths in masks.items():
-        owner = next((name for name in (key, _ENDING.sub("", key)) if name in images), None)
+        owner = _owner(key, images) or next(iter(before.get(_ENDING.sub("", key), ())), None)
         (lonely if owner is None else owned[owner]).extend(paths)
     for key, paths in owned.items():
         if len(paths) > 1 or len(images[key]) > 1:
@@ -194,6 +211,14 @@ def _matched(images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]) 
                 "move those that are not meant, or list the pairs in a context file"
             )
     return [(images[key][0], paths[0]) for key, paths in owned.items()], sorted(lonely, key=natural_order)
+
+
+def _owner(key: str, images: Mapping[str, list[Path]]) -> str | None:
+    """Find the image that a mask's name means: as it stands or as `joining` reads it, with its ending or without."""
+    names = dict.fromkeys([key, _ENDING.sub("", key)])
+    depth = key.count("/")  # masks in folders of their own are not those of pictures in other ones
+    spelled = (alike(Path(each)) for name in names for each in readings(name) if len(each.parts) == depth + 1)
+    return next((name for name in (*names, *spelled) if name in images), None)
 
 
 def _hint(folder: Path) -> str:
@@ -216,7 +241,7 @@ def _distinct(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
 
 
 def some_of(paths: Sequence[Path], most: int = _MOST_NAMES) -> str:
-    """The first few paths, and how many more there are, for a sentence."""
+    """Name the first few paths, and how many more there are, for a sentence."""
     more = f" and {len(paths) - most} more" if len(paths) > most else ""
     return ", ".join(str(path) for path in paths[:most]) + more
 
@@ -233,7 +258,7 @@ def _warn(sentence: str) -> None:
 
 
 def read_context(path: StrPath) -> tuple[Pair, ...]:
-    """The pairs that a context file lists, their paths taken from the file's own folder.
+    """Read the pairs that a context file lists, their paths taken from the file's own folder.
 
     A context file is JSON: {"format": "incontext context 1", "prompts": [{"image": PATH, "mask": PATH}, ...]}, and may
     say in "chosen_by" how its prompts were found.
@@ -295,7 +320,8 @@ def _brief(value: object) -> str:
 def write_context(path: StrPath, pairs: Iterable[Pair], *, chosen_by: Mapping[str, object] | None = None) -> None:
     """Write a context file that :func:`gather` reads, with paths from its own folder, so that both can move together.
 
-    chosen_by: how the prompts were found, for people; what JSON can hold. The file appears whole or not at all.
+    Args:
+        chosen_by: How the prompts were found, for people; what JSON can hold. The file appears whole or not at all.
     """
     folder = os.path.realpath(Path(path).parent)
     prompts = [{"image": _from(folder, image), "mask": _from(folder, mask)} for image, mask in pairs]

@@ -3,6 +3,7 @@
 The public names, nothing else: `plan` finds the pictures and refuses what cannot end well, `segment_folder` runs it.
 """
 
+from incontext.folder.hinted import with_hints
 from incontext.folder.job import run_job, segment_folder
 from incontext.folder.journal import JOURNAL_NAME
 from incontext.folder.outputs import Outputs
@@ -29,4 +30,5 @@ __all__ = [
     "rehearse",
     "run_job",
     "segment_folder",
+    "with_hints",
 ]

@@ -1,7 +1,7 @@
-"""A folder job from its beginning to its report, however often it is interrupted, on whatever engine.
+"""A folder job from its beginning to its report, however often it is interrupted, by whatever runs it.
 
-The journal is kept while the engine works, and the report is made of it at the end. Memory does not grow with the
-number of pictures but for the plan's list. Refuses to know how an engine works (run.py) and terminals (cli).
+The journal is kept while the runner works, and the report is made of it at the end. Memory does not grow with the
+number of pictures but for the plan's list. Refuses to know how a runner works (run.py) and terminals (cli).
 """
 
 from __future__ import annotations
@@ -10,82 +10,80 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Unpack
 
 from incontext.folder.identity import identify
 from incontext.folder.journal import JOURNAL_NAME, Journal, find_earlier, wrote_tars
 from incontext.folder.plan import FolderJob, Query
 from incontext.folder.report import REPORT_NAME, FileReport, FolderReport
-from incontext.folder.run import Finish, LocalEngine
+from incontext.folder.run import Finish, LocalRunner
 from incontext.folder.sinks import FolderSink, sink_for
 from incontext.folder.watch import Arrived
 from incontext.folder.work import UnwritableError, raise_if_unwritable, version_of
-from incontext.prompt_tensor import PromptTensor
+from incontext.options import BatchSize, SegmentKeywords, SegmentOptions, takes_options
+from incontext.prompt_tensor import PromptTensor, listed
 from incontext.sources.places import shown
-from incontext.types import Prompt
 
 if TYPE_CHECKING:  # the engine brings torch, and a plan needs none
-    from incontext.canvas.context import Ensemble
-    from incontext.canvas.windows import Tiles
-    from incontext.engine import BatchSize, Context, Segmenter
-    from incontext.network.model import Task
+    from incontext.engine import Context, Segmenter
 
 
-class Engine(Protocol):
-    """Where pictures are segmented: `run.LocalEngine`, or many machines."""
+class Runner(Protocol):
+    """Where pictures are segmented: `run.LocalRunner`, or many machines."""
 
     @property
     def waited(self) -> float:
         """Seconds that the network waited for files so far."""
 
     def run(self, queries: Iterable[tuple[int, Query]], finish: Finish) -> None:
-        """Segment numbered queries and write their results. finish: called once for each, in any order, in the thread
-        that called; also for what was in flight when something stops the run. `UnwritableError` stops it."""
+        """Segment numbered queries and write their results.
+
+        Args:
+            finish: Called once for each, in any order, in the thread that called; also for what was in flight when
+                something stops the run. `UnwritableError` stops it.
+        """
 
 
+@takes_options
 def segment_folder(
     segmenter: Segmenter,
     job: FolderJob,
-    context: Context,
+    context: Context | None,
     *,
-    ensemble: Ensemble = "auto",
-    task: Task = "instance",
-    side: int | None = None,
-    tiles: Tiles = None,
-    refine: bool = False,
     batch_size: BatchSize = "auto",
     resume: bool = True,
     arrivals: Iterable[Arrived] | None = None,
     on_file: Callable[[FileReport], None] | None = None,
     on_resume: Callable[[int], None] | None = None,
+    **options: Unpack[SegmentKeywords],
 ) -> FolderReport:
-    """Segment the pictures of a plan and write their results, and `report.json`, into its output folder.
+    """Segment the images of a plan and write their results, and `report.json`, into its output folder.
 
-    context, ensemble, task, side, tiles, refine: see `Segmenter.prepare`; batch_size: `Segmenter.segment_many`. resume,
-    arrivals, on_file, on_resume: see :func:`run_job`.
+    An image that cannot be read, or a result that cannot be written, is noted and skipped. Every file appears whole or
+    not at all, an image's mask after its overlay and confidence.
 
-    A picture that cannot be read, or a result that cannot be written, is noted and skipped. Every file appears whole or
-    not at all, a picture's mask after its overlay and confidence.
+    Args:
+        segmenter: The network.
+        job: The plan.
+        context: What shows what to find, as `Segmenter.prepare` takes it; None: hints on every image do.
+        batch_size: See `Segmenter.segment_many`.
+        resume: See :func:`run_job`, as for the next three.
+        arrivals: What comes in place of the plan's queries.
+        on_file: Called for each file when it is finished or has failed.
+        on_resume: Called once with how many masks earlier runs left, where there are any.
+        **options: See `SegmentOptions`.
 
     Raises:
         OSError: the output folder cannot be written to, or not any more.
         ValueError: what the Segmenter raises about the context and the options, or the folder holds another job's
             masks: before anything is written.
     """
-    prepared = segmenter.prepare(context, ensemble=ensemble, task=task, side=side, tiles=tiles, refine=refine)
+    chosen = SegmentOptions(**options)
+    prepared = segmenter.prepare(context, **chosen.keywords())
     return run_job(
-        LocalEngine(segmenter, prepared, job.outputs, batch_size=batch_size),
+        LocalRunner(segmenter, prepared, job.outputs, batch_size=batch_size),
         job,
-        settings=settings_of(
-            job,
-            context,
-            ensemble=ensemble,
-            task=task,
-            side=side,
-            tiles=tiles,
-            refine=refine,
-            batch_size=batch_size,
-        ),
+        settings=settings_of(job, context, chosen, batch_size),
         segmenter=segmenter.describe(),
         identity=identify(segmenter, prepared, context, job.outputs),
         resume=resume,
@@ -96,28 +94,16 @@ def segment_folder(
 
 
 def settings_of(
-    job: FolderJob,
-    context: Context,
-    *,
-    ensemble: Ensemble,
-    task: Task,
-    side: int | None,
-    tiles: Tiles,
-    refine: bool,
-    batch_size: BatchSize,
+    job: FolderJob, context: Context | None, options: SegmentOptions, batch_size: BatchSize
 ) -> dict[str, object]:
-    """What was asked for, as `report.json` says it."""
+    """Say what was asked for, as `report.json` has it."""
     return {
         "inputs": [shown(each) for each in job.inputs],
         "out": job.outputs.where,
         "prompts": [{"image": str(image), "mask": str(mask)} for image, mask in job.prompt_files],
         "prompt_tensors": _learned(context),
         "names": {str(i): name for i, name in sorted({**_names(context), **job.names}.items())},
-        "ensemble": ensemble,
-        "task": task,
-        "side": side,
-        "tiles": tiles,
-        "refine": refine,
+        **options.plain(),
         "pages": job.pages,
         "batch_size": batch_size,
         "overlay": job.outputs.overlay,
@@ -126,7 +112,7 @@ def settings_of(
 
 
 def run_job(
-    engine: Engine,
+    runner: Runner,
     job: FolderJob,
     *,
     settings: Mapping[str, object],
@@ -137,17 +123,20 @@ def run_job(
     on_file: Callable[[FileReport], None] | None = None,
     on_resume: Callable[[int], None] | None = None,
 ) -> FolderReport:
-    """Run a plan on an engine, from where earlier runs of the same job left it.
-
-    settings, segmenter: for the report; identity: what all masks depend on, see `identity.identify`.
-    resume: leave out pictures that are done: their masks are there, and their files have not changed since. Those that
-    failed are tried again. False does everything anew.
-    arrivals: what comes in place of the plan's queries, see `watch.arrivals`; Ctrl-C is then the way to end.
-    on_file: called in this thread for each file when it is finished or has failed; the local engine keeps the order of
-    the queries. on_resume: called once, with how many masks are left from earlier runs, where there are any.
+    """Run a plan by a runner, from where earlier runs of the same job left it.
 
     Whatever stops the run, Ctrl-C included, leaves a report of what was done, unless the disk is full. A run that is
     killed leaves a journal, `report.partial.jsonl`, from which the next one goes on; what was in flight is lost.
+
+    Args:
+        settings, segmenter: For the report.
+        identity: What all masks depend on, see `identity.identify`.
+        resume: Leave out pictures that are done: their masks are there, and their files have not changed since. Those
+            that failed are tried again. False does everything anew.
+        arrivals: What comes in place of the plan's queries, see `watch.arrivals`; Ctrl-C is then the way to end.
+        on_file: Called in this thread for each file when it is finished or has failed; the local runner keeps the order
+            of the queries.
+        on_resume: Called once, with how many masks are left from earlier runs, where there are any.
 
     Raises:
         UnwritableError: the disk is full or has become read-only. The journal is kept.
@@ -164,7 +153,7 @@ def run_job(
     try:
         with Journal(out, identity, earlier) as journal:
             heading = _Heading(dict(settings), dict(segmenter), dict(identity), started)
-            run = _Run(engine, job, journal, sink, heading, on_file)
+            run = _Run(runner, job, journal, sink, heading, on_file)
             before = run.begin(resume=earlier is not None, had_tars=had_tars)
             if before and on_resume is not None:
                 on_resume(before)
@@ -200,23 +189,29 @@ class _Run:
 
     def __init__(
         self,
-        engine: Engine,
+        runner: Runner,
         job: FolderJob,
         journal: Journal,
         sink: FolderSink,
         heading: _Heading,
         on_file: Callable[[FileReport], None] | None,
     ) -> None:
-        self._engine, self._job, self._journal, self._sink = engine, job, journal, sink
+        self._runner, self._job, self._journal, self._sink = runner, job, journal, sink
         self._heading, self._on_file = heading, on_file
         self._numbers: dict[str, int] = {}  # by names of masks; after a slash, by what has none
         self._renamed: list[int] = []  # lines in which an earlier run calls a mask otherwise than this one
         self._masks = 0  # that this run wrote
-        self._handed_out = False  # the engine has been given all that there is
+        self._handed_out = False  # the runner has been given all that there is
         self._in_hand: set[int] = set()  # what it was given and has not finished
 
     def begin(self, *, resume: bool, had_tars: bool) -> int:
-        """Take over what is done, if anything. Returns how many pictures that are. had_tars: of the last run."""
+        """Take over what is done, if anything.
+
+        Returns how many pictures that are.
+
+        Args:
+            had_tars: Of the last run.
+        """
         if resume:
             self._sink.look()
         else:
@@ -237,7 +232,7 @@ class _Run:
         return before
 
     def work(self, arrivals: Iterable[Arrived] | None) -> None:
-        """Everything that is not done."""
+        """Do everything that is not done."""
         if arrivals is None:
             self._round(self._job.queries)
             return
@@ -274,7 +269,7 @@ class _Run:
             self._journal.totals(len(self._numbers) - len(self._job.skipped)),
             heading.started,
             seconds,
-            self._engine.waited,
+            self._runner.waited,
             self._masks,
         )
         made.write(self._journal.lines())
@@ -282,14 +277,14 @@ class _Run:
 
     def _round(self, arrived: Iterable[Query | FileReport]) -> None:
         self._handed_out = False
-        self._engine.run(self._undone(arrived), self._finish)
+        self._runner.run(self._undone(arrived), self._finish)
 
     @property
     def _finished(self) -> bool:
         return self._handed_out and not self._in_hand
 
     def _undone(self, arrived: Iterable[Query | FileReport]) -> Iterator[tuple[int, Query]]:
-        """Those to segment, with their numbers; what cannot be segmented is finished on the way."""
+        """List those to segment, with their numbers; what cannot be segmented is finished on the way."""
         for each in arrived:
             number = self._number(each)
             known = self._journal.read(number)
@@ -312,7 +307,7 @@ class _Run:
         return self._numbers[name]
 
     def _number_of_done(self, file: FileReport) -> int | None:
-        """The number of a line's picture, if there is nothing to do for it any more."""
+        """Find the number of a line's image, if there is nothing to do for it any more."""
         if file.mask is None or file.error is not None or not self._sink.holds(file.mask):
             return None
         number = self._numbers.get(self._sink.name(file.mask))
@@ -343,13 +338,11 @@ class _Run:
             self._on_file(file)
 
 
-def _names(context: Context) -> dict[int, str]:
-    """What ids mean, as far as the context says it."""
-    shown = (context,) if isinstance(context, Prompt | PromptTensor) else context
-    return {i: name for each in shown for i, name in each.names.items()}
+def _names(context: Context | None) -> dict[int, str]:
+    """Tell what ids mean, as far as the context says it."""
+    return {i: name for each in listed(context) for i, name in each.names.items()}
 
 
-def _learned(context: Context) -> list[dict[str, object]]:
-    """What tells the context's prompt tensors from others."""
-    keys = (context,) if isinstance(context, Prompt | PromptTensor) else context
-    return [{"ids": list(key.ids), **asdict(key.origin)} for key in keys if isinstance(key, PromptTensor)]
+def _learned(context: Context | None) -> list[dict[str, object]]:
+    """Note what tells the context's prompt tensors from others."""
+    return [{"ids": list(key.ids), **asdict(key.origin)} for key in listed(context) if isinstance(key, PromptTensor)]

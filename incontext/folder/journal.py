@@ -6,10 +6,8 @@ masks depend on. Nothing but the place of each line is held in memory. Refuses t
 
 from __future__ import annotations
 
-import json
-import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,9 @@ from typing import BinaryIO, Final, Self
 
 from incontext.folder.identity import refuse_another
 from incontext.folder.report import REPORT_NAME, FileReport, Totals, count, open_report
-from incontext.images.write import whole_file
+from incontext.images.alone import open_alone
+from incontext.images.write import refuse_special
+from incontext.jsonlines import JsonLines, begin, head_of, whole_lines
 
 JOURNAL_NAME: Final = "report.partial.jsonl"
 JOURNAL_FORMAT: Final = "incontext journal 1"
@@ -27,24 +27,31 @@ _ABSENT: Final = -1
 
 @dataclass(frozen=True)
 class Earlier:
-    """What earlier runs left in an output folder. job: what their masks depend on. was_killed: the last one did not
-    end by itself."""
+    """What earlier runs left in an output folder.
+
+    Attributes:
+        job: What their masks depend on.
+        was_killed: The last one did not end by itself.
+    """
 
     job: Mapping[str, object]
     was_killed: bool
     path: Path
 
     def lines(self) -> Iterator[bytes]:
-        """A line for each picture; of a picture that was done again, an earlier one as well."""
+        """Read a line for each image; of an image that was done again, an earlier one as well."""
         if self.was_killed:
-            return (line for _, line in _whole_lines(self.path))
+            return (line for place, line in whole_lines(self.path) if place)
         return (file.to_line() for file in open_report(self.path).files)
 
 
 def find_earlier(out: Path, job: Mapping[str, object], *, where: str | None = None) -> Earlier | None:
-    """What earlier runs of the same job left in an output folder, None where there is nothing. Nothing is written.
+    """Find what earlier runs of the same job left in an output folder; None where there is nothing.
 
-    where: what users call the folder, if it is not that one.
+    Nothing is written.
+
+    Args:
+        where: What users call the folder, if it is not that one.
 
     Raises:
         ValueError: the folder holds the masks of another job, or a report that is none of this program.
@@ -56,7 +63,7 @@ def find_earlier(out: Path, job: Mapping[str, object], *, where: str | None = No
 
 
 def wrote_tars(out: Path) -> bool:
-    """Whether the last run that wrote to this folder, of whatever job, wrote tars."""
+    """Tell whether the last run that wrote to this folder, of whatever job, wrote tars."""
     try:
         found = _find_any(out)
     except ValueError:
@@ -72,18 +79,23 @@ def _find_any(out: Path) -> Earlier | None:
 
 
 def parse(line: bytes) -> FileReport | None:
-    """The picture of a line, None where the line is damaged: that picture is done again."""
+    """Read the image of a line; None where the line is damaged: that image is done again."""
     try:
         return FileReport.from_line(line)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except ValueError:
         return None
 
 
 class Journal:
-    """The lines of a job, in a file that no other run has open. A context manager.
+    """The lines of a job, in a file that no other run has open.
 
-    Pictures are known by their numbers, which are those of this run. job: what all masks depend on. earlier: what to go
-    on from; None begins anew, whatever is there.
+    A context manager.
+
+    Pictures are known by their numbers, which are those of this run.
+
+    Args:
+        job: What all masks depend on.
+        earlier: What to go on from; None begins anew, whatever is there.
 
     Raises:
         ValueError: another run is writing to this folder.
@@ -95,13 +107,11 @@ class Journal:
         self._places = array("q")  # by number: where its line begins
         out.mkdir(parents=True, exist_ok=True)
         goes_on = earlier is not None and earlier.was_killed
-        with _opened(self._path, out) if self._path.exists() and not goes_on else nullcontext():
+        with _opened(self._path) if self._path.exists() and not goes_on else nullcontext():
             if not goes_on:  # and no other run has the one that is there
-                self._write_anew(job, () if earlier is None else earlier.lines())
-        self._stream = _opened(self._path, out)
-        self._lines = self._path.open("rb")
-        self._end = max((place + len(line) + 1 for place, line in _whole_lines(self._path, head=True)), default=0)
-        self._stream.truncate(self._end)  # what a killed run wrote half goes
+                lines = () if earlier is None else earlier.lines()
+                begin(self._path, {"format": JOURNAL_FORMAT, "job": job}, lines)
+        self._lines = JsonLines(self._path, stream=_opened(self._path))
         with suppress(FileNotFoundError):
             (out / REPORT_NAME).unlink()  # from here on it is the journal that is true
 
@@ -109,67 +119,53 @@ class Journal:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._stream.close()
         self._lines.close()
 
     def __contains__(self, number: int) -> bool:
         return number < len(self._places) and self._places[number] != _ABSENT
 
     def keep(self, number_of: Callable[[FileReport], int | None]) -> int:
-        """Take over the lines that are there. number_of: the number of a picture whose line still holds, else None.
-        Returns how many do."""
-        for place, line in _whole_lines(self._path):
-            file = parse(line)
+        """Take over the lines that are there.
+
+        Returns how many do.
+
+        Args:
+            number_of: The number of a picture whose line still holds, else None.
+        """
+        for place, line in whole_lines(self._path):
+            file = parse(line) if place else None
             if file is not None and (number := number_of(file)) is not None:
                 self._put(number, place)
         return sum(place != _ABSENT for place in self._places)
 
     def add(self, number: int, file: FileReport) -> None:
-        """Write a picture's line, in any order of the numbers; the last one of a number counts. It is in the file when
-        this returns, and all of it or nothing when this raises OSError."""
-        line = file.to_line() + b"\n"
-        try:
-            if self._stream.seek(0, os.SEEK_END) != self._end:  # an interrupt left something
-                self._stream.truncate(self._end)
-                self._stream.seek(self._end)
-            written = 0
-            while written < len(line):
-                written += self._stream.write(line[written:]) or 0
-        except OSError:
-            with suppress(OSError):
-                self._stream.truncate(self._end)
-            raise
-        self._put(number, self._end)
-        self._end += len(line)
+        """Write a picture's line, in any order of the numbers; the last one of a number counts.
+
+        It is in the file when this returns, and all of it or nothing when this raises OSError.
+        """
+        self._put(number, self._lines.add(file.to_line()))
 
     def read(self, number: int) -> FileReport | None:
-        """A picture's line, None where there is none."""
+        """Read an image's line; None where there is none."""
         if number not in self:
             return None
-        self._lines.seek(self._places[number])
-        return parse(self._lines.readline())
+        return parse(self._lines.at(self._places[number]))
 
     def lines(self) -> Iterator[bytes]:
-        """All of them, in the order of the numbers."""
-        for place in self._places:
-            if place != _ABSENT:
-                self._lines.seek(place)
-                yield self._lines.readline().rstrip(b"\n")
+        """Read all of them, in the order of the numbers."""
+        return (self._lines.at(place) for place in self._places if place != _ABSENT)
 
     def totals(self, queries: int) -> Totals:
-        """Of all lines; queries: how many pictures there were to be done."""
+        """Count all lines.
+
+        Args:
+            queries: How many images there were to be done.
+        """
         return count((FileReport.from_line(line) for line in self.lines()), queries)
 
     def remove(self) -> None:
-        """Everything is in the report."""
+        """Remove the file: everything is in the report."""
         self._path.unlink()
-
-    def _write_anew(self, job: Mapping[str, object], lines: Iterable[bytes]) -> None:
-        with whole_file(self._path) as stream:
-            stream.write(json.dumps({"format": JOURNAL_FORMAT, "job": job}).encode() + b"\n")
-            stream.writelines(line + b"\n" for line in lines)
-            stream.flush()
-            os.fsync(stream.fileno())  # or a power cut could take the first line, and with it all that was done
 
     def _put(self, number: int, place: int) -> None:
         if number >= len(self._places):
@@ -177,51 +173,23 @@ class Journal:
         self._places[number] = place
 
 
-def _opened(path: Path, out: Path) -> BinaryIO:
-    """The journal to write to, locked for this process as long as it is open, where the system can do so."""
-    stream: BinaryIO = path.open("r+b", buffering=0)
-    try:
-        import fcntl
-
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_there = path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat())
-    except BlockingIOError:
-        is_there = False
-    except (ImportError, OSError):  # no locks in this system, or not on this disk
-        return stream
-    if not is_there:
-        stream.close()
-        raise ValueError(f"{out}: another run is writing to this folder; wait until it ends, or choose another folder")
-    return stream
+def _opened(path: Path) -> BinaryIO:
+    """Open the journal to write to, locked: what is written is in the file at once, all of it or a part."""
+    return open_alone(path, buffering=0)
 
 
 def _journal_job(path: Path) -> Mapping[str, object] | None:
-    """What the masks of a journal depend on. None: there is no journal, or it was killed before its first line."""
-    if not path.exists():
-        return None
-    with path.open("rb") as stream:
-        first = stream.readline()
-    if not first.endswith(b"\n"):
-        return None
+    """Read what the masks of a journal depend on. None: there is none, or it was killed before its first line."""
+    refuse_special(path)
     try:
-        head = json.loads(first)
+        head = head_of(path)
+        if head is None:
+            return None
         if head["format"] == JOURNAL_FORMAT:
             return dict(head["job"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise ValueError(
         f"{path}: expected the journal of a job ({JOURNAL_FORMAT}), got something else; remove it, choose another "
         "folder, or --no-resume to do everything anew"
     )
-
-
-def _whole_lines(path: Path, *, head: bool = False) -> Iterator[tuple[int, bytes]]:
-    """(where it begins, line) of each line that was written to its end. head: the first, which is no picture's, too."""
-    place = 0
-    with path.open("rb") as stream:
-        for line in stream:
-            if not line.endswith(b"\n"):
-                return
-            if place or head:
-                yield place, line[:-1]
-            place += len(line)

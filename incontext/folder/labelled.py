@@ -1,5 +1,6 @@
-"""Whatever holds masks or labels as one kind of value, `Labels`: what a job wrote, annotations, folders of pictures and
-masks, folders of masks alone. And labels as results, to be written in other formats.
+"""Whatever holds masks or labels as one kind of value, `Labels`; and labels as results, to be written in other formats.
+
+Holders are what a job wrote, annotations, folders of images and masks, and folders of masks alone.
 
 Refuses to know the network and what the formats are.
 """
@@ -11,14 +12,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from incontext.annotations import Categories, Labelled, Labels, Result, Thing
-from incontext.annotations.core import Pictures, is_file, paint, picture_size, things_of
+from incontext.annotations.core import paint, things_of
 from incontext.annotations.instances import split
+from incontext.annotations.joining import Pictures, is_file
 from incontext.annotations.known import open_one, recognised
+from incontext.annotations.values import Problems, picture_size
 from incontext.examples.pairs import IMAGE_FOLDERS, MASK_FOLDERS, gather
 from incontext.folder.report import REPORT_NAME, FileReport, FolderReport, open_report
-from incontext.images.ids import Color, ids_in
-from incontext.images.masks import MaskFile, is_painted, number_colors, read_ids, read_mask
+from incontext.images.ids import IGNORED, MOST_IDS, Color
+from incontext.images.masks import MaskFile, is_painted, read_ids, read_mask
 from incontext.images.names import natural_order
 from incontext.images.write import remove_half_written
 from incontext.sources.places import is_picture
@@ -39,12 +44,20 @@ class _Pictures:
 
 
 def open_any(path: Path, *, images: Path | None = None, snap: bool = False) -> Labels:
-    """The masks or labels at a path: the folder of a job, with its report; annotations in any format; a folder of
-    pictures and masks, or of masks alone; a context file.
+    """Open the masks or labels at a path.
 
-    images: the folder of the pictures, where they lie elsewhere than the masks or labels say; they are looked for by
-    their names. snap: see `formats.read_mask`.
-    Raises FileNotFoundError, or ValueError where it is none of these, or not clear which.
+    It may be the folder of a job, with its report; annotations in any format; a folder of images and masks, or of masks
+    alone; a context file.
+
+    Args:
+        path: The file or folder.
+        images: The folder of the images, where they lie elsewhere than the masks or labels say; they are looked for by
+            their names.
+        snap: See `read_mask`.
+
+    Raises:
+        FileNotFoundError: There is nothing.
+        ValueError: It is none of these, or not clear which.
     """
     is_job = path.is_dir() and (path / REPORT_NAME).is_file()
     hits = recognised(path, images=images) if path.exists() and not is_job else ()
@@ -55,12 +68,16 @@ def open_any(path: Path, *, images: Path | None = None, snap: bool = False) -> L
 
 
 def _with_pictures(labels: Labels, images: Path) -> Labels:
-    """The same labels, with what is called like their pictures in a folder, whatever its suffix, as the pictures."""
-    pictures = Pictures(images)
+    """Take what is called like the labels' images in a folder, whatever its suffix, as their images."""
+    pictures = Pictures(images, deep=[images])
 
     def make() -> Iterator[Labelled]:
         for each in labels:
-            found = pictures.find(each.name) or pictures.find_stem(each.name.with_suffix(""))
+            try:
+                found = pictures.find(each.name) or pictures.find_stem(each.name.with_suffix(""))
+            except ValueError as error:
+                yield replace(each, draw=partial(_broken, f"{each.file}: {error}"))
+                continue
             if found is None:
                 yield each
             else:
@@ -71,7 +88,7 @@ def _with_pictures(labels: Labels, images: Path) -> Labels:
 
 
 def _open_gathered(path: Path, snap: bool) -> Labels:
-    """A folder of pictures and masks, or of masks alone; a context file."""
+    """Open a folder of images and masks, or of masks alone, or a context file."""
     try:
         files = gather(source=path)
     except ValueError:
@@ -87,7 +104,7 @@ def _open_gathered(path: Path, snap: bool) -> Labels:
 
 
 def _only_masks(folder: Path) -> list[Path]:
-    """The masks of a folder that has nothing but PNG files."""
+    """List the masks of a folder that has nothing but PNG files."""
     pictures = sorted((p for p in folder.rglob("*") if p.name[0] != "." and is_picture(p)), key=natural_order)
     return pictures if all(p.suffix.lower() == ".png" for p in pictures) else []
 
@@ -96,22 +113,44 @@ def _only_masks(folder: Path) -> list[Path]:
 
 
 def open_job(out: Path) -> Labels:
-    """The masks that a job wrote, as its report lists them; ids are called what its context called them.
+    """Open the masks that a job wrote, as its report lists them; ids are called what its context called them.
 
-    Raises FileNotFoundError or ValueError where there is no report, or no mask.
+    Raises:
+        FileNotFoundError, ValueError: There is no report, or no mask.
     """
     report = open_report(out / REPORT_NAME)
     if report.job.get("per_tar") is not None:
         raise ValueError(f"{out}: expected a folder of masks, got tars of them; unpack them and name that folder")
-    ids = {i for file in report.files for i in file.ids or ()}
+    ids: set[int] = set()
+    problems = Problems()
+    colors: MaskFile | None = None
+    count = 0
+    for file in report.files.read():
+        if isinstance(file, str):
+            problems.add(file)
+            continue
+        count += file.mask is not None and file.error is None
+        ids.update(file.ids or ())
+        colors = colors or _readable(out, file)
+    categories = Categories.plain(ids | (names := _names(report)).keys(), names)
+    if colors is not None:
+        categories = _colored(categories, colors)
+    return Labels(out, "masks", _Pictures(count, partial(_of_report, out, report)), categories, problems)
+
+
+def _names(report: FolderReport) -> dict[int, str]:
+    """Tell what the context called its ids."""
     named = report.settings.get("names")
-    names = {int(i): str(name) for i, name in named.items()} if isinstance(named, dict) else {}
-    categories = Categories.plain(ids | names.keys(), names)
-    first = next((file.mask for file in report.files if file.ids), None)
-    if first is not None:
-        categories = _colored(categories, read_mask(out / first))
-    pictures = _Pictures(report.done, partial(_of_report, out, report))
-    return Labels(out, "masks", pictures, categories)
+    ids = {str(i): i for i in range(1, MOST_IDS + 1)}
+    return {ids[i]: str(name) for i, name in named.items() if i in ids} if isinstance(named, dict) else {}
+
+
+def _readable(out: Path, file: FileReport) -> MaskFile | None:
+    """Read the mask of an image in which something was found, if it can be read."""
+    try:
+        return read_mask(out / file.mask) if file.mask is not None and file.ids else None
+    except (ValueError, OSError):
+        return None  # told where it is drawn
 
 
 def _of_report(out: Path, report: FolderReport) -> Iterator[Labelled]:
@@ -124,8 +163,16 @@ def _of_file(out: Path, file: FileReport, mask: str) -> Labelled:
     path = out / mask
     image = Path(file.query)
     name = PurePosixPath(mask).with_suffix(PurePosixPath(file.query).suffix)
-    draw = partial(_draw, path, file.confidences)
-    return Labelled(name, picture_size(path), path, draw, image if is_file(image) else None)
+    try:
+        size = picture_size(path)
+    except ValueError as error:
+        return Labelled(name, (1, 1), path, partial(_broken, str(error)))
+    return Labelled(name, size, path, partial(_draw, path, file.confidences), image if is_file(image) else None)
+
+
+def _broken(sentence: str) -> list[Thing]:
+    """Raise, in place of giving things, what is wrong with their file: it costs that image."""
+    raise ValueError(sentence)
 
 
 def _draw(path: Path, confidences: Mapping[int, float] | None) -> list[Thing]:
@@ -150,22 +197,37 @@ def sweep(folders: Iterable[Path]) -> None:
 
 
 def _of_masks(path: Path, pairs: list[tuple[Path | None, Path]], snap: bool) -> Labels:
-    """Masks, with their pictures where these are known. A colour of RGB masks is the same id in each."""
+    """Make labels of masks, with their images where known. A colour of RGB masks is the same id in each."""
     ids: set[int] = set()
+    colors: set[Color] = set()
     shown: MaskFile | None = None
-    numbers = number_colors((mask for _, mask in pairs), snap=snap)
-    for mask in (mask for _, mask in pairs if not is_painted(mask)):
-        file = read_mask(mask, snap=snap)
-        present = set(ids_in(file.ids))
-        ids |= present
-        shown = shown or (file if present else None)
+    problems = Problems()
+    usable = []
+    for image, mask in pairs:
+        try:
+            file = read_mask(mask, snap=snap)
+        except (ValueError, OSError) as error:
+            problems.add(str(error))
+            continue
+        usable.append((image, mask))
+        present = set(np.unique(file.ids).tolist()) - {0}
+        if file.colors is not None and is_painted(mask):
+            colors |= {(r, g, b) for i in present for r, g, b in [file.colors[i].tolist()]}
+        else:
+            ids |= present - {IGNORED}
+            shown = shown or (file if present - {IGNORED} else None)
+    if not usable:
+        raise ValueError(problems[0])
+    if len(colors) > MOST_IDS:
+        raise ValueError(f"{path}: expected at most 254 colours beside black in the masks together, got {len(colors)}")
+    numbers = {color: number for number, color in enumerate(sorted(colors), start=1)}
     categories = Categories.plain(ids | set(numbers.values()))
     if shown is not None and not numbers:
         categories = _colored(categories, shown)
     elif not ids:
         categories = replace(categories, colors={i: color for color, i in numbers.items()})
-    found = [_of_pair(path, image, mask, partial(_draw_mask, mask, numbers, snap)) for image, mask in pairs]
-    return Labels(path, "masks", found, categories)
+    found = [_of_pair(path, image, mask, partial(_draw_mask, mask, numbers, snap)) for image, mask in usable]
+    return Labels(path, "masks", found, categories, problems)
 
 
 def _of_pair(root: Path, image: Path | None, mask: Path, draw: Callable[[], list[Thing]]) -> Labelled:
@@ -190,10 +252,12 @@ def results_of(
     smallest: int = 1,
     on_picture: Callable[[str | None], None] | None = None,
 ) -> Iterator[Result]:
-    """Labels as results, one after another.
+    """Give labels as results, one after another.
 
-    instances: each connected part of a thing is a thing of its own; smallest: leave out those with fewer pixels.
-    on_picture: called after each picture, with a sentence where it could not be read and is left out, else None.
+    Args:
+        instances: Each connected part of a thing is a thing of its own.
+        smallest: Leave out those with fewer pixels.
+        on_picture: Called after each picture, with a sentence where it could not be read and is left out, else None.
     """
     for labelled in labels:
         try:

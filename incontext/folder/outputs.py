@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from incontext.images.gate import below
 from incontext.images.write import remove_half_written, whole_file
 from incontext.sources.places import RemoteFile, shown
 from incontext.sources.remote import join, upload
@@ -27,9 +28,11 @@ _JPEG_MOST_PIXELS = 65_500  # along a side
 class Outputs:
     """What is written for each query, and where. name: a query's path from the folder that it was found through.
 
-    out: the local folder of journal and report; and of the results, unless they go elsewhere. remote: the address of a
-    folder that they go to in its place, see `folder_for`. per_tar: the results of so many pictures go into one tar, in
-    the layout of WebDataset: what belongs to one picture differs after a dot of the name.
+    Attributes:
+        out: The local folder of journal and report; and of the results, unless they go elsewhere.
+        remote: The address of a folder that they go to in its place, see `folder_for`.
+        per_tar: The results of so many pictures go into one tar, in the layout of WebDataset: what belongs to one
+            picture differs after a dot of the name.
     """
 
     out: Path
@@ -51,24 +54,24 @@ class Outputs:
         return self.out if self.remote is None else None
 
     def at(self, out: Path) -> Outputs:
-        """The same results as single files in a local folder."""
+        """Describe the same results as single files in a local folder."""
         return replace(self, out=out, remote=None, per_tar=None)
 
     def mask_name(self, name: PurePosixPath) -> str:
-        """A mask's path below the output folder: the query's name, with the suffix .png."""
+        """Name a mask's path below the output folder: the query's name, with the suffix .png."""
         return name.with_suffix(".png").as_posix()
 
     def overlay_name(self, name: PurePosixPath, shape: tuple[int, int]) -> str:
-        """An overlay's: a JPEG, or a PNG where a side is longer than a JPEG can be."""
+        """Name an overlay: a JPEG, or a PNG where a side is longer than a JPEG can be."""
         suffix = ".jpg" if max(shape) <= _JPEG_MOST_PIXELS else ".png"
         return self._beside(name, f"overlay{suffix}")
 
     def confidence_name(self, name: PurePosixPath) -> str:
-        """A confidence's: an 8-bit grey PNG, black for 0 and white for 1."""
+        """Name a confidence: an 8-bit grey PNG, black for 0 and white for 1."""
         return self._beside(name, "confidence.png")
 
     def names(self, name: PurePosixPath) -> list[str]:
-        """Everything that may be written for a query, the mask first."""
+        """Name everything that may be written for a query, the mask first."""
         names = [self.mask_name(name)]
         if self.overlay:
             names += [self.overlay_name(name, shape) for shape in ((1, 1), (1, _JPEG_MOST_PIXELS + 1))]
@@ -77,7 +80,7 @@ class Outputs:
         return names
 
     def files(self, names: Iterable[PurePosixPath]) -> Iterator[str]:
-        """Everything that may be there in the end for these queries, as single files or as tars."""
+        """Name everything that may be there in the end for these queries, as single files or as tars."""
         if self.per_tar is None:
             yield from (each for name in names for each in self.names(name))
         else:
@@ -86,11 +89,11 @@ class Outputs:
             )
 
     def all_paths(self, name: PurePosixPath) -> list[Path]:
-        """The same below ``out``."""
+        """List the paths of all of them below ``out``."""
         return [self.out / each for each in self.names(name)]
 
     def place(self, name: str) -> Path | RemoteFile:
-        """Where a result, or a tar, of this name is in the end."""
+        """Find where a result, or a tar, of this name is in the end."""
         return self.out / name if self.remote is None else RemoteFile(join(self.remote, name))
 
     def put(self, name: str, content: bytes) -> None:
@@ -102,9 +105,8 @@ class Outputs:
         if self.folder is None:
             upload(join(self.remote or "", name), content)
             return
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as stream:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(below(self.folder, PurePosixPath(name))) as stream:
             stream.write(content)
 
     def sweep(self, names: Iterable[PurePosixPath]) -> None:
@@ -118,11 +120,11 @@ class Outputs:
 
 
 def tar_name(number: int) -> str:
-    """What the tar of that number is called, from 0."""
+    """Name the tar of that number, from 0."""
     return f"{number:06d}.tar"
 
 
 def folder_for(address: str) -> Path:
-    """The local folder that stands for a remote one: in the user's cache, the same for each run of a job."""
+    """Choose the local folder that stands for a remote one: in the user's cache, the same for each run of a job."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache, "incontext", "jobs", hashlib.sha256(address.encode()).hexdigest()[:16])

@@ -16,6 +16,7 @@ from typing import Final
 from incontext.folder.outputs import TAR_NAME, Outputs, folder_for
 from incontext.folder.report import FileReport
 from incontext.folder.search import Search
+from incontext.hints import Hints
 from incontext.images.read import IMAGE_SUFFIXES
 from incontext.images.write import refuse_unwritable
 from incontext.sources.find import file_name
@@ -39,15 +40,21 @@ STDIN: Final = "-"  # among the inputs: a list
 
 @dataclass(frozen=True, slots=True)  # slots: there may be very many
 class Query:
-    """A picture to segment. name: its path from the folder that it was found through; results are named after it.
-    page: of a file of several pictures, from 0."""
+    """A picture to segment.
+
+    Attributes:
+        name: Its path from the folder that it was found through; results are named after it.
+        page: Of a file of several pictures, from 0.
+        hints: What is said of it.
+    """
 
     place: Place
     name: PurePosixPath
     page: int | None = None
+    hints: Hints | None = None
 
     def __str__(self) -> str:
-        """What messages call it."""
+        """Return what messages call it."""
         return str(self.place) if self.page is None else f"{self.place} (page {self.page + 1})"
 
 
@@ -64,6 +71,7 @@ class FolderJob:
     listed: tuple[str, ...] = ()  # what "-" among the inputs stands for
     names: Mapping[int, str] = field(default_factory=dict)  # what ids mean, for the report
     pages: bool = False  # each page of a file is a query
+    passed_over: Mapping[str, int] = field(default_factory=dict)  # files of the inputs that are no pictures, by suffix
 
 
 def plan(
@@ -79,22 +87,29 @@ def plan(
     watch: bool = False,
     pages: bool = False,
 ) -> FolderJob:
-    """Find the pictures and decide where their results go. Nothing is written.
+    """Find the pictures and decide where their results go.
 
-    inputs: folders, whose pictures are found in all subfolders (hidden ones, what lies in ``out`` and files that are no
-    pictures are passed over; links to folders are not followed); files, taken whatever they are; patterns such as
-    ``PHOTOS/**/*.jpg``. Results keep the path from the folder, from the fixed part of the pattern, or just the file's
-    name. Their order is that of the inputs, within each by name. A tar counts as a folder, in its own order. Addresses
-    of pictures, tars, folders and patterns, such as ``s3://bucket/photos``, are inputs like any other, and ``out`` may
-    be the address of a folder. overlay, confidence: write these beside each mask.
-    prompt_files: the (image, mask) files of the context, for the report; no result may overwrite them, and a mask among
-    them is no query. leave_out: other files that are no queries and are not overwritten, such as
-    masks without a picture. listed: files, folders, tars and addresses that the input ``-`` stands for; the files are
-    named by their path from the folder that all of them share. per_tar: write tars of the results of so many pictures.
-    watch: pictures will come later, so there may be none yet. pages: each page of a TIFF, and each frame of a DICOM
-    file, is a picture, named NAME_p001 and so on; such files are opened to count them.
+    Nothing is written.
 
     What is wrong with one member of a tar, or one line of a list, does not keep the others from being segmented.
+
+    Args:
+        inputs: Folders, whose pictures are found in all subfolders (hidden ones, what lies in ``out`` and files that
+            are no pictures are passed over; links to folders are not followed); files, taken whatever they are;
+            patterns such as ``PHOTOS/**/*.jpg``. Results keep the path from the folder, from the fixed part of the
+            pattern, or just the file's name. Their order is that of the inputs, within each by name. A tar counts as a
+            folder, in its own order. Addresses of pictures, tars, folders and patterns, such as ``s3://bucket/photos``,
+            are inputs like any other, and ``out`` may be the address of a folder.
+        overlay, confidence: Write these beside each mask.
+        prompt_files: The (image, mask) files of the context, for the report; no result may overwrite them, and a mask
+            among them is no query.
+        leave_out: Other files that are no queries and are not overwritten, such as masks without a picture.
+        listed: Files, folders, tars and addresses that the input ``-`` stands for; the files are named by their path
+            from the folder that all of them share.
+        per_tar: Write tars of the results of so many pictures.
+        watch: Pictures will come later, so there may be none yet.
+        pages: Each page of a TIFF, and each frame of a DICOM file, is a picture, named NAME_p001 and so on; such files
+            are opened to count them.
 
     Raises:
         FileNotFoundError: there is nothing at an input's path, or nothing that matches it.
@@ -115,19 +130,23 @@ def plan(
         kinds, places = ", ".join(sorted(IMAGE_SUFFIXES)), ", ".join(map(shown, given)) or "the inputs"
         problems = "".join(f"; {report.error}" for report in search.unreadable)
         raise ValueError(f"expected pictures ({kinds}) in {places}, found none{problems}")
-    job = replace(job, queries=found, skipped=tuple(search.unreadable))
+    job = replace(job, queries=found, skipped=tuple(search.unreadable), passed_over=dict(search.passed_over))
     _refuse_equal_names(job)
     _refuse_overwriting(job, search)
     return job
 
 
 def look_again(job: FolderJob) -> Iterator[Query]:
-    """What is in the inputs of a plan by now. An input that is gone, or cannot be read for now, is passed over."""
+    """Find what is in the inputs of a plan by now. An input that is gone, or cannot be read, is passed over."""
     yield from _queries(job, Search(job.outputs, needs_inputs=False, needs_matches=False))
 
 
 def _outputs(out: StrPath, *, overlay: bool, confidence: bool, per_tar: int | None) -> Outputs:
-    """ValueError where nothing can be written."""
+    """Decide where results go.
+
+    Raises:
+        ValueError: Nothing can be written there.
+    """
     if per_tar is not None and per_tar < 1:
         raise ValueError(f"expected at least 1 picture in a tar, got {per_tar}")
     where = path_or_address(out)
@@ -150,7 +169,7 @@ def _refuse_unwatchable(given: Iterable[str]) -> None:
 
 
 def _queries(job: FolderJob, search: Search) -> Iterator[Query]:
-    """Each picture once, masks left out."""
+    """List each image once, masks left out."""
     masks = {search.place(mask) for mask in (*(mask for _, mask in job.prompt_files), *job.left_out)}
     seen: set[Place] = set()
     for each in job.inputs:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Unpack
 
 import psutil
 
@@ -21,13 +21,12 @@ from incontext.folder.plan import FolderJob, Query
 from incontext.folder.report import REPORT_NAME, FileReport
 from incontext.folder.run import MOST_WAITING, PIXELS_WAITING
 from incontext.folder.sinks import FolderSink, sink_for
-from incontext.folder.work import Picture, read, version_of, write
+from incontext.folder.watch import Arrived
+from incontext.folder.work import DecodedQuery, read, version_of, write
+from incontext.options import BatchSize, SegmentKeywords, SegmentOptions, takes_options
 
 if TYPE_CHECKING:  # the engine brings torch
-    from incontext.canvas.context import Ensemble
-    from incontext.canvas.windows import Tiles
     from incontext.engine import Answer, Context, PreparedContext, Segmenter
-    from incontext.network.model import Task
 
 MOST_MEASURED: Final = 3
 
@@ -37,7 +36,11 @@ _BYTES_BEFORE, _BYTES_BEHIND = 3, 8  # of a picture that waits before the networ
 
 @dataclass(frozen=True)
 class Measured:
-    """What one picture took: seconds, alone and one after the other; size: bytes of its results."""
+    """What one picture took: seconds, alone and one after the other.
+
+    Attributes:
+        size: Bytes of its results.
+    """
 
     pixels: int
     reading: float
@@ -48,8 +51,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a job would take. before: of the queries, how many are done already; device_bytes: of the network on a
-    device with memory of its own, 0 on a CPU. The rest is None where no picture could be measured."""
+    """What a job would take.
+
+    Attributes:
+        before: Of the queries, how many are done already.
+        device_bytes: Of the network on a device with memory of its own, 0 on a CPU. The rest is None where no picture
+            could be measured.
+    """
 
     queries: int
     before: int
@@ -66,24 +74,30 @@ class Rehearsal:
         return None if self.seconds_each is None else self.seconds_each * (self.queries - self.before)
 
 
+@takes_options
 def rehearse(
     segmenter: Segmenter,
     job: FolderJob,
-    context: Context,
+    context: Context | None,
     *,
-    ensemble: Ensemble = "auto",
-    task: Task = "instance",
-    side: int | None = None,
-    tiles: Tiles = None,
-    refine: bool = False,
+    batch_size: BatchSize = "auto",
     resume: bool = True,
+    arrivals: Iterable[Arrived] | None = None,
+    on_file: Callable[[FileReport], None] | None = None,
+    on_resume: Callable[[int], None] | None = None,
+    **options: Unpack[SegmentKeywords],
 ) -> Rehearsal:
-    """Measure up to three pictures of a job, evenly spread over those that are not done. The output folder is read, and
-    nothing is written to it: the results go to a temporary folder, which is removed.
+    """Measure up to three images of a job, evenly spread over those that are not done.
 
-    Arguments and errors are those of `job.segment_folder`.
+    The output folder is read, and nothing is written to it: results go to a temporary folder, which is removed.
+    Arguments and errors are those of `job.segment_folder`; on_file is called for what was measured.
+
+    Raises:
+        ValueError: there are `arrivals`, of which nothing can be known before they come.
     """
-    prepared = segmenter.prepare(context, ensemble=ensemble, task=task, side=side, tiles=tiles, refine=refine)
+    if arrivals is not None:
+        raise ValueError("expected --watch or --dry-run, got both; leave one out")
+    prepared = segmenter.prepare(context, **SegmentOptions(**options).keywords())
     sink = sink_for(job.outputs)
     earlier = _earlier(sink, identify(segmenter, prepared, context, job.outputs)) if resume else None
     done = (
@@ -92,15 +106,20 @@ def rehearse(
         else {f.mask and sink.name(f.mask): (f.mask, f.version) for f in map(parse, earlier.lines()) if f is not None}
     )
     rest = [query for query in job.queries if not _is_done(sink, query, done)]
-    measured, failures = _measured(segmenter, prepared, job, rest)
+    before = len(job.queries) - len(rest)
+    if before and on_resume is not None:
+        on_resume(before)
+    count = 1 if batch_size == "auto" else batch_size
+    measured, failures = _measured(segmenter, prepared, job, rest, count, on_file)
+    on_cpu = segmenter.device.type == "cpu"
     return Rehearsal(
         len(job.queries),
-        len(job.queries) - len(rest),
+        before,
         measured,
         failures,
-        _seconds_each(measured, on_cpu=segmenter.device.type == "cpu"),
+        _seconds_each(measured, on_cpu=on_cpu),
         _memory(measured, len(rest)),
-        0 if segmenter.device.type == "cpu" else segmenter.estimate_memory(shots=prepared.shots, side=prepared.side),
+        0 if on_cpu else segmenter.estimate_memory(shots=prepared.shots, batch_size=count, side=prepared.side),
         round(_mean([each.size for each in measured]) * len(rest)) if measured else None,
     )
 
@@ -121,8 +140,18 @@ def _is_done(sink: FolderSink, query: Query, done: dict[str | None, tuple[str | 
 
 
 def _measured(
-    segmenter: Segmenter, prepared: PreparedContext, job: FolderJob, rest: Sequence[Query]
+    segmenter: Segmenter,
+    prepared: PreparedContext,
+    job: FolderJob,
+    rest: Sequence[Query],
+    count: int,
+    on_file: Callable[[FileReport], None] | None,
 ) -> tuple[tuple[Measured, ...], tuple[FileReport, ...]]:
+    """Measure what can be measured, and tell what cannot be read.
+
+    Args:
+        count: Images that go through the network together.
+    """
     done: list[Measured] = []
     failures: list[FileReport] = []
     with tempfile.TemporaryDirectory() as name:
@@ -133,32 +162,42 @@ def _measured(
                 failures.append(picture)
                 continue
             if not done:
-                _answered(segmenter, prepared, picture)  # the first pass of a network is slower than the others
-            done.append(_measure(segmenter, prepared, trial, picture))
+                _answered(segmenter, prepared, picture, count)  # the first pass of a network is slower than the others
+            measured, report = _measure(segmenter, prepared, trial, picture, count)
+            done.append(measured)
+            if on_file is not None:
+                on_file(report)
             if len(done) == MOST_MEASURED:
                 break
     return tuple(done), tuple(failures)
 
 
-def _measure(segmenter: Segmenter, prepared: PreparedContext, trial: FolderJob, picture: Picture) -> Measured:
+def _measure(
+    segmenter: Segmenter, prepared: PreparedContext, trial: FolderJob, picture: DecodedQuery, count: int
+) -> tuple[Measured, FileReport]:
     start = time.perf_counter()
-    answer = _answered(segmenter, prepared, picture)
-    network = time.perf_counter() - start
+    answer = _answered(segmenter, prepared, picture, count)
+    network = (time.perf_counter() - start) / count
     report = write(trial.outputs, replace(picture, seconds=0.0), answer)
     paths = trial.outputs.all_paths(picture.query.name)
     size = sum(path.stat().st_size for path in paths if path.exists())
-    return Measured(picture.pixels, picture.seconds, network, report.seconds, size)
+    return Measured(picture.pixels, picture.seconds, network, report.seconds, size), report
 
 
-def _answered(segmenter: Segmenter, prepared: PreparedContext, picture: Picture) -> Answer:
-    (answer,) = segmenter.answer_many([prepared.fit(picture.image)], prepared, batch_size=1)
-    for each in answer.painted:
-        each.painted.cpu()  # waits for it
+def _answered(segmenter: Segmenter, prepared: PreparedContext, picture: DecodedQuery, count: int) -> Answer:
+    """Answer a batch of so many times this image."""
+    from incontext.canvas.query import PaintedAnswer
+
+    fitted = prepared.fit(picture.image, hints=picture.query.hints)
+    *_, answer = segmenter.answer_many([fitted] * count, prepared, batch_size=count)
+    if isinstance(answer, PaintedAnswer):
+        for each in answer.painted:
+            each.painted.cpu()  # waits for it
     return answer
 
 
 def _spread(rest: Sequence[Query]) -> Iterator[Query]:
-    """The middle of each third, then others."""
+    """Take the middle of each third, then others."""
     count = len(rest)
     first = [count * (2 * i + 1) // (2 * MOST_MEASURED) for i in range(min(count, MOST_MEASURED))]
     others = (i for i in range(min(count, _MOST_TRIED)) if i not in first)
@@ -167,7 +206,7 @@ def _spread(rest: Sequence[Query]) -> Iterator[Query]:
 
 
 def _seconds_each(measured: Sequence[Measured], *, on_cpu: bool) -> float | None:
-    """Threads read and write beside the network: a CPU's time is shared, on other devices the slower one counts."""
+    """Foresee seconds an image: threads work beside the network; a CPU is shared, elsewhere the slower one counts."""
     if not measured:
         return None
     network = _mean([each.network for each in measured])
@@ -176,7 +215,7 @@ def _seconds_each(measured: Sequence[Measured], *, on_cpu: bool) -> float | None
 
 
 def _memory(measured: Sequence[Measured], rest: int) -> int | None:
-    """What this process has by now, and the pictures that wait before and behind the network."""
+    """Add up what this process has by now, and the images that wait before and behind the network."""
     if not measured:
         return None
     pixels, largest = _mean([each.pixels for each in measured]), max(each.pixels for each in measured)

@@ -25,7 +25,8 @@ from incontext.folder.plan import Query
 from incontext.folder.report import FileReport
 
 if TYPE_CHECKING:  # the engine brings torch, and a plan needs none
-    from incontext.engine import Answer, BatchSize, FittedQuery, PreparedContext, Segmenter
+    from incontext.engine import Answer, FittedQuery, PreparedContext, Segmenter
+    from incontext.options import BatchSize
 
 MOST_WAITING: Final = 64  # pictures before the network, decoded or queued for it, and as many behind it
 PIXELS_WAITING: Final = 64_000_000  # of decoded pictures before the network (0.2 GB), and behind it (0.5 GB)
@@ -38,11 +39,14 @@ Finish: TypeAlias = Callable[[int, FileReport], None]
 """Takes a query's number and what became of it."""
 
 
-class LocalEngine:
+class LocalRunner:
     """Runs queries through a Segmenter of this process. waited: seconds that its network waited for files.
 
     On a CPU several pictures go through the network at a time, each in a thread of its own: threads that share one
-    picture wait for each other. lanes: how many; None is what `count_lanes` says.
+    picture wait for each other.
+
+    Args:
+        lanes: How many; None is what `count_lanes` says.
     """
 
     def __init__(
@@ -61,9 +65,12 @@ class LocalEngine:
         self._busy = 0.0  # seconds of the network in this run, in all lanes together
 
     def run(self, queries: Iterable[tuple[int, Query]], finish: Finish) -> None:
-        """Segment the queries and write their results. finish: called in this thread for each, in their order.
+        """Segment the queries and write their results.
 
         Whatever stops it, Ctrl-C included: what the network has answered by then is written and finished.
+
+        Args:
+            finish: Called in this thread for each, in their order.
 
         Raises:
             UnwritableError: nothing more can be written.
@@ -87,7 +94,7 @@ class LocalEngine:
             yield reader.answered(), answer
 
     def _side_by_side(self, reader: _Reader) -> Iterator[tuple[_Waiting, Answer]]:
-        """Each picture in a thread of its own, their order kept."""
+        """Run each image in a thread of its own, their order kept."""
         import torch
 
         threads = max(1, torch.get_num_threads() // self._lanes)
@@ -115,8 +122,12 @@ class LocalEngine:
 
 
 def count_lanes(segmenter: Segmenter, prepared: PreparedContext, batch_size: BatchSize) -> int:
-    """How many pictures go through a network side by side: on a CPU one for each of PyTorch's threads, up to four, and
-    as memory has room for; one where batches were asked for, and on other devices."""
+    """Choose how many images go through a network side by side.
+
+    On a CPU it is one for each of PyTorch's threads, up to four, and as memory has room for; it is one where batches
+    were
+    asked for, and on other devices.
+    """
     import torch
 
     most = min(_MOST_LANES, torch.get_num_threads())
@@ -159,21 +170,27 @@ class _Results:
 
 @dataclass(frozen=True, eq=False)
 class _Waiting:
-    """A picture before the network, squeezed to what that sees. position: in the order of the queries."""
+    """A picture before the network, squeezed to what that sees.
+
+    Attributes:
+        position: In the order of the queries.
+    """
 
     position: int
     number: int
-    picture: work.Picture
+    picture: work.DecodedQuery
     fitted: FittedQuery
 
     def after(self, seconds: float) -> _Waiting:
-        """The same, having cost so much more."""
+        """Add so much to what it has cost."""
         return replace(self, picture=replace(self.picture, seconds=self.picture.seconds + seconds))
 
 
 class _Reader:
     """The pictures in their order, decoded and squeezed to what the network sees by threads while it is at work.
-    Iterated once, by one thread."""
+
+    Iterated once, by one thread.
+    """
 
     def __init__(self, prepared: PreparedContext, queries: Iterable[tuple[int, Query]], results: _Results) -> None:
         self.waited = 0.0  # seconds that the network waited for a picture
@@ -220,13 +237,13 @@ class _Reader:
             position += 1
 
     def answered(self) -> _Waiting:
-        """The picture that the network's next answer is for, with the time that it has cost so far."""
+        """Take the image that the network's next answer is for, with the time that it has cost so far."""
         if self._batch:
             self._share, self._batch = (time.perf_counter() - self._handed_out) / self._batch, 0
         return self._unanswered.popleft().after(self._share)
 
     def handed_out(self) -> _Waiting:
-        """The picture that was handed out last, where each is answered on its own."""
+        """Take the image that was handed out last, where each is answered on its own."""
         self._batch = 0
         return self._unanswered.popleft()
 
@@ -251,7 +268,7 @@ class _Reader:
         if isinstance(picture, FileReport):
             return picture
         try:
-            fitted = self._prepared.fit(picture.image)
+            fitted = self._prepared.fit(picture.image, hints=query.hints)
         except Exception as error:  # noqa: BLE001  as in work.read
             seconds = time.perf_counter() - start
             return work.failure(query, str(query), error, version=picture.version, seconds=seconds)
@@ -289,7 +306,7 @@ class _Writer:
             self._unwritten.popleft()[0].result()
         self.waited += time.perf_counter() - start
 
-    def _write(self, picture: work.Picture, answer: Answer, future: Future[FileReport]) -> None:
+    def _write(self, picture: work.DecodedQuery, answer: Answer, future: Future[FileReport]) -> None:
         try:
             future.set_result(work.write(self._outputs, picture, answer))
         except BaseException as error:  # noqa: BLE001  the future's, as an executor would have it
@@ -300,7 +317,7 @@ class _Writer:
 
 
 def _compute_alone() -> None:
-    """PyTorch in this thread uses no others: they would wait, spinning, on the processors that the network needs."""
+    """Keep PyTorch in this thread from using others: they would spin on the processors that the network needs."""
     import torch
 
     torch.set_num_threads(1)
@@ -308,7 +325,7 @@ def _compute_alone() -> None:
 
 @contextmanager
 def _threads_restored() -> Iterator[None]:
-    """What one thread sets is also what threads of PyTorch begin with from then on: put back what this one has."""
+    """Put PyTorch's threads back: what one thread sets, others begin with from then on."""
     import torch
 
     try:

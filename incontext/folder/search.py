@@ -6,6 +6,7 @@ Refuses to know what becomes of them.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -34,18 +35,22 @@ from incontext.sources.tars import find_in_tar
 
 
 class Search:
-    """Finds pictures, and remembers what could not be read. needs_inputs, needs_matches: an input that is not there, a
-    pattern that matches nothing is a mistake."""
+    """Finds pictures, and remembers what could not be read.
+
+    Args:
+        needs_inputs, needs_matches: An input that is not there, a pattern that matches nothing is a mistake.
+    """
 
     def __init__(self, outputs: Outputs, *, needs_inputs: bool, needs_matches: bool) -> None:
         self._needs_inputs, self._needs_matches = needs_inputs, needs_matches
         self.unreadable: list[FileReport] = []
+        self.passed_over: Counter[str] = Counter()  # files that are no pictures by their names, by suffix
         self._real_folders: dict[Path, Path] = {}  # what os.path.realpath said, as it asks the disk about every part
         self._out = Path(os.path.realpath(outputs.out))
         self._remote = None if outputs.remote is None else _plain(outputs.remote)
 
     def place(self, place: Place) -> Place:
-        """Where a picture lies: the same for all ways to write its path. The name itself is not followed."""
+        """Find where a picture lies: the same for all ways to write its path. The name itself is not followed."""
         if isinstance(place, Path):
             return self._real(place.parent) / place.name
         if isinstance(place, RemoteFile):
@@ -53,7 +58,7 @@ class Search:
         return TarMember(self._real(place.tar) if isinstance(place.tar, Path) else place.tar, place.name, 0, 0)
 
     def find(self, given: str) -> Iterator[Found]:
-        """The pictures of one input; see `plan.plan`.
+        """Find the images of one input; see `plan.plan`.
 
         Raises:
             FileNotFoundError: there is nothing.
@@ -67,7 +72,7 @@ class Search:
             raise ValueError(_same(shown(source), f"{shown(source).rstrip('/')}/masks"))
         out_is_meant = self._is_result(source)
         try:
-            for place, name in self._noted(find_remote(source)):
+            for place, name in self._noted(find_remote(source, self.passed_over)):
                 file = place.tar if isinstance(place, TarMember) else place
                 if out_is_meant or not (isinstance(file, RemoteFile) and self._is_result(file.url)):
                     yield place, name
@@ -76,7 +81,7 @@ class Search:
                 raise
 
     def find_listed(self, lines: Iterable[str]) -> Iterator[Found]:
-        """The pictures of a list. What cannot be found in it is noted, or fails when it is read."""
+        """Find the images of a list. What cannot be found in it is noted, or fails when it is read."""
         parts: list[list[Found] | Path | RemoteFile] = [self._line(line) for line in lines]
         files = [part for part in parts if not isinstance(part, list)]
         found = below_common_folder(files)
@@ -84,7 +89,7 @@ class Search:
             yield from part if isinstance(part, list) else self._noted([next(found)])
 
     def _line(self, line: str) -> list[Found] | Path | RemoteFile:
-        """What a line stands for, or one file, which will be named later."""
+        """Find what a line stands for, or one file, which will be named later."""
         source = path_or_address(line)
         try:
             if isinstance(source, Path):
@@ -103,7 +108,7 @@ class Search:
                 raise ValueError(_same(str(given), str(given / "masks")))
             yield from self._named(self._walk(given), given)
         elif is_tar_name(given.name) and os.path.lexists(given):
-            yield from self._noted(find_in_tar(given))
+            yield from self._noted(find_in_tar(given, self.passed_over))
         elif os.path.lexists(given):
             yield given, PurePosixPath(given.name)
         elif wild := _wild_part(given):
@@ -113,11 +118,11 @@ class Search:
             raise FileNotFoundError(f"{given}: there is no such file or folder")
 
     def _named(self, paths: Iterable[Path], root: Path) -> Iterator[Found]:
-        """Files by their paths from a folder, and what is in a tar as if it were in a folder of its name."""
+        """Name files by their paths from a folder, and what is in a tar as if it were in a folder of its name."""
         for path in paths:
             name = PurePosixPath(path.relative_to(root).as_posix())
             if is_tar_name(name.name):
-                yield from self._noted(within(find_in_tar(path), name.with_suffix("")))
+                yield from self._noted(within(find_in_tar(path, self.passed_over), name.with_suffix("")))
             else:
                 yield path, name
 
@@ -136,16 +141,20 @@ class Search:
                 yield hit
 
     def _walk(self, folder: Path) -> Iterator[Path]:
-        """The pictures and tars below a folder, its own first, then those of each subfolder in turn."""
+        """List the images and tars below a folder, its own first, then those of each subfolder in turn."""
         for parent, folders, files in os.walk(folder, onerror=self._note):
             folders[:] = sorted(n for n in folders if n[0] != "." and self._real(Path(parent, n)) != self._out)
-            yield from (path for n in sorted(files) if n[0] != "." and is_source(path := Path(parent, n)))
+            for path in (Path(parent, n) for n in sorted(files) if n[0] != "."):
+                if is_source(path):
+                    yield path
+                else:
+                    self.passed_over[path.suffix.lower() or "no suffix"] += 1
 
     def _is_in_out(self, folder: Path) -> bool:
         return self._real(folder).is_relative_to(self._out)
 
     def _is_result(self, url: str) -> bool:
-        """Whether a remote file lies where results go."""
+        """Tell whether a remote file lies where results go."""
         return self._remote is not None and _plain(url).startswith(f"{self._remote}/")
 
     def _real(self, folder: Path) -> Path:
@@ -170,7 +179,7 @@ class Search:
 
 
 def is_source(path: Path) -> bool:
-    """Whether it is a picture, or may hold some."""
+    """Tell whether it is a picture, or may hold some."""
     return is_picture(path) or (is_tar_name(path.name) and may_be_read(path))
 
 
@@ -182,12 +191,12 @@ def _same(given: str, other: str) -> str:
 
 
 def _wild_part(pattern: Path) -> tuple[str, ...]:
-    """The parts of a path from the first with a wildcard on."""
+    """Take the parts of a path from the first with a wildcard on."""
     fixed = tuple(takewhile(lambda part: not set(part) & set("*?["), pattern.parts))
     return pattern.parts[len(fixed) :]
 
 
 def _plain(url: str) -> str:
-    """The same for most ways to write an address."""
+    """Write an address in one way, whichever of the usual ones it came in."""
     kind, _, rest = url.partition("://")
     return f"{ {'s3a': 's3', 'gcs': 'gs'}.get(kind.lower(), kind.lower()) }://{rest.strip('/')}"

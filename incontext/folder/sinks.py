@@ -25,7 +25,7 @@ _UNDONE, _DONE, _FAILED = 0, 1, 2  # what became of a picture
 
 
 def sink_for(outputs: Outputs) -> FolderSink:
-    """The sink that these outputs need."""
+    """Make the sink that these outputs need."""
     if outputs.per_tar is not None:
         return TarSink(outputs)
     return FolderSink(outputs) if outputs.remote is None else RemoteSink(outputs)
@@ -46,32 +46,38 @@ class FolderSink:
         """Find out which results are there; before `holds`."""
 
     def forget(self, *, wrote_tars: bool) -> None:
-        """In place of `look`: whatever is there, everything is done anew. wrote_tars: so did the last run there."""
+        """Forget, in place of `look`, whatever is there: everything is done anew.
+
+        Args:
+            wrote_tars: So did the last run there.
+        """
 
     def holds(self, mask: str) -> bool:
-        """Whether a mask, as reports call it, is there: what belongs to it was written before it. An empty file, which
-        a power cut leaves, is no mask."""
+        """Tell whether a mask, as reports call it, is there: what belongs to it was written before it.
+
+        An empty file, which a power cut leaves, is no mask.
+        """
         return _is_written((self.outputs.folder or self.outputs.out) / mask)
 
     def called(self, position: int, mask: str) -> str:  # noqa: ARG002  in a tar, it depends on the position
-        """What reports call a mask of this name: its path below the output folder."""
+        """Name a mask as reports do: by its path below the output folder."""
         return mask
 
     def name(self, mask: str) -> str:
-        """The reverse of `called`."""
+        """Find the mask of what reports call it: the reverse of `called`."""
         return mask
 
     def expect(self, name: PurePosixPath | None) -> None:
-        """The next position is that of the query of this name; None: of what has no results."""
+        """Note that the next position is that of the query of this name; None: of what has no results."""
 
     def settle(self, kept: Iterable[int]) -> None:
-        """These pictures were done by earlier runs; now others will be."""
+        """Note that these images were done by earlier runs; now others will be."""
 
     def done(self, position: int, *, failed: bool) -> None:
-        """A picture is finished, and in the journal."""
+        """Note that an image is finished, and in the journal."""
 
     def close(self) -> None:
-        """All pictures are finished."""
+        """Finish, as all images are."""
 
     def publish(self, report: Path) -> None:
         """Put the report where the results are."""
@@ -87,9 +93,11 @@ class RemoteSink(FolderSink):
         self._there: frozenset[str] = frozenset()
 
     def look(self) -> None:
+        """List what is there."""
         self._there = frozenset(below for file, below in _listed(self.outputs.remote or "") if file.size != 0)
 
     def holds(self, mask: str) -> bool:
+        """Tell whether a mask is there."""
         return mask in self._there
 
 
@@ -114,31 +122,38 @@ class TarSink(FolderSink):
         self._stale: set[int] = set()  # of those, the ones to be packed anew
 
     def look(self) -> None:
+        """Find the tars that are whole, and the single files of the others."""
         for number, tar in self._tars():
             members, is_whole = members_of(tar)
             self._left[number] = members if is_whole else None
         self._held = frozenset(member.name for members in self._left.values() for member in members or ())
 
     def forget(self, *, wrote_tars: bool) -> None:
+        """Remove what earlier runs left half done, and their tars where these were of a run that wrote tars."""
         shutil.rmtree(self._unpacked, ignore_errors=True)
         for number, _ in self._tars() if wrote_tars else ():
             self._remove(number)
 
     def holds(self, mask: str) -> bool:
+        """Tell whether a mask is in a whole tar or waits as a single file."""
         return self.name(mask) in self._held or _is_written(self._unpacked / self.name(mask))
 
     def called(self, position: int, mask: str) -> str:
+        """Name a mask as reports do: by its tar and its name in it."""
         return f"{tar_name(position // self._size)}/{mask}"
 
     def name(self, mask: str) -> str:
+        """Find the mask of what reports call it: the reverse of `called`."""
         return mask.partition("/")[2]
 
     def expect(self, name: PurePosixPath | None) -> None:
+        """Note the name of the next position, by which its tar is known."""
         self._open[len(self._names) // self._size] += 1
         self._names.append(name)
         self._states.append(_UNDONE)
 
     def settle(self, kept: Iterable[int]) -> None:
+        """Note which images were done before, and pack the tars that are complete by that."""
         for position in kept:
             self._mark(position, _DONE)
         for number, members in self._left.items():
@@ -151,6 +166,7 @@ class TarSink(FolderSink):
             self._pack(number)
 
     def done(self, position: int, *, failed: bool) -> None:
+        """Note that an image is finished, and pack its tar where it was the last one."""
         number = position // self._size
         if self._states[position] == _DONE or not failed:
             self._stale.add(number)
@@ -159,6 +175,7 @@ class TarSink(FolderSink):
             self._pack(number)
 
     def close(self) -> None:
+        """Pack what is left."""
         for number in self._open:
             self._pack(number)
         shutil.rmtree(self._unpacked, ignore_errors=True)
@@ -168,7 +185,7 @@ class TarSink(FolderSink):
         self._states[position] = state
 
     def _tars(self) -> Iterator[tuple[int, Path | RemoteFile]]:
-        """Those that earlier runs left, with their numbers."""
+        """List those that earlier runs left, with their numbers."""
         if self.outputs.remote is None:
             there = ((path.name, path) for path in sorted(self.outputs.out.glob("*.tar")))
             yield from ((int(name[:-4]), path) for name, path in there if TAR_NAME.fullmatch(name))
@@ -177,14 +194,14 @@ class TarSink(FolderSink):
             yield from ((int(below[:-4]), file) for file, below in listed if TAR_NAME.fullmatch(below))
 
     def _queries(self, number: int) -> Iterator[PurePosixPath]:
-        """The names of a tar's pictures that are done."""
+        """List the names of a tar's images that are done."""
         positions = range(number * self._size, min(len(self._names), (number + 1) * self._size))
         for position in positions:
             if (name := self._names[position]) is not None and self._states[position] == _DONE:
                 yield name
 
     def _fits(self, number: int, members: Sequence[str]) -> bool:
-        """Whether a tar holds what is done of its pictures, and nothing else."""
+        """Tell whether a tar holds what is done of its pictures, and nothing else."""
         there = set(members)
         in_order = [each for name in self._queries(number) for each in self.outputs.names(name) if each in there]
         masks = (self.outputs.mask_name(name) for name in self._queries(number))

@@ -24,7 +24,7 @@ Arrived: TypeAlias = list[Query | FileReport]
 
 
 def arrivals(job: FolderJob, *, poll_seconds: float = POLL_SECONDS) -> Iterator[Arrived]:
-    """What is in the inputs of a plan, and whatever comes there later, for ever; a list each time that there is some.
+    """Wait for what is in the inputs of a plan, and whatever comes there later, for ever, list by list.
 
     A picture has arrived once its file has not changed between two looks, ``poll_seconds`` apart; longer where looking
     takes long. One that changes later arrives again. One whose results would go where another's are, or over a picture,
@@ -65,11 +65,11 @@ class _Names:
         self._taken: dict[str, str] = {}
 
     def keep(self, queries: Iterable[Query]) -> None:
-        """These pictures are there. What is called like the result of one that arrived is taken for that result."""
+        """Note that these images are there. What is called like the result of one is taken for that result."""
         self._kept.update({self._alike(query.place) for query in queries}.difference(self._taken))
 
     def check(self, query: Query, version: str) -> Query | FileReport:
-        """The query itself, or why it cannot be segmented."""
+        """Return the query itself, or why it cannot be segmented."""
         path = str(query.place)
         for result in map(self._outputs.place, self._outputs.names(query.name)):
             same = self._alike(result)

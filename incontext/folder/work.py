@@ -18,8 +18,10 @@ import numpy as np
 from incontext.folder.outputs import Outputs
 from incontext.folder.plan import Query
 from incontext.folder.report import FileReport
+from incontext.images.depth import noted
 from incontext.images.ids import IGNORED, Pixels
-from incontext.images.read import one_large, read_image
+from incontext.images.opening import one_large
+from incontext.images.read import read_image
 from incontext.images.write import encode_gray, encode_image, encode_mask
 from incontext.sources.find import contents
 from incontext.sources.find import version as version_at
@@ -38,13 +40,20 @@ class UnwritableError(OSError):
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """A decoded query. image: (H, W, 3) uint8. version: see `version_of`. seconds: what it has cost so far."""
+class DecodedQuery:
+    """A decoded query.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        version: See `version_of`.
+        seconds: What it has cost so far.
+    """
 
     query: Query
     image: Pixels
     version: str | None
     seconds: float
+    note: str | None = None  # what was guessed of it
 
     @property
     def pixels(self) -> int:
@@ -53,22 +62,24 @@ class Picture:
 
 
 def version_of(query: Query) -> str | None:
-    """What changes when a picture does: see `sources.version`."""
-    return version_at(query.place)
+    """Tell what changes when an image does, see `incontext.sources.find.version`, or what is said of it."""
+    version = version_at(query.place)
+    return version if version is None or query.hints is None else f"{version} {query.hints.digest}"
 
 
-def read(query: Query) -> Picture | FileReport:
+def read(query: Query) -> DecodedQuery | FileReport:
     """Decode a query. Raises nothing: whatever is wrong with a file, the others are not to suffer from it."""
     start = time.perf_counter()
     version = version_of(query)
     try:
-        image = read_image(contents(query.place), name=str(query), page=query.page or 0)
+        with noted() as notes:
+            image = read_image(contents(query.place), name=str(query), page=query.page or 0)
     except Exception as error:  # noqa: BLE001  broken files make decoders raise nearly anything
         return failure(query, str(query), error, version=version, seconds=time.perf_counter() - start)
-    return Picture(query, image, version, time.perf_counter() - start)
+    return DecodedQuery(query, image, version, time.perf_counter() - start, "; ".join(notes) or None)
 
 
-def write(outputs: Outputs, picture: Picture, painted: Answer) -> FileReport:
+def write(outputs: Outputs, picture: DecodedQuery, painted: Answer) -> FileReport:
     """Read the mask from the network's painting, write the results of a picture and describe them.
 
     The mask comes last: where it is, the others are. Every file appears whole or not at all.
@@ -99,10 +110,11 @@ def write(outputs: Outputs, picture: Picture, painted: Answer) -> FileReport:
         is_empty=not areas,
         version=picture.version,
         seconds=round(picture.seconds + time.perf_counter() - start, 4),
+        note=picture.note,
     )
 
 
-def _put(outputs: Outputs, picture: Picture, answer: Segmentation) -> None:
+def _put(outputs: Outputs, picture: DecodedQuery, answer: Segmentation) -> None:
     """Write all results of a picture."""
     query = picture.query
     if outputs.overlay:
@@ -116,7 +128,7 @@ def _put(outputs: Outputs, picture: Picture, answer: Segmentation) -> None:
 
 
 def by_id(answer: Segmentation) -> tuple[dict[int, int], dict[int, float]]:
-    """For each id that was found its pixels, and the mean confidence over them, 0..1."""
+    """Count for each id that was found its pixels, and average the confidence over them, 0..1."""
     mask, confidence = answer.mask.ravel(), answer.confidence.ravel()
     counts, sums = np.zeros(256, np.int64), np.zeros(256, np.float64)
     for first in range(0, mask.size, _PIXELS_AT_ONCE):
@@ -128,14 +140,22 @@ def by_id(answer: Segmentation) -> tuple[dict[int, int], dict[int, float]]:
 
 
 def failure(query: Query, path: Place | str, error: Exception, *, version: str | None, seconds: float) -> FileReport:
-    """A skipped file. path: what the error is about, put before the error's text where that does not name it."""
+    """Report a skipped file.
+
+    Args:
+        path: What the error is about, put before the error's text where that does not name it.
+    """
     what = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     sentence = what if str(path) in what else f"{path}: {what}"
     return FileReport(str(query.place), version=version, error=sentence, seconds=round(seconds, 4))
 
 
 def raise_if_unwritable(error: OSError, out: Path) -> None:
-    """UnwritableError, with what to do, where an error says that nothing more can be written."""
+    """Stop the job where an error says that nothing more can be written.
+
+    Raises:
+        UnwritableError: It says so; with what to do.
+    """
     if error.errno in _STOPS:
         raise UnwritableError(
             f"{out}: {(os.strerror(error.errno or 0)).lower()}; stopped, and what was done is kept: "

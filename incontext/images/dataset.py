@@ -10,7 +10,11 @@ FILE = "dataset.json"
 
 
 def described(folder: Path) -> dict[str, Any]:
-    """The file's object; empty where there is no such file. ValueError, with its name, where it holds another thing."""
+    """Read what the file says of a set; nothing where there is no such file.
+
+    Raises:
+        ValueError: The file, which is named, holds something else than an object.
+    """
     path = folder / FILE
     try:
         about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -22,12 +26,12 @@ def described(folder: Path) -> dict[str, Any]:
 
 
 def has_regions(folder: Path) -> bool:
-    """Whether the ids of its masks are regions of their own picture, which mean nothing in another one."""
+    """Tell whether the ids of its masks are regions of their own picture, which mean nothing in another one."""
     return _masks(folder).startswith("regions")
 
 
 def has_instances(folder: Path) -> bool:
-    """Whether the ids of its masks count things of one kind."""
+    """Tell whether the ids of its masks count things of one kind."""
     return _masks(folder).startswith("instances")
 
 

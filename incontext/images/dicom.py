@@ -24,19 +24,23 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DicomHeader:
-    """What is known before pixels are decoded. size: (H, W) of a frame."""
+    """What is known before pixels are decoded.
+
+    Attributes:
+        size: (H, W) of a frame.
+    """
 
     size: tuple[int, int]
     frames: int
 
 
 def is_dicom(head: bytes) -> bool:
-    """Whether a file that begins so is DICOM: its first 132 bytes tell."""
+    """Tell whether a file that begins so is DICOM: its first 132 bytes tell."""
     return head[_MAGIC_AT : _MAGIC_AT + len(_MAGIC)] == _MAGIC
 
 
 def read_header(stream: BinaryIO) -> DicomHeader:
-    """The size and the number of frames; no pixel is decoded. The stream is at its start."""
+    """Read the size and the number of frames. The stream is at its start; no pixel is decoded."""
     data = _dataset(stream)
     if "Rows" not in data or "Columns" not in data:
         raise ValueError("it holds no picture, as a report or a structured file does not")
@@ -44,7 +48,9 @@ def read_header(stream: BinaryIO) -> DicomHeader:
 
 
 def read_frame(stream: BinaryIO, frame: int) -> npt.NDArray[np.uint8]:
-    """One frame (counted from 0) as (H, W) grey or (H, W, 3) RGB, uint8. The stream is at its start.
+    """Read one frame, counted from 0, as (H, W) grey or (H, W, 3) RGB, uint8.
+
+    The stream is at its start.
 
     Grey: the modality's rescale or table first, then the window (the first where there are several) or the table of
     values of interest; where there is neither, the frame's own range. MONOCHROME1 is inverted, so that air is dark.
@@ -77,7 +83,7 @@ def _dataset(stream: BinaryIO) -> Dataset:
 
 
 def _shown(stored: npt.NDArray[Any], data: Dataset, frame: int) -> npt.NDArray[np.uint8]:
-    """Stored grey values (H, W), as the file's window shows them."""
+    """Show stored grey values (H, W) as the file's window does."""
     from pydicom.pixels.processing import apply_rescale, apply_voi
 
     slope = _of_frame(data, frame, "PixelValueTransformationSequence", "RescaleSlope")
@@ -97,7 +103,7 @@ def _shown(stored: npt.NDArray[Any], data: Dataset, frame: int) -> npt.NDArray[n
 
 
 def _windowed(values: npt.NDArray[Any], center: float, width: float, how: str) -> Floats:
-    """Values -> 0..1 (beyond them where the window ends), by the three functions of C.11.2.1.2 and C.11.2.1.3."""
+    """Map values to 0..1 (beyond them where the window ends), by the functions of C.11.2.1.2 and C.11.2.1.3."""
     if how == "SIGMOID":
         exponent = np.clip(-4 * (values - center) / max(width, 1e-6), -700, 700)
         return np.asarray(1 / (1 + np.exp(exponent)))
@@ -107,7 +113,7 @@ def _windowed(values: npt.NDArray[Any], center: float, width: float, how: str) -
 
 
 def _of_frame(data: Dataset, frame: int, sequence: str, name: str) -> Any:
-    """An attribute of a frame: of its own, of all frames (enhanced multi-frame files), or of the file; None without."""
+    """Find an attribute of a frame: its own, that of all frames (enhanced multi-frame), or of the file; else None."""
     places = []
     own, shared = data.get("PerFrameFunctionalGroupsSequence"), data.get("SharedFunctionalGroupsSequence")
     if own is not None and frame < len(own):
@@ -122,7 +128,7 @@ def _of_frame(data: Dataset, frame: int, sequence: str, name: str) -> Any:
 
 
 def _first(value: Any) -> float | None:
-    """Of several windows the first."""
+    """Take the first of several windows."""
     if value is None or value == "":
         return None
     from pydicom.multival import MultiValue
@@ -131,6 +137,6 @@ def _first(value: Any) -> float | None:
 
 
 def _scaled(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.uint8]:
-    """Values with low..high brought to 0..255, clipped and rounded."""
+    """Scale values from low..high to 0..255, clipped and rounded."""
     reach = (values.astype(np.float64) - low) / ((high - low) or 1.0)
     return np.rint(np.clip(reach, 0, 1) * 255).astype(np.uint8)

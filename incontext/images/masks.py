@@ -12,18 +12,17 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from incontext.images.ids import IGNORED, Color, Pixels, check_ids
+from incontext.images.opening import MAX_PIXELS, too_large
 from incontext.images.read import (
-    MAX_PIXELS,
     ImageLike,
     as_rgb,
     open_picture,
-    quiet,
+    picture_mode,
     rgb_from_array,
     rgb_from_picture,
-    too_large,
 )
 from incontext.images.smoothing import indexed, is_smoothed_grey, main_colors, nearest_rows, thin_blends
 
@@ -37,8 +36,14 @@ class MaskWarning(UserWarning):
 
 @dataclass(frozen=True, eq=False)
 class MaskFile:
-    """What `read_mask` found: ids (H, W) uint8, 0 background, 1..254 objects, 255 ignored; colors (256, 3) uint8, where
-    row i is the colour that id i had in the file (rows of absent ids say nothing), or None where the file had none."""
+    """A mask as `read_mask` found it.
+
+    Attributes:
+        ids: (H, W) uint8, 0 background, 1..254 objects, 255 ignored.
+        colors: (256, 3) uint8: row i is the colour that id i had in the file, rows of absent ids say nothing. None
+            where
+            the file had none.
+    """
 
     ids: Pixels
     colors: Pixels | None
@@ -48,7 +53,7 @@ class MaskFile:
 
 
 def read_mask(mask: ImageLike, *, snap: bool = False) -> MaskFile:
-    """A mask as ids. The one entrance for masks; each form has one reading:
+    """Read a mask as ids. This is the one entrance for masks; each form has one reading.
 
     * bool array or 1-bit image: {0, 1}; array of integers (H, W): the ids as they are;
     * indexed image ("P"): the indices are the ids, the palette is kept, fully transparent entries are background;
@@ -57,12 +62,18 @@ def read_mask(mask: ImageLike, *, snap: bool = False) -> MaskFile:
     * RGB(A) image or uint8 array (H, W, 3 or 4): black and transparent are background, every other colour is an id,
       counted from 1 in ascending order of (R, G, B); at most 255 colours, the background among them.
 
-    A picture whose colours blend at its edges is *smoothed*. Its main colours are black, those that fill 5 x 5 pixels
+    An image whose colours blend at its edges is *smoothed*. Its main colours are black, those that fill 5 x 5 pixels
     somewhere, and those of thin strokes that can be no blend of two others; the rest are stray. Few strays (below 0.5 %
     of the pixels each and 3 % together) snap to the nearest main colour with one `MaskWarning`; more are refused, in a
-    JPEG any are.
-    `snap=True` snaps however many there are, and says nothing.
-    Raises FileNotFoundError, or ValueError with the file's name. A mask without ids can be read; a prompt refuses it.
+    JPEG any are. A mask without ids can be read; a prompt refuses it.
+
+    Args:
+        mask: A path, a PIL image or an array.
+        snap: Snap stray colours however many there are, and say nothing.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read as a mask; the file is named.
     """
     if isinstance(mask, np.ndarray):
         return _mask_from_array(mask, snap=snap)
@@ -87,26 +98,21 @@ def read_mask(mask: ImageLike, *, snap: bool = False) -> MaskFile:
 
 
 def is_painted(mask: ImageLike) -> bool:
-    """Whether a readable mask's ids stand for colours, counted anew in each file: other masks hold ids themselves."""
+    """Tell whether a readable mask's ids stand for colours, counted anew in each file, and are not ids themselves."""
     if isinstance(mask, np.ndarray):
         return mask.ndim == 3 and mask.shape[2] > 1
-    if isinstance(mask, Image.Image):
-        mode = mask.mode
-    else:
-        try:
-            with quiet(), Image.open(mask) as picture:  # its header will do
-                mode = picture.mode
-        except UnidentifiedImageError:  # a kind that read.py knows
-            mode = open_picture(mask, "mask")[0].mode
+    mode = mask.mode if isinstance(mask, Image.Image) else picture_mode(mask)
     return mode not in {"1", "P", "L", "LA", "F"} and not mode.startswith("I")
 
 
 def number_colors(masks: Iterable[Path], *, snap: bool = False) -> dict[Color, int]:
-    """A number for each colour in the RGB masks of a set, which `read_mask` counts anew in each file.
+    """Give numbers to the colours in the RGB masks of a set, which `read_mask` counts anew in each file.
 
     They count from 1, in ascending order of (R, G, B) over all masks; those that hold ids themselves have no say.
 
-    Raises what `read_mask` does, and ValueError for more than 254 colours.
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A mask cannot be read, or there are more than 254 colours.
     """
     colors: set[Color] = set()
     for path in masks:
@@ -119,7 +125,7 @@ def number_colors(masks: Iterable[Path], *, snap: bool = False) -> dict[Color, i
 
 
 def read_ids(mask: Path, numbers: Mapping[Color, int], *, snap: bool = False) -> Pixels:
-    """(H, W) uint8: the ids of a mask of a set whose colours have these numbers."""
+    """Read the ids of a mask of a set whose colours have these numbers, (H, W) uint8."""
     file = read_mask(mask, snap=snap)
     if not is_painted(mask):
         return file.ids
@@ -131,7 +137,7 @@ def read_ids(mask: Path, numbers: Mapping[Color, int], *, snap: bool = False) ->
 
 
 def _colors_by_id(file: MaskFile) -> dict[Color, int]:
-    """The colours of an RGB mask's ids, the background left out."""
+    """Tell the colours of an RGB mask's ids, the background left out."""
     assert file.colors is not None
     return {(r, g, b): i for i in np.unique(file.ids).tolist() if i for r, g, b in [file.colors[i].tolist()]}
 

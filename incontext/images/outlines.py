@@ -16,6 +16,7 @@ Ring: TypeAlias = npt.NDArray[np.int32]
 Corners: TypeAlias = npt.NDArray[np.floating[Any]] | npt.NDArray[np.integer[Any]]
 
 _MOST_STEPS: Final = 1 << 21  # taken along edges at a time, to bound memory
+_MOST_CROSSINGS: Final = 1 << 23  # of one outline: there and back over the largest picture hundreds of times
 _COCO_STEPS: Final = 5  # of a pixel: how finely pycocotools rounds corners
 
 
@@ -31,8 +32,20 @@ class Part:
 
 
 def connected(ids: npt.NDArray[Any], *, diagonal: bool = True) -> npt.NDArray[np.int32]:
-    """(H, W) bool or integers -> (H, W) int32: 0 where they are 0, else the number of the connected region of equal
-    ids, from 1 in the order of first pixels. diagonal: pixels that touch at a corner are connected, too."""
+    """Find the connected regions of equal ids, and number them.
+
+    Runs of pixels are found by numpy and joined by scipy's graphs: `scipy.ndimage.label` takes one id at a time.
+
+    Args:
+        ids: (H, W) bool or integers.
+        diagonal: Pixels that touch at a corner are connected, too.
+
+    Returns:
+        (H, W) int32: 0 where they are 0, else the number of the region, from 1 in the order of first pixels.
+    """
+    from scipy.sparse import coo_array  # here, so that `import incontext.types` stays cheap
+    from scipy.sparse.csgraph import connected_components
+
     height, width = ids.shape
     values = ids.astype(np.int32)
     padded = np.pad(values, ((0, 0), (1, 1)))
@@ -47,27 +60,17 @@ def connected(ids: npt.NDArray[Any], *, diagonal: bool = True) -> npt.NDArray[np
     upper = np.repeat(np.arange(len(row)), counts)
     lower = np.repeat(low - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
     same = values[row[upper], first[upper]] == values[row[lower], first[lower]]
-    owner = _joined(len(row), upper[same], lower[same])
-    _, numbers = np.unique(owner, return_inverse=True)
+    pairs = np.ones(int(same.sum()), np.bool_), (upper[same], lower[same])
+    owner = connected_components(coo_array(pairs, shape=(len(row), len(row))), directed=False)[1]
+    _, begins = np.unique(owner, return_index=True)
+    numbers = np.argsort(np.argsort(begins))[owner]  # scipy does not promise an order
     labels = np.zeros((height, width), np.int32)
     labels[inside] = np.repeat(numbers.astype(np.int32) + 1, last - first + 1)
     return labels
 
 
-def _joined(count: int, left: npt.NDArray[np.intp], right: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """For each of `count` things the smallest that it is joined with, by chains of pairs (left, right)."""
-    owner = np.arange(count)
-    while True:
-        one, other = owner[left], owner[right]
-        if np.array_equal(one, other):
-            return owner
-        np.minimum.at(owner, np.maximum(one, other), np.minimum(one, other))
-        while not np.array_equal(owner, above := owner[owner]):
-            owner = above
-
-
 def rings(selected: Flags) -> list[Ring]:
-    """The outlines of an (H, W) bool mask, exactly along the pixels' edges: int32 rings.
+    """Trace the outlines of an (H, W) bool mask, exactly along the pixels' edges: int32 rings.
 
     Pixels belong together when they share an edge. Outer rings run clockwise as seen, so the shoelace formula gives
     them a positive area (y points down); holes are rings of their own and run the other way.
@@ -102,7 +105,7 @@ def rings(selected: Flags) -> list[Ring]:
 
 
 def parts(selected: Flags) -> list[Part]:
-    """The regions of an (H, W) bool mask that are connected by edges, in the order of their first pixels."""
+    """Find the regions of an (H, W) bool mask that are connected by edges, in the order of first pixels."""
     labels = connected(selected, diagonal=False)
     outer: dict[int, Ring] = {}
     holes: dict[int, list[Ring]] = {}
@@ -118,10 +121,13 @@ def parts(selected: Flags) -> list[Part]:
 
 
 def fill(corners: Sequence[Corners], size: tuple[int, int]) -> Flags:
-    """Rings -> (H, W) bool: the pixels whose centres lie inside of an odd number of them (the even-odd rule).
+    """Fill rings: (H, W) bool, the pixels whose centres lie inside of an odd number of them (the even-odd rule).
 
     Rings may lie partly or wholly outside; a centre exactly on an edge counts for the pixel right of it or below. So
     the rings of :func:`rings`, in any order, give back their mask exactly.
+
+    Raises:
+        ValueError: An outline crosses rows or columns millions of times.
     """
     selected = np.zeros(size, np.bool_)
     found, top, left = filled(corners, size)
@@ -130,7 +136,11 @@ def fill(corners: Sequence[Corners], size: tuple[int, int]) -> Flags:
 
 
 def filled(corners: Sequence[Corners], size: tuple[int, int]) -> tuple[Flags, int, int]:
-    """As :func:`fill`, but only the box that the rings touch: (h, w) bool, and the row and column where it begins."""
+    """Fill rings as :func:`fill` does, but only the box that they touch.
+
+    Returns:
+        (h, w) bool, and the row and column where it begins.
+    """
     every = np.concatenate([np.zeros((0, 2)), *corners])
     if not len(every):
         return np.zeros((0, 0), np.bool_), 0, 0
@@ -150,7 +160,7 @@ def filled(corners: Sequence[Corners], size: tuple[int, int]) -> tuple[Flags, in
 def _crossings(
     start: npt.NDArray[np.float64], end: npt.NDArray[np.float64], height: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
-    """Where edges cross the middles of rows: rows and x, some edges at a time."""
+    """Find where edges cross the middles of rows: rows and x, some edges at a time."""
     first, last = (
         np.clip(np.ceil(pick(start[:, 1], end[:, 1]) - 0.5), 0, height).astype(np.int64)
         for pick in (np.minimum, np.maximum)
@@ -162,8 +172,16 @@ def _crossings(
 
 
 def _steps(counts: npt.NDArray[np.int64]) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """For counts (n,) of steps along each edge: the edge and the number of each step, a bounded number at a time."""
+    """Step along each edge, for counts (n,) of steps: the edge and the number of each step, a bounded number at a time.
+
+    Raises:
+        ValueError: An outline goes to and fro far more often than one does that people or tools draw.
+    """
     begins = np.concatenate([[0], np.cumsum(counts)])
+    if begins[-1] > _MOST_CROSSINGS:
+        raise ValueError(
+            f"expected an outline that crosses rows or columns at most {_MOST_CROSSINGS} times, got {begins[-1]} times"
+        )
     for begin in range(0, int(begins[-1]), _MOST_STEPS):
         step = np.arange(begin, min(begin + _MOST_STEPS, int(begins[-1])))
         edge = np.searchsorted(begins, step, side="right") - 1
@@ -171,7 +189,7 @@ def _steps(counts: npt.NDArray[np.int64]) -> Iterator[tuple[npt.NDArray[np.int64
 
 
 def filled_as_coco(ring: Corners, size: tuple[int, int]) -> tuple[Flags, int, int]:
-    """One ring -> the same pixels as pycocotools makes of it, in the form of :func:`filled`.
+    """Fill one ring with the same pixels as pycocotools, in the form of :func:`filled`.
 
     Its rule is that of pixels' centres too, but with corners rounded to fifths of a pixel, edges walked from fifth to
     fifth, and rows counted from the fifth above (common/maskApi.c, rleFrPoly).
@@ -180,29 +198,51 @@ def filled_as_coco(ring: Corners, size: tuple[int, int]) -> tuple[Flags, int, in
     limits = np.array([size[1], size[0]])
     left, top = np.clip(points.min(axis=0) // _COCO_STEPS, 0, limits).tolist()
     right, bottom = np.clip(-(-points.max(axis=0) // _COCO_STEPS), 0, limits).tolist()
-    ends = np.roll(points, -1, axis=0)
-    along = np.abs(ends - points)
-    flat = along[:, 0] >= along[:, 1]  # more columns than rows, so it is walked from column to column
-    rows, axis, count = np.arange(len(points)), np.where(flat, 0, 1), along.max(axis=1)
-    flip = points[rows, axis] > ends[rows, axis]
-    low, high = np.where(flip[:, None], ends, points), np.where(flip[:, None], points, ends)
-    slope = (high - low)[rows, 1 - axis] / np.maximum(count, 1)
     toggles = np.zeros((right - left, bottom - top + 1), np.uint8)
-
-    def walked(
-        edge: npt.NDArray[np.int64], step: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        done = np.where(flip[edge], count[edge] - step, step)
-        main = low[edge, axis[edge]] + done
-        other = np.trunc(low[edge, 1 - axis[edge]] + slope[edge] * done + 0.5).astype(np.int64)
-        return np.where(flat[edge], main, other), np.where(flat[edge], other, main)
-
-    for edge, step in _steps(count):
-        (u, v), (next_u, next_v) = walked(edge, step), walked(edge, step + 1)
-        column, beside = np.divmod(np.minimum(u, next_u) - _COCO_STEPS // 2 - _COCO_STEPS * left, _COCO_STEPS)
-        crosses = (u != next_u) & (beside == 0) & (column >= 0) & (column < right - left)
-        middle = (np.minimum(v, next_v)[crosses] + 0.5) / _COCO_STEPS - 0.5
-        row = np.ceil(np.clip(middle, 0, size[0])).astype(np.int64) - top
-        np.add.at(toggles, (column[crosses], row), 1)
+    for column, height in _coco_crossings(points, np.roll(points, -1, axis=0), left, right):
+        row = np.ceil(np.clip((height + 0.5) / _COCO_STEPS - 0.5, 0, size[0])).astype(np.int64) - top
+        np.add.at(toggles, (column - left, row), 1)
     inside = np.bitwise_xor.accumulate(toggles & 1, axis=1)[:, :-1].astype(np.bool_)
     return np.ascontiguousarray(inside.T), top, left
+
+
+def _coco_crossings(
+    start: npt.NDArray[np.int64], end: npt.NDArray[np.int64], left: int, right: int
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Find where edges (n, 2) in fifths of a pixel cross the middles of columns: columns and y in fifths.
+
+    pycocotools walks along an edge, from fifth to fifth of its longer direction, and looks where x steps over a middle.
+    Here that step is found at once, so that the work does not grow with what lies outside of the picture.
+    """
+    along = np.abs(end - start)
+    flat = along[:, 0] >= along[:, 1]  # more columns than rows, so it is walked from column to column
+    rows, axis, count = np.arange(len(start)), np.where(flat, 0, 1), along.max(axis=1)
+    flip = start[rows, axis] > end[rows, axis]
+    low, high = np.where(flip[:, None], end, start), np.where(flip[:, None], start, end)
+    slope = (high - low)[rows, 1 - axis] / np.maximum(count, 1)
+    middle = _COCO_STEPS // 2
+    nearest, farthest = np.minimum(start[:, 0], end[:, 0]), np.maximum(start[:, 0], end[:, 0])
+    first = np.maximum(-((middle - nearest) // _COCO_STEPS), left)
+    last = np.minimum((farthest - middle - 1) // _COCO_STEPS, right - 1)
+
+    def beside(edge: npt.NDArray[np.int64], step: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Compute the other coordinate after so many steps."""
+        found: npt.NDArray[np.int64] = np.trunc(low[edge, 1 - axis[edge]] + slope[edge] * step + 0.5).astype(np.int64)
+        return found
+
+    for edge, number in _steps(np.maximum(last - first + 1, 0)):
+        column = first[edge] + number
+        before = _COCO_STEPS * column + middle  # the last fifth on the left of a column's middle
+        across = before - low[edge, 0]
+        height = np.minimum(beside(edge, across), beside(edge, across + 1))
+        steep = np.flatnonzero(~flat[edge])
+        if len(steep):
+            which, left_of = edge[steep], before[steep]
+            rises = slope[which] > 0
+            reached = (left_of + 0.5 - low[which, 0]) / slope[which]
+            step = np.where(rises, np.ceil(reached), np.floor(reached) + 1).astype(np.int64) + 1
+            for _ in range(2):  # the quotient may be off by rounding
+                is_over = (beside(which, step - 1) > left_of) == rises
+                step = np.where(is_over, step - 1, step)
+            height[steep] = low[which, 1] + step - 1
+        yield column, height

@@ -6,34 +6,42 @@ file is a ValueError (or FileNotFoundError) in one sentence: what was expected, 
 
 import io
 import os
-import threading
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from incontext.images import dicom
+from incontext.images.depth import deep_colors, grey_of, is_deep, tag_of
 from incontext.images.ids import Pixels
+from incontext.images.opening import (
+    MAX_PIXELS,
+    ORIENTATION_TAG,
+    broken,
+    loaded,
+    one_large,
+    opened,
+    quiet,
+    size_of,
+    too_large,
+)
 
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
 Encoded: TypeAlias = bytes | BinaryIO  # a picture file's contents; a stream must be able to seek
 
 IMAGE_SUFFIXES: Final = frozenset(
     {
-        *(".avif", ".bmp", ".dcm", ".dicom", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm"),
-        *(".tif", ".tiff", ".webp"),
+        *(".avif", ".bmp", ".dcm", ".dicom", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+        *(".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
     }
 )
-MAX_PIXELS: Final = 100_000_000
 MAX_PAGES: Final = 10_000  # of one file
-LARGE_PIXELS: Final = 20_000_000
 
-_ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -43,33 +51,36 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_REDUCED_TAG, _BITS_TAG, _PHOTOMETRIC_TAG, _MOST_TAG = 254, 258, 262, 281  # of TIFF
-_HEAD_BYTES = 132  # what tells one kind of file from another
-_AVIF_BRANDS = frozenset({b"avif", b"avis"})
-_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"heif"})
+_REDUCED_TAG = 254  # of TIFF
+_HEAD_BYTES = 132  # what tells DICOM from other files
 _PIXELS_AT_ONCE = 4_000_000  # converted at a time, for which Pillow needs up to 16 bytes each
-_ONE_LARGE = threading.Lock()
-_WARNINGS_LOCK = threading.Lock()  # the filters of warnings belong to the process, and folder jobs decode in threads
 
 
 def read_image(image: ImageLike | Encoded, *, name: str | None = None, page: int = 0) -> Pixels:
-    """An image as people see it: (H, W, 3) uint8 RGB, at most 100 megapixels.
+    """Read an image as people see it: (H, W, 3) uint8 RGB, at most 100 megapixels.
 
-    image: a path; the bytes of a file, or a stream of them that can seek; a PIL image; a uint8 array (H, W), (H, W, 1),
-    (H, W, 3: not copied) or (H, W, 4). name: what messages call it, None: its path. page: of a TIFF or DICOM file, from
-    0; `page_count` says how many there are.
-    Turned upright by its EXIF orientation, transparency laid over white, 16 bits scaled to 8, CMYK and indexed colours
-    converted, the first frame of an animation; DICOM through the window that it stores.
-    Raises FileNotFoundError, or ValueError with the file's name.
+    It is turned upright by its EXIF orientation, transparency is laid over white, 16 bits are scaled to 8 by the range
+    that they hold (a `RangeWarning` says where that is less than 16), CMYK and indexed colours are converted; of an
+    animation the first frame is taken, and DICOM is seen through the window that it stores.
+
+    Args:
+        image: A path; the bytes of a file, or a stream of them that can seek; a PIL image; a uint8 array (H, W), (H, W,
+            1), (H, W, 3: not copied) or (H, W, 4).
+        name: What messages call it; None: its path.
+        page: Of a TIFF or DICOM file, from 0; `page_count` says how many there are.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read as an image; the file is named.
     """
     if isinstance(image, np.ndarray):
         return rgb_from_array(image, "image", paper=255)
-    picture, called = open_picture(image, "image", name=name, page=page)
+    picture, called = open_picture(image, "image", name=name, page=page, by_range=True)
     return rgb_from_picture(picture, called, paper=255)
 
 
 def read_colors(mask: ImageLike | Encoded, *, name: str | None = None) -> Pixels:
-    """A mask's colours as they are, (H, W, 3) uint8 RGB, nothing read into them; what is transparent is black."""
+    """Read a mask's colours as they are, (H, W, 3) uint8 RGB; what is transparent is black."""
     if isinstance(mask, np.ndarray):
         return rgb_from_array(mask, "mask", paper=0)
     picture, called = open_picture(mask, "mask", name=name)
@@ -77,61 +88,93 @@ def read_colors(mask: ImageLike | Encoded, *, name: str | None = None) -> Pixels
 
 
 def page_count(source: str | os.PathLike[str] | Encoded, *, name: str | None = None) -> int:
-    """How many pages a file has for `read_image`: pages of a TIFF (its smaller copies left out), frames of a DICOM
-    file, 1 for all else, animations too. Decodes no pixel.
+    """Count the pages that a file has for `read_image`. No pixel is decoded.
 
-    Raises FileNotFoundError, or ValueError with the file's name.
+    Returns:
+        Pages of a TIFF, its smaller copies left out; frames of a DICOM file; 1 for all else, animations too.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no image; the file is named.
     """
     with _stream(source, "image", name) as (stream, called):
         if _is_dicom(stream):
             count = _dicom_header(stream, called).frames
         else:
-            with _opened(stream, called) as picture:
+            with opened(stream, called) as picture:
                 count = len(_tiff_pages(picture, called)) if picture.format == "TIFF" else 1
     if count > MAX_PAGES:
         raise ValueError(f"{called}: expected at most {MAX_PAGES} pages, got {count}; split the file")
     return count
 
 
+def image_size(source: str | os.PathLike[str] | Encoded, *, name: str | None = None) -> tuple[int, int]:
+    """Read (H, W) of what `read_image` gives, from the file's header. It raises the same."""
+    with _stream(source, "image", name) as (stream, called):
+        if _is_dicom(stream):
+            return _dicom_header(stream, called).size
+        with opened(stream, called) as picture:
+            return size_of(picture)
+
+
 # ------------------------------------------------------------------------------------------ for masks.py
 
 
 def open_picture(
-    source: str | os.PathLike[str] | Image.Image | Encoded, noun: str, *, name: str | None = None, page: int = 0
+    source: str | os.PathLike[str] | Image.Image | Encoded,
+    noun: str,
+    *,
+    name: str | None = None,
+    page: int = 0,
+    by_range: bool = False,
 ) -> tuple[Image.Image, str]:
-    """The decoded, upright picture, and the name to use in messages. noun: what it is, where it has no name."""
+    """Decode an image and turn it upright; return it with the name to use in messages.
+
+    Args:
+        noun: What it is, where it has no name.
+        by_range: Colours of 16 bits a channel are seen by the range that they have.
+    """
     if isinstance(source, Image.Image):
         called = name or f"the {noun}"
         return _decoded(source, called), called
     with _stream(source, noun, name) as (stream, called):
         if _is_dicom(stream):
             return _from_dicom(stream, called, page), called
-        picture = _opened(stream, called)
-        if page or picture.format == "TIFF":
+        deep = False
+
+        def turn_to(picture: Image.Image) -> None:
+            nonlocal deep
             _turn_to(picture, called, page)
-        return _decoded(picture, called), called
+            deep = by_range and page == 0 and is_deep(picture)
+
+        picture = loaded(stream, called, turn_to)
+        return _upright(deep_colors(picture, stream, called) if deep else picture), called
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the warnings of decoders: from 89 megapixels on Pillow suspects a bomb; the limit here is MAX_PIXELS."""
-    with _WARNINGS_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def open_animation(stream: BinaryIO, name: str) -> Image.Image:
+    """Open an image whose frames can be sought, the first one decoded; the stream stays open for them."""
+    return loaded(stream, name, partial(_check_picture, name=name))
 
 
-def too_large(name: str, pixels: int | None = None) -> str:
-    """The sentence for a picture above MAX_PIXELS. pixels: how many, where that is known."""
-    came = "more than that" if pixels is None else f"{pixels / 1e6:.0f}"
-    return f"{name}: expected at most {MAX_PIXELS / 1e6:.0f} megapixels, got {came}; make it smaller first"
+def picture_mode(source: str | os.PathLike[str]) -> str:
+    """Read Pillow's mode of a file, from its header."""
+    with _stream(source, "mask", None) as (stream, called):
+        if _is_dicom(stream):
+            return _from_dicom(stream, called, 0).mode
+        with opened(stream, called) as picture:
+            return picture.mode
 
 
 def rgb_from_picture(picture: Image.Image, name: str, *, paper: int) -> Pixels:
-    """(H, W, 3) uint8 of a decoded picture; paper: the grey value that what is transparent is laid over."""
+    """Convert a decoded image to (H, W, 3) uint8.
+
+    Args:
+        paper: The grey value that what is transparent is laid over.
+    """
     if picture.mode == "F":
         raise ValueError(f"{name}: expected 8 or 16 bits per channel, got floating point; save it as an 8-bit PNG")
     if picture.mode.startswith("I"):
-        return as_rgb(_eight_bits(picture, name))
+        return as_rgb(grey_of(picture, name))
     (width, height), rows = picture.size, max(1, _PIXELS_AT_ONCE // picture.size[0])
     rgb = np.empty((height, width, 3), np.uint8)
     try:
@@ -151,15 +194,12 @@ def _on_paper(picture: Image.Image, paper: int) -> Image.Image:
     return Image.alpha_composite(backdrop, picture.convert("RGBA"))
 
 
-@contextmanager
-def one_large(pixels: int) -> Iterator[None]:
-    """Large pictures are worked on one at a time in a process, so that memory does not grow with its threads."""
-    with _ONE_LARGE if pixels > LARGE_PIXELS else nullcontext():
-        yield
-
-
 def rgb_from_array(array: npt.NDArray[Any], noun: str, *, paper: int) -> Pixels:
-    """(H, W, 3) uint8 of an array that a user gave; paper: as for `rgb_from_picture`."""
+    """Check and convert an array that a user gave to (H, W, 3) uint8.
+
+    Args:
+        paper: As for `rgb_from_picture`.
+    """
     expected = f"expected the {noun} as a uint8 array (H, W, 3) of RGB or (H, W) of grey values"
     if array.dtype != np.uint8:
         raise ValueError(f"{expected}, got {array.dtype}; convert it to 0..255 and uint8")
@@ -179,7 +219,7 @@ def rgb_from_array(array: npt.NDArray[Any], noun: str, *, paper: int) -> Pixels:
 
 
 def as_rgb(grey: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(H, W) -> (H, W, 3)."""
+    """Repeat (H, W) as (H, W, 3)."""
     return np.repeat(grey[..., None], 3, axis=2)
 
 
@@ -188,7 +228,7 @@ def as_rgb(grey: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 @contextmanager
 def _stream(source: object, noun: str, name: str | None) -> Iterator[tuple[BinaryIO, str]]:
-    """A stream at the start of the file, and the name to use in messages."""
+    """Open a stream at the start of the file, and tell the name to use in messages."""
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         called = name or str(path)
@@ -223,66 +263,28 @@ def _file(path: Path, name: str) -> BinaryIO:
 
 
 def _nothing_in(name: str) -> str:
-    return f"{name}: the file is empty (0 bytes); copy it again from where it came"
-
-
-def _opened(stream: BinaryIO, name: str) -> Image.Image:
-    """The picture, its header read and no pixel decoded."""
-    try:
-        with quiet():
-            return Image.open(stream)
-    except UnidentifiedImageError:
-        pass
-    except Image.DecompressionBombError:
-        raise ValueError(too_large(name)) from None
-    except Exception as error:  # a broken header makes decoders raise nearly anything
-        raise ValueError(_broken(name, error)) from error
-    stream.seek(0)
-    brands = _brands(stream.read(_HEAD_BYTES))
-    stream.seek(0)
-    if brands & _AVIF_BRANDS and "AVIF" in Image.OPEN:
-        raise ValueError(_broken(name, ValueError("it begins like AVIF")))
-    if brands & _AVIF_BRANDS:
-        raise ValueError(f"{name}: expected a picture that can be read, got AVIF, for which Pillow 11.3 is needed")
-    if brands & _HEIF_BRANDS:
-        return _heif(stream, name)
-    raise ValueError(f"{name}: expected an image file, got something else or a kind that cannot be read")
-
-
-def _brands(head: bytes) -> set[bytes]:
-    """What an ISO base media file says it is, the first its own kind; nothing for other files."""
-    if head[4:8] != b"ftyp":
-        return set()
-    end = min(len(head), int.from_bytes(head[:4], "big"))
-    return {head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))}
-
-
-def _heif(stream: BinaryIO, name: str) -> Image.Image:
-    try:
-        from pillow_heif import HeifImageFile
-    except ImportError:
-        raise ValueError(
-            f"{name}: expected a picture that can be read, got HEIC; reading it needs: pip install 'incontext[heif]'"
-        ) from None
-    try:
-        with quiet():
-            picture: Image.Image = HeifImageFile(stream)  # type: ignore[no-untyped-call, unused-ignore]
-            return picture
-    except Exception as error:  # as in _opened
-        raise ValueError(_broken(name, error)) from error
+    return f"{name}: the file is empty (0 bytes)"
 
 
 def _decoded(picture: Image.Image, name: str) -> Image.Image:
-    width, height = picture.size
-    _check_size(width, height, name)
+    """Decode what a user opened."""
+    _check_picture(picture, name)
     try:
-        with one_large(width * height):
+        with one_large(picture.width * picture.height):
             picture.load()
-    except Exception as error:  # as in _opened
-        raise ValueError(_broken(name, error)) from error
+    except Exception as error:  # a broken file makes decoders raise nearly anything
+        raise ValueError(broken(name, error)) from error
+    return _upright(picture)
+
+
+def _check_picture(picture: Image.Image, name: str) -> None:
+    _check_size(*picture.size, name)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
     try:
         with quiet():
-            turn = _UPRIGHT.get(picture.getexif().get(_ORIENTATION_TAG, 1))
+            turn = _UPRIGHT.get(picture.getexif().get(ORIENTATION_TAG, 1))
     except Exception:  # noqa: BLE001  unreadable metadata must not cost the pixels
         turn = None
     if turn is None:
@@ -299,12 +301,16 @@ def _check_size(width: int, height: int, name: str) -> None:
         raise ValueError(f"{name}: expected at least one pixel, got {width} x {height}")
 
 
-def _broken(name: str, error: Exception) -> str:
-    what = " ".join(str(error).split()) or type(error).__name__
-    return f"{name}: the file is broken or cut off ({what}); copy it again from where it came"
-
-
 def _turn_to(picture: Image.Image, name: str, page: int) -> None:
+    """Make the page that is wanted the current one before an image is decoded, and check the size."""
+    if page or picture.format == "TIFF":
+        _turn_page(picture, name, page)
+    elif getattr(picture, "default_image", False):  # of an animated PNG: a stand-in for programs that know no animation
+        picture.seek(1)
+    _check_picture(picture, name)
+
+
+def _turn_page(picture: Image.Image, name: str, page: int) -> None:
     """Make a page of a TIFF the current one."""
     pages = _tiff_pages(picture, name, page + 1) if picture.format == "TIFF" else [0]
     if not 0 <= page < len(pages):
@@ -312,12 +318,12 @@ def _turn_to(picture: Image.Image, name: str, page: int) -> None:
     try:
         with quiet():
             picture.seek(pages[page])
-    except Exception as error:  # as in _opened
-        raise ValueError(_broken(name, error)) from error
+    except Exception as error:  # as in _decoded
+        raise ValueError(broken(name, error)) from error
 
 
 def _tiff_pages(picture: Image.Image, name: str, most: int = MAX_PAGES + 1) -> list[int]:
-    """The first pages of a TIFF, up to `most`, by their directories; those that hold a smaller copy are left out."""
+    """List the first pages of a TIFF, up to `most`; those that hold a smaller copy are left out."""
     pages: list[int] = []
     try:
         with quiet():
@@ -326,34 +332,14 @@ def _tiff_pages(picture: Image.Image, name: str, most: int = MAX_PAGES + 1) -> l
                     picture.seek(directory)
                 except EOFError:
                     break
-                if not int(_tag(picture, _REDUCED_TAG) or 0) & 1:
+                if not int(tag_of(picture, _REDUCED_TAG) or 0) & 1:
                     pages.append(directory)
                 if len(pages) == most:
                     break
             picture.seek(0)
-    except Exception as error:  # as in _opened
-        raise ValueError(_broken(name, error)) from error
+    except Exception as error:  # as in _decoded
+        raise ValueError(broken(name, error)) from error
     return pages or [0]
-
-
-def _tag(picture: Image.Image, tag: int) -> Any:
-    """The value of a TIFF's tag, the first where it has several; None for what is no TIFF."""
-    value = getattr(picture, "tag_v2", {}).get(tag)
-    return value[0] if isinstance(value, tuple) else value
-
-
-def _eight_bits(picture: Image.Image, name: str) -> Pixels:
-    """Grey values of up to 16 bits -> (H, W) uint8. A TIFF says what white is where it is not 65535."""
-    values = np.asarray(picture)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise ValueError(f"{name}: expected grey values in 0..65535, got {low}..{high}; save it with 16 bits")
-    bits, said = _tag(picture, _BITS_TAG), _tag(picture, _MOST_TAG)
-    white = min(2 ** int(bits) - 1 if bits else 65535, int(said) if said else 65535)
-    if white < max(high, 1) or white > 65535:
-        white = 65535
-    grey: Pixels = ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
-    return 255 - grey if _tag(picture, _PHOTOMETRIC_TAG) == 0 else grey
 
 
 # ------------------------------------------------------------------------------------------------ DICOM
@@ -373,8 +359,8 @@ def _dicom_header(stream: BinaryIO, name: str) -> dicom.DicomHeader:
         raise ValueError(
             f"{name}: expected a picture that can be read, got DICOM; reading it needs: pip install 'incontext[dicom]'"
         ) from None
-    except Exception as error:  # as in _opened
-        raise ValueError(_broken(name, error)) from error
+    except Exception as error:  # as in _decoded
+        raise ValueError(broken(name, error)) from error
     stream.seek(0)
     return header
 
@@ -388,5 +374,5 @@ def _from_dicom(stream: BinaryIO, name: str, page: int) -> Image.Image:
     try:
         with quiet():
             return Image.fromarray(dicom.read_frame(stream, page))
-    except Exception as error:  # as in _opened
-        raise ValueError(_broken(name, error)) from error
+    except Exception as error:  # as in _decoded
+        raise ValueError(broken(name, error)) from error

@@ -49,8 +49,10 @@ def resized_mask(mask: npt.NDArray[_Kind], size: Size) -> npt.NDArray[_Kind]:
 
 
 def averaged(image: Pixels, size: Size) -> Pixels:
-    """Shrink an image (H, W, 3) to a size by the mean of the pixels that become one: without sharpening, unlike
-    :func:`resized`, so that what follows its edges follows no edge that is not there."""
+    """Shrink an image (H, W, 3) to a size by the mean of the pixels that become one.
+
+    Unlike :func:`resized` it does not sharpen, so that what follows its edges follows no edge that is not there.
+    """
     return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BOX))
 
 
@@ -65,7 +67,11 @@ def shrunk_size(size: Size, *, longest: int | None = None, shortest: int | None 
 
 
 def shrunk(image: Pixels, longest: int, *, quick: bool = False) -> Pixels:
-    """Shrink an image (H, W, 3) or (H, W) whose longer side has more than `longest` pixels. quick: see `resized`."""
+    """Shrink an image (H, W, 3) or (H, W) whose longer side has more than `longest` pixels.
+
+    Args:
+        quick: See `resized`.
+    """
     return resized(image, shrunk_size((image.shape[0], image.shape[1]), longest=longest), quick=quick)
 
 

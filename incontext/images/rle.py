@@ -14,12 +14,12 @@ _MOST_GROUPS: Final = 8  # of 5 bits for one run: far more than pictures need
 
 
 def from_mask(selected: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """COCO's compressed encoding of an (H, W) bool mask: {"size": [H, W], "counts": str}."""
+    """Encode an (H, W) bool mask as COCO does, compressed: {"size": [H, W], "counts": str}."""
     return {"size": list(selected.shape), "counts": to_text(runs(selected))}
 
 
 def runs(selected: npt.NDArray[np.bool_]) -> list[int]:
-    """COCO's uncompressed runs of an (H, W) bool mask: lengths of alternating zeros and ones, column by column."""
+    """Count COCO's uncompressed runs of an (H, W) bool mask: alternating zeros and ones, column by column."""
     flat = selected.astype(np.bool_).ravel(order="F")
     ends = np.concatenate([np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
     lengths: list[int] = np.diff(ends, prepend=0).tolist()
@@ -27,7 +27,7 @@ def runs(selected: npt.NDArray[np.bool_]) -> list[int]:
 
 
 def to_text(counts: Sequence[int]) -> str:
-    """The runs as text: each, less the run before last, in groups of 5 bits from the low end, with a bit for "more"."""
+    """Write runs as text: each, less the run before last, in groups of 5 bits, with a bit for "more"."""
     text: list[str] = []
     for i, count in enumerate(counts):
         value = count - counts[i - 2] if i > 2 else count
@@ -40,7 +40,11 @@ def to_text(counts: Sequence[int]) -> str:
 
 
 def from_text(text: str) -> list[int]:
-    """The runs of such a text. ValueError for what is none."""
+    """Read the runs of such a text.
+
+    Raises:
+        ValueError: It is none.
+    """
     counts: list[int] = []
     value = groups = 0
     for letter in text:
@@ -59,7 +63,23 @@ def from_text(text: str) -> list[int]:
 
 
 def to_mask(counts: Sequence[int] | str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Runs, as numbers or as text -> the (H, W) bool mask. ValueError where they do not cover exactly that size."""
+    """Turn runs, as numbers or as text, into the (H, W) bool mask.
+
+    Raises:
+        ValueError: They do not cover exactly that size.
+    """
+    selected = np.zeros(size, np.bool_)
+    found, top, left = to_region(counts, size)
+    selected[top : top + found.shape[0], left : left + found.shape[1]] = found
+    return selected
+
+
+def to_region(counts: Sequence[int] | str, size: tuple[int, int]) -> tuple[npt.NDArray[np.bool_], int, int]:
+    """Turn runs into the columns alone that their ones touch, so that small objects in large images cost little.
+
+    Returns:
+        (h, w) bool, and the row and column where it begins.
+    """
     lengths = from_text(counts) if isinstance(counts, str) else list(counts)
     if not all(type(length) is int and length >= 0 for length in lengths):
         raise ValueError("expected runs of whole numbers of at least 0, got others")
@@ -68,5 +88,11 @@ def to_mask(counts: Sequence[int] | str, size: tuple[int, int]) -> npt.NDArray[n
             f"expected runs over the {size[0] * size[1]} pixels of {size[1]} x {size[0]} (width x height), got "
             f"{sum(lengths)}"
         )
-    flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
-    return np.ascontiguousarray(flat.reshape(size, order="F"))
+    ends = np.cumsum(np.array(lengths, np.int64))
+    ones = np.flatnonzero(np.array(lengths[1::2], np.int64)) * 2 + 1
+    if not len(ones):
+        return np.zeros((0, 0), np.bool_), 0, 0
+    first, last = int(ends[ones[0] - 1]) // size[0], (int(ends[ones[-1]]) - 1) // size[0]
+    edges = np.clip(np.concatenate([[0], ends]), first * size[0], (last + 1) * size[0])
+    flat = np.repeat(np.arange(len(lengths)) % 2 == 1, np.diff(edges))
+    return np.ascontiguousarray(flat.reshape((size[0], -1), order="F")), 0, first

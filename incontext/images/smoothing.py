@@ -13,7 +13,7 @@ _MAX_STROKES = 64  # colours; a picture with more of them is a photograph, and l
 
 
 def indexed(rgb: Pixels) -> tuple[npt.NDArray[np.int32], Pixels, npt.NDArray[np.int64]]:
-    """(H, W) indices into the colours that occur; those (n, 3), in ascending order of (R, G, B); and their counts."""
+    """Index the colours that occur: (H, W) places; the colours (n, 3), ascending by (R, G, B); and their counts."""
     packed = (rgb[..., 0].astype(np.int32) << 16) | (rgb[..., 1].astype(np.int32) << 8) | rgb[..., 2]
     occurs = np.zeros(1 << 24, np.bool_)
     occurs[packed] = True
@@ -26,7 +26,7 @@ def indexed(rgb: Pixels) -> tuple[npt.NDArray[np.int32], Pixels, npt.NDArray[np.
 
 
 def _solid(index: npt.NDArray[np.int32], n: int) -> npt.NDArray[np.bool_]:
-    """Which of the n colours fill a square of _SOLID pixels somewhere."""
+    """Find which of the n colours fill a square of _SOLID pixels somewhere."""
     height, width = (max(0, length - _SOLID + 1) for length in index.shape)
     corner = index[:height, :width]
     same = np.ones((height, width), np.bool_)
@@ -36,7 +36,7 @@ def _solid(index: npt.NDArray[np.int32], n: int) -> npt.NDArray[np.bool_]:
 
 
 def _blends(index: npt.NDArray[np.int32], colors: Pixels, thin: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Which of the thin colours lie, at most of their pixels, between the colours on opposite sides of the pixel."""
+    """Find the thin colours that lie, at most of their pixels, between the colours on opposite sides of the pixel."""
     where = np.flatnonzero(thin[index.ravel()])
     where = where[:: len(where) // 200_000 + 1]  # enough to judge by
     rows, columns = np.unravel_index(where, index.shape)
@@ -64,7 +64,7 @@ def _blends(index: npt.NDArray[np.int32], colors: Pixels, thin: npt.NDArray[np.b
 
 
 def thin_blends(index: npt.NDArray[np.int32], colors: Pixels) -> npt.NDArray[np.bool_]:
-    """The thin blends among the colours, where they make up half of those beyond two; otherwise none.
+    """Find the thin blends among the colours, where they make up half of those beyond two; otherwise none.
 
     Anti-aliasing makes such colours in numbers, objects make few: a sliver between two others may look like a blend.
     """
@@ -79,7 +79,7 @@ def thin_blends(index: npt.NDArray[np.int32], colors: Pixels) -> npt.NDArray[np.
 
 
 def is_smoothed_grey(values: Pixels, least: int = 1) -> bool:
-    """Whether grey values are a smoothed picture: `least` of the thin blends are mid-grey, which ids seldom are."""
+    """Tell whether grey values are smoothed: `least` of the thin blends are mid-grey, which ids seldom are."""
     occurs = np.zeros(256, np.bool_)
     occurs[values] = True
     if np.count_nonzero(occurs[64:192]) < least:
@@ -92,7 +92,7 @@ def is_smoothed_grey(values: Pixels, least: int = 1) -> bool:
 def main_colors(
     index: npt.NDArray[np.int32], colors: Pixels, counts: npt.NDArray[np.int64], *, lossy: bool
 ) -> npt.NDArray[np.bool_]:
-    """Which colours are main, as `read_mask` defines it.
+    """Find which colours are main, as `read_mask` defines it.
 
     Near copies (closer than 24 of 441) of a more frequent main colour are not. A thin stroke's colour is one that is
     far (48) from every line between two main colours and covers 0.01 % of the pixels, the farthest first; not so in a
@@ -120,7 +120,7 @@ def main_colors(
 
 
 def _from_lines(points: npt.NDArray[np.float32], ends: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """How far each point is from the nearest of the lines between the last end and each end, itself among them."""
+    """Measure how far each point is from the nearest of the lines between the last end and each end."""
     along = (ends - ends[-1])[:, None]
     position = ((points - ends[-1]) * along).sum(axis=-1) / np.maximum((along**2).sum(axis=-1), 1)
     nearest = ends[-1] + position.clip(0, 1)[..., None] * along
@@ -129,7 +129,7 @@ def _from_lines(points: npt.NDArray[np.float32], ends: npt.NDArray[np.float32]) 
 
 
 def nearest_rows(colors: Pixels, table: Pixels) -> Pixels:
-    """The row of `table` nearest to each of the colours (n, 3)."""
+    """Find the row of `table` nearest to each of the colours (n, 3)."""
     best = np.full(len(colors), np.inf)
     rows = np.zeros(len(colors), np.uint8)
     for row, color in enumerate(table.astype(np.int64)):

@@ -22,7 +22,11 @@ HALF_WRITTEN: Final = re.compile(r"\.[0-9a-f]{32}\.part")  # what `whole_file` c
 
 
 def refuse_unwritable(out: Path) -> None:
-    """ValueError where a folder can be neither made nor written to. Nothing is written."""
+    """Refuse a folder that can be neither made nor written to. Nothing is written.
+
+    Raises:
+        ValueError: It is one.
+    """
     nearest = next(path for path in (out, *out.parents) if path.exists())
     if not nearest.is_dir():
         raise ValueError(f"{nearest}: expected a folder to write to, got a file; name another or move it away")
@@ -30,9 +34,19 @@ def refuse_unwritable(out: Path) -> None:
         raise ValueError(f"{nearest}: expected a folder to write to, got one without the permission; name another")
 
 
+def refuse_special(path: Path) -> None:
+    """Refuse a pipe, a device or the like at a path, which would hang whoever reads it.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path}: expected a file, got a pipe or a device; remove it or name another")
+
+
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A stream to write `path` through: the file appears whole when the block ends, and not at all when it raises."""
+    """Open a stream to write `path` through: the file appears whole when the block ends, else not at all."""
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent} to write to; create it first")
@@ -53,7 +67,13 @@ def remove_half_written(folder: Path) -> None:
 
 
 def write_mask(path: str | os.PathLike[str], mask: npt.NDArray[Any], colors: Pixels) -> None:
-    """Ids (H, W) in 0..255 as an indexed PNG; colors (256, 3) uint8, row i the colour of id i."""
+    """Write a mask as an indexed PNG.
+
+    Args:
+        path: Of the file, which ends in .png.
+        mask: (H, W) ids in 0..255.
+        colors: (256, 3) uint8, row i the colour of id i.
+    """
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"{path}: masks are saved as PNG, which keeps ids as they are; name it .png")
     content = encode_mask(mask, colors, name=str(path))
@@ -62,7 +82,11 @@ def write_mask(path: str | os.PathLike[str], mask: npt.NDArray[Any], colors: Pix
 
 
 def encode_mask(mask: npt.NDArray[Any], colors: Pixels, *, name: str = "the mask") -> bytes:
-    """The bytes that `write_mask` writes. name: what errors call it."""
+    """Return the bytes that `write_mask` writes.
+
+    Args:
+        name: What errors call it.
+    """
     if colors.shape != (256, 3):
         raise ValueError(f"{name}: expected colours (256, 3), got {colors.shape}")
     picture = Image.fromarray(check_ids(mask, name))
@@ -71,14 +95,19 @@ def encode_mask(mask: npt.NDArray[Any], colors: Pixels, *, name: str = "the mask
 
 
 def write_image(path: str | os.PathLike[str], image: Pixels) -> None:
-    """(H, W, 3) uint8 RGB, or (H, W) uint8 grey, in the format that the suffix names."""
+    """Write an image in the format that the suffix names.
+
+    Args:
+        path: Of the file.
+        image: (H, W, 3) uint8 RGB, or (H, W) uint8 grey.
+    """
     content = encode_image(image, name=str(path))
     with whole_file(path) as stream:
         stream.write(content)
 
 
 def encode_image(image: Pixels, *, name: str) -> bytes:
-    """The bytes that `write_image` writes to a file of that name."""
+    """Return the bytes that `write_image` writes to a file of that name."""
     suffix = Path(name).suffix.lower()
     kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}.get(suffix)
     if kind is None:

@@ -53,9 +53,11 @@ class Cut:
 
 
 def choose_box(mask: np.ndarray, focus: int, rng: Rng, cut: Cut, *, pixels: int) -> Box:
-    """A part of a picture in which ``focus`` can be seen if it is in the picture: (left, top, right, bottom).
+    """Choose a part of an image in which ``focus`` can be seen if it is there: (left, top, right, bottom).
 
-    mask: (H, W) ids; pixels: of the view that the part will be squashed to.
+    Args:
+        mask: (H, W) ids.
+        pixels: Of the view that the part will be squashed to.
     """
     height, width = mask.shape
     whole = (0, 0, width, height)
@@ -85,7 +87,7 @@ def choose_box(mask: np.ndarray, focus: int, rng: Rng, cut: Cut, *, pixels: int)
 
 
 def empty_box(mask: np.ndarray, ids: Sequence[int], rng: Rng) -> Box | None:
-    """A part of a picture, a tenth to a half of it, without one pixel of ``ids``; None where few tries find none."""
+    """Choose a part of an image, a tenth to a half, without a pixel of ``ids``; None where few tries find none."""
     height, width = mask.shape
     marked = np.isin(mask, ids)
     for _ in range(8):
@@ -99,7 +101,11 @@ def empty_box(mask: np.ndarray, ids: Sequence[int], rng: Rng) -> Box | None:
 
 
 def view(image: np.ndarray, mask: np.ndarray, box: Box | None, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Cut and squash: (H, W, 3) and (H, W) -> (h, w, 3) and (h, w), uint8; size: (h, w); no box: the whole picture."""
+    """Cut and squash: (H, W, 3) and (H, W) -> (h, w, 3) and (h, w), uint8.
+
+    Args:
+        size: (h, w); no box: the whole picture.
+    """
     left, top, right, bottom = box or (0, 0, mask.shape[1], mask.shape[0])
     part = slice(top, bottom), slice(left, right)
     return resized(image[part], size, quick=True), resized_mask(mask[part], size)
@@ -141,14 +147,14 @@ def bend(image: np.ndarray, mask: np.ndarray, rng: Rng, changes: Augmentation) -
 
 
 def _mirrored(length: int, pad: int) -> np.ndarray:
-    """Row numbers of a picture that is continued by ``pad`` mirrored rows on both sides."""
+    """List the rows of an image that is continued by ``pad`` mirrored rows on both sides."""
     positions = np.abs(np.arange(-pad, length + pad))
     mirrored: np.ndarray = (length - 1) - np.abs((length - 1) - positions)
     return mirrored
 
 
 def degrade(image: np.ndarray, rng: Rng, changes: Augmentation) -> np.ndarray:
-    """The quality of a picture: blur, a lower resolution, a JPEG's blocks; (H, W, 3) uint8 -> the same."""
+    """Lower the quality of an image (H, W, 3) uint8: blur, a lower resolution, a JPEG's blocks."""
     picture = Image.fromarray(np.ascontiguousarray(image))
     scale = min(picture.size) / 128
     if rng.random() < changes.blur:

@@ -25,7 +25,7 @@ _SPREAD = math.sqrt(4 * (256**2 - 1) / 12)  # standard deviation of the sum of f
 
 
 def draw_light(rng: Rng, changes: Augmentation) -> Light:
-    """How a picture is to be lit: (16,) float32, `AS_IT_IS` where nothing changes."""
+    """Draw how an image is to be lit: (16,) float32, `AS_IT_IS` where nothing changes."""
     light = AS_IT_IS.copy()
     grey = bool(rng.random() < changes.grey)
     saturation, hue = (0.0 if grey else 1.0), 0.0
@@ -43,7 +43,7 @@ def draw_light(rng: Rng, changes: Augmentation) -> Light:
 
 
 def lit(image: npt.NDArray[np.uint8], light: Light) -> npt.NDArray[np.uint8]:
-    """One picture (H, W, 3) uint8 in that light."""
+    """Light one image (H, W, 3) uint8."""
     if np.array_equal(light, AS_IT_IS):
         return image
     shone: npt.NDArray[np.uint8] = shine(torch.from_numpy(image.copy())[None], torch.from_numpy(light)[None])[0].numpy()
@@ -51,7 +51,7 @@ def lit(image: npt.NDArray[np.uint8], light: Light) -> npt.NDArray[np.uint8]:
 
 
 def shine(images: Tensor, lights: Tensor) -> Tensor:
-    """Pictures (M, H, W, 3) uint8, each in its light (M, 16) float32 -> the same; on their device.
+    """Light images (M, H, W, 3) uint8, each in its light (M, 16) float32, on their device.
 
     First the colour matrix; then one curve for each channel: gamma, contrast, white balance and brightness about the
     picture's mean, which is kept from becoming all dark or all white; then noise.
@@ -71,7 +71,7 @@ def shine(images: Tensor, lights: Tensor) -> Tensor:
 
 
 def _color_matrix(saturation: float, hue: float) -> npt.NDArray[np.float64]:
-    """(3, 3): colours turned about the grey axis by ``hue`` degrees, and drawn towards it."""
+    """Make (3, 3) that turns colours about the grey axis by ``hue`` degrees, and draws them towards it."""
     turn = math.radians(hue)
     along, across = (1 - math.cos(turn)) / 3, math.sin(turn) / math.sqrt(3)
     rotation = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) * across + math.cos(turn) * np.eye(3) + along
@@ -80,7 +80,7 @@ def _color_matrix(saturation: float, hue: float) -> npt.NDArray[np.float64]:
 
 
 def _noise(seeds: Tensor, count: int) -> Tensor:
-    """Seeds (M, 1) -> (M, count), nearly normal, of mean 0 and deviation 1: hashed, so that it hangs on no generator.
+    """Hash seeds (M, 1) to noise (M, count), nearly normal, of mean 0 and deviation 1, whatever the generator.
 
     The hash mixes 32 bits by shifts and odd factors, found by C. Wellons ("lowbias32").
     """

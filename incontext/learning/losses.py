@@ -22,7 +22,6 @@ from incontext.canvas.paint import normalise_colors
 from incontext.canvas.read import SHARPNESS, reading_logits
 from incontext.images.ids import IGNORED
 from incontext.learning.light import shine
-from incontext.network.model import painting_loss
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,33 @@ def paint_batch(stacked: Stacked, device: torch.device) -> Batch:
     )
 
 
+def painting_loss(
+    painted: Tensor, mask_canvas: Tensor, masked: Tensor, *, valid: Tensor | None = None, beta: float = 0.01
+) -> Tensor:
+    """Compute the published loss: sum(l1 * masked) / sum(masked), masked broadcast over the channels.
+
+    Args:
+        painted: (B, 3, 2 * side, side), normalised.
+        mask_canvas: What should have been painted, alike.
+        masked: (B, rows, columns) bool, the patches that were hidden.
+        valid: (B, 2 * side, side) bool, false for pixels whose id is unknown: they do not count.
+        beta: Of smooth L1.
+
+    Returns:
+        A scalar, in float32 at least.
+    """
+    patch = painted.shape[-1] // masked.shape[-1]
+    weight = masked.repeat_interleave(patch, dim=1).repeat_interleave(patch, dim=2)
+    if valid is not None:
+        weight = weight & valid
+    dtype = torch.promote_types(painted.dtype, torch.float32)
+    weight = weight.unsqueeze(1).to(dtype).expand_as(painted)
+    per_pixel = F.smooth_l1_loss(painted.to(dtype), mask_canvas.to(dtype), beta=beta, reduction="none")
+    return (per_pixel * weight).sum() / weight.sum().clamp_min(1.0)
+
+
 def judged(batch: Batch) -> tuple[Tensor, Tensor]:
-    """What the loss looks at: hidden and known pixels (B, (N + 1) * side, side), ids with such pixels (B, K)."""
+    """Find what the loss looks at: hidden and known pixels (B, (N + 1) * side, side), ids with such pixels (B, K)."""
     patch = batch.ids.shape[-1] // batch.masked.shape[-1]
     hidden = batch.masked.repeat_interleave(patch, dim=1).repeat_interleave(patch, dim=2) & (batch.ids != IGNORED)
     present = torch.zeros_like(batch.used)
@@ -93,9 +117,12 @@ def judged(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def asked(batch: Batch) -> tuple[Tensor, Tensor]:
-    """What the presence head is asked, where a prompt is all that is known: which ids (B, K), and what is true of them.
+    """Find what the presence head is asked, where a prompt is all that is known.
 
-    Both bool. Asked is after ids that the prompts show, in episodes that hide the query's whole mask and no other.
+    It is asked after ids that the prompts show, in episodes that hide the query's whole mask and no other.
+
+    Returns:
+        Which ids, and what is true of them: both (B, K) bool.
     """
     side = batch.ids.shape[-1]
     grid = batch.masked.shape[-1]
@@ -108,7 +135,7 @@ def asked(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def unjudged_where_absent(batch: Batch) -> Batch:
-    """The same batch, but where a query shows none of its episode's ids its painting is not judged: all is ignored.
+    """Leave the painting of queries that show none of their episode's ids unjudged: all of it is ignored.
 
     That a thing is not there is for the presence head to learn, as in SAM 2 (arXiv 2408.00714, training details). Where
     such paintings are judged, the network learns to leave black what it sees badly.
@@ -121,12 +148,12 @@ def unjudged_where_absent(batch: Batch) -> Batch:
 
 
 def counts(batch: Batch) -> Tensor:
-    """What the parts of the loss are means over: (3,) int64, pixels, ids, and ids whose presence is asked after."""
+    """Count what the parts of the loss are means over: (3,) int64, pixels, ids, and ids whose presence is asked."""
     return torch.stack([each.sum() for each in (*judged(batch), asked(batch)[0])])
 
 
 def presence_loss(logits: Tensor, batch: Batch, *, total: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy of the presence head's logits (B, K); total as for :func:`training_loss`. Scalar."""
+    """Compute binary cross-entropy of the presence head's logits (B, K); total as for :func:`training_loss`."""
     which, there = asked(batch)
     number = which.sum() if total is None else total[2]
     each = F.binary_cross_entropy_with_logits(logits.float(), there.float(), reduction="none")
@@ -136,10 +163,15 @@ def presence_loss(logits: Tensor, batch: Batch, *, total: Tensor | None = None) 
 def training_loss(
     painted: Tensor, batch: Batch, weights: LossWeights, *, beta: float, total: Tensor | None = None
 ) -> tuple[Tensor, dict[str, float]]:
-    """The loss of a batch of answers (B, 3, (N + 1) * side, side), and its parts as plain numbers for the log.
+    """Compute the loss of a batch of answers, and its parts as plain numbers for the log.
 
-    total: the :func:`counts` of a larger batch of which this is a part; the losses of the parts then add up to that of
-    the whole, and so do their gradients. None: this is the whole.
+    Args:
+        painted: (B, 3, (N + 1) * side, side) normalised.
+        batch: The episodes.
+        weights: Of the parts.
+        beta: Of smooth L1.
+        total: The :func:`counts` of a larger batch of which this is a part; the losses of the parts then add up to that
+            of the whole, and so do their gradients. None: this is the whole.
     """
     painted = painted.float()
     hidden, present = judged(batch)

@@ -5,19 +5,17 @@ Never falls back to another device than asked for. Refuses to know networks and 
 
 import ctypes
 import platform
-from typing import Literal
 
 import torch
 
-DeviceName = str
-DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+from incontext.options import DeviceName, DtypeName
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h, in bytes
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def choose_device(name: DeviceName) -> torch.device:
-    """The PyTorch device of that name. Never falls back to another one than asked for."""
+    """Find the PyTorch device of that name. It never falls back to another one than asked for."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -37,7 +35,7 @@ def choose_device(name: DeviceName) -> torch.device:
 
 
 def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
-    """The precision of that name. "auto" is the fastest that the device computes in hardware without overflow."""
+    """Choose the precision of that name; "auto" is the fastest that the hardware computes without overflow."""
     if name != "auto":
         if name not in _DTYPES:
             raise ValueError(f"expected a dtype among auto, {', '.join(_DTYPES)}; got {name!r}")
@@ -48,7 +46,7 @@ def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
 
 
 def products_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
-    """Within it, matrix products and convolutions of float32 tensors happen in that precision."""
+    """Compute matrix products and convolutions of float32 tensors in that precision within the block."""
     reduced = dtype != torch.float32
     return torch.autocast(device.type, dtype if reduced else None, enabled=reduced)
 

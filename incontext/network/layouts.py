@@ -17,7 +17,7 @@ import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,9 +25,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from incontext.images.write import whole_file
-from incontext.network.model import ModelConfig
+from incontext.network.config import ModelConfig
+from incontext.options import Layout
 
-Layout = Literal["incontext", "published", "transformers"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 # The one entry of ours in a safetensors file's metadata: {"config": ..., "metadata": ...}. One, because the library
@@ -82,8 +82,9 @@ def read(path: Path) -> Stored:
 def write(
     path: Path, layout: Layout, tensors: Mapping[str, Tensor], config: ModelConfig, notes: dict[str, str]
 ) -> None:
-    """Write tensors under the published names. Each file, "transformers" has two in a folder, appears whole or not at
-    all. ``notes`` travel along in every layout.
+    """Write tensors under the published names.
+
+    Each file, "transformers" has two in a folder, appears whole or not at all. ``notes`` travel along in every layout.
 
     Raises:
         CheckpointError: a folder lies where a file is to be written, or a file where a folder is.
@@ -117,13 +118,13 @@ def _write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapp
 
 
 def some(names: Iterable[object]) -> str:
-    """The first three names, and how many more there are."""
+    """Say the first three names, and how many more there are."""
     shown = [str(name) for name in names]
     return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "") if shown else "none"
 
 
 def first_line(error: Exception) -> str:
-    """What a library's exception says, without the paragraphs that follow."""
+    """Shorten a library's exception to what it says before the paragraphs that follow."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
@@ -133,7 +134,7 @@ _Raw = tuple[Layout, dict[str, Tensor], Mapping[str, Any] | None, dict[str, str]
 
 
 def _read_raw(path: Path) -> _Raw:
-    """A file as it is: its layout, its own names, the configuration that it carries, its metadata."""
+    """Read a file as it is: its layout, its own names, the configuration that it carries, its metadata."""
     try:
         with path.open("rb") as file:
             head = file.read(64)
@@ -203,8 +204,10 @@ def _json_object(path: Path, text: str | bytes) -> dict[str, Any]:
 
 
 def _infer_config(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Read the sizes off the tensors. What leaves no trace there is taken as published: evenly spaced taps, streams
-    merged after block 2 (or the first tap, where that comes earlier), epsilon.
+    """Read the sizes off the tensors.
+
+    What leaves no trace there is taken as published: evenly spaced taps, streams merged after block 2 (or the first
+    tap, where that comes earlier), epsilon.
     """
     try:
         width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
@@ -270,18 +273,18 @@ _BLOCK_NAMES = {
 
 
 def transformers_name(name: str) -> str:
-    """The published name of a tensor -> transformers' name."""
+    """Translate the published name of a tensor to transformers' name."""
     return _translate(name, "blocks.", "model.encoder.layers.", _NAMES, _BLOCK_NAMES)
 
 
 def published_name(name: str) -> str:
-    """transformers' name of a tensor -> the published name."""
+    """Translate transformers' name of a tensor to the published name."""
     names, block_names = ({theirs: ours for ours, theirs in table.items()} for table in (_NAMES, _BLOCK_NAMES))
     return _translate(name, "model.encoder.layers.", "blocks.", names, block_names)
 
 
 def _translate(name: str, old: str, new: str, names: Mapping[str, str], block_names: Mapping[str, str]) -> str:
-    """A name that stands in no table stays as it is: whoever compares names will report it."""
+    """Translate a name; one that stands in no table stays as it is, for whoever compares names to report."""
     stem, dot, kind = name.rpartition(".")
     if kind not in ("weight", "bias"):
         stem, dot, kind = name, "", ""
@@ -302,7 +305,7 @@ def _transformers_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def _from_transformers_config(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What is left out has transformers' default, which is ours: the published network."""
+    """Read a configuration of transformers; what is left out has its default, the published network's."""
     fixed = {"model_type": "seggpt", "hidden_act": "gelu", "qkv_bias": True, "use_relative_position_embeddings": True}
     odd = [f"{key} {values[key]!r}" for key, value in fixed.items() if values.get(key, value) != value]
     config = {ours: values[theirs] for ours, theirs in _CONFIG_NAMES.items() if theirs in values}

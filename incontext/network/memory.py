@@ -7,6 +7,7 @@ for themselves is not seen. Refuses to know pictures and how much memory a machi
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil
@@ -18,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from incontext.network.attention import choose_kernel
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 
 
 @lru_cache(maxsize=256)
@@ -33,10 +35,13 @@ def estimate(
     dtype: torch.dtype,
     kernel: str = "auto",
 ) -> int:
-    """Bytes of tensors at the peak of `SegGPT.answer`, the weights and the prepared context included.
+    """Estimate bytes of tensors at the peak of `SegGPT.answer`, the weights and the prepared context included.
 
-    side: pixels along a side of what the network sees; batch: queries; chunk: halves that a block works on at a time.
-    device: the kind, "cpu" or "cuda"; it need not be here.
+    Args:
+        side: Pixels along a side of what the network sees.
+        batch: Queries.
+        chunk: Halves that a block works on at a time.
+        device: The kind, "cpu" or "cuda"; it need not be here.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -54,6 +59,20 @@ def estimate(
         context = model.prepare(pictures, pictures, chunk=chunk)
         model.answer(torch.empty(batch, 3, side, side, dtype=dtype), context, chunk=chunk)
     return int(live.peak + missing * dtype.itemsize)
+
+
+def peak(run: Callable[[], object], device: str) -> int:
+    """Bytes of tensors at the peak of any computation that makes its own inputs, those that exist already left out.
+
+    Args:
+        run: What is computed; its tensors get no data.
+        device: The kind that they are made on, "cpu" or "cuda".
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode(), torch.device(device), _Live() as live:
+        run()
+    return int(live.peak)
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -85,12 +104,19 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.bytes -= size
 
 
-@dataclass
+@dataclass(frozen=True)
 class Room:
     """What fits at a time: ``batch`` queries, and ``chunk`` halves of canvases in a block."""
 
     batch: int
     chunk: int
+
+    @property
+    def halved(self) -> Room | None:
+        """Half of it: fewer queries first, then fewer prompts; None where it is one of each."""
+        if self.batch > 1:
+            return replace(self, batch=(self.batch + 1) // 2)
+        return replace(self, chunk=(self.chunk + 1) // 2) if self.chunk > 1 else None
 
 
 def plan(
@@ -104,7 +130,7 @@ def plan(
     dtype: torch.dtype,
     kernel: str = "auto",
 ) -> Room:
-    """The largest batch, up to ``most``, that fits into ``free`` bytes beside weights that are there already.
+    """Find the largest batch, up to ``most``, that fits into ``free`` bytes beside weights that are there already.
 
     Where one query does not fit with all its shots, the shots go through the blocks in chunks. What does not fit with
     chunks of one half is planned all the same: the estimate may be wrong, and running out of memory says so.
@@ -131,7 +157,7 @@ def plan(
 
 
 def _generous(config: ModelConfig, side: int, shots: int, batch: int, dtype: torch.dtype) -> int:
-    """More than any kernel needs, without the third of a second that tracing takes."""
+    """Estimate more than any kernel needs, without the third of a second that tracing takes."""
     tokens = (side // config.patch) ** 2
     half = tokens * max(config.width, config.heads * 4 * side // config.patch) * dtype.itemsize
     scores = config.heads * (2 * tokens) ** 2 * 4 * 4  # of the plain kernel, with its softmax in float32

@@ -1,94 +1,55 @@
 """The network: a plain Vision Transformer that sees a prompt stacked over a query and paints the query's mask.
 
-Reads from top to bottom: configuration, attention, MLP, block, network, loss. It knows normalised tensors; it refuses
-to know pixels, colours, ids, files and devices. The semantics are those of SegGPT (arXiv 2304.03284) as published, and
-parameters carry the published names, so that its weights load without translation.
+It embeds images and masks as two streams, averages them after a few blocks (block.py), taps some blocks and decodes
+their tokens to pixels: :meth:`SegGPT.see_canvas` is that, in the order of the paper's figure 2. What follows it,
+:meth:`SegGPT.prepare` and :meth:`SegGPT.see`, gives the same answers with less work; each saving has a method of its
+own that says why it is the same, and reference.py, which has none of them, is what tests compare with.
 
-Axis letters: B queries, N shots, S streams (image, mask), R patch rows, W patch columns, C channels, d head width.
+It knows normalised tensors; it refuses to know pixels, colours, ids, files and devices. The semantics are those of
+SegGPT (arXiv 2304.03284) as published, and parameters carry the published names, so that its weights load as they are.
+
+Axis letters: B queries, N shots, R patch rows, W patch columns, C channels. Tokens are (B, N + 1, R, W, C): the halves
+of N canvases, the prompts first, and last the query's, which all of them share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from incontext.network.attention import attention, attention_with_lse, merge, relative_table
-from incontext.network.presence import Presence
-
-Task = Literal["semantic", "instance"]
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Size of a network. The defaults are the published large model (370.7 M parameters).
-
-    A canvas is (2 * side, side) pixels, cut into square patches: 2 * side / patch rows of side / patch columns.
-    """
-
-    width: int = 1024  # channels of a token
-    heads: int = 16  # attention heads per block
-    depth: int = 24  # blocks
-    patch: int = 16  # pixels along one side of a patch
-    side: int = 448  # pixels along one side of a prompt or query
-    decoder_width: int = 64  # channels per pixel in the decoder
-    mlp_ratio: float = 4.0  # hidden channels of the MLP / width
-    merge_layer: int = 2  # the block after which the two streams are averaged into one
-    taps: tuple[int, ...] = (5, 11, 17, 23)  # the blocks whose outputs feed the decoder
-    pretrain_side: int = 224  # pixels along one side of the picture that the position table was made for
-    presence: int = 0  # hidden channels of the presence head; 0: there is none, as in the published network
-    norm_eps: float = 1e-6
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "taps", tuple(self.taps))  # a list, when read from JSON
-        if self.width % self.heads:
-            raise ValueError(f"expected a width that {self.heads} heads divide, got {self.width}")
-        for name in ("side", "pretrain_side"):
-            if getattr(self, name) <= 0 or getattr(self, name) % self.patch:
-                raise ValueError(f"expected {name} to be a multiple of patch {self.patch}, got {getattr(self, name)}")
-        if self.presence < 0:
-            raise ValueError(f"expected presence of at least 0 channels, got {self.presence}")
-        if not 0 <= self.merge_layer < self.depth:
-            raise ValueError(f"expected merge_layer in 0..{self.depth - 1}, got {self.merge_layer}")
-        if not self.taps or list(self.taps) != sorted(set(self.taps)):
-            raise ValueError(f"expected taps as increasing block numbers, got {self.taps}")
-        if self.taps[0] < self.merge_layer or self.taps[-1] >= self.depth:
-            raise ValueError(f"expected taps in {self.merge_layer}..{self.depth - 1} (merged blocks), got {self.taps}")
-
-    @property
-    def grid(self) -> int:
-        """Patches along one side of a prompt or query."""
-        return self.side // self.patch
+from incontext.network.block import Block, Relative, last_rows, weighted_sum
+from incontext.network.config import ModelConfig
+from incontext.network.layers import ChannelNorm, PatchEmbed, Presence
+from incontext.network.relative import relative_table
+from incontext.options import Task
 
 
 class Tables(NamedTuple):
     """What depends on the weights and the grid alone: made once for a grid of R x R patches in a half canvas."""
 
     positions: Tensor  # (2, R, R, C): the position table of the prompts and of the query
-    relative: tuple[tuple[Tensor, Tensor], ...]  # for each block rows (2R, 2R, d) and columns (R, R, d)
+    relative: tuple[Relative, ...]  # for each block
 
 
 class PromptTokens(NamedTuple):
     """What prompts contribute each by itself, before they meet: may be cut and joined along N."""
 
-    images: Tensor  # (B, N, R, W, C): the tokens of the prompts' pictures, before the first block
+    images: Tensor  # (B, N, R, W, C): the tokens of the prompts' images, before the first block
+    painted: Tensor  # (B, N, R, W, C): those of their painted masks
     masks: Tensor  # (B, N, R, W, C): their half of the mask stream after the first block
     query: Tensor  # (B, N, R, W, C): the query's half of it after the first attention, as each prompt alone makes it
 
 
 class ContextTokens(NamedTuple):
-    """A context as the network keeps it, for any number of queries. B is 1 where all queries share it.
+    """A context as the network keeps it, for any number of queries. B is 1 where all queries share it."""
 
-    As long as nothing of a query's mask is known, the mask stream depends on the prompts' masks alone until the streams
-    are merged. So it is run through those blocks once.
-    """
-
-    images: Tensor  # (B, N, R, W, C): the tokens of the prompts' pictures, before the first block
+    images: Tensor  # (B, N, R, W, C): the tokens of the prompts' images, before the first block
+    painted: Tensor  # (B, N, R, W, C): those of their painted masks
     masks: Tensor  # (B, N + 1, R, W, C): the mask stream at the merge, the query's half last
     type_token: Tensor
     tables: Tables
@@ -102,174 +63,8 @@ class Seen(NamedTuple):
     tokens: Tensor  # (B, R, W, taps * C): the query's tokens that its mask is painted from
 
 
-class Attention(nn.Module):
-    """Global multi-head attention with decomposed relative positions, between each prompt and the query."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.heads = config.heads
-        self.qkv = nn.Linear(config.width, 3 * config.width)
-        self.proj = nn.Linear(config.width, config.width)
-        self.rel_pos_h = nn.Parameter(torch.zeros(2 * (2 * config.grid) - 1, config.width // config.heads))
-        self.rel_pos_w = nn.Parameter(torch.zeros(2 * config.grid - 1, config.width // config.heads))
-
-    def forward(
-        self,
-        x: Tensor,
-        relative: tuple[Tensor, Tensor],
-        kernel: str,
-        *,
-        only: int,
-        chunk: int,
-        shares: Tensor | None,
-    ) -> Tensor:
-        """(M, N + 1, R, W, C) -> the same, or with ``only`` > 0 the last so many rows of the last two halves.
-
-        A canvas is a prompt over the query; the query attends to each of the N canvases apart, and of its N answers
-        ``shares`` (N,) make one (before the projection, which is linear): the feature ensemble. None: the N answers as
-        they are, (M, 2 * N, R, W, C). With ``only``, (M, only, W, C): the query's rows, above them those of prompt 0.
-        """
-        if x.shape[1] == 2:
-            return self._one_canvas(x, relative, kernel, only)
-        return self._many_canvases(x, relative, kernel, only, chunk, shares)
-
-    def _one_canvas(self, x: Tensor, relative: tuple[Tensor, Tensor], kernel: str, only: int) -> Tensor:
-        width = x.shape[3]
-        q, k, v = rearrange(self.qkv(x), "m n r w (three h d) -> three m h (n r w) d", three=3, h=self.heads)
-        rows, columns = relative
-        if only:
-            q, rows = q[:, :, -only * width :], rows[-only:]
-        out = attention(q, k, v, rows, columns, kernel=kernel)
-        out = self.proj(rearrange(out, "m h t d -> m t (h d)"))
-        return out.unflatten(1, (only, width) if only else x.shape[1:4])  # type: ignore[no-any-return]
-
-    def _many_canvases(
-        self, x: Tensor, relative: tuple[Tensor, Tensor], kernel: str, only: int, chunk: int, shares: Tensor | None
-    ) -> Tensor:
-        """The query attends to its own half once, to each prompt apart, and both are merged by their log-sum-exp."""
-        shots, height, width = x.shape[1] - 1, *x.shape[2:4]
-        rows, columns = relative
-        prompts, query = x[:, :shots], x[:, shots:]
-        query_q, query_k, query_v = self._heads(query)
-        own, own_lse = attention_with_lse(query_q, query_k, query_v, rows[height:, height:], columns, kernel=kernel)
-        answers, seen = [], []
-        for start in range(0, shots, chunk):
-            q, k, v = self._heads(prompts[:, start : start + chunk])
-            cross, cross_lse = attention_with_lse(query_q, k, v, rows[height:, :height], columns, kernel=kernel)
-            merged = merge(cross, cross_lse, own, own_lse)
-            if shares is not None:
-                merged = _weighted_sum(merged, shares[start : start + chunk])
-            answers.append(merged)
-            wanted = height
-            if only:  # of the prompts, the last rows of the first
-                wanted = only - height if start == 0 else 0
-                q, k, v = q[:, :1, :, -wanted * width :], k[:, :1], v[:, :1]
-            if wanted:
-                both_k = torch.cat([k, query_k.expand_as(k)], dim=-2)
-                both_v = torch.cat([v, query_v.expand_as(v)], dim=-2)
-                seen.append(attention(q, both_k, both_v, rows[height - wanted : height], columns, kernel=kernel))
-        found = answers if shares is None else [torch.stack(answers).sum(dim=0)]
-        halves = [rearrange(each, "m n h (r w) d -> m n r w (h d)", w=width) for each in (*seen, *found)]
-        if only:
-            return self.proj(torch.cat([half[:, 0] for half in halves], dim=1))  # type: ignore[no-any-return]
-        return self.proj(torch.cat(halves, dim=1))  # type: ignore[no-any-return]
-
-    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = rearrange(self.qkv(x), "m n r w (three h d) -> three m n h (r w) d", three=3, h=self.heads)
-        return q, k, v
-
-
-class Mlp(nn.Module):
-    """Two linear layers with an exact GELU between them."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
-
-
-class Block(nn.Module):
-    """A pre-norm Transformer block in which the shots of a context meet: the feature ensemble."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.attn = Attention(config)
-        self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.mlp = Mlp(config.width, round(config.width * config.mlp_ratio))
-
-    def forward(
-        self,
-        x: Tensor,
-        relative: tuple[Tensor, Tensor],
-        kernel: str,
-        shares: Tensor,
-        *,
-        only: int = 0,
-        chunk: int | None = None,
-    ) -> Tensor:
-        """(M, N + 1, R, W, C), N prompts and the query that they share -> the same.
-
-        In the published network each shot has a query half of its own, which after the attention's projection and
-        before the residual is replaced by the mean over the shots (arXiv 2304.03284, section 3.3). They are equal at
-        every block, so there is one. ``shares``: how much each shot counts in that mean, (N,). ``only``: only the last
-        so many rows of prompt 0 over the query, (M, only, W, C). ``chunk``: how many halves to work on at a time, which
-        bounds memory.
-        """
-        chunk = chunk or x.shape[1]
-        seen = self.attn(self.norm1(x), relative, kernel, only=only, chunk=chunk, shares=shares)
-        if only:
-            x = torch.cat([x[:, 0], x[:, -1]], dim=1)[:, -only:] + seen
-            return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
-        return self.refine(x + seen, chunk)
-
-    def apart(
-        self, x: Tensor, relative: tuple[Tensor, Tensor], kernel: str, *, chunk: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """As far as the shots stay apart: (M, N, R, W, C) of the prompts, done, and of the query before the average.
-
-        With ``refine`` of the query's weighted mean over the shots it is what ``forward`` makes of them.
-        """
-        shots, chunk = x.shape[1] - 1, chunk or x.shape[1]
-        seen = self.attn(self.norm1(x), relative, kernel, only=0, chunk=chunk, shares=None)
-        return self.refine(x[:, :shots] + seen[:, :shots], chunk), x[:, shots:] + seen[:, shots:]
-
-    def refine(self, x: Tensor, chunk: int) -> Tensor:
-        """The second half of the block, in which every token is by itself: (M, N, R, W, C) -> the same."""
-        parts = [part + self.mlp(self.norm2(part)) for part in torch.split(x, chunk, dim=1)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of (B, C, H, W)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        normed = F.layer_norm(
-            rearrange(x, "b c h w -> b h w c"), self.normalized_shape, self.weight, self.bias, self.eps
-        )
-        return rearrange(normed, "b h w c -> b c h w")
-
-
-class PatchEmbed(nn.Module):
-    """Cuts a canvas into patches and embeds each: (M, 3, H, W) -> (M, H / patch, W / patch, C)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, config.width, kernel_size=config.patch, stride=config.patch)
-
-    def forward(self, canvas: Tensor) -> Tensor:
-        # A convolution whose windows do not overlap is one matrix product.
-        patches = rearrange(
-            canvas, "m c (r p) (w q) -> m r w (c p q)", p=self.proj.kernel_size[0], q=self.proj.kernel_size[1]
-        )
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
-
-
 class SegGPT(nn.Module):
-    """The network. ``kernel`` names the attention kernel (see :mod:`incontext.network.attention`)."""
+    """The network. ``kernel`` names the attention kernel: "auto", or one of kernels.py."""
 
     def __init__(self, config: ModelConfig, *, kernel: str = "auto") -> None:
         super().__init__()
@@ -299,7 +94,7 @@ class SegGPT(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Fresh weights: truncated normal, 0.02, zero biases, as in the Painter code that SegGPT starts from."""
+        """Draw fresh weights: truncated normal, 0.02, zero biases, as in the Painter code that SegGPT starts from."""
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
                 nn.init.constant_(parameter, 1.0 if "norm" in name and name.endswith("weight") else 0.0)
@@ -307,32 +102,98 @@ class SegGPT(nn.Module):
                 nn.init.trunc_normal_(parameter, std=0.02)
         nn.init.ones_(self.decoder_pred[1].weight)  # type: ignore[arg-type]
 
+    # ------------------------------------------------------------------------------ one prompt over one query
+
+    def see_canvas(self, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, *, task: Task = "instance") -> Seen:
+        """Paint whole canvases of one shot each, whatever part of their masks is hidden (training, hints).
+
+        Args:
+            image_canvas: (B, 3, 2 * side, side), normalised: the prompt's image over the query's.
+            mask_canvas: (B, 3, 2 * side, side), normalised: their painted masks.
+            masked: (B, rows, columns) bool, true for the patches that the network must paint.
+            task: Which type token is added.
+
+        Returns:
+            The painted canvases (B, 3, 2 * side, side), and the query's tokens.
+        """
+        images, masks, hidden = (
+            rearrange(each, "b ... (n r) w -> b n ... r w", n=2) for each in (image_canvas, mask_canvas, masked)
+        )
+        tables, type_token = self.tables(masked.shape[-1]), self._type_token(task)
+        x = self._image_tokens(images, tables.positions) + type_token
+        y = torch.where(hidden.unsqueeze(-1), self.mask_token.to(x.dtype), self._patches(masks))
+        y = self._mask_tokens(y, tables.positions) + type_token
+        tokens, taps, alone = torch.cat([x, y]), [], x.new_ones(1)
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens, tables.relative[index], self.kernel, alone)
+            if index == self.config.merge_layer:
+                tokens = rearrange(tokens, "(s b) n r w c -> s b n r w c", s=2).mean(dim=0)
+            if index in self.config.taps:
+                taps.append(self.norm(rearrange(tokens, "b n r w c -> b (n r) w c")))
+        tapped = torch.cat(taps, dim=-1)
+        return Seen(self._decode(tapped), tapped[:, tapped.shape[1] // 2 :])
+
+    def paint_canvas(
+        self, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, *, task: Task = "instance"
+    ) -> Tensor:
+        """Paint like :meth:`see_canvas`; return what was painted alone, (B, 3, 2 * side, side), normalised."""
+        return self.see_canvas(image_canvas, mask_canvas, masked, task=task).painted
+
+    # ------------------------------------------------------------------- N prompts and any queries, with less work
+
     def forward(
         self, prompt_images: Tensor, prompt_masks: Tensor, queries: Tensor, *, task: Task = "instance"
     ) -> Tensor:
-        """Paint the masks of B queries, each with its own N shots. Different queries never touch.
+        """Paint the masks of B queries, each with its own N shots.
 
-        Shapes: prompt_images, prompt_masks (B, N, 3, side, side), normalised pictures and painted masks, or (1, N, ...)
-        for one context of all queries; queries (B, 3, side, side), normalised. Returns (B, 3, side, side), the painted
-        answers, normalised. Any side that is a multiple of the patch size will do; the tables are interpolated.
+        Different queries never touch.
+
+        Any side that is a multiple of the patch size will do; the tables are interpolated.
+
+        Args:
+            prompt_images: (B, N, 3, side, side), normalised, or (1, N, ...) for one context of all queries.
+            prompt_masks: The same of their painted masks.
+            queries: (B, 3, side, side), normalised.
+            task: Which type token is added.
+
+        Returns:
+            (B, 3, side, side), the painted answers, normalised.
 
         Raises:
             ValueError: the shapes do not fit each other, or the task is unknown.
         """
         return self.answer(queries, self.prepare(prompt_images, prompt_masks, task=task))
 
-    def tables(self, grid: int) -> Tables:
-        """The position tables for canvases of (2 * grid, grid) patches, interpolated where the weights have another."""
-        size = self.config.pretrain_side // self.config.patch
-        table = rearrange(self.pos_embed[:, 1:], "1 (r w) c -> 1 c r w", r=size)
-        if (2 * grid, grid) != (size, size):
-            wide = table.to(torch.promote_types(table.dtype, torch.float32))
-            table = F.interpolate(wide, size=(2 * grid, grid), mode="bicubic", align_corners=False).to(table.dtype)
-        relative = (
-            (relative_table(block.attn.rel_pos_h, 2 * grid), relative_table(block.attn.rel_pos_w, grid))  # type: ignore[union-attr, arg-type]
-            for block in self.blocks
-        )
-        return Tables(rearrange(table, "1 c (half r) w -> half r w c", half=2), tuple(relative))
+    def answer(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Tensor:
+        """Paint like :meth:`see`; return what was painted alone, (B, 3, side, side), normalised."""
+        return self.see(queries, context, chunk=chunk).painted
+
+    def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:
+        """Paint the masks of B queries by a prepared context.
+
+        Args:
+            queries: (B, 3, side, side), normalised; or (1, 3, side, side) for B ways to point at one.
+            context: What :meth:`prepare`, :meth:`reveal` or :meth:`alone` made.
+            chunk: Halves to work on at a time in a block, which bounds memory; None is all.
+
+        Raises:
+            ValueError: the queries do not have the context's side, or its number where it holds several.
+        """
+        self._check_queries(queries, context)
+        tables, last = context.tables, self.config.taps[-1]
+        query = self._image_tokens(queries.unsqueeze(1), tables.positions[1]) + context.type_token
+        tokens, taps = torch.cat([context.images.expand(len(queries), -1, -1, -1, -1), query], dim=1), []
+        for index, block in enumerate(self.blocks[:last]):
+            tokens = block(tokens, tables.relative[index], self.kernel, context.shares, chunk=chunk)
+            if index == self.config.merge_layer:
+                tokens = (tokens + context.masks) / 2
+            if index in self.config.taps:
+                taps.append(self.norm(last_rows(tokens)))
+        rows = self._block(last).last_rows(tokens, tables.relative[last], self.kernel, context.shares, chunk=chunk)
+        if last == self.config.merge_layer:
+            rows = (rows + last_rows(context.masks)) / 2
+        tapped = torch.cat([*taps, self.norm(rows)], dim=-1)
+        return Seen(self._decode_query(tapped), tapped[:, 1:])
 
     def prepare(
         self,
@@ -344,11 +205,16 @@ class SegGPT(nn.Module):
         chunk: int | None = None,
         weights: Sequence[float] | None = None,
     ) -> ContextTokens:
-        """What a context contributes to every query, computed once: see :class:`ContextTokens`.
+        """Compute what a context contributes to every query, once.
 
-        Shapes: prompt_images, prompt_masks (B, N, 3, side, side), normalised. tables: those of side / patch, if they
-        are at hand. chunk: prompts to work on at a time; None is all. weights: how much each of the N counts in the
-        feature ensemble beside the others, above 0; None is all alike, as in the published network.
+        Args:
+            prompt_images: (B, N, 3, side, side), normalised.
+            prompt_masks: The same of their painted masks.
+            task: Which type token is added.
+            tables: Those of side / patch, if they are at hand.
+            chunk: Prompts to work on at a time; None is all.
+            weights: How much each of the N counts in the feature ensemble beside the others, above 0; None is all
+                alike, as in the published network.
 
         Raises:
             ValueError: the shapes do not fit each other, or the task is unknown.
@@ -360,13 +226,18 @@ class SegGPT(nn.Module):
     def embed(
         self, prompt_images: Tensor, prompt_masks: Tensor, *, task: Task, tables: Tables, chunk: int | None = None
     ) -> PromptTokens:
-        """The part of :meth:`prepare` in which prompts do not meet, so that it serves any context that they are in."""
+        """Compute what prompts contribute each by itself: the part of :meth:`prepare` that serves any context of them.
+
+        The same, as in the first block a prompt's half depends on its own canvas alone, and so does the answer that it
+        gives to the query; they are averaged only then.
+        """
         self._check_prompts(prompt_images, prompt_masks)
-        images = self._image_tokens(prompt_images, tables.positions[0], task)
-        masks = self._mask_tokens(prompt_masks, None, tables.positions[0], task)
-        hidden = self.mask_token + self.segment_token_y + tables.positions[1] + self._type_token(task)
+        type_token, (of_prompts, of_query) = self._type_token(task), tables.positions
+        images = self._image_tokens(prompt_images, of_prompts) + type_token
+        masks = self._mask_tokens(self._patches(prompt_masks), of_prompts) + type_token
+        hidden = self.mask_token + self.segment_token_y + of_query + type_token
         both = torch.cat([masks, hidden.expand_as(masks[:, :1])], dim=1)
-        return PromptTokens(images, *self._first.apart(both, tables.relative[0], self.kernel, chunk=chunk))
+        return PromptTokens(images, masks, *self._block(0).apart(both, tables.relative[0], self.kernel, chunk=chunk))
 
     def join(
         self,
@@ -377,134 +248,130 @@ class SegGPT(nn.Module):
         chunk: int | None = None,
         weights: Sequence[float] | None = None,
     ) -> ContextTokens:
-        """The rest of :meth:`prepare`: the prompts meet."""
+        """Let prompts meet: the rest of :meth:`prepare`, in which the mask stream is run once for all queries.
+
+        The same, as long as nothing of a query's mask is known: its half of the mask canvas is then the mask token
+        throughout, so until the streams are merged the mask stream depends on the prompts' masks alone.
+        """
         shots = prompts.images.shape[1]
-        chunk = chunk or shots + 1
         weights = weights or [1.0] * shots
         precise = torch.promote_types(prompts.query.dtype, torch.float32)
         shares = prompts.query.new_tensor([weight / sum(weights) for weight in weights], dtype=precise)
-        query = self._first.refine(_weighted_sum(prompts.query, shares), chunk)
+        query = self._block(0).finish(weighted_sum(prompts.query, shares), chunk or shots + 1)
         masks = torch.cat([prompts.masks, query], dim=1)
         for index in range(1, self.config.merge_layer + 1):
             masks = self.blocks[index](masks, tables.relative[index], self.kernel, shares, chunk=chunk)
-        return ContextTokens(prompts.images, masks, self._type_token(task), tables, shares)
+        return ContextTokens(prompts.images, prompts.painted, masks, self._type_token(task), tables, shares)
 
-    def answer(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Tensor:
-        """Paint the masks of B queries (B, 3, side, side), normalised, by a prepared context -> the same shape.
+    # -------------------------------------------------------------- queries of whose masks something is revealed
 
-        Raises:
-            ValueError: the queries do not have the context's side, or its number where it holds several.
+    def reveal(
+        self, context: ContextTokens, masks: Tensor, hidden: Tensor, *, chunk: int | None = None
+    ) -> ContextTokens:
+        """Reveal patches of queries' masks: the context for these queries alone, in place of the shared one.
+
+        The mask stream is run once more for each of them, up to where it meets the images, and nothing else is: the
+        answers are those of whole canvases on whose query halves these patches are painted (:meth:`see_canvas`).
+
+        Args:
+            context: What :meth:`prepare` made.
+            masks: (B, 3, side, side), normalised: the queries' painted masks, of which only revealed patches are seen.
+            hidden: (B, R, W) bool, false for the patches that are revealed.
+            chunk: As for :meth:`see`.
         """
-        return self.see(queries, context, chunk=chunk).painted
+        painted = context.painted.expand(len(masks), -1, -1, -1, -1)
+        told = self._told(masks, hidden, context.tables.positions[1]) + context.type_token
+        tokens = torch.cat([painted, told], dim=1)
+        for index in range(self.config.merge_layer + 1):
+            relative = context.tables.relative[index]
+            tokens = self.blocks[index](tokens, relative, self.kernel, context.shares, chunk=chunk)
+        return context._replace(masks=tokens)
 
-    def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:
-        """:meth:`answer`, and the tokens that it is painted from.
+    def alone(
+        self, queries: Tensor, masks: Tensor, hidden: Tensor, *, task: Task = "instance", tables: Tables | None = None
+    ) -> ContextTokens:
+        """Make contexts of the queries themselves: there is no example, hints on the query say what to paint.
 
-        Below the first row of the query's pixels every shot decodes to the same answer; that row sees, through the
-        decoder's 3 x 3 window, the prompt above it, and like the published code we return what shot 0 gives. So the
-        last block and the decoder work on the query and on the one row of patches above it, which is in shot 0.
+        Each stands in the place of its own prompt, with the same patches of its mask revealed and the others hidden.
 
-        Raises:
-            ValueError: the queries do not have the context's side, or its number where it holds several.
+        Args:
+            queries: (B, 3, side, side), normalised; or (1, 3, side, side) for B ways to point at one.
+            masks: As for :meth:`reveal`.
+            hidden: As for :meth:`reveal`.
+            task: Which type token is added.
+            tables: Those of side / patch, if they are at hand.
         """
-        self._check_queries(queries, context)
-        tables = context.tables
-        query = self._image_tokens(queries.unsqueeze(1), tables.positions[1], None) + context.type_token
-        tokens = torch.cat([context.images.expand(len(queries), -1, -1, -1, -1), query], dim=1)
-        grid, last, taps = queries.shape[-1] // self.config.patch, self.config.taps[-1], []
-        for index, block in enumerate(self.blocks[: last + 1]):
-            only = grid + 1 if index == last else 0
-            tokens = block(tokens, tables.relative[index], self.kernel, context.shares, only=only, chunk=chunk)
-            if index == self.config.merge_layer:
-                masks = context.masks if not only else self._rows(context.masks, only)
-                tokens = (tokens + masks) / 2
-            if index in self.config.taps:
-                taps.append(self.norm(tokens if only else self._rows(tokens, grid + 1)))
-        tapped = torch.cat(taps, dim=-1)
-        return Seen(self._decode(tapped, halo=True), tapped[:, 1:])
+        tables = tables or self.tables(queries.shape[-1] // self.config.patch)
+        type_token = self._type_token(task)
+        images = self._image_tokens(queries.unsqueeze(1), tables.positions[0]) + type_token
+        painted = self._told(masks, hidden, tables.positions[0]) + type_token
+        shares = torch.ones(1, dtype=torch.promote_types(images.dtype, torch.float32), device=images.device)
+        nothing = painted.new_zeros(0)  # of the mask stream, which follows
+        return self.reveal(ContextTokens(images, painted, nothing, type_token, tables, shares), masks, hidden)
 
-    def paint_canvas(
-        self, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, *, task: Task = "instance"
-    ) -> Tensor:
-        """Paint whole canvases of one shot each, whatever part of their masks is hidden (training, hints).
+    def tables(self, grid: int) -> Tables:
+        """Make the position tables for canvases of (2 * grid, grid) patches.
 
-        Shapes: image_canvas, mask_canvas (B, 3, 2 * side, side), normalised; masked (B, rows, columns) bool, true for
-        the patches that the network must paint. Returns (B, 3, 2 * side, side), normalised.
+        They are interpolated where the weights have another grid: once for a grid, as no query changes them.
         """
-        return self.see_canvas(image_canvas, mask_canvas, masked, task=task).painted
-
-    def see_canvas(self, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, *, task: Task = "instance") -> Seen:
-        """:meth:`paint_canvas`, and the tokens that the query is painted from."""
-        image_halves, mask_halves, hidden = (
-            rearrange(each, "b ... (n r) w -> b n ... r w", n=2) for each in (image_canvas, mask_canvas, masked)
+        size = self.config.pretrain_side // self.config.patch
+        table = rearrange(self.pos_embed[:, 1:], "1 (r w) c -> 1 c r w", r=size)
+        if (2 * grid, grid) != (size, size):
+            wide = table.to(torch.promote_types(table.dtype, torch.float32))
+            table = F.interpolate(wide, size=(2 * grid, grid), mode="bicubic", align_corners=False).to(table.dtype)
+        relative = (
+            (relative_table(block.attn.rel_pos_h, 2 * grid), relative_table(block.attn.rel_pos_w, grid))  # type: ignore[union-attr, arg-type]
+            for block in self.blocks
         )
-        tables = self.tables(masked.shape[-1])
-        streams = torch.stack(
-            [
-                self._image_tokens(image_halves, tables.positions, task),
-                self._mask_tokens(mask_halves, hidden, tables.positions, task),
-            ]
-        )
-        tokens, taps, alone = streams.flatten(0, 1), [], image_canvas.new_ones(1)
-        for index, block in enumerate(self.blocks):
-            tokens = block(tokens, tables.relative[index], self.kernel, alone)
-            if index == self.config.merge_layer:
-                tokens = tokens.unflatten(0, streams.shape[:2]).mean(dim=0)
-            if index in self.config.taps:
-                taps.append(self.norm(tokens.flatten(1, 2)))
-        tapped = torch.cat(taps, dim=-1)
-        return Seen(self._decode(tapped, halo=False), tapped[:, tapped.shape[1] // 2 :])
+        return Tables(rearrange(table, "1 c (half r) w -> half r w c", half=2), tuple(relative))
 
-    def loss(
-        self,
-        image_canvas: Tensor,
-        mask_canvas: Tensor,
-        masked: Tensor,
-        *,
-        task: Task = "instance",
-        valid: Tensor | None = None,
-        beta: float = 0.01,
-    ) -> Tensor:
-        """Scalar training loss of :meth:`paint_canvas` against ``mask_canvas``: :func:`painting_loss`."""
-        painted = self.paint_canvas(image_canvas, mask_canvas, masked, task=task)
-        return painting_loss(painted, mask_canvas, masked, valid=valid, beta=beta)
+    # ------------------------------------------------------------------------------------------------- parts
 
-    @property
-    def _first(self) -> Block:
-        return self.blocks[0]  # type: ignore[return-value]
+    def _block(self, number: int) -> Block:
+        return self.blocks[number]  # type: ignore[return-value]
 
-    def _image_tokens(self, images: Tensor, positions: Tensor, task: Task | None) -> Tensor:
+    def _image_tokens(self, images: Tensor, positions: Tensor) -> Tensor:
+        """Embed images (B, N, 3, side, side) as tokens (B, N, R, W, C), but for the type token."""
         tokens: Tensor = self._patches(images) + self.segment_token_x + positions
-        return tokens if task is None else tokens + self._type_token(task)
+        return tokens
 
-    def _mask_tokens(self, masks: Tensor, masked: Tensor | None, positions: Tensor, task: Task) -> Tensor:
-        tokens = self._patches(masks)
-        if masked is not None:
-            tokens = torch.where(masked.unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens)
-        return tokens + self.segment_token_y + positions + self._type_token(task)
+    def _mask_tokens(self, patches: Tensor, positions: Tensor) -> Tensor:
+        """Make tokens of the patches of painted masks (B, N, R, W, C), but for the type token."""
+        tokens: Tensor = patches + self.segment_token_y + positions
+        return tokens
 
-    def _patches(self, pictures: Tensor) -> Tensor:
-        """(B, N, 3, side, side) -> (B, N, R, W, C)."""
-        embedded: Tensor = self.patch_embed(pictures.flatten(0, 1))
-        return rearrange(embedded, "(b n) r w c -> b n r w c", n=pictures.shape[1])
+    def _told(self, masks: Tensor, hidden: Tensor, positions: Tensor) -> Tensor:
+        """Embed (B, 3, side, side) of which only some patches are seen as (B, 1, R, W, C), but for the type token."""
+        patches = self._patches(masks.unsqueeze(1))
+        seen = torch.where(hidden[:, None, :, :, None], self.mask_token.to(patches.dtype), patches)
+        return self._mask_tokens(seen, positions)
+
+    def _patches(self, images: Tensor) -> Tensor:
+        """Embed the patches of (B, N, 3, side, side): (B, N, R, W, C)."""
+        embedded: Tensor = self.patch_embed(images.flatten(0, 1))
+        return rearrange(embedded, "(b n) r w c -> b n r w c", n=images.shape[1])
 
     def _type_token(self, task: Task) -> Tensor:
         if task not in ("semantic", "instance"):
             raise ValueError(f'expected task "semantic" or "instance", got {task!r}')
         return self.type_token_cls if task == "semantic" else self.type_token_ins
 
-    @staticmethod
-    def _rows(tokens: Tensor, count: int) -> Tensor:
-        """The last ``count`` rows of prompt 0 over the query: (M, N + 1, R, W, C) -> (M, count, W, C)."""
-        return torch.cat([tokens[:, 0], tokens[:, -1]], dim=1)[:, -count:]
+    def _decode(self, taps: Tensor) -> Tensor:
+        """Decode tapped tokens (B, R, W, taps * C) to paint (B, 3, R * patch, W * patch)."""
+        return self.decoder_pred(self._pixels(taps))  # type: ignore[no-any-return]
 
-    def _decode(self, taps: Tensor, *, halo: bool) -> Tensor:
-        """(B, R, W, taps * C) -> (B, 3, R * patch, W * patch). halo: the first row of patches is only looked at."""
+    def _decode_query(self, taps: Tensor) -> Tensor:
+        """Decode the query and the row of patches above it, (B, R + 1, W, taps * C): -> (B, 3, side, side).
+
+        The same as the lower half of the decoded canvas: the decoder's 3 x 3 window sees one row of pixels beyond it.
+        """
+        pixels = self._pixels(taps)[:, :, self.config.patch - 1 :]
+        return self.decoder_pred(pixels)[:, :, 1:]  # type: ignore[no-any-return]
+
+    def _pixels(self, taps: Tensor) -> Tensor:
         patch = self.config.patch
-        pixels = rearrange(self.decoder_embed(taps), "b r w (p q c) -> b c (r p) (w q)", p=patch, q=patch)
-        if halo:
-            return self.decoder_pred(pixels[:, :, patch - 1 :])[:, :, 1:]  # type: ignore[no-any-return]
-        return self.decoder_pred(pixels)  # type: ignore[no-any-return]
+        embedded: Tensor = self.decoder_embed(taps)
+        return rearrange(embedded, "b r w (p q c) -> b c (r p) (w q)", p=patch, q=patch)
 
     def _check_prompts(self, prompt_images: Tensor, prompt_masks: Tensor) -> None:
         side, patch = prompt_images.shape[-1], self.config.patch
@@ -517,32 +384,11 @@ class SegGPT(nn.Module):
                 )
 
     def _check_queries(self, queries: Tensor, context: ContextTokens) -> None:
-        batch, side = context.images.shape[0], context.images.shape[-2] * self.config.patch
-        if queries.ndim != 4 or queries.shape[1:] != (3, side, side) or batch not in (1, len(queries)):
+        side = context.images.shape[-2] * self.config.patch
+        counts = {len(queries), len(context.images), len(context.masks)} - {1}
+        if queries.ndim != 4 or queries.shape[1:] != (3, side, side) or len(counts) > 1:
+            batch = max(len(context.images), len(context.masks))
             expected = "B" if batch == 1 else batch
             raise ValueError(
                 f"expected queries ({expected}, 3, {side}, {side}) as the prompts, got {tuple(queries.shape)}"
             )
-
-
-def _weighted_sum(answers: Tensor, shares: Tensor) -> Tensor:
-    """(M, N, ...) and (N,), which is more precise -> (M, 1, ...), as precise as the answers."""
-    return (answers * shares.view(-1, *[1] * (answers.ndim - 2))).sum(dim=1, keepdim=True).to(answers.dtype)
-
-
-def painting_loss(
-    painted: Tensor, mask_canvas: Tensor, masked: Tensor, *, valid: Tensor | None = None, beta: float = 0.01
-) -> Tensor:
-    """Smooth L1 over the masked patches: sum(loss * masked) / sum(masked), masked broadcast over the channels.
-
-    Shapes: painted, mask_canvas (B, 3, 2 * side, side), normalised; masked (B, rows, columns) bool; valid
-    (B, 2 * side, side) bool, false for pixels whose id is unknown (they do not count). Scalar, in float32 at least.
-    """
-    patch = painted.shape[-1] // masked.shape[-1]
-    weight = masked.repeat_interleave(patch, dim=1).repeat_interleave(patch, dim=2)
-    if valid is not None:
-        weight = weight & valid
-    dtype = torch.promote_types(painted.dtype, torch.float32)
-    weight = weight.unsqueeze(1).to(dtype).expand_as(painted)
-    per_pixel = F.smooth_l1_loss(painted.to(dtype), mask_canvas.to(dtype), beta=beta, reduction="none")
-    return (per_pixel * weight).sum() / weight.sum().clamp_min(1.0)

@@ -6,11 +6,14 @@ Refuses to know what is inside of a picture, and local folders, which plan.py wa
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from incontext.images.text import encoding_of
 from incontext.sources.places import (
     WEB,
     Found,
@@ -29,16 +32,21 @@ from incontext.sources.places import (
 from incontext.sources.remote import MOST_BYTES, fetch, fetch_part, is_pattern, listing, too_long
 from incontext.sources.tars import find_in_tar
 
+_LIST = "expected a list of paths and addresses, a line each"
+_LONGEST_NAME = 4096  # bytes: nearly all systems allow no longer paths
+_CONTROLS = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f]")  # which no text has, but for colours of a terminal
+
+
 # --------------------------------------------------------------------------------------------- reading
 
 
 def contents(place: Place) -> Path | bytes:
-    """What `formats.read_image` takes: a local file's path as it is, the bytes of anything else.
+    """Give an image what `read_image` takes: a local file's path as it is, the bytes of anything else.
 
     Raises:
-        FileNotFoundError: there is no such remote file.
-        ValueError: it cannot be fetched, is larger than 1 GiB, or its tar has changed.
-        OSError: a local tar cannot be read.
+        FileNotFoundError: There is no such remote file.
+        ValueError: It cannot be fetched, is larger than 1 GiB, or its tar has changed.
+        OSError: A local tar cannot be read.
     """
     if isinstance(place, Path):
         return place
@@ -50,7 +58,7 @@ def contents(place: Place) -> Path | bytes:
 
 
 def read_member(member: TarMember) -> bytes:
-    """The contents of a file in a tar.
+    """Read the contents of a file in a tar.
 
     Raises:
         OSError, ValueError: the tar cannot be read, or has changed.
@@ -71,8 +79,10 @@ def _part_of_file(tar: Path, member: TarMember) -> bytes:
 
 
 def version(place: Place) -> str | None:
-    """What changes when a picture does: its size in bytes and the time of its last change, or what stands for that in
-    a listing. None: it is gone, or nothing is known without a request."""
+    """Tell what changes when an image does: its size in bytes and the time of its last change.
+
+    What stands for that in a listing will do. None: it is gone, or nothing is known without a request.
+    """
     if isinstance(place, TarMember):
         of_tar = version(place.tar)
         return None if of_tar is None else f"{place.size}-{of_tar}"
@@ -88,8 +98,11 @@ def version(place: Place) -> str | None:
 # --------------------------------------------------------------------------------------------- finding
 
 
-def find_remote(url: str) -> Iterator[Found | Problem]:
-    """The pictures at an address: itself; those below a folder, hidden ones passed over; those that match a pattern.
+def find_remote(url: str, passed_over: Counter[str] | None = None) -> Iterator[Found | Problem]:
+    """Find the images at an address: itself; those below a folder, hidden ones passed over; those of a pattern.
+
+    Args:
+        passed_over: Counts files that are no images, by suffix.
 
     What ends like a picture is taken for one and looked at when it is read; a tar counts as a folder. Folders of the
     web cannot be listed. In the order of their names.
@@ -106,14 +119,14 @@ def find_remote(url: str) -> Iterator[Found | Problem]:
             "give the addresses one by one, or a list of them on stdin with -"
         )
     if is_tar_name(name) and not is_pattern(url):
-        yield from find_in_tar(RemoteFile(url))
+        yield from find_in_tar(RemoteFile(url), passed_over)
     elif is_web or (is_picture_name(name) and not is_pattern(url)):
         yield named(RemoteFile(url), name)
     else:
-        yield from _find_listed(url)
+        yield from _find_listed(url, passed_over)
 
 
-def _find_listed(url: str) -> Iterator[Found | Problem]:
+def _find_listed(url: str, passed_over: Counter[str] | None) -> Iterator[Found | Problem]:
     listed = listing(url)
     if listed is None:
         yield named(RemoteFile(url), file_name(url))
@@ -122,13 +135,15 @@ def _find_listed(url: str) -> Iterator[Found | Problem]:
         if is_hidden(PurePosixPath(below)):
             continue
         if is_tar_name(below):
-            yield from within(find_in_tar(file), PurePosixPath(below).with_suffix(""))
+            yield from within(find_in_tar(file, passed_over), PurePosixPath(below).with_suffix(""))
         elif is_picture_name(below):
             yield named(file, below)
+        elif passed_over is not None and not is_pattern(url):
+            passed_over[PurePosixPath(below).suffix.lower() or "no suffix"] += 1
 
 
 def file_name(url: str) -> str:
-    """The last part of a URL's path, as a file would be called."""
+    """Take the last part of a URL's path, as a file would be called."""
     name = shown(url).partition("://")[2].partition("/")[2].rpartition("/")[2]
     return unquote(name) if protocol(url) in WEB else name
 
@@ -137,14 +152,37 @@ def file_name(url: str) -> str:
 
 
 def read_list(data: bytes) -> list[str]:
-    """The paths and addresses of a list: a line each, or with a zero byte after each, as `find -print0` writes them.
-    Empty lines are passed over."""
-    separator = b"\0" if b"\0" in data else b"\n"
-    return [os.fsdecode(line) for each in data.split(separator) if (line := each.rstrip(b"\r\n"))]
+    """Read the paths and addresses of a list: a line each, or a zero byte after each, as `find -print0` has it.
+
+    Empty lines are passed over. Text with a mark of UTF-8, UTF-16 or UTF-32 at its beginning is decoded, and so is
+    UTF-16 without one.
+
+    Raises:
+        ValueError: it is no list of names, such as a picture, an archive, JSON or HTML.
+    """
+    encoding, mark = encoding_of(data)
+    if encoding != "utf-8":
+        try:
+            data = os.fsencode(data[mark:].decode(encoding))
+        except UnicodeError:
+            raise ValueError(f"{_LIST}, got text that is broken in {encoding}; save the list as UTF-8") from None
+        mark = 0
+    lines = [line for each in data[mark:].split(_separator(data)) if (line := each.rstrip(b"\r\n"))]
+    for number, line in enumerate(lines, start=1):
+        if _CONTROLS.search(line) or len(line) > _LONGEST_NAME:
+            raise ValueError(f"{_LIST}, got something else in line {number}, which begins with {line[:20]!r}")
+    names = [os.fsdecode(line) for line in lines]
+    if names and names[0].lstrip()[:1] in {"{", "[", "<"} and not os.path.lexists(names[0]):
+        raise ValueError(f"{_LIST}, got JSON or HTML, as it seems, which begins with {names[0][:20]!r}")
+    return names
+
+
+def _separator(data: bytes) -> bytes:
+    return b"\0" if b"\0" in data else b"\n"
 
 
 def below_common_folder(places: Sequence[Path | RemoteFile]) -> Iterator[Found | Problem]:
-    """Files of a list, each named by its path from the folder that all of them share."""
+    """Name files of a list by their path from the folder that all of them share."""
     parts = [_parts(place) for place in places]
     folders = [each[:-1] for each in parts]
     least, most = min(folders, default=()), max(folders, default=())

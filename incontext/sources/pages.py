@@ -17,8 +17,10 @@ _MAY_HAVE_PAGES: Final = frozenset({".dcm", ".dicom", ".tif", ".tiff"})
 
 
 def paged(place: Place, name: PurePosixPath) -> Iterator[tuple[PurePosixPath, int | None]]:
-    """The pages of a file, each with its name and its number from 0: NAME_p001.tif and so on. A file with one page, of
-    another kind, or that cannot be read keeps its name, and None is its page: what is wrong with it is told later.
+    """List the pages of a file, each with its name and its number from 0: NAME_p001.tif and so on.
+
+    A file with one page, of another kind, or that cannot be read keeps its name, and None is its page: what is wrong
+    with it is told later.
     """
     count = _pages(place) if name.suffix.lower() in _MAY_HAVE_PAGES else 1
     if count == 1:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, TypeAlias
 
+from incontext.images.gate import checked_name
 from incontext.images.read import IMAGE_SUFFIXES
 
 TAR_SUFFIX: Final = ".tar"
@@ -25,9 +26,12 @@ _LOGIN = re.compile(r"^([a-zA-Z0-9+.-]+://)[^/]*@")
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file that fsspec reaches. size, stamp: its bytes, and what changes with it, where a listing has told them.
+    """A file that fsspec reaches.
 
     As text: its address without a login and, on the web, without what follows the path, which often is a signature.
+
+    Attributes:
+        size, stamp: Its bytes, and what changes with it, where a listing has told them.
     """
 
     url: str
@@ -40,7 +44,11 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class TarMember:
-    """A file inside of a tar that is not compressed. offset, size: of its contents, in bytes from the tar's start."""
+    """A file inside of a tar that is not compressed.
+
+    Attributes:
+        offset, size: Of its contents, in bytes from the tar's start.
+    """
 
     tar: Path | RemoteFile
     name: str
@@ -60,62 +68,66 @@ Found: TypeAlias = tuple[Place, PurePosixPath]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in a source that cannot be used, while the rest of it can. error: a sentence that names the place."""
+    """Something in a source that cannot be used, while the rest of it can.
+
+    Attributes:
+        error: A sentence that names the place.
+    """
 
     place: str
     error: str
 
 
 def protocol(url: str) -> str:
-    """What stands before ://, in small letters."""
+    """Take what stands before ://, in small letters."""
     return url.partition("://")[0].lower()
 
 
 def shown(url: str) -> str:
-    """A URL as people and reports may see it, see `RemoteFile`."""
+    """Write a URL as people and reports may see it, see `RemoteFile`."""
     plain = _LOGIN.sub(r"\1", url)
     return re.split(r"[?#]", plain, maxsplit=1)[0] if protocol(url) in WEB else plain
 
 
 def is_picture_name(name: str) -> bool:
-    """By its suffix."""
+    """Tell whether it is the name of an image, by its suffix."""
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def is_picture(path: Path) -> bool:
-    """By its name; also a link that leads nowhere, which is then reported, but no pipe or device, which would block."""
+    """Tell whether it is an image, by its name; a link to nowhere too, which is then reported; no pipe or device."""
     return is_picture_name(path.name) and may_be_read(path)
 
 
 def may_be_read(path: Path) -> bool:
-    """Whether it is a file, or nothing at all, which is then reported: no folder, pipe or device."""
+    """Tell whether it is a file, or nothing at all, which is then reported: no folder, pipe or device."""
     return path.is_file() or not path.exists()
 
 
 def alike(path: Place) -> str:
-    """Equal for paths that some file systems take for one: case and the way accents are written do not count."""
+    """Make equal the paths that some file systems take for one: case and the way accents are written do not count."""
     return unicodedata.normalize("NFC", str(path)).casefold()
 
 
 def is_tar_name(name: str) -> bool:
-    """By its suffix."""
+    """Tell whether it is the name of a tar, by its suffix."""
     return PurePosixPath(name).suffix.lower() == TAR_SUFFIX
 
 
 def is_hidden(name: PurePosixPath) -> bool:
-    """Whether a part of this relative path begins with a dot. What points upwards is not hidden, but refused."""
+    """Tell whether a part of this relative path begins with a dot. What points upwards is not hidden, but refused."""
     return any(part.startswith(".") and part != ".." for part in name.parts)
 
 
 def named(place: Place, name: str) -> Found | Problem:
-    """A picture under a name that others have chosen, which must stay below the folder that it is put into."""
-    path = PurePosixPath(name)
-    if not path.name or path.is_absolute() or Path(name).drive or ".." in path.parts or "\0" in name:
-        return Problem(str(place), f"{place}: expected a name that stays inside of its folder, got {name!r}; rename it")
-    return place, path
+    """Put an image under a name that others have chosen, which must stay below the folder that it is put into."""
+    try:
+        return place, checked_name(name)
+    except ValueError as error:
+        return Problem(str(place), f"{place}: {error}; rename it")
 
 
 def within(found: Iterable[Found | Problem], folder: PurePosixPath) -> Iterator[Found | Problem]:
-    """The same pictures, named as in a subfolder."""
+    """Name the same images as in a subfolder."""
     for each in found:
         yield each if isinstance(each, Problem) else (each[0], folder / each[1])

@@ -39,12 +39,12 @@ _PACKAGES = {
 
 
 def is_address(text: object) -> bool:
-    """Whether this is a URL, such as s3://bucket/folder, and no local path."""
+    """Tell whether this is a URL, such as s3://bucket/folder, and no local path."""
     return isinstance(text, str) and _ADDRESS.match(text) is not None
 
 
 def path_or_address(text: str | os.PathLike[str]) -> Path | str:
-    """A path, also where a `file://` URL says it; other URLs as they are."""
+    """Make a path of a text, also where a `file://` URL says it; other URLs stay as they are."""
     if not (isinstance(text, str) and is_address(text)):
         return Path(text)
     parts = urlsplit(text)
@@ -52,7 +52,7 @@ def path_or_address(text: str | os.PathLike[str]) -> Path | str:
 
 
 def is_pattern(url: str) -> bool:
-    """Whether it has wildcards; on the web none are known, and ? begins something else."""
+    """Tell whether it has wildcards; on the web none are known, and ? begins something else."""
     return protocol(url) not in WEB and bool(set(url.partition("://")[2]) & set("*?["))
 
 
@@ -60,7 +60,7 @@ def is_pattern(url: str) -> bool:
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """fsspec's file system for a URL, and the path in it.
+    """Open fsspec's file system for a URL, and tell the path in it.
 
     Raises:
         ValueError: a package is missing for it, or there is no such protocol.
@@ -91,7 +91,11 @@ def _options(kind: str) -> dict[str, Any]:
 
 
 def failed(url: str, error: Exception, doing: str = "read") -> OSError | ValueError:
-    """What went wrong with an address, as a sentence. doing: "read", "written" or "removed"."""
+    """Say what went wrong with an address, as a sentence.
+
+    Args:
+        doing: "read", "written" or "removed".
+    """
     where, status = shown(url), getattr(error, "status", None)
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(f"{where}: there is no such file or folder")
@@ -105,7 +109,7 @@ def failed(url: str, error: Exception, doing: str = "read") -> OSError | ValueEr
 
 
 def persistently(url: str, request: Callable[[], _T], doing: str = "read") -> _T:
-    """The answer to a request, which is made again once if it fails for a reason that may pass.
+    """Make a request, and make it again once if it fails for a reason that may pass.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`failed`.
@@ -134,7 +138,7 @@ def _may_pass(error: Exception) -> bool:
 
 
 def fetch(file: RemoteFile) -> bytes:
-    """The whole of a file.
+    """Fetch the whole of a file.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -151,7 +155,7 @@ def fetch(file: RemoteFile) -> bytes:
 
 
 def fetch_part(file: RemoteFile, offset: int, size: int) -> bytes:
-    """Some bytes of a file; fewer where it ends before.
+    """Fetch some bytes of a file; fewer where it ends before.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`fetch`.
@@ -174,7 +178,11 @@ def _answer(files: Any, path: str, most: int, more: str, headers: dict[str, str]
 
 
 class _Bounded(BytesIO):
-    """Takes no more than `most` bytes. more: what is wrong where there are more."""
+    """Takes no more than `most` bytes.
+
+    Args:
+        more: What is wrong where there are more.
+    """
 
     def __init__(self, most: int, more: str) -> None:
         super().__init__()
@@ -187,13 +195,13 @@ class _Bounded(BytesIO):
 
 
 def too_long() -> str:
-    """What is wrong with a file above MOST_BYTES."""
+    """Say what is wrong with a file above MOST_BYTES."""
     return f"expected a picture of at most {MOST_BYTES >> 20} MiB, got more; make it smaller first"
 
 
 @contextmanager
 def opened(file: RemoteFile) -> Iterator[tuple[BinaryIO, int]]:
-    """A stream that can seek, at its start, and its length.
+    """Open a stream that can seek, at its start, and tell its length.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`fetch`; or the server gives no parts of files.
@@ -211,7 +219,11 @@ def opened(file: RemoteFile) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def refuse_unwritable_address(url: str) -> None:
-    """ValueError where a URL can be no folder to write to, or a package is missing. Nothing is requested."""
+    """Refuse an address that nothing can be written to. Nothing is requested.
+
+    Raises:
+        ValueError: It is one.
+    """
     if protocol(url) in WEB or not url.partition("://")[2].strip("/") or is_pattern(url):
         raise ValueError(
             f"{shown(url)}: expected a folder to write to, such as s3://bucket/masks; choose one, or a local folder"
@@ -220,12 +232,14 @@ def refuse_unwritable_address(url: str) -> None:
 
 
 def join(url: str, name: str) -> str:
-    """The address of a file below a folder."""
+    """Make the address of a file below a folder."""
     return f"{url.rstrip('/')}/{name}"
 
 
 def upload(url: str, content: bytes | Path) -> None:
-    """Write a file: these bytes, or those of a local file. Object stores show it whole or not at all.
+    """Write a file: these bytes, or those of a local file.
+
+    Object stores show it whole or not at all.
 
     Raises:
         FileNotFoundError, ValueError: it cannot be written.
@@ -255,7 +269,9 @@ def remove(url: str) -> None:
 
 
 def fetch_to(url: str, path: Path) -> bool:
-    """Copy a file to a local one, which is removed where there is none. Returns whether there is one.
+    """Copy a file to a local one, which is removed where there is none.
+
+    Returns whether there is one.
 
     Raises:
         ValueError: it cannot be read.
@@ -276,12 +292,13 @@ def fetch_to(url: str, path: Path) -> bool:
 
 
 def listing(url: str) -> list[tuple[RemoteFile, str]] | None:
-    """The files below a folder or of a pattern, by name, each with its path from the folder, or from the fixed part of
-    the pattern. None: the address is that of a file.
+    """List the files below a folder or of a pattern, by name.
+
+    Each has its path from the folder, or from the fixed part of the pattern. None: the address is that of a file.
 
     Raises:
-        FileNotFoundError: there is nothing at the address, or nothing matches.
-        ValueError: it cannot be listed.
+        FileNotFoundError: There is nothing at the address, or nothing matches.
+        ValueError: It cannot be listed.
     """
     files, path = file_system(url)
     files.invalidate_cache()
@@ -307,7 +324,7 @@ def _listed(files: Any, hit: str, root: str, info: dict[str, Any]) -> tuple[Remo
 
 
 def _fixed_part(pattern: str) -> str:
-    """The folder before the first part with a wildcard."""
+    """Take the folder before the first part with a wildcard."""
     parts = pattern.split("/")
     wild = next(number for number, part in enumerate(parts) if set(part) & set("*?["))
     return "/".join(parts[:wild])

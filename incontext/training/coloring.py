@@ -16,8 +16,9 @@ from einops import rearrange
 from torch import Tensor
 
 from incontext.learning.losses import LossWeights, Stacked
-from incontext.network.model import Seen, SegGPT, Task
-from incontext.training.episodes import Episode
+from incontext.network.model import Seen, SegGPT
+from incontext.options import Task
+from incontext.training.episodes import DrawnEpisode
 from incontext.training.features import Targets
 from incontext.training.hints import reveal
 
@@ -46,7 +47,7 @@ _CORNERS = np.array([[r, g, b] for r in (0, 255) for g in (0, 255) for b in (0, 
 
 
 def random_palette(rng: np.random.Generator, count: int, coloring: Coloring) -> np.ndarray:
-    """Black and ``count`` colours that can be told apart: (count + 1, 3) uint8."""
+    """Draw black and ``count`` colours that can be told apart: (count + 1, 3) uint8."""
     if count <= len(_CORNERS) and rng.random() < coloring.corner_colors:
         return np.concatenate([np.zeros((1, 3), np.uint8), rng.permutation(_CORNERS)[:count]])
     colors = np.zeros((1, 3))
@@ -61,7 +62,7 @@ def random_palette(rng: np.random.Generator, count: int, coloring: Coloring) -> 
 
 
 def random_masked(rng: np.random.Generator, grid: int, coloring: Coloring) -> np.ndarray:
-    """(2 * grid, grid) bool: random patches of both halves."""
+    """Draw random patches of both halves: (2 * grid, grid) bool."""
     masked = np.zeros((2 * grid, grid), dtype=bool)
     masked.flat[rng.permutation(masked.size)[: round(masked.size * coloring.hidden_patches)]] = True
     return masked
@@ -80,7 +81,7 @@ class Painted:
 
 
 def paint_episode(
-    episode: Episode, rng: np.random.Generator, *, patch: int, coloring: Coloring, targets: Targets | None = None
+    episode: DrawnEpisode, rng: np.random.Generator, *, patch: int, coloring: Coloring, targets: Targets | None = None
 ) -> Painted:
     """Draw the colours of an episode and the patches that it hides; hinted patches of a mask become flat.
 
@@ -143,7 +144,7 @@ def collate(episodes: Sequence[Painted]) -> Stacked:
 
 
 def see(model: SegGPT, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, task: Task = "instance") -> Seen:
-    """The network's answers to a batch (B, 3, (N + 1) * side, side), zeros over the prompts where N > 1, and tokens."""
+    """Answer a batch: (B, 3, (N + 1) * side, side), zeros over the prompts where N > 1, and the tokens."""
     halves = image_canvas.shape[-2] // image_canvas.shape[-1]
     if halves == 2:
         return model.see_canvas(image_canvas, mask_canvas, masked, task=task)
@@ -153,5 +154,5 @@ def see(model: SegGPT, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor
 
 
 def paint(model: SegGPT, image_canvas: Tensor, mask_canvas: Tensor, masked: Tensor, task: Task = "instance") -> Tensor:
-    """The answers alone: :func:`see`."""
+    """Answer a batch as :func:`see` does, without the tokens."""
     return see(model, image_canvas, mask_canvas, masked, task).painted

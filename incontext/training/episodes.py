@@ -24,8 +24,7 @@ from incontext.images.ids import IGNORED
 from incontext.images.resize import cells, mosaic
 from incontext.learning.augmentation import Augmentation, Box, Cut, bending, choose_box, degrade, empty_box, view
 from incontext.learning.light import AS_IT_IS, Light, draw_light, lit
-from incontext.training.scenes.moving import render_clip
-from incontext.training.scenes.scene import render_views
+from incontext.training.scenes import render_clip, render_views
 from incontext.training.sets import ImageSet
 
 MIN_MARKED = 4  # pixels that a prompt's mask marks at least
@@ -70,7 +69,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Episode:
+class DrawnEpisode:
     """N prompts and, last, a query. Ids are 1..count, 0 background, 255 ignored."""
 
     images: np.ndarray  # (N + 1, side, side, 3) uint8
@@ -95,14 +94,14 @@ class _Chooser:
         self.by_id = np.cumsum([weights[-1] ** sampling.id_balance for weights in self.cumulated])
 
     def visible(self, areas: np.ndarray) -> np.ndarray:
-        """How well things of these areas are seen, 0.1 .. 1."""
+        """Tell how well things of these areas are seen, 0.1 .. 1."""
         return np.clip(areas / self.small, 0.1, 1.0)
 
     def focus(self, rng: np.random.Generator) -> int:
         return self.ids[_pick(self.by_id, rng)]
 
     def showing(self, focus: int, count: int, rng: np.random.Generator) -> list[int]:
-        """``count`` pictures that show an id; the same one twice only where others are hard to come by."""
+        """Choose ``count`` images that show an id; the same one twice only where others are hard to come by."""
         at = self.ids.index(focus)
         drawn: list[int] = []
         for _ in range(4 * count):
@@ -154,11 +153,11 @@ class EpisodeSource:
         groups = [{n for n, names in enumerate(sampling.domains) if each.name in names} for each in self.sets]
         self.foreign = [[j for j, b in enumerate(groups) if a and b and not a & b] for a in groups]
 
-    def __getitem__(self, index: int) -> Episode:
+    def __getitem__(self, index: int) -> DrawnEpisode:
         return self.draw(index)
 
-    def draw(self, index: int, shots: int = 1) -> Episode:
-        """Episode number ``index`` with so many prompts."""
+    def draw(self, index: int, shots: int = 1) -> DrawnEpisode:
+        """Draw episode number ``index`` with so many prompts."""
         rng = np.random.default_rng([self.seed, index])
         for _ in range(4):
             episode = self._draw(rng, shots)
@@ -169,7 +168,7 @@ class EpisodeSource:
                 break  # otherwise a prompt asks for nothing that can be seen
         return episode
 
-    def _draw(self, rng: np.random.Generator, shots: int) -> Episode:
+    def _draw(self, rng: np.random.Generator, shots: int) -> DrawnEpisode:
         some = self.sampling
         if self.everything and rng.random() < some.without_masks:
             return self._without_masks(rng, shots)
@@ -184,7 +183,7 @@ class EpisodeSource:
         return self._drawn(rng, _pick(self.cumulated, rng), grids, absent)
 
     def _grids(self, rng: np.random.Generator) -> tuple[Grid, Grid]:
-        """How many pictures stand in the prompt half and in the query half."""
+        """Draw how many images stand in the prompt half and in the query half."""
         if not self.grids or rng.random() >= self.sampling.mosaic:
             return (1, 1), (1, 1)
         prompt, query = (self.grids[int(rng.integers(len(self.grids)))] for _ in range(2))
@@ -193,7 +192,7 @@ class EpisodeSource:
 
     # --- from the renderer
 
-    def _rendered(self, rng: np.random.Generator, grids: Sequence[Grid], absent: bool) -> Episode:
+    def _rendered(self, rng: np.random.Generator, grids: Sequence[Grid], absent: bool) -> DrawnEpisode:
         counts = [_filled(grid, rng) for grid in grids]
         sides = [max(MIN_CELL, *self._cell(g)) for g, count in zip(grids, counts, strict=True) for _ in range(count)]
         queries = range(sum(counts[:-1]), len(sides))
@@ -213,13 +212,13 @@ class EpisodeSource:
         return self._episode(rng, masked, grids, len(ids))
 
     def _strangers(self, rng: np.random.Generator, grid: Grid, count: int) -> list[Sight]:
-        """Rendered pictures of which nothing is asked."""
+        """Render images of which nothing is asked."""
         views = render_views(rng, [max(MIN_CELL, *self._cell(grid))] * count)
         return [Sight(image, np.zeros_like(mask)) for image, mask in views]
 
     # --- from folders
 
-    def _drawn(self, rng: np.random.Generator, which: int, grids: Sequence[Grid], absent: bool) -> Episode:
+    def _drawn(self, rng: np.random.Generator, which: int, grids: Sequence[Grid], absent: bool) -> DrawnEpisode:
         source, chooser, some = self.sets[which], self.choosers[which], self.sampling
         counts = [_filled(grid, rng) for grid in grids]
         two_views = source.regions or (not absent and rng.random() < some.two_views)
@@ -255,7 +254,7 @@ class EpisodeSource:
         return self._episode(rng, halves, grids, len(ids))
 
     def _region(self, rng: np.random.Generator, source: ImageSet, chooser: _Chooser) -> tuple[int, int]:
-        """A picture of a set of regions, and a region of it."""
+        """Choose an image of a set of regions, and a region of it."""
         number = int(rng.integers(len(source.images)))
         while not source.ids[number]:
             number = int(rng.integers(len(source.images)))
@@ -265,7 +264,7 @@ class EpisodeSource:
     def _beside(
         self, rng: np.random.Generator, source: ImageSet, numbers: Sequence[int], focus: int, grid: Grid
     ) -> list[Sight]:
-        """Parts of pictures beside the thing that they show, half of the time; nothing where no part is without it."""
+        """Draw parts of images beside the thing that they show, half of the time; nothing where all parts have it."""
         boxes = [empty_box(source.masks[number], (focus, IGNORED), rng) for number in numbers]
         if rng.random() < 0.5 or None in boxes:
             return []
@@ -273,7 +272,7 @@ class EpisodeSource:
         return [each._replace(mask=np.zeros_like(each.mask)) for each in seen]
 
     def _elsewhere(self, rng: np.random.Generator, which: int, grid: Grid, count: int) -> list[Sight]:
-        """Pictures that cannot show what a set asks for: of another domain, or rendered where there is none.
+        """Draw images that cannot show what a set asks for: of another domain, or rendered where there is none.
 
         Not rendered ones otherwise: that a drawing beside a photograph is without the thing would be all they teach.
         """
@@ -287,8 +286,19 @@ class EpisodeSource:
     def _seen(
         self, rng: np.random.Generator, source: ImageSet, number: int, focus: int, grid: Grid, cut: Cut, again: bool
     ) -> Sight:
-        """A view of a picture. ``again``: the episode shows the picture already, so not as a whole, or the answer
-        would be a copy of the mask; and perhaps mirrored."""
+        """View an image.
+
+        Args:
+            rng: For what is drawn.
+            source: The set.
+            number: Of the image.
+            focus: The id that is to be seen.
+            grid: Of patches.
+            cut: What parts may be.
+            again: The episode shows the image already, so not as a whole, or the answer would be a copy of the mask;
+                and
+                perhaps mirrored.
+        """
         height, width = self._cell(grid)
         cut = replace(cut, whole=False) if again else cut
         box = choose_box(source.masks[number], focus, rng, cut, pixels=height * width)
@@ -296,7 +306,7 @@ class EpisodeSource:
         return _moved(seen, lambda a: a[:, ::-1]) if again and rng.random() < 0.25 else seen
 
     def _view(self, source: ImageSet, number: int, box: Box | None, size: tuple[int, int]) -> Sight:
-        """A part of a picture, all of it where there is no box, at (height, width)."""
+        """View a part of an image, all of it where there is no box, at (height, width)."""
         image, mask = view(source.images[number], source.masks[number], box, size)
         if not self.traced:
             return Sight(image, mask)
@@ -304,8 +314,8 @@ class EpisodeSource:
 
     # --- for a teacher
 
-    def _without_masks(self, rng: np.random.Generator, shots: int) -> Episode:
-        """Pictures of one set, or twice the same, of which nothing is asked."""
+    def _without_masks(self, rng: np.random.Generator, shots: int) -> DrawnEpisode:
+        """Draw images of one set, or twice the same, of which nothing is asked."""
         source, some = self.everything[_pick(self.all_cumulated, rng)], self.sampling
         numbers = rng.integers(len(source.images), size=shots + 1).tolist()
         if rng.random() < 0.5:
@@ -321,8 +331,8 @@ class EpisodeSource:
 
     # --- by hints
 
-    def _by_hints(self, rng: np.random.Generator, *, alone: bool) -> Episode:
-        """A query of which hints say what is asked, and an example that shows something else, or the query itself."""
+    def _by_hints(self, rng: np.random.Generator, *, alone: bool) -> DrawnEpisode:
+        """Draw a query of which hints say what is asked, and an example that shows another thing, or the query."""
         some, grid = self.sampling, (1, 1)
         which = _pick(self.cumulated, rng)
         source, chooser = self.sets[which], self.choosers[which]
@@ -355,7 +365,7 @@ class EpisodeSource:
     def _pointed_at(
         self, rng: np.random.Generator, mask: np.ndarray, focus: int, regions: bool, *, other: bool
     ) -> np.ndarray:
-        """What hints ask for: one or several of the things of a kind, or ``other`` kinds; ids 1 and up."""
+        """Choose what hints ask for: one or several things of a kind, or ``other`` kinds; ids 1 and up."""
         kinds = [int(i) for i in np.unique(mask) if i not in (0, IGNORED)]
         strange = [i for i in kinds if i != focus]
         kind = strange[int(rng.integers(len(strange)))] if other and strange and rng.random() < 0.7 else focus
@@ -374,7 +384,7 @@ class EpisodeSource:
     # --- for both
 
     def _choose_ids(self, rng: np.random.Generator, ids: Sequence[int], first: int | None = None) -> list[int]:
-        """The ids that an episode asks for, in random order; ``first`` is always among them."""
+        """Choose the ids that an episode asks for, in random order; ``first`` is always among them."""
         head = [] if first is None else [first]
         most = self.sampling.max_ids - len(head)
         room = 1 - len(head) if rng.random() < self.sampling.single_id else int(rng.integers(1, most + 1))
@@ -382,12 +392,12 @@ class EpisodeSource:
         return head + tail
 
     def _cell(self, grid: Grid) -> tuple[int, int]:
-        """Height and width of the largest cell of a mosaic."""
+        """Find height and width of the largest cell of a mosaic."""
         return -(-self.side // grid[0]), -(-self.side // grid[1])
 
     def _episode(
         self, rng: np.random.Generator, halves: Sequence[Sequence[Sight]], grids: Sequence[Grid], count: int
-    ) -> Episode:
+    ) -> DrawnEpisode:
         """Change every picture for itself, tile each half, and turn or mirror both."""
         some = self.sampling.augmentation
         turn = int(rng.integers(4)) if rng.random() < some.turn else 0
@@ -406,7 +416,7 @@ class EpisodeSource:
             tiled = _moved(tile(changed, grid, self.side), lambda a: np.rot90(a[:, ::-1] if mirror else a, turn))
             shown.append(tiled if self.unlit else tiled._replace(image=lit(tiled.image, light)))
             lights.append(light)
-        return Episode(
+        return DrawnEpisode(
             np.stack([each.image for each in shown]),
             np.stack([each.mask for each in shown]),
             count,
@@ -416,7 +426,7 @@ class EpisodeSource:
 
     @staticmethod
     def _traced(sight: Sight) -> np.ndarray:
-        """Where pixels come from; from no picture where that is not known, as of what is rendered."""
+        """Trace where pixels come from; from no image where that is not known, as of what is rendered."""
         return np.full((*sight.mask.shape, 3), -1, np.float32) if sight.origin is None else sight.origin
 
 
@@ -436,17 +446,17 @@ def origin_of(number: int, shape: tuple[int, ...], box: Box | None, size: tuple[
 
 
 def _moved(sight: Sight, move: Callable[[np.ndarray], np.ndarray]) -> Sight:
-    """The same with all of its pixels moved alike."""
+    """Move all pixels of a sight alike."""
     return Sight(*(None if each is None else move(each) for each in sight))  # type: ignore[arg-type]
 
 
 def _asking(sight: Sight, ids: Sequence[int]) -> Sight:
-    """The same with the ids asked for as 1..K."""
+    """Give the ids that are asked for the numbers 1..K."""
     return sight._replace(mask=relabel(sight.mask, ids))
 
 
 def _bent(sight: Sight, rng: np.random.Generator, changes: Augmentation) -> Sight:
-    """The same, rotated, sheared and scaled a little."""
+    """Rotate, shear and scale a sight a little."""
     bend = bending(sight.mask.shape, rng, changes)
     origin = sight.origin
     if origin is not None:
@@ -457,7 +467,7 @@ def _bent(sight: Sight, rng: np.random.Generator, changes: Augmentation) -> Sigh
 
 
 def tile(pictures: Sequence[Sight], grid: Grid, side: int) -> Sight:
-    """Pictures side by side in a square, row by row; where there are fewer than cells, they repeat."""
+    """Tile images side by side in a square, row by row; where there are fewer than cells, they repeat."""
     if grid == (1, 1) and pictures[0].mask.shape == (side, side):
         return pictures[0]
     image, mask = mosaic([(each.image, each.mask) for each in pictures], grid, side, cut=1)
@@ -476,7 +486,7 @@ def tile(pictures: Sequence[Sight], grid: Grid, side: int) -> Sight:
 
 
 def relabel(mask: np.ndarray, ids: Sequence[int]) -> np.ndarray:
-    """The ids asked for become 1..K in their order, every other one background; 255 stays ignored."""
+    """Make the ids asked for 1..K in their order, every other one background; 255 stays ignored."""
     table = np.zeros(256, dtype=np.uint8)
     table[list(ids)] = np.arange(1, len(ids) + 1)
     table[IGNORED] = IGNORED
@@ -485,17 +495,17 @@ def relabel(mask: np.ndarray, ids: Sequence[int]) -> np.ndarray:
 
 
 def _pick(cumulated: np.ndarray, rng: np.random.Generator) -> int:
-    """An index, in proportion to the weights of which ``cumulated`` is the running sum."""
+    """Draw an index, in proportion to the weights of which ``cumulated`` is the running sum."""
     return int(np.searchsorted(cumulated, rng.random() * cumulated[-1], side="right"))
 
 
 def _split(pictures: Sequence[Sight], counts: Sequence[int]) -> list[list[Sight]]:
-    """As many pictures for each half as are counted."""
+    """Split images into as many for each half as are counted."""
     ends = np.cumsum(counts).tolist()
     return [list(pictures[end - count : end]) for end, count in zip(ends, counts, strict=True)]
 
 
 def _filled(grid: Grid, rng: np.random.Generator) -> int:
-    """How many different pictures a mosaic shows: all of its cells, or fewer, which repeat."""
+    """Count how many different pictures a mosaic shows: all of its cells, or fewer, which repeat."""
     cells = grid[0] * grid[1]
     return cells if cells < 4 or rng.random() < 0.5 else int(rng.integers(2, cells + 1))

@@ -80,7 +80,7 @@ class FeatureFiles:
         return paths
 
     def _computed(self, images: Sequence[Pixels], which: Sequence[int]) -> Iterator[tuple[int, Halves]]:
-        """The features of some images, all stages of each in a row."""
+        """Compute the features of some images, all stages of each in a row."""
         side = self.backbone.side
         squares = torch.cat([_squashed(torch.from_numpy(np.ascontiguousarray(images[at])), side) for at in which])
         stages = self.backbone.features(squares)
@@ -89,7 +89,7 @@ class FeatureFiles:
 
 
 def _squashed(image: Tensor, side: int) -> Tensor:
-    """(H, W, 3) uint8 -> (1, side, side, 3) uint8."""
+    """Squash (H, W, 3) uint8 to (1, side, side, 3) uint8."""
     pixels = F.interpolate(image.permute(2, 0, 1)[None].float(), (side, side), mode="bicubic", antialias=True)
     return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
@@ -164,7 +164,7 @@ def _read(files: FeatureFiles, path: Path) -> tuple[Halves, ...]:
 
 
 def _axes(features: Halves, dims: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """The mean (C,) of features (M, C, h, w), and the matrix (C, dims) to their half whitened principal axes."""
+    """Find the mean (C,) of features (M, C, h, w), and the matrix (C, dims) to their half whitened principal axes."""
     values = features.astype(np.float64).transpose(0, 2, 3, 1).reshape(-1, features.shape[1])
     mean = values.mean(axis=0)
     values -= mean
@@ -175,6 +175,6 @@ def _axes(features: Halves, dims: int) -> tuple[npt.NDArray[np.float32], npt.NDA
 
 
 def _mapped(shape: tuple[int, ...], folder: Path) -> Halves:
-    """A file of zeros as an array; its name is gone at once, its space with the last process that has it open."""
+    """Map a file of zeros as an array; its name is gone at once, its space with the last process that has it open."""
     with tempfile.TemporaryFile(dir=folder) as file:
         return np.memmap(file, np.float16, mode="w+", shape=shape)

@@ -1,7 +1,7 @@
 """Hints: a few patches of the query's own mask, revealed as a user's clicks, scribbles and boxes would reveal them.
 
-A hint points at a pixel, and its whole patch then says what that pixel is, as a click does that knows nothing of edges;
-the mask under a revealed patch is flattened to it. Refuses to know pictures, colours and tensors.
+A hint points at a pixel, and its whole patch then says what that pixel is, by the rule that holds for users' hints
+(canvas/hints.py); the mask under a revealed patch is flattened to it. Refuses to know pictures, colours and tensors.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from einops import repeat
 
+from incontext.canvas.hints import middles, outside, patch_of, reveal_pixels
 from incontext.images.ids import IGNORED
 
 Rng = np.random.Generator
@@ -17,7 +18,7 @@ _NEAR = 3  # patches from a thing that are still beside it
 
 
 def reveal(mask: np.ndarray, count: int, patch: int, rng: Rng, *, every_id: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Hint at some patches of a query's mask: clicks (half of the time), a scribble or a box.
+    """Reveal some patches of a query's mask: clicks (half of the time), a scribble or a box.
 
     Args:
         mask: (side, side) ids 0..count, 255 ignored.
@@ -32,7 +33,8 @@ def reveal(mask: np.ndarray, count: int, patch: int, rng: Rng, *, every_id: bool
     """
     grid = mask.shape[0] // patch
     said = np.full((grid, grid), IGNORED, np.uint8)  # what each patch says, where it says anything
-    middle = mask[patch // 2 :: patch, patch // 2 :: patch]
+    at_middles = np.ix_(*middles((len(mask), len(mask)), grid))
+    middle = mask[at_middles]
     way = rng.random()
     if way < 0.25:
         said[_box(mask, patch, rng)] = 0
@@ -42,33 +44,35 @@ def reveal(mask: np.ndarray, count: int, patch: int, rng: Rng, *, every_id: bool
     if way < 0.5 and (said == IGNORED).all():
         thing = (middle != 0) & (middle != IGNORED)
         along = _scribble(thing if thing.any() and rng.random() < 0.7 else middle == 0, rng)
-        said = np.where(along, middle, said)
+        pointed = np.full_like(mask, IGNORED)
+        pointed[at_middles] = np.where(along, middle, IGNORED)
+        said = reveal_pixels(pointed, grid)
     if (said == IGNORED).all():
         _clicks(said, mask, count, patch, rng)
     if every_id:
         for each in range(1, count + 1):
             if not (said == each).any():
-                _click(said, mask == each, each, patch, rng)
+                _click(said, mask == each, each, rng)
     chosen = said != IGNORED
     flat = repeat(said, "r c -> (r p) (c q)", p=patch, q=patch)
     return np.where(flat != IGNORED, flat, mask).astype(np.uint8), chosen
 
 
-def _click(said: np.ndarray, allowed: np.ndarray, value: int, patch: int, rng: Rng) -> None:
+def _click(said: np.ndarray, allowed: np.ndarray, value: int, rng: Rng) -> None:
     """Point at one pixel of those that are allowed, if there are any."""
     places = np.flatnonzero(allowed)
     if len(places):
         row, column = divmod(int(places[rng.integers(len(places))]), allowed.shape[1])
-        said[row // patch, column // patch] = value
+        said[patch_of(column, row, allowed.shape, len(said))] = value
 
 
 def _clicks(said: np.ndarray, mask: np.ndarray, count: int, patch: int, rng: Rng) -> None:
-    """One to five clicks, on things or beside them, often near them."""
+    """Draw one to five clicks, on things or beside them, often near them."""
     there = [i for i in range(1, count + 1) if (mask == i).any()]
     for number in range(int(rng.integers(1, 6))):
         if there and rng.random() < (0.8 if number == 0 else 0.5):
             value = there[int(rng.integers(len(there)))]
-            _click(said, mask == value, value, patch, rng)
+            _click(said, mask == value, value, rng)
             continue
         empty = mask == 0
         if there and rng.random() < 0.6:
@@ -81,11 +85,11 @@ def _clicks(said: np.ndarray, mask: np.ndarray, count: int, patch: int, rng: Rng
             near = np.zeros_like(empty)
             near[part] = empty[part]
             empty = near
-        _click(said, empty, 0, patch, rng)
+        _click(said, empty, 0, rng)
 
 
 def _inside(said: np.ndarray, mask: np.ndarray, patch: int, rng: Rng) -> None:
-    """Patches within the box that a user drags over a thing: around a pixel of it, as far as all is of its id."""
+    """Choose patches within the box that a user drags over a thing: around a pixel, as far as all is of its id."""
     places = np.argwhere((mask != 0) & (mask != IGNORED))
     if not len(places):
         return
@@ -103,7 +107,7 @@ def _inside(said: np.ndarray, mask: np.ndarray, patch: int, rng: Rng) -> None:
 
 
 def _scribble(allowed: np.ndarray, rng: Rng) -> np.ndarray:
-    """A connected path over allowed patches that mostly keeps its direction."""
+    """Draw a connected path over allowed patches that mostly keeps its direction."""
     chosen = np.zeros_like(allowed)
     places = np.argwhere(allowed)
     if not len(places):
@@ -124,19 +128,15 @@ def _scribble(allowed: np.ndarray, rng: Rng) -> np.ndarray:
 
 
 def _box(mask: np.ndarray, patch: int, rng: Rng) -> np.ndarray:
-    """The patches outside a box around everything asked for, or only the frame around that box; all background."""
-    grid = mask.shape[0] // patch
-    outside = np.zeros((grid, grid), dtype=bool)
+    """Choose the patches outside a box around everything asked for, or the frame around that box; all background."""
+    size, grid = (len(mask), len(mask)), len(mask) // patch
     marked = (mask > 0) & (mask != IGNORED)
     if not marked.any():
-        return outside
-    rows, columns = (np.flatnonzero(marked.any(axis=axis)) // patch for axis in (1, 0))
-    loose = int(rng.integers(2))  # patches between the thing and its box
-    inner = (
-        slice(max(0, rows[0] - loose), rows[-1] + 1 + loose),
-        slice(max(0, columns[0] - loose), columns[-1] + 1 + loose),
-    )
-    outer = tuple(slice(max(0, part.start - 1), part.stop + 1) for part in inner)
-    outside[outer if rng.random() < 0.5 else slice(None)] = True
-    outside[inner] = False
-    return outside
+        return np.zeros((grid, grid), dtype=bool)
+    rows, columns = (np.flatnonzero(marked.any(axis=axis)) for axis in (1, 0))
+    edges = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+    edges += np.array([-1, -1, 1, 1]) * patch * int(rng.integers(2))  # some leave a patch between the thing and its box
+    away = outside([edges], size, grid)
+    if rng.random() < 0.5:
+        away &= ~outside([edges + np.array([-1, -1, 1, 1]) * patch], size, grid)
+    return away

@@ -20,7 +20,7 @@ from incontext.training.recipes import Recipe
 def make_optimizers(
     model: nn.Module, recipe: Recipe, heads: nn.Module | None = None, *, newton_schulz: torch.dtype = torch.bfloat16
 ) -> list[torch.optim.Optimizer]:
-    """Muon on the matrices of the blocks, AdamW on the rest; weight decay on matrices only. Of what learns."""
+    """Make Muon for the matrices of the blocks, AdamW for the rest; weight decay on matrices only. Of what learns."""
     learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if heads is not None:
         learning.update({f"teacher.{name}": p for name, p in heads.named_parameters()})
@@ -57,7 +57,7 @@ class Muon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step."""
+        """Take one step."""
         if closure is not None:
             raise ValueError("expected no closure")
         for group in self.param_groups:

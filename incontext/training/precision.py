@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
 from incontext.network.devices import choose_dtype
+from incontext.options import TrainingDtype
 from incontext.training.parallel.processes import ALONE, Team
-
-TrainingDtype = Literal["auto", "bfloat16", "float32"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Precision:
 
     @classmethod
     def choose(cls, name: TrainingDtype, device: torch.device, team: Team = ALONE) -> Precision:
-        """The precision of that name; "auto" is bfloat16 where the hardware of all processes multiplies it.
+        """Choose the precision of that name; "auto" is bfloat16 where the hardware of all processes multiplies it.
 
         Where it does not, Newton-Schulz is computed in float32 whatever was asked for: emulated bfloat16 takes more
         than ten times as long and gives nothing in return. All processes must call this.

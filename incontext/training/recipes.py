@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from incontext.network.model import ModelConfig
+from incontext.network.config import ModelConfig
 from incontext.training.coloring import Coloring
 from incontext.training.episodes import Sampling
 from incontext.training.teacher import Teaching
 
 
 def _over(stored: Mapping[str, object], defaults: Mapping[str, object]) -> dict[str, object]:
-    """Stored values, and defaults where there are none, within nested mappings too."""
+    """Fill stored values up with defaults, within nested mappings too."""
     known = {**defaults, **stored}
     for name, value in stored.items():
         below = defaults.get(name)
@@ -31,7 +31,7 @@ def _over(stored: Mapping[str, object], defaults: Mapping[str, object]) -> dict[
 
 
 def _made(kind: Any, value: object, where: str) -> object:
-    """A value of JSON as the type that a field has: numbers, strings, tuples, and dataclasses of them."""
+    """Make a value of JSON the type that a field has: numbers, strings, tuples, and dataclasses of them."""
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise ValueError(f"expected {where} to be an object of named values, got {value!r}")
@@ -103,7 +103,7 @@ class Recipe:
         return sum(stage.steps for stage in self.stages)
 
     def stage_at(self, step: int) -> tuple[Stage, int, int]:
-        """The stage that a step belongs to, and how many steps and episodes come before that stage."""
+        """Find the stage that a step belongs to, and how many steps and episodes come before that stage."""
         before = episodes = 0
         for stage in self.stages:
             if step < before + stage.steps:
@@ -113,17 +113,17 @@ class Recipe:
         raise IndexError(f"step {step} is past the last of {self.steps}")
 
     def shots_at(self, step: int) -> int:
-        """Prompts of each of a step's episodes."""
+        """Draw how many prompts each of a step's episodes has."""
         rng = np.random.default_rng([self.seed, step, 2])
         return int(rng.integers(2, self.most_shots + 1)) if rng.random() < self.several_shots else 1
 
     def decay(self, step: int) -> float:
-        """Progress through the final decay, 0 before it and 1 at the end."""
+        """Tell the progress through the final decay, 0 before it and 1 at the end."""
         length = max(1.0, self.steps * self.decay_share)
         return min(1.0, max(0.0, (step - (self.steps - length)) / length))
 
     def rate(self, step: int) -> float:
-        """The factor on the learning rates: linear warm-up, plateau, a cosine to zero."""
+        """Compute the factor on the learning rates: linear warm-up, plateau, a cosine to zero."""
         return min(1.0, (step + 1) / self.warmup_steps) * 0.5 * (1 + math.cos(math.pi * self.decay(step)))
 
     def beta_at(self, step: int) -> float:
@@ -131,12 +131,12 @@ class Recipe:
         return float(self.beta * (self.final_beta / self.beta) ** self.decay(step))
 
     def with_model(self, model: ModelConfig) -> Recipe:
-        """The same recipe for another network; sides become the nearest multiples of its patch."""
+        """Adapt the recipe to another network; sides become the nearest multiples of its patch."""
         stages = tuple(replace(s, side=max(1, round(s.side / model.patch)) * model.patch) for s in self.stages)
         return replace(self, model=model, stages=stages)
 
     def is_corrected(self, step: int) -> bool:
-        """Whether a step's hints show what the network got wrong."""
+        """Tell whether a step's hints show what the network got wrong."""
         rng = np.random.default_rng([self.seed, step, 3])
         return self.shots_at(step) == 1 and bool(rng.random() < self.corrections)
 
@@ -170,11 +170,11 @@ class Recipe:
         return cls.from_dict(stored)
 
     def to_dict(self) -> dict[str, object]:
-        """Plain numbers and strings, for JSON."""
+        """Write plain numbers and strings, for JSON."""
         return dataclasses.asdict(self)
 
     def is_stored_as(self, stored: Mapping[str, object]) -> bool:
-        """Whether this is what came out of JSON; what an older version did not know yet has its default there."""
+        """Tell whether this is what came out of JSON; what an older version did not know yet has its default there."""
         known = _over(stored, Recipe(ModelConfig(), ()).to_dict())
         return json.dumps(known, sort_keys=True) == json.dumps(self.to_dict(), sort_keys=True)
 

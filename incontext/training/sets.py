@@ -52,20 +52,25 @@ class ImageSet:
 
     @cached_property
     def without(self) -> dict[int, tuple[int, ...]]:
-        """id -> the pictures that have not one pixel of it."""
+        """For each id the images that have not one pixel of it."""
         return {i: tuple(int(n) for n in np.flatnonzero(self.areas[:, i] == 0)) for i in self.by_id}
 
 
 def read_set(folder: Path, *, shorter_side: int = 256) -> ImageSet:
-    """Read ``folder/images`` and ``folder/masks`` (same stems) into memory, shrunk to ``shorter_side``; where there are
-    none, the annotation file or folder that ``folder`` is, in any format of `incontext.annotations`.
+    """Read a set into memory: ``folder/images`` and ``folder/masks``, files of the same stems.
 
-    ``folder/dataset.json``, where there is one, may say ``"masks": "regions ..."`` or ``"instances ..."``;
-    otherwise the ids are taken to mean the same in every picture.
+    Where there are none, the annotation file or folder that ``folder`` is, in any format of `incontext.annotations`.
+    ``folder/dataset.json``, where there is one, may say ``"masks": "regions ..."`` or ``"instances ..."``; otherwise
+    the ids
+    are taken to mean the same in every image.
+
+    Args:
+        folder: The set.
+        shorter_side: Pixels that images are shrunk to.
 
     Raises:
-        ValueError: there are no pairs, or a mask's size differs from its picture's.
-        FileNotFoundError: there is nothing at ``folder``.
+        ValueError: There are no pairs, or a mask's size differs from its image's.
+        FileNotFoundError: There is nothing at ``folder``.
     """
     by_picture = has_regions(folder) or has_instances(folder)
     images, masks = [], []
@@ -99,7 +104,7 @@ def read_photographs(folder: Path, *, shorter_side: int = 256) -> ImageSet:
 
 
 def _pairs(folder: Path) -> Iterator[tuple[str, Pixels, Pixels]]:
-    """The mask's name, the image (H, W, 3) and the mask (H, W) of each labelled picture."""
+    """Read the mask's name, the image (H, W, 3) and the mask (H, W) of each labelled image."""
     pictures = {p.stem: p for p in sorted(folder.glob("images/*")) if p.suffix.lower() in IMAGE_SUFFIXES}
     pairs = [(pictures[p.stem], p) for p in sorted(folder.glob("masks/*")) if p.stem in pictures]
     numbers = number_colors(mask for _, mask in pairs)
@@ -115,7 +120,7 @@ def _pairs(folder: Path) -> Iterator[tuple[str, Pixels, Pixels]]:
 
 
 def _annotated(folder: Path, labels: Labels) -> Iterator[tuple[str, Pixels, Pixels]]:
-    """The same of annotations, as far as their pictures are there."""
+    """Read the same of annotations, as far as their images are there."""
     found = [each for each in labels.pictures if each.image is not None or each.embedded is not None]
     count = len(labels.pictures)
     if not found:
@@ -129,17 +134,22 @@ def _annotated(folder: Path, labels: Labels) -> Iterator[tuple[str, Pixels, Pixe
 
 
 def hold_out(sets: Iterable[ImageSet], *, every: int = 20) -> tuple[list[ImageSet], list[ImageSet]]:
-    """Sets to learn from and sets to validate by: of each one every ``every``-th picture is held out.
+    """Divide sets to learn from and to validate by: of each one every ``every``-th image is held out.
 
     A set of fewer pictures is learned from whole. What is held out and shows nothing is left out.
     """
     kept, held = [], []
     for each in sets:
-        chosen = set(range(every // 2, len(each.images), every)) if len(each.images) >= every else set()
+        chosen = held_out_numbers(len(each.images), every)
         kept.append(_part(each, [i for i in range(len(each.images)) if i not in chosen]))
         if chosen and (validating := _part(each, sorted(chosen))).by_id:
             held.append(validating)
     return kept, held
+
+
+def held_out_numbers(count: int, every: int) -> set[int]:
+    """Which of so many pictures of a set, in the order of their masks' names, are held out."""
+    return set(range(every // 2, count, every)) if count >= every else set()
 
 
 def _part(source: ImageSet, numbers: Sequence[int]) -> ImageSet:

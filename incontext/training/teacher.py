@@ -17,14 +17,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 
 
 @dataclass(frozen=True)
 class Teaching:
     """Which teacher, and how its features are learned."""
 
-    name: str  # of the backbone, as :func:`incontext.matching.backbone.open_backbone` takes it
+    name: str  # of the backbone, as :func:`incontext.matching.names.open_backbone` takes it
     blocks: tuple[int, ...] = ()  # after which the heads stand; none: after a third and after two thirds of them
     dims: tuple[int, ...] = ()  # principal axes of each of the teacher's stages; none: 48 and 64, or 112 of one
     weight: float = 0.5  # of the heads' loss beside that of painting
@@ -69,7 +70,13 @@ class Heads(nn.Module):
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.heads = nn.ModuleList([nn.Linear(width, sum(dims)) for _ in blocks])
 
-    def forward(self, tokens: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
+    def count(self, targets: Tensor | None) -> Tensor:
+        """Return how many cosines :meth:`forward` adds up, a scalar; 0 where there are no targets."""
+        if targets is None:
+            return torch.zeros((), dtype=torch.long, device=self.heads[0].weight.device)  # type: ignore[arg-type]
+        return _known(targets, self.dims).sum() * len(self.heads) * len(self.dims)
+
+    def forward(self, tokens: Sequence[Tensor], targets: Tensor) -> Tensor:
         """Compare what the heads say with what the teacher sees.
 
         Args:
@@ -77,7 +84,7 @@ class Heads(nn.Module):
             targets: (B, (N + 1) * R, W, D), of unit length stage by stage, zeros where the teacher saw nothing.
 
         Returns:
-            The sum over heads, stages and patches of the cosines, and how many there are; both scalars.
+            The sum over heads, stages and patches of the cosines, a scalar.
         """
         total = targets.new_zeros(())
         with torch.autocast(targets.device.type, enabled=False):
@@ -86,8 +93,7 @@ class Heads(nn.Module):
                 both = (torch.split(each, list(self.dims), dim=-1) for each in (said, targets))
                 for mine, its in zip(*both, strict=True):
                     total = total + (F.normalize(mine, dim=-1) * its).sum()  # nothing where the target is zero
-        known = targets[..., : self.dims[0]].abs().sum(dim=-1) > 0
-        return total, known.sum() * len(self.heads) * len(self.dims)
+        return total
 
     @torch.no_grad()
     def start(self, pairs: Iterator[tuple[Sequence[Tensor], Tensor]], *, ridge: float = 1.0) -> None:
@@ -100,7 +106,7 @@ class Heads(nn.Module):
         squares: list[Tensor] = []
         products: list[Tensor] = []
         for tokens, targets in pairs:
-            known = targets[..., : self.dims[0]].abs().sum(dim=-1) > 0
+            known = _known(targets, self.dims)
             for at, seen in enumerate(tokens):
                 x = self.norm(rearrange(seen.float(), "b n r w c -> b (n r) w c"))[known]
                 x = F.pad(x, (0, 1), value=1.0).double()  # the last column is the bias
@@ -115,6 +121,11 @@ class Heads(nn.Module):
             eye = torch.eye(len(square), dtype=square.dtype, device=square.device)
             solved = torch.linalg.solve(square + ridge * eye, product).float()
             head.load_state_dict({"weight": solved[:-1].T, "bias": solved[-1]})
+
+
+def _known(targets: Tensor, dims: Sequence[int]) -> Tensor:
+    """Find where the teacher saw something: (B, P, W, D) -> (B, P, W) bool."""
+    return targets[..., : dims[0]].abs().sum(dim=-1) > 0
 
 
 @contextmanager

@@ -54,7 +54,7 @@ class Validation:
 
     @torch.no_grad()
     def score(self, model: SegGPT, device: torch.device, picture: Path | None = None) -> float:
-        """Mean IoU over the episodes, in 0..1; ``picture``: a sheet of the first 16 is written there."""
+        """Score mean IoU over the episodes, 0..1; ``picture``: a sheet of the first 16 is written there."""
         was_training = model.training
         model.eval()
         ious: list[Tensor] = []
@@ -71,7 +71,7 @@ class Validation:
 
 
 def _iou(answer: Tensor, batch: Batch) -> Tensor:
-    """IoU of id 1 in the query half of each episode, (B,)."""
+    """Compute IoU of id 1 in the query half of each episode, (B,)."""
     read = reading_logits(answer, batch.colors, batch.used, sharpness=1.0).argmax(dim=1)
     found, truth, valid = ((t.chunk(2, dim=1)[1]) for t in (read == 1, batch.ids == 1, batch.ids != IGNORED))
     overlap = (found & truth & valid).sum((1, 2))
@@ -80,7 +80,7 @@ def _iou(answer: Tensor, batch: Batch) -> Tensor:
 
 
 def _sheet(answer: Tensor, batch: Batch) -> np.ndarray:
-    """A row per episode: prompt, its mask, query, its mask, the answer; two columns of episodes; (H, W, 3) uint8."""
+    """Draw a row per episode: prompt, its mask, query, its mask, the answer; two columns; (H, W, 3) uint8."""
     shown = [unpaint(t) for t in (batch.image_canvas, batch.mask_canvas, answer)]
     (prompts, queries), (prompt_masks, truths), (_, answers) = (t.chunk(2, dim=1) for t in shown)
     rows = torch.cat([prompts, prompt_masks, queries, truths, answers], dim=2)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import cos, pi
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,20 +23,20 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from incontext.canvas.read import read_small
-from incontext.engine import Segmenter, to_read
+from incontext.engine import Segmenter
 from incontext.images.ids import IGNORED, Pixels
 from incontext.learning.losses import Batch, LossWeights, Stacked, paint_batch, training_loss
-from incontext.network.model import ContextTokens, SegGPT, Tables, Task
+from incontext.network.model import ContextTokens, SegGPT, Tables
+from incontext.options import Start, Task
+from incontext.placed import to_read
 from incontext.prompt_tensor import LearnedGroup
-from incontext.tuning.pictures import Picture, Split, changed, covering, tiled
+from incontext.tuning.pictures import LabelledImage, Split, changed, covering, tiled
 from incontext.types import Palette
-
-Start = Literal["best", "mean", "noise"]
 
 _BETA = 0.1  # of smooth L1: what training ends with
 _BETWEEN_SCORES = 10  # steps
 _STEADY = 3  # scores in a row whose mean decides, as single ones on few pictures go up and down by chance
-_CLEARLY = 0.02  # by which the start must be beaten: less is luck on few pictures (docs/log.md)
+_CLEARLY = 0.02  # by which the start must be beaten: less is luck on few pictures (docs/log/tuning.md)
 _PATIENCE = 8  # scores in a row without a better mean, after which a group is done
 _MOST_TRIED = 16  # examples as a start, each on all the others
 _TILES = 4  # examples in a mosaic, which is tried as a start where none shows all ids
@@ -60,7 +60,7 @@ class TuningStep:
     found: dict[int, Pixels] | None  # with a score: (side, side) ids in the first pictures that judge, by their numbers
 
 
-class Network:
+class FrozenNetwork:
     """The frozen network as tuning uses it: differentiable in the context alone."""
 
     def __init__(self, segmenter: Segmenter, task: Task) -> None:
@@ -71,16 +71,16 @@ class Network:
             self.tables: Tables = self.model.tables(self.grid)
 
     def prepare(self, images: Tensor, masks: Tensor) -> ContextTokens:
-        """(N, 3, side, side) each, normalised float32."""
+        """Prepare a context: images and masks (N, 3, side, side) each, normalised float32."""
         shown = (each.unsqueeze(0).to(self.dtype) for each in (images, masks))
         return self.model.prepare(*shown, task=self.task, tables=self.tables)
 
     def answer(self, queries: Tensor, context: ContextTokens) -> Tensor:
-        """(B, 3, side, side) normalised -> the same, float32."""
+        """Answer queries (B, 3, side, side) normalised: the same, float32."""
         return self.model.answer(queries.to(self.dtype), context).float()
 
     def read(self, queries: Tensor, context: ContextTokens, palette: Palette) -> tuple[Tensor, Pixels]:
-        """:meth:`answer`, and the ids (B, side, side) that the segmenter reads from it, absent ones left out."""
+        """Answer, and read the ids (B, side, side) as the segmenter does, absent ones left out."""
         paint = to_read(self.model, self.model.see(queries.to(self.dtype), context), palette)
         return paint.painted, read_small([paint], min_presence=self.min_presence)[0].cpu().numpy()
 
@@ -96,12 +96,18 @@ class _Tested(NamedTuple):
 class Group:
     """The ids of one palette: the labelled pictures as the network sees them, and the learning.
 
-    pictures: what tuning was given, with rows of the palette for masks; others are told by their numbers among them.
-    empty: pictures with nothing in them.
+    Args:
+        pictures: What tuning was given, with rows of the palette for masks; others are told by their numbers among
+            them.
+        empty: Pictures with nothing in them.
     """
 
     def __init__(
-        self, network: Network, palette: Palette, pictures: Sequence[Picture], empty: Sequence[Picture]
+        self,
+        network: FrozenNetwork,
+        palette: Palette,
+        pictures: Sequence[LabelledImage],
+        empty: Sequence[LabelledImage],
     ) -> None:
         self.network = network
         self.palette = palette
@@ -109,8 +115,11 @@ class Group:
         self._empty = list(empty)
 
     def to_try(self, start: Start, shots: int, parts: Split, rng: np.random.Generator) -> list[tuple[int, ...]]:
-        """The examples that will be tried as a start: by themselves, at least one more than needed, as the last that
-        judges cannot be taken; and in mosaics, of those that learn, where none of them shows all ids.
+        """Choose the examples that will be tried as a start.
+
+        They are tried by themselves, at least one more than needed, as the last that judges cannot be taken; and in
+        mosaics,
+        of those that learn, where none of them shows all ids.
         """
         if start != "best":
             return []
@@ -128,11 +137,20 @@ class Group:
         tried: Sequence[tuple[int, ...]],
         on_tried: Callable[[], None],
     ) -> tuple[LearnedGroup, Split]:
-        """What learning begins with, and who learns and judges then: held-out pictures that it begins with learn,
-        unless none would be left to judge. tried: what `to_try` gave; on_tried is called for each of them.
+        """Find what learning begins with, and who learns and judges then.
+
+        Held-out images that it begins with learn, unless none would be left to judge.
+
+        Args:
+            start: From the best of the examples, their mean, or noise.
+            shots: How many canvases are learned.
+            parts: Who learns and who judges so far.
+            rng: For what is drawn.
+            tried: What `to_try` gave.
+            on_tried: Called for each of them.
 
         Raises:
-            ValueError: too few pictures show the ids.
+            ValueError: Too few images show the ids.
         """
         side, needed, showing = self.network.side, 1 if start == "noise" else shots, self._showing(parts.learning)
         if len(showing) < needed:
@@ -165,9 +183,10 @@ class Group:
         rng: np.random.Generator,
         on_step: Callable[[TuningStep], None],
     ) -> LearnedGroup:
-        """The best of what gradient descent passes through, by the judging pictures: see `_STEADY` and `_CLEARLY`.
+        """Keep the best of what gradient descent passes through, by the judging images: see `_STEADY` and `_CLEARLY`.
 
-        cell: pixels along a side of the squares that are moved as one, all of a square by the same colour.
+        Args:
+            cell: Pixels along a side of the squares that are moved as one, all of a square by the same colour.
         """
         device, judging = self.network.device, parts.judging
         begun = [torch.tensor(each, device=device) for each in (start.images, start.masks)]
@@ -214,11 +233,11 @@ class Group:
     def _showing(self, numbers: Iterable[int]) -> list[int]:
         return [n for n in numbers if self._pictures[n].ids]
 
-    def _tiled(self, numbers: Sequence[int]) -> Picture:
+    def _tiled(self, numbers: Sequence[int]) -> LabelledImage:
         return tiled([self._pictures[n] for n in numbers], self.network.side)
 
     def _mean(self, numbers: Sequence[int]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """The mean of their canvases, (3, side, side) each."""
+        """Average their canvases, (3, side, side) each."""
         batches = [self._batch([self._pictures[n]]) for n in numbers]
         images, masks = (
             sum(getattr(batch, name)[0] for batch in batches) / len(batches) for name in ("image_canvas", "mask_canvas")
@@ -226,7 +245,7 @@ class Group:
         return images.cpu().numpy(), masks.cpu().numpy()
 
     def _ranked(self, candidates: Sequence[tuple[int, ...]], on_tried: Callable[[], None]) -> list[tuple[int, ...]]:
-        """Those that find most as the only prompt of all other labelled ones first: by mean IoU, then by loss."""
+        """Order the labelled images by what each finds as the only prompt of all others: by mean IoU, then by loss."""
         ranked = []
         for candidate in candidates:
             batch = self._batch([self._tiled(candidate)])
@@ -238,7 +257,7 @@ class Group:
 
     @torch.no_grad()
     def _test(self, images: Tensor, masks: Tensor, numbers: Sequence[int]) -> _Tested:
-        """What a key is worth on pictures as the network sees them."""
+        """Measure what a prompt tensor is worth on images as the network sees them."""
         context, found, losses = self.network.prepare(images, masks), [], []
         rows = Palette(np.arange(len(self.palette.ids), dtype=np.uint8), self.palette.colors)
         pictures = [self._pictures[n] for n in numbers]
@@ -250,8 +269,8 @@ class Group:
         score = mean_iou(found, [picture.mask for picture in pictures], range(1, len(self.palette.ids)))
         return _Tested(score, float(np.mean(losses)), found)
 
-    def _queries(self, numbers: Sequence[int], count: int, rng: np.random.Generator) -> Iterator[list[Picture]]:
-        """Augmented queries, `count` at a time: the pictures that show the ids in turns, now and then one without."""
+    def _queries(self, numbers: Sequence[int], count: int, rng: np.random.Generator) -> Iterator[list[LabelledImage]]:
+        """Draw augmented queries, `count` at a time: images that show the ids in turns, now and then one without."""
         showing = self._showing(numbers)
         lacking = [*(self._pictures[n] for n in numbers if n not in showing), *self._empty]
         turn: list[int] = []
@@ -266,8 +285,8 @@ class Group:
                 drawn.append(changed(picture, rng))
             yield drawn
 
-    def _batch(self, pictures: Sequence[Picture]) -> Batch:
-        """Queries of (side, side) with their masks painted in the group's colours, the whole mask hidden."""
+    def _batch(self, pictures: Sequence[LabelledImage]) -> Batch:
+        """Make queries of (side, side) with their masks painted in the group's colours, the whole mask hidden."""
         count, grid = len(pictures), self.network.grid
         stacked = Stacked(
             torch.from_numpy(np.stack([picture.image for picture in pictures])),
@@ -280,10 +299,11 @@ class Group:
 
 
 def mean_iou(found: Sequence[Pixels], truth: Sequence[npt.NDArray[np.integer]], ids: Sequence[int]) -> float:
-    """Mean IoU over the ids that are in the truth or were found, 0..1; pixels are summed over all pictures first.
+    """Average IoU over the ids that are in the truth or were found, 0..1; pixels are summed over all images first.
 
-    found, truth: (H, W) ids each, of the same sizes; where the truth is 255 nothing counts. 1 where nothing was there
-    and nothing was found.
+    Args:
+        found, truth: (H, W) ids each, of the same sizes; where the truth is 255 nothing counts. 1 where nothing was
+            there and nothing was found.
     """
     intersection, union = np.zeros(256, np.int64), np.zeros(256, np.int64)
     for one, other in zip(found, truth, strict=True):
@@ -296,20 +316,27 @@ def mean_iou(found: Sequence[Pixels], truth: Sequence[npt.NDArray[np.integer]], 
     return float(np.mean(shares)) if shares else 1.0
 
 
+_WHOLE = ("forward", "last_rows", "apart")  # what runs a block
+
+
 @contextmanager
 def frozen(model: SegGPT, checkpointing: bool) -> Iterator[None]:
-    """No parameter asks for a gradient. checkpointing: blocks keep their inputs only and are computed twice."""
+    """Keep all parameters from asking for a gradient.
+
+    Args:
+        checkpointing: Blocks keep their inputs only and are computed twice.
+    """
     asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.requires_grad_(False)
     if checkpointing:
         for block in model.blocks:
-            for name in ("forward", "apart"):
+            for name in _WHOLE:
                 block.__dict__[name] = partial(checkpoint, getattr(block, name), use_reentrant=False)
     try:
         yield
     finally:
         for block in model.blocks:
-            for name in ("forward", "apart"):
+            for name in _WHOLE:
                 block.__dict__.pop(name, None)
         for parameter, needed in asked:
             parameter.requires_grad_(needed)

@@ -19,10 +19,11 @@ import torch
 from incontext.canvas.context import grouped, shown_palette
 from incontext.engine import FittedQuery, Segmenter
 from incontext.images.ids import Pixels
-from incontext.network.model import Task
-from incontext.prompt_tensor import Origin, PromptTensor
-from incontext.tuning.group import Group, Network, Start, TuningStep, frozen, mean_iou
-from incontext.tuning.pictures import Picture, fitted, relabelled, split
+from incontext.images.resize import resized
+from incontext.options import Start, Task
+from incontext.prompt_tensor import LearnedGroup, Origin, PromptTensor
+from incontext.tuning.group import FrozenNetwork, Group, TuningStep, frozen, mean_iou
+from incontext.tuning.pictures import LabelledImage, Split, fitted, relabelled, split
 from incontext.types import Prompt
 from incontext.version import __version__
 
@@ -50,23 +51,33 @@ def tune(
     on_step: Callable[[TuningStep], None] | None = None,
     on_tried: Callable[[int, int], None] | None = None,
 ) -> PromptTensor:
-    """Learn a prompt tensor that finds in any picture what these prompts show, by gradient descent on its pixels.
+    """Learn a prompt tensor that finds in any image what these prompts show, by gradient descent on its pixels.
 
-    The loss is that of training, over the whole mask of queries drawn from the prompts and changed a little.
-    For each patch of the start's picture and mask a colour is learned that is added to all its pixels: pixels that are
-    free each learn the pictures by heart (docs/log.md). From noise, which has nothing to keep, each pixel is learned.
-    Ids keep the colours that are stored with them; many ids are tuned in groups, one after the other. What is returned
-    is what scored best on the held-out pictures, or the start where that is not clearly better; a group ends early when
+    The loss is that of training, over the whole mask of queries drawn from the prompts and changed a little. For each
+    patch of the start's image and mask a colour is learned that is added to all its pixels: pixels that are free each
+    learn the images by heart (docs/log/tuning.md). From noise, which has nothing to keep, each pixel is learned. Ids
+    keep the colours that are stored with them; many ids are tuned in groups, one after the other. What is returned is
+    what scored best on the held-out images, or the start where that is not clearly better; a group ends early when
     nothing better comes.
 
-    steps: of each group at most; 0 keeps the start. lr: of Adam at the beginning, in normalised values a step. shots:
-    how many canvases a group gets, at the cost of as many prompts. start: the prompts that do best for all others (16
-    are tried at most, and 8 mosaics of four where none shows all ids of a group), their mean, or noise. held_out: the
-    share of the pictures that only judge; with 0, or a single picture, all learn and all judge. batch_size: queries in
-    a step. task: see `Segmenter.prepare`. empty: (H, W, 3) uint8 pictures in which nothing is to be found. names: what
-    ids mean; pictures: names of the prompts' pictures; both are stored with the result. checkpointing: compute each
-    block twice and keep less, for large networks. on_step is called after each step; on_tried before them, with how
-    many examples were tried as a start and how many will be.
+    Args:
+        segmenter: The network; a backbone beside it sees the images that learn, and the result carries that.
+        prompts: Labelled images, with masks of ids.
+        steps: Of each group at most; 0 keeps the start.
+        lr: Of Adam at the beginning, in normalised values a step.
+        shots: How many canvases a group gets, at the cost of as many prompts.
+        start: The prompts that do best for all others (16 are tried at most, and 8 mosaics of four where none shows all
+            ids of a group), their mean, or noise.
+        held_out: The share of the images that only judge; with 0, or a single image, all learn and all judge.
+        batch_size: Queries in a step.
+        task: The type token, see `SegmentOptions`.
+        empty: (H, W, 3) uint8 images in which nothing is to be found.
+        names: What ids mean; stored with the result, like the next.
+        pictures: Names of the prompts' images.
+        checkpointing: Compute each block twice and keep less, for large networks.
+        seed: Of everything that is drawn.
+        on_step: Called after each step.
+        on_tried: Called before them, with how many examples were tried as a start and how many will be.
 
     Raises:
         ValueError: there are no prompts, or raw colour prompts, too few for the shots; or an option cannot be used.
@@ -76,12 +87,12 @@ def tune(
     parts = split(prompts, held_out, seed)
     side = segmenter.config.side
     cell = 1 if start == "noise" else segmenter.config.patch
-    kept = [fitted(Picture(prompt.image, prompt.mask), side) for prompt in prompts]
-    nothing = [fitted(Picture(image, np.zeros(image.shape[:2], np.uint8)), side) for image in empty]
+    kept = [fitted(LabelledImage(prompt.image, prompt.mask), side) for prompt in prompts]
+    nothing = [fitted(LabelledImage(image, np.zeros(image.shape[:2], np.uint8)), side) for image in empty]
     palettes = grouped({i for prompt in prompts for i in prompt.ids})
     generators = [np.random.default_rng([seed, number]) for number in range(len(palettes))]
     with frozen(segmenter.model, checkpointing), torch.enable_grad():
-        network, groups = Network(segmenter, task), []
+        network, groups = FrozenNetwork(segmenter, task), []
         for palette in palettes:
             known = [relabelled(picture, palette) for picture in kept]
             groups.append(Group(network, palette, known, nothing))
@@ -100,6 +111,30 @@ def tune(
                     on_step(replace(step, step=before + step.step, steps=steps * len(palettes)))
 
             learned.append(group.learn(begun, parts, steps, lr, batch_size, cell, rng, tell))
+    return _made(segmenter, prompts, parts, (stems, kept), (started, learned), task, names or {})
+
+
+def _made(
+    segmenter: Segmenter,
+    prompts: Sequence[Prompt],
+    parts: Split,
+    labelled: tuple[list[str], list[LabelledImage]],
+    groups: tuple[list[LearnedGroup], list[LearnedGroup]],
+    task: Task,
+    names: Mapping[int, str],
+) -> PromptTensor:
+    """Make the prompt tensor of what was learned, judged beside what learning started from.
+
+    Args:
+        segmenter: Whose network it was learned for.
+        prompts: The labelled images.
+        parts: Who learned and who judged.
+        labelled: Names of the images, and these as the network sees them.
+        groups: Before and after learning.
+        task: That it was learned for.
+        names: What ids mean.
+    """
+    stems, images = labelled
     shown = shown_palette(prompts)
     origin = Origin(
         weights=Path(segmenter.name).name,
@@ -112,17 +147,23 @@ def tune(
         date=date.today().isoformat(),  # noqa: DTZ011  the user's own day
         version=__version__,
     )
-    judges = [kept[n] for n in parts.judging]
-    before = _score(segmenter, PromptTensor(tuple(started), origin, shown), judges)
-    after = _score(segmenter, PromptTensor(tuple(learned), origin, shown), judges)
-    return PromptTensor(tuple(learned), replace(origin, before=before, after=after), shown, names or {})
+    judges, voter = [images[n] for n in parts.judging], segmenter.voter
+    seen = None if voter is None else voter.carried([prompts[n] for n in parts.learning])
+    second = [None if voter is None else resized(prompts[n].image, (voter.side,) * 2) for n in parts.judging]
+    started, learned = map(tuple, groups)
+    before = _score(segmenter, PromptTensor(started, origin, shown, seen=seen), judges, second)
+    after = _score(segmenter, PromptTensor(learned, origin, shown, seen=seen), judges, second)
+    return PromptTensor(learned, replace(origin, before=before, after=after), shown, names, seen)
 
 
-def _score(segmenter: Segmenter, key: PromptTensor, pictures: Sequence[Picture]) -> float:
-    """Mean IoU of a prompt tensor in use, all groups together, on pictures as the network sees them."""
-    queries = [FittedQuery(picture.image, (key.side, key.side)) for picture in pictures]
+def _score(
+    segmenter: Segmenter, key: PromptTensor, images: Sequence[LabelledImage], second: Sequence[Pixels | None]
+) -> float:
+    """Measure mean IoU of a prompt tensor in use, all groups together, on images as network and backbone see them."""
+    size = (key.side, key.side)
+    queries = [FittedQuery(each.image, size, second=other) for each, other in zip(images, second, strict=True)]
     answers = segmenter.segment_many(queries, key, task=key.origin.task)
-    return mean_iou([answer.mask for answer in answers], [picture.mask for picture in pictures], key.ids)
+    return mean_iou([answer.mask for answer in answers], [each.mask for each in images], key.ids)
 
 
 def _check(

@@ -18,12 +18,12 @@ from incontext.learning.augmentation import Augmentation, bend, degrade
 from incontext.learning.light import draw_light, lit
 from incontext.types import Palette, Prompt
 
-# Parts of pictures and quarter turns, as in training, are not what is asked later: less is learned (docs/log.md).
+# Parts of pictures and quarter turns, as in training, are not asked later: they teach less (docs/log/tuning.md).
 _CHANGES = Augmentation(bend=0.5)
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class LabelledImage:
     """A labelled picture: image (H, W, 3) uint8; mask (H, W) uint8 ids, or rows of a palette, 255 ignored."""
 
     image: Pixels
@@ -47,11 +47,11 @@ class Split(NamedTuple):
         return tuple(n for n in self.judging if n not in self.learning)
 
     def spares(self, numbers: Collection[int]) -> bool:
-        """Whether some are left to judge where these learn."""
+        """Tell whether some are left to judge where these learn."""
         return not self.held_out or bool(set(self.held_out) - set(numbers))
 
     def taught(self, numbers: Collection[int]) -> Split:
-        """With these among those that learn."""
+        """Add these to those that learn."""
         moved = set(numbers) & set(self.held_out)
         return Split(tuple(sorted({*self.learning, *moved})), tuple(n for n in self.judging if n not in moved))
 
@@ -81,24 +81,26 @@ def split(prompts: Sequence[Prompt], share: float, seed: int = 0) -> Split:
     return Split(tuple(n for n in everyone if n not in judging), tuple(sorted(judging)))
 
 
-def relabelled(picture: Picture, palette: Palette) -> Picture:
-    """Ids -> rows of the palette; every other id is background."""
+def relabelled(picture: LabelledImage, palette: Palette) -> LabelledImage:
+    """Replace ids by rows of the palette; every other id is background."""
     rows = np.zeros(256, np.uint8)
     rows[palette.ids] = np.arange(len(palette.ids))
     rows[IGNORED] = IGNORED
-    return Picture(picture.image, rows[picture.mask])
+    return LabelledImage(picture.image, rows[picture.mask])
 
 
-def fitted(picture: Picture, side: int) -> Picture:
-    """A whole picture as the network is shown it."""
+def fitted(picture: LabelledImage, side: int) -> LabelledImage:
+    """Squeeze a whole image to what the network is shown of it."""
     size = (side, side)
-    return Picture(resized(picture.image, size), resized_mask(picture.mask, size))
+    return LabelledImage(resized(picture.image, size), resized_mask(picture.mask, size))
 
 
 def covering(ids: Sequence[Collection[int]], count: int, most: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
-    """Different choices of ``count`` pictures that together show more than any picture alone, ``most`` at most.
+    """List different choices of ``count`` images that together show more than any alone, ``most`` at most.
 
-    ids: what each picture shows. Each choice begins with a picture by chance, and goes on with the one that adds most.
+    Args:
+        ids: What each picture shows. Each choice begins with a picture by chance, and goes on with the one that adds
+            most.
     """
     alone, found = max((len(each) for each in ids), default=0), list[tuple[int, ...]]()
     showing = [number for number, each in enumerate(ids) if each]
@@ -115,18 +117,18 @@ def covering(ids: Sequence[Collection[int]], count: int, most: int, rng: np.rand
     return found[:most]
 
 
-def tiled(pictures: Sequence[Picture], side: int) -> Picture:
-    """Pictures side by side in a square, n x n of them: a mosaic (arXiv 2304.03284, section 3.3)."""
+def tiled(pictures: Sequence[LabelledImage], side: int) -> LabelledImage:
+    """Tile images side by side in a square, n x n of them: a mosaic (arXiv 2304.03284, section 3.3)."""
     n = math.isqrt(len(pictures))
-    return Picture(*mosaic([(picture.image, picture.mask) for picture in pictures], (n, n), side))
+    return LabelledImage(*mosaic([(picture.image, picture.mask) for picture in pictures], (n, n), side))
 
 
-def changed(picture: Picture, rng: np.random.Generator) -> Picture:
-    """A query: a whole picture as the network sees it, perhaps mirrored, bent a little, and in another light."""
+def changed(picture: LabelledImage, rng: np.random.Generator) -> LabelledImage:
+    """Draw a query: a whole image as the network sees it, perhaps mirrored, bent a little, and in another light."""
     image, mask = picture.image, picture.mask
     if rng.random() < _CHANGES.bend:
         image, mask = bend(image, mask, rng, _CHANGES)
     image = lit(degrade(image, rng, _CHANGES), draw_light(rng, _CHANGES))
     if rng.random() < _CHANGES.mirror:
         image, mask = image[:, ::-1], mask[:, ::-1]
-    return Picture(image, mask)
+    return LabelledImage(image, mask)

@@ -4,6 +4,6 @@ Calls the engine, the trackers, tuning and folders through their public function
 names, nothing else.
 """
 
-from incontext.ui.serve import Options, serve
+from incontext.ui.serve import PageOptions, serve
 
-__all__ = ["Options", "serve"]
+__all__ = ["PageOptions", "serve"]

@@ -10,6 +10,7 @@ from typing import Final
 
 import gradio as gr
 
+from incontext.ui.hint_panel import SHOWING
 from incontext.ui.model import Model
 from incontext.ui.model_tab import ModelTab
 from incontext.ui.page import Answers
@@ -24,12 +25,16 @@ _UPLOADS_KEPT: Final = 6 * 3600  # seconds, and looked after every hour
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's plain theme without fonts from elsewhere; light or dark as the browser is."""
+    """Make Gradio's plain theme without fonts from elsewhere; light or dark as the browser is."""
     return gr.themes.Default(font=list(_FONTS), font_mono=["ui-monospace", "monospace"])
 
 
 def page(model: Model, sessions: Sessions, root: Path) -> gr.Blocks:
-    """The page for a model. root: the folder of all uploads and sessions."""
+    """Build the page for a model.
+
+    Args:
+        root: The folder of all uploads and sessions.
+    """
     answers = Answers(sessions, root)
     blocks = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, _UPLOADS_KEPT), fill_width=False)
     with blocks:
@@ -48,5 +53,6 @@ def page(model: Model, sessions: Sessions, root: Path) -> gr.Blocks:
         tune.connect([segment.keys, track.keys])
         about.connect()
         tab.select(answers.once(about.refresh), None, [about.about], show_progress="hidden", api_visibility="private")
+        blocks.load(None, None, None, js=SHOWING, queue=False)
         blocks.unload(answers.leave())
     return blocks

@@ -20,6 +20,7 @@ from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
 from incontext.images.read import IMAGE_SUFFIXES
 from incontext.images.resize import shrunk
+from incontext.options import DEFAULTS, SegmentOptions
 from incontext.types import Prompt, Segmentation
 from incontext.ui.paint import palette_for
 from incontext.ui.results import MINIATURE, zip_folder
@@ -39,7 +40,7 @@ State = dict[str, Any]
 
 
 def is_video(path: Path) -> bool:
-    """Whether people would expect to choose it as a video: such a file, or a folder of pictures."""
+    """Tell whether people would expect to choose it as a video: such a file, or a folder of pictures."""
     if path.is_dir():
         return any(each.suffix.lower() in IMAGE_SUFFIXES for each in path.iterdir())
     return path.suffix.lower() in VIDEO_SUFFIXES
@@ -66,7 +67,11 @@ def open_video(session: Session, source: Path) -> Following:
 
 
 def frame_of(following: Following, number: int) -> Pixels:
-    """One frame, (H, W, 3) uint8. ValueError where there is none of that number."""
+    """Read one frame, (H, W, 3) uint8.
+
+    Raises:
+        ValueError: There is none of that number.
+    """
     with open_frames(following.source, start=number, stop=number + 1) as frames:
         try:
             return next(iter(frames)).image
@@ -75,7 +80,11 @@ def frame_of(following: Following, number: int) -> Pixels:
 
 
 def give_mask(following: Following, number: int, ids: Pixels) -> None:
-    """Objects as they are in a frame, from which on they are followed. ids: (H, W) of the frame's size."""
+    """Give objects as they are in a frame, from which on they are followed.
+
+    Args:
+        ids: (H, W) of the frame's size.
+    """
     Prompt(np.zeros((*following.size, 3), np.uint8), ids)  # for what it says of a mask that cannot be used
     following.masks[number] = ids
     following.changed = number if following.changed is None else min(number, following.changed)
@@ -89,11 +98,14 @@ def follow(
     prompts: Sequence[Prompt] = (),
     keys: Sequence[PromptTensor] = (),
     memory: int = 4,
+    options: SegmentOptions = DEFAULTS,
 ) -> Iterator[Followed]:
     """Track the video from the first frame that is not known by now, or whose mask has changed since.
 
-    prompts, keys: of other pictures, in place of masks or beside them; memory: see `Tracker`. Ends early when the
-    session is told to stop; called again, it goes on there. What could not be read is in `following.problems`.
+    Args:
+        prompts, keys: Of other pictures, in place of masks or beside them.
+        memory, options: See `Tracker`. Ends early when the session is told to stop; called again, it goes on there.
+            What could not be read is in `following.problems`.
 
     Raises:
         ValueError: there is nothing to follow, or an option cannot be used.
@@ -102,7 +114,7 @@ def follow(
     context: tuple[Prompt | PromptTensor, ...] = (*keys, *prompts)
     if not following.masks and not context:
         raise ValueError("expected something to follow, got nothing; paint it on a frame and press 'Use this mask'")
-    tracker = Tracker(segmenter, context=context or None, memory=memory)
+    tracker = Tracker(segmenter, context=context or None, memory=memory, **options.keywords())
     settings = (segmenter, memory, *context)
     start = 0 if context else min(following.masks)
     begin = _rewound(following, tracker, settings, start)
@@ -153,7 +165,7 @@ def _rewound(following: Following, tracker: Tracker, settings: tuple[Any, ...], 
 
 
 def _forget(following: Following, first: int) -> None:
-    """All that was found from this frame on."""
+    """Forget all that was found from this frame on."""
     for frame in [frame for frame in following.done if frame.number >= first]:
         frame.mask.unlink(missing_ok=True)
         frame.miniature.unlink(missing_ok=True)
@@ -191,7 +203,7 @@ def _state_file(following: Following, number: int) -> Path:
 
 
 def movie_of(following: Following, target: Path) -> Path:
-    """The tracked frames under their masks as an MP4, with the sound and the times of the source."""
+    """Write the tracked frames under their masks as an MP4, with the sound and the times of the source."""
     if not following.done:
         raise ValueError("expected a tracked video to download, got none; track one first")
     first, last = following.done[0].number, following.done[-1].number
@@ -215,7 +227,7 @@ def _shown(frame: Followed) -> Segmentation:
 
 
 def zip_of(following: Following, target: Path) -> Path:
-    """The masks of the tracked frames, indexed PNGs, as a ZIP."""
+    """Write the masks of the tracked frames, indexed PNGs, as a ZIP."""
     if not following.done:
         raise ValueError("expected a tracked video to download, got none; track one first")
     folder = target.with_suffix("")

@@ -6,12 +6,14 @@ which fetch addresses of the asker's choice; only those in use are open. Refuses
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +31,12 @@ MOST_UPLOADED: Final = 4 << 30  # bytes in one request
 LEAST_FREE: Final = 1 << 30  # bytes of the disk that uploads leave alone
 MOST_ASKED: Final = 4 << 20  # bytes of a request that names uploads
 
+SILENT_SECONDS: Final = 30.0  # of a request's body in which nothing comes
+SLOW_SECONDS: Final = 60.0  # after which less than this has to come on average:
+LEAST_SPEED: Final = 4096  # bytes a second
+_TOO_SLOW: Final = (408, "expected what is sent to come, got too little for too long; send it again")
+
+_HEARTBEAT = re.compile(r"/gradio_api/heartbeat/([\w-]+)/?")
 _OPEN = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/(assets|static)/[^?]*"
     r"|/gradio_api/(queue/(join|data)|upload|upload_progress|heartbeat/[\w-]+|startup-events|theme\.css|cancel|reset)/?"
@@ -52,14 +60,26 @@ _HEADERS = (
 class Guard:
     """Lets through what the page needs.
 
-    token: asked for once in the address (?token=...), then kept as a cookie; None where only this machine can ask.
-    uploads: the folder in which uploads end up.
+    Args:
+        token: Asked for once in the address (?token=...), then kept as a cookie; None where only this machine can ask.
+        uploads: The folder in which uploads end up.
+        on_heartbeat: Told of the connection that a page keeps open while it is shown: whose it is, and whether it
+            begins or ends.
     """
 
-    def __init__(self, app: App, *, token: str | None, uploads: Path) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        token: str | None,
+        uploads: Path,
+        on_heartbeat: Callable[[str, bool], None] | None = None,
+    ) -> None:
         self._app, self._token, self._uploads = app, token, uploads
+        self._on_heartbeat = on_heartbeat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse a request, or hand it on."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -81,8 +101,14 @@ class Guard:
                 message = {**message, "headers": [*kept, *_HEADERS]}
             await send(message)
 
+        if scope["method"] == "POST":
+            receive = _InTime(receive)
         if scope["path"].rstrip("/") == "/gradio_api/queue/join":
-            body = await _body(receive)
+            try:
+                body = await _body(receive)
+            except TimeoutError:
+                await _answer(send, *_TOO_SLOW)
+                return
             if body is None or not self._names_uploads_only(body):
                 await _answer(send, 403, "expected uploaded files, got something else")
                 return
@@ -90,7 +116,21 @@ class Guard:
         if scope["method"] == "POST":
             await self._bounded(scope, receive, send_guarded)
         else:
-            await self._app(scope, receive, send_guarded)
+            with self._heard(scope["path"]):
+                await self._app(scope, receive, send_guarded)
+
+    @contextmanager
+    def _heard(self, path: str) -> Iterator[None]:
+        """Tell of a heartbeat's beginning and end; of any other request nothing."""
+        visitor = _HEARTBEAT.fullmatch(path)
+        if visitor is None or self._on_heartbeat is None:
+            yield
+            return
+        self._on_heartbeat(visitor[1], True)
+        try:
+            yield
+        finally:
+            self._on_heartbeat(visitor[1], False)
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count what comes, whatever length was told, and look at the disk, which other requests fill as well.
@@ -105,7 +145,11 @@ class Guard:
 
         async def receive_counted() -> Message:
             nonlocal came, whole, cut, refusal
-            message = await receive()
+            try:
+                message = await receive()
+            except TimeoutError:
+                cut, refusal = True, _TOO_SLOW
+                raise MultiPartException("cut off") from None
             if whole:
                 return message
             size = len(message.get("body", b""))
@@ -130,8 +174,10 @@ class Guard:
             await _answer(send, *refusal)
 
     def _names_uploads_only(self, body: bytes) -> bool:
-        """Whether each file that is named was uploaded. Gradio, mounted in an application, would read any other file,
-        too, and fetch addresses."""
+        """Tell whether each file that is named was uploaded.
+
+        Gradio, mounted in an application, would read any other file, too, and fetch addresses.
+        """
         try:
             asked: list[object] = [json.loads(body)]
         except (ValueError, RecursionError):
@@ -154,7 +200,7 @@ class Guard:
             return False
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
-        """Status and sentence for what nobody may ask, token or not."""
+        """Find status and sentence for what nobody may ask, token or not."""
         host = headers.get("host", "")
         if self._token is None and _name(host) not in LOOPBACK:  # a page elsewhere whose name leads here
             return 403, f"expected this machine to be asked by the name 127.0.0.1 or localhost, got {host[:100]!r}"
@@ -175,7 +221,12 @@ class Guard:
         return self._too_much(length, length)
 
     def _too_much(self, length: int, unwritten: int) -> tuple[int, str] | None:
-        """Status and sentence for too long a request. length: its bytes; unwritten: those that are not on the disk."""
+        """Find status and sentence for too long a request.
+
+        Args:
+            length: Its bytes.
+            unwritten: Those that are not on the disk.
+        """
         if length > MOST_UPLOADED:
             return (
                 413,
@@ -208,8 +259,30 @@ class Guard:
         await _answer(send, 303, "", more)
 
 
+class _InTime:
+    """What is sent, as long as it comes: TimeoutError where nothing does for a while, or too little on the whole."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._begin: float | None = None
+        self._came = 0
+        self._whole = False
+
+    async def __call__(self) -> Message:
+        if self._whole:  # from now on it is the end of the connection that is waited for
+            return await self._receive()
+        now = asyncio.get_running_loop().time()
+        self._begin = now if self._begin is None else self._begin
+        left = self._begin + SLOW_SECONDS + self._came / LEAST_SPEED - now
+        async with asyncio.timeout(max(0.0, min(SILENT_SECONDS, left))):
+            message = await self._receive()
+        self._came += len(message.get("body", b""))
+        self._whole = not message.get("more_body", False)
+        return message
+
+
 async def _body(receive: Receive) -> bytes | None:
-    """All that is sent, or None where it is too much."""
+    """Receive all that is sent, or None where it is too much."""
     body = b""
     while True:
         message = await receive()
@@ -223,7 +296,7 @@ async def _body(receive: Receive) -> bytes | None:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """What was received, to be received once more."""
+    """Receive once more what was received."""
     first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
@@ -234,12 +307,14 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 async def _answer(send: Send, status: int, sentence: str, more: list[tuple[bytes, bytes]] | None = None) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADERS, *(more or [])]
+    if status == _TOO_SLOW[0]:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": sentence.encode()})
 
 
 def _leads_to(origin: str, host: str) -> bool:
-    """Whether an Origin header is that of a page of this Host."""
+    """Tell whether an Origin header is that of a page of this Host."""
     try:
         return urlsplit(origin).netloc == host
     except ValueError:
@@ -247,7 +322,7 @@ def _leads_to(origin: str, host: str) -> bool:
 
 
 def _name(host: str) -> str:
-    """The host of a Host header, without its port and brackets."""
+    """Take the host of a Host header, without its port and brackets."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

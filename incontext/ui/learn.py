@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from incontext.examples import gather, open_prompts
+from incontext.options import Task
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Prompt
 from incontext.ui.paint import palette_for
@@ -28,7 +29,7 @@ HELD_OUT: Final = 0.25
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class LabelledSet:
     """Pictures with masks, and their names."""
 
     names: tuple[str, ...]
@@ -47,15 +48,15 @@ class _StoppedError(Exception):
     """The user stopped the tuning."""
 
 
-def accepted(session: Session) -> Labelled:
-    """The examples of the session."""
+def accepted(session: Session) -> LabelledSet:
+    """Take the examples of the session."""
     if not session.examples:
         raise ValueError("expected examples to tune on, got none; accept some results in the Segment tab first")
-    return Labelled(tuple(each.name for each in session.examples), tuple(each.prompt for each in session.examples))
+    return LabelledSet(tuple(each.name for each in session.examples), tuple(each.prompt for each in session.examples))
 
 
-def uploaded(session: Session, files: Sequence[str]) -> Labelled:
-    """Files that were dropped: NAME.jpg and NAME_mask.png, or NAME.png, beside it in any order."""
+def uploaded(session: Session, files: Sequence[str]) -> LabelledSet:
+    """Pair files that were dropped: NAME.jpg and NAME_mask.png, or NAME.png, beside it in any order."""
     folder = session.new_folder()
     taken: set[str] = set()
     for path in map(Path, files):
@@ -66,12 +67,12 @@ def uploaded(session: Session, files: Sequence[str]) -> Labelled:
     return _opened(folder)
 
 
-def in_folder(places: Places, folder: str) -> Labelled:
-    """The labelled pictures of an opened folder."""
+def in_folder(places: Places, folder: str) -> LabelledSet:
+    """Find the labelled images of an opened folder."""
     return _opened(places.check(folder), places)
 
 
-def _opened(folder: Path, places: Places | None = None) -> Labelled:
+def _opened(folder: Path, places: Places | None = None) -> LabelledSet:
     files = gather(source=folder)
     for path in (path for pair in files.pairs for path in pair):
         if places is not None:
@@ -80,18 +81,18 @@ def _opened(folder: Path, places: Places | None = None) -> Labelled:
     ids = {i for prompt in opened.prompts for i in prompt.ids}
     palette = palette_for(ids)
     prompts = tuple(replace(prompt, palette=palette) for prompt in opened.prompts)
-    return Labelled(tuple(image.name for image, _ in opened.pairs), prompts)
+    return LabelledSet(tuple(image.name for image, _ in opened.pairs), prompts)
 
 
 def tuning(
-    session: Session, segmenter: Segmenter, labelled: Labelled, *, steps: int, shots: int
+    session: Session, segmenter: Segmenter, labelled: LabelledSet, *, steps: int, shots: int, task: Task = "instance"
 ) -> Iterator[Tried | TuningStep | PromptTensor]:
-    """The examples that were tried as a start, the steps as they are done, and at last the key.
+    """Tune, and tell how it goes: the examples that were tried as a start, the steps, and at last the prompt tensor.
 
-    Ends without a key when the session is told to stop.
+    It ends without one when the session is told to stop.
 
     Raises:
-        ValueError: what `tune` says of the pictures and the options.
+        ValueError: As `tune` says of the images and the options.
     """
     from incontext.tuning import tune
 
@@ -112,6 +113,7 @@ def tuning(
                     labelled.prompts,
                     steps=steps,
                     shots=shots,
+                    task=task,
                     held_out=HELD_OUT,
                     pictures=labelled.names,
                     on_step=tell,

@@ -6,18 +6,19 @@ Refuses to know the page. Jobs come one after the other (the page's queue sees t
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 from incontext.types import Prompt
 from incontext.ui.places import Places
 
 if TYPE_CHECKING:
-    from incontext.engine import DtypeName, PreparedContext, Segmenter
+    from incontext.engine import PreparedContext, Segmenter
     from incontext.ui.sessions import Session, Sessions
 
 _SUFFIXES: Final = frozenset({".safetensors", ".pth", ".pt"})
@@ -26,16 +27,20 @@ _TIMED: Final = 5  # calls
 
 @dataclass
 class Model:
-    """The Segmenter in use. device, dtype: what was asked for at the start, and holds for other weights, too."""
+    """The Segmenter in use.
+
+    Attributes:
+        loading, options: What was asked for at the start, and holds for other weights, too.
+    """
 
     segmenter: Segmenter
     places: Places
-    device: str = "auto"
-    dtype: DtypeName = "auto"
+    loading: LoadOptions = LOADING
+    options: SegmentOptions = DEFAULTS
 
     def choices(self) -> list[str]:
-        """Names of registered weights on this machine, and files of weights in the opened folders."""
-        from incontext.network.checkpoint import cached_path, registry
+        """List the names of registered weights on this machine, and files of weights in the opened folders."""
+        from incontext.network.registry import cached_path, registry
         from incontext.prompt_tensor import is_prompt_tensor
 
         named = [entry.name for entry in registry().values() if cached_path(entry) is not None]
@@ -46,23 +51,48 @@ class Model:
     def switch(self, name: str, sessions: Sessions) -> None:
         """Use other weights from now on; what sessions keep of those before goes.
 
-        ValueError where they are neither registered nor in an opened folder.
+        Raises:
+            ValueError: They are neither registered nor in an opened folder.
         """
-        from incontext.engine import load
-        from incontext.network.checkpoint import cached_path, registry
+        from incontext.engine import load_with
+        from incontext.network.registry import cached_path, registry
 
         entry = registry().get(name)
         if entry is None:
             self.places.check(name)
         elif cached_path(entry) is None:
             raise ValueError(f"{name} is not on this machine; fetch it with: incontext weights download {name}")
-        self.segmenter = load(name, device=self.device, dtype=self.dtype)
+        self.segmenter = load_with(replace(self.loading, weights=name))
+        sessions.forget_network()
+
+    def backbones(self) -> list[str]:
+        """Names of backbones on this machine, and folders of networks in the opened folders."""
+        from incontext.matching.names import on_this_machine
+
+        return on_this_machine() + self.places.listed(lambda path: (path / "config.json").is_file())
+
+    def ask_beside(self, backbone: str | None, sessions: Sessions) -> None:
+        """Let a backbone vote from now on, or none; what sessions keep of the network before goes.
+
+        ValueError where it is neither on this machine nor in an opened folder.
+        """
+        from incontext.engine import load_with
+        from incontext.matching.names import on_this_machine
+
+        if backbone is not None and backbone not in on_this_machine():
+            if backbone.startswith("timm:"):
+                raise ValueError(f"{backbone} is not on this machine; fetch it: incontext weights download {backbone}")
+            self.places.check(backbone)
+        loading = replace(self.loading, backbone=backbone)
+        self.segmenter = load_with(replace(loading, weights=self.segmenter.name))
+        self.loading = loading
         sessions.forget_network()
 
     def prepared(self, session: Session, keys: list[str]) -> PreparedContext:
-        """The session's examples and these keys of it, as a context; that of last time where nothing changed.
+        """Prepare the session's examples and these prompt tensors of it as a context; last time's if nothing changed.
 
-        ValueError where there is none, or a key was made for other weights.
+        Raises:
+            ValueError: There is none, or a key was made for other weights.
         """
         chosen = [session.keys[name] for name in keys if name in session.keys]
         prompts = [example.prompt for example in session.examples]
@@ -72,12 +102,12 @@ class Model:
                 "expected an example, got none; paint what you mean on a picture and press 'Add as example'"
             )
         if session.prepared is None or session.prepared[0] != made_of:
-            session.prepared = made_of, self.segmenter.prepare([*chosen, *prompts])
+            session.prepared = made_of, self.segmenter.prepare([*chosen, *prompts], **self.options.keywords())
         prepared: Any = session.prepared[1]
         return prepared  # type: ignore[no-any-return]
 
     def seconds_per_picture(self) -> float:
-        """The median of some pictures of 640 x 480 that are segmented by one example, one after the other."""
+        """Measure the median of some images of 640 x 480 that are segmented by one example, one after the other."""
         rng = np.random.default_rng(0)
         image = rng.integers(0, 256, (480, 640, 3), np.uint8)
         mask = np.zeros((480, 640), np.uint8)
@@ -90,7 +120,7 @@ class Model:
         return median(taken[1:])
 
     def describe(self) -> dict[str, object]:
-        """What really runs."""
+        """Say what really runs."""
         told = self.segmenter.describe()
         name = str(told["weights"])
         return {**told, "weights": Path(name).name if Path(name).is_absolute() else name}

@@ -5,13 +5,15 @@ Lays out components and passes values on.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import gradio as gr
 
 from incontext.ui.model import Model
 from incontext.ui.page import QUEUE, Answers, note, table
 from incontext.ui.sessions import Session, Sessions
+
+NO_BACKBONE: Final = "none"
 
 
 class ModelTab:
@@ -26,10 +28,17 @@ class ModelTab:
         choices = model.choices()
         self.weights = gr.Dropdown(choices, value=None, label="Weights on this machine", elem_id="weights")
         self.load = gr.Button("Load them", elem_id="load-weights")
+        gr.Markdown("### A second opinion\nA network that knows what things are votes beside the weights.")
+        asked = model.loading.backbone
+        known = list(dict.fromkeys([NO_BACKBONE, *([asked] if asked else []), *model.backbones()]))
+        self.backbone = gr.Dropdown(
+            known, value=asked or NO_BACKBONE, label="Backbones on this machine", elem_id="backbone"
+        )
+        self.use = gr.Button("Use it", elem_id="use-backbone")
         self.status = gr.HTML(note(""), elem_id="model-status")
 
     def connect(self) -> None:
-        """What happens on clicks."""
+        """Connect what happens on clicks."""
         how: dict[str, Any] = {
             "concurrency_id": QUEUE,
             "concurrency_limit": 1,
@@ -38,9 +47,10 @@ class ModelTab:
         }
         self.measure.click(self._answers.once(self._measure), None, [self.status], **how)
         self.load.click(self._answers.once(self._load), [self.weights], [self.about, self.status], **how)
+        self.use.click(self._answers.once(self._ask_beside), [self.backbone], [self.about, self.status], **how)
 
     def refresh(self, session: Session) -> str:
-        """What runs by now."""
+        """Say what runs by now."""
         del session
         return table(self._model.describe())
 
@@ -56,3 +66,9 @@ class ModelTab:
         return self.refresh(session), note(
             "Loaded. Examples stay; keys belong to the weights that they were tuned for."
         )
+
+    def _ask_beside(self, session: Session, name: str | None) -> tuple[str, str]:
+        backbone = None if name in (None, NO_BACKBONE) else name
+        self._model.ask_beside(backbone, self._sessions)
+        told = "The weights decide alone." if backbone is None else f"{backbone} votes from now on."
+        return self.refresh(session), note(told)

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from incontext.ui.paint import BRUSHES, brush_names
-from incontext.ui.sessions import Example, Result, Session, Sessions
+from incontext.ui.sessions import Example, SegmentedImage, Session, Sessions
 
 QUEUE: Final = "network"  # all jobs that use the network wait in one row
 
@@ -40,6 +40,7 @@ CSS: Final = """
 .ic-sure { visibility: var(--ic-sure, hidden) }
 .ic-card figcaption { margin-top: .4em; display: flex; flex-wrap: wrap; gap: .2em .8em; align-items: center;
   overflow-wrap: anywhere }
+.ic-found { display: contents }
 .ic-swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; border: 1px solid #8888 }
 .ic-button { padding: .3em .7em; font-size: .9em !important; font-weight: 500 !important;
   border: 1px solid var(--border-color-primary); border-radius: 6px; cursor: pointer;
@@ -81,7 +82,7 @@ class Answers:
         self._folders = re.compile(re.escape(str(root)) + r"/(?:sessions/)?(?:[\w-]+/)+")
 
     def once(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """call(session, *values) -> the outputs."""
+        """Wrap call(session, *values), which returns the outputs."""
 
         def handler(request: gr.Request, *values: Any) -> Any:
             with self._told():
@@ -89,17 +90,17 @@ class Answers:
 
         return _typed(handler)
 
-    def event(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """call(session, number of the card, *values) -> the outputs."""
+    def event(self, call: Callable[..., Any], read: Callable[[gr.EventData], Any] | None = None) -> Callable[..., Any]:
+        """Wrap call(session, the card's number or what `read` makes of the event, *values): the outputs."""
 
         def handler(request: gr.Request, data: gr.EventData, *values: Any) -> Any:
             with self._told():
-                return call(self._sessions.of(request.session_hash), _number(data), *values)
+                return call(self._sessions.of(request.session_hash), (read or _number)(data), *values)
 
         return _typed(handler)
 
     def stream(self, call: Callable[..., Iterator[Any]]) -> Callable[..., Any]:
-        """call(session, *values) yields the outputs as they come."""
+        """Wrap call(session, *values), which yields the outputs as they come."""
 
         def handler(request: gr.Request, *values: Any) -> Iterator[Any]:
             with self._told():
@@ -108,7 +109,7 @@ class Answers:
         return _typed(handler)
 
     def leave(self) -> Callable[..., None]:
-        """For the end of a visit."""
+        """Hear the end of a visit."""
 
         def handler(request: gr.Request) -> None:
             self._sessions.leave(request.session_hash)
@@ -116,7 +117,7 @@ class Answers:
         return _typed(handler)
 
     def plain(self, sentence: str) -> str:
-        """A sentence without the folders in which uploads lie."""
+        """Write a sentence without the folders in which uploads lie."""
         return self._folders.sub("", sentence)
 
     def warn(self, sentence: str) -> None:
@@ -148,7 +149,7 @@ class _Told:
 
 
 def _typed(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Gradio finds a request by its annotation, which is a string in this module."""
+    """Annotate for Gradio, which finds a request by its annotation, a string in this module."""
     kinds = {"request": gr.Request, "data": gr.EventData}
     handler.__annotations__ = {name: kinds[name] for name in handler.__annotations__ if name in kinds}
     return handler
@@ -165,17 +166,17 @@ def _number(data: gr.EventData) -> int:
 
 
 def address(path: Path) -> str:
-    """Where the page finds a file of a session."""
+    """Find where the page finds a file of a session."""
     return escape(f"/gradio_api/file={quote(str(path))}", quote=True)
 
 
 def note(sentence: str) -> str:
-    """A line that screen readers speak when it changes."""
+    """Write a line that screen readers speak when it changes."""
     return f'<p class="ic-note" role="status" aria-live="polite">{escape(sentence)}</p>'
 
 
 def legend() -> str:
-    """The brushes and their ids."""
+    """List the brushes and their ids."""
     colors = zip(brush_names(), BRUSHES, strict=True)
     items = (
         f'<span><i style="background:{color}"></i>{name} = {number}</span>'
@@ -185,7 +186,7 @@ def legend() -> str:
 
 
 def example_cards(examples: Sequence[Example]) -> str:
-    """The examples in use, each with a button to remove it."""
+    """Show the examples in use, each with a button to remove it."""
     cards = (
         f'<figure><img src="{address(example.miniature)}" alt="Example {number + 1}: {escape(example.name)}">'
         f"<figcaption>{escape(example.name)}: {', '.join(map(str, example.prompt.ids))}<br>"
@@ -196,8 +197,8 @@ def example_cards(examples: Sequence[Example]) -> str:
     return f'<div class="ic-row">{"".join(cards)}</div>' if examples else note("No examples so far.")
 
 
-def result_card(number: int, result: Result, plain: Callable[[str], str]) -> str:
-    """A picture beside what was found in it."""
+def result_card(number: int, result: SegmentedImage, plain: Callable[[str], str]) -> str:
+    """Show an image beside what was found in it."""
     name = escape(result.picture.name)
     if result.miniatures is None:
         return (
@@ -205,36 +206,43 @@ def result_card(number: int, result: Result, plain: Callable[[str], str]) -> str
             f"{escape(plain(result.problem or ''))}</figcaption></figure>"
         )
     picture, mask, sure = map(address, result.miniatures)
+    return (
+        f'<figure class="ic-card" data-card="{number}"><div class="ic-pair">'
+        f'<img src="{picture}" alt="{name}" decoding="async">'
+        f'<div class="ic-stack ic-hint" data-hint="{number}" tabindex="0" role="application" aria-label="{name}: click '
+        f'to correct, or move with the arrow keys and press Enter"><img src="{picture}" alt="" decoding="async">'
+        f'<img class="ic-mask" src="{mask}" alt="What was found in {name}" decoding="async">'
+        f'<img class="ic-sure" src="{sure}" alt="Confidence: white is sure" decoding="async">'
+        f'<svg class="ic-said" aria-hidden="true"></svg></div></div>'
+        f'<figcaption><strong>{name}</strong><span class="ic-found">'
+        f"{result_found(number, result.areas, result.size, result.confidence)}</span></figcaption></figure>"
+    )
+
+
+def result_found(number: int, areas: Mapping[int, int], size: tuple[int, int], confidence: float) -> str:
+    """Say what was found in an image (H, W), by id in pixels, and what can be done with it."""
     buttons = (
         f'<button type="button" class="ic-button" data-accept="{number}">Accept as example</button>'
         f'<button type="button" class="ic-button" data-edit="{number}">Correct</button>'
     )
-    return (
-        f'<figure class="ic-card" data-card="{number}"><div class="ic-pair">'
-        f'<img src="{picture}" alt="{name}" decoding="async">'
-        f'<div class="ic-stack"><img src="{picture}" alt="" decoding="async">'
-        f'<img class="ic-mask" src="{mask}" alt="What was found in {name}" decoding="async">'
-        f'<img class="ic-sure" src="{sure}" alt="Confidence: white is sure" decoding="async"></div></div>'
-        f"<figcaption><strong>{name}</strong>{_areas(result)}<span>sure: {result.confidence:.0%}</span>"
-        f"{buttons if result.areas else ''}</figcaption></figure>"
-    )
+    return f"{_areas(areas, size)}<span>sure: {confidence:.0%}</span>{buttons if areas else ''}"
 
 
-def _areas(result: Result) -> str:
-    if not result.areas:
+def _areas(areas: Mapping[int, int], size: tuple[int, int]) -> str:
+    if not areas:
         return "<span>nothing found</span>"
-    whole = result.size[0] * result.size[1]
+    whole = size[0] * size[1]
     colors = dict(enumerate(brush_names(), start=1))
     shares = (
         f'<span><i class="ic-swatch" style="background:{colors.get(i, "transparent")}"></i> '
         f"{i}: {pixels / whole:.1%} ({pixels} px)</span>"
-        for i, pixels in result.areas.items()
+        for i, pixels in areas.items()
     )
     return "".join(shares)
 
 
 def table(rows: Mapping[str, object]) -> str:
-    """Names and values."""
+    """Write names and values."""
     cells = "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in rows.items())
     return f'<table class="ic-table">{cells}</table>'
 

@@ -35,12 +35,12 @@ _COLORS = np.array([color for _, color in BRUSHES], np.uint8)
 
 
 def brush_names() -> list[str]:
-    """The brushes' colours as a page writes them, that of id 1 first."""
+    """List the brushes' colours as a page writes them, that of id 1 first."""
     return ["#{:02x}{:02x}{:02x}".format(*color) for _, color in BRUSHES]
 
 
 def palette_for(ids: Iterable[int]) -> Palette:
-    """A palette of these ids, 1..7 in the colours of the brushes, others in colours of their own."""
+    """Choose a palette of these ids, 1..7 in the colours of the brushes, others in colours of their own."""
     rows = sorted({int(i) for i in ids} - {0, IGNORED})
     brushes = {number: color for number, (_, color) in enumerate(BRUSHES, start=1)}
     taken = {(0, 0, 0), *brushes.values()}
@@ -50,7 +50,7 @@ def palette_for(ids: Iterable[int]) -> Palette:
 
 
 def ids_of_strokes(layers: Sequence[npt.NDArray[np.uint8]], shape: tuple[int, int]) -> Pixels:
-    """Layers (h, w, 4) uint8, the uppermost last -> ids (H, W) uint8 at this shape.
+    """Read layers (h, w, 4) uint8, the uppermost last, as ids (H, W) uint8 at this shape.
 
     A pixel that is at least half covered is the id of the nearest brush; others are background. Smoothed edges
     therefore end where the stroke's own edge is, in its own colour.
@@ -70,12 +70,12 @@ def ids_of_strokes(layers: Sequence[npt.NDArray[np.uint8]], shape: tuple[int, in
 
 
 def is_paintable(ids: Pixels) -> bool:
-    """Whether brushes could have painted this mask (H, W)."""
+    """Tell whether brushes could have painted this mask (H, W)."""
     return bool(ids.max(initial=0) <= len(BRUSHES))
 
 
 def strokes_of_ids(ids: Pixels) -> Pixels:
-    """Ids 0..7 (H, W) -> a layer (H, W, 4) that a brush can go on with."""
+    """Draw ids 0..7 (H, W) as a layer (H, W, 4) that a brush can go on with."""
     if not is_paintable(ids):
         raise ValueError(
             f"expected ids in 0..{len(BRUSHES)}, for which there are brushes, got {ids.max()}; number what examples "
@@ -87,7 +87,7 @@ def strokes_of_ids(ids: Pixels) -> Pixels:
 
 
 def box_on_canvas(shape: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Where a picture (H, W) lies on the canvas that is painted on: top, left, height, width. As large as it can."""
+    """Find where an image (H, W) lies on the canvas, as large as it can: top, left, height, width."""
     height, width = shape
     scale = min(CANVAS[0] / height, CANVAS[1] / width)
     inside = max(1, min(CANVAS[0], round(height * scale))), max(1, min(CANVAS[1], round(width * scale)))
@@ -95,7 +95,7 @@ def box_on_canvas(shape: tuple[int, int]) -> tuple[int, int, int, int]:
 
 
 def image_on_canvas(image: Pixels) -> Pixels:
-    """A picture (H, W, 3) in the middle of the canvas (720, 960, 3), grey beside it."""
+    """Put an image (H, W, 3) into the middle of the canvas (720, 960, 3), grey beside it."""
     top, left, height, width = box_on_canvas(image.shape[:2])
     canvas = np.full((*CANVAS, 3), _BESIDE, np.uint8)
     canvas[top : top + height, left : left + width] = resized(image, (height, width), quick=True)
@@ -103,7 +103,7 @@ def image_on_canvas(image: Pixels) -> Pixels:
 
 
 def ids_on_canvas(ids: Pixels) -> Pixels:
-    """Ids of a picture (H, W) on the canvas (720, 960), where `image_on_canvas` puts the picture."""
+    """Put ids of an image (H, W) on the canvas (720, 960), where `image_on_canvas` puts the image."""
     top, left, height, width = box_on_canvas(ids.shape)
     canvas = np.zeros(CANVAS, np.uint8)
     canvas[top : top + height, left : left + width] = resized_mask(ids, (height, width))
@@ -111,6 +111,6 @@ def ids_on_canvas(ids: Pixels) -> Pixels:
 
 
 def ids_from_canvas(canvas: Pixels, shape: tuple[int, int]) -> Pixels:
-    """Ids on the canvas (720, 960) -> those of the picture (H, W) on it."""
+    """Take the ids of an image (H, W) from the canvas (720, 960) that it lies on."""
     top, left, height, width = box_on_canvas(shape)
     return resized_mask(np.ascontiguousarray(canvas[top : top + height, left : left + width]), shape)

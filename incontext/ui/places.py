@@ -24,7 +24,11 @@ class Places:
 
     @classmethod
     def open(cls, folders: Iterable[str | os.PathLike[str]]) -> Places:
-        """ValueError where one is no folder."""
+        """Open folders.
+
+        Raises:
+            ValueError: One is no folder.
+        """
         opened = []
         for each in folders:
             if not Path(each).is_dir():
@@ -33,12 +37,16 @@ class Places:
         return cls(tuple(dict.fromkeys(opened)))
 
     def allows(self, path: str | os.PathLike[str]) -> bool:
-        """Whether it lies in an opened folder once all links are followed."""
+        """Tell whether it lies in an opened folder once all links are followed."""
         real = Path(os.path.realpath(path))
         return any(real.is_relative_to(folder) for folder in self.folders)
 
     def check(self, path: str | os.PathLike[str]) -> Path:
-        """The real path. ValueError where it lies outside."""
+        """Return the real path.
+
+        Raises:
+            ValueError: It lies outside.
+        """
         if not self.allows(path):
             opened = ", ".join(map(str, self.folders)) or "none"
             raise ValueError(
@@ -48,14 +56,14 @@ class Places:
         return Path(os.path.realpath(path))
 
     def below(self, folder: Path) -> Iterator[Path]:
-        """The files of an opened folder and its subfolders that are allowed, without hidden ones, by name."""
+        """List the files of an opened folder and its subfolders that are allowed, without hidden ones, by name."""
         for parent, folders, files in os.walk(folder):
             folders[:] = sorted(name for name in folders if name[0] != ".")
             paths = (Path(parent, name) for name in sorted(files) if name[0] != ".")
             yield from (path for path in paths if self.allows(path))
 
     def listed(self, wanted: Callable[[Path], bool]) -> list[str]:
-        """Paths of the folders and files in opened folders that are wanted, those of upper folders first."""
+        """List the folders and files in opened folders that are wanted, those of upper folders first."""
         return [str(path) for path in islice(filter(wanted, self._walk()), MOST_LISTED)]
 
     def _walk(self) -> Iterator[Path]:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import Image
 
-from incontext.annotations.core import Categories, things_of
-from incontext.annotations.core import Result as Exported
+from incontext.annotations.core import Categories, Result, things_of
 from incontext.annotations.exports import writable, write_all
 from incontext.annotations.instances import split
 from incontext.annotations.known import FORMATS
@@ -28,7 +27,7 @@ from incontext.images.write import write_image
 from incontext.types import Prompt, Segmentation
 from incontext.ui.paint import palette_for
 from incontext.ui.places import Places
-from incontext.ui.sessions import MOST_EXAMPLES, MOST_PICTURES, Example, Picture, Result, Session
+from incontext.ui.sessions import MOST_EXAMPLES, MOST_PICTURES, Example, SegmentedImage, Session, SessionImage
 
 if TYPE_CHECKING:
     from incontext.engine import PreparedContext, Segmenter
@@ -42,10 +41,12 @@ _SMALL: Final = 160  # of an example
 
 
 def add_example(session: Session, name: str, image: Pixels, ids: Pixels) -> Example:
-    """Make a prompt of a picture (H, W, 3) and its mask (H, W), and keep it: at most 1024 pixels along a side, but for
-    a mask with ids that would be lost.
+    """Make a prompt of an image (H, W, 3) and its mask (H, W), and keep it.
 
-    ValueError where the mask marks nothing, or there are too many examples.
+    It gets at most 1024 pixels along a side, but for a mask with ids that would be lost.
+
+    Raises:
+        ValueError: The mask marks nothing, or there are too many examples.
     """
     if len(session.examples) >= MOST_EXAMPLES:
         raise ValueError(f"expected at most {MOST_EXAMPLES} examples, got one more; tune a key of them instead")
@@ -60,15 +61,23 @@ def add_example(session: Session, name: str, image: Pixels, ids: Pixels) -> Exam
 
 
 def accept(session: Session, number: int) -> Example:
-    """A result becomes an example. ValueError where nothing was found in it."""
+    """Make a result an example.
+
+    Raises:
+        ValueError: Nothing was found in it.
+    """
     result = result_of(session, number)
     if result.mask is None:
         raise ValueError(f"{result.picture.name}: expected a result to accept, got a picture that was not segmented")
     return add_example(session, result.picture.name, read_image(result.picture.path), read_mask(result.mask).ids)
 
 
-def result_of(session: Session, number: int) -> Result:
-    """ValueError where there is none of that number."""
+def result_of(session: Session, number: int) -> SegmentedImage:
+    """Find the result of a number.
+
+    Raises:
+        ValueError: There is none.
+    """
     if not 0 <= number < len(session.results):
         raise ValueError(f"expected one of {len(session.results)} results, got number {number}; segment again")
     return session.results[number]
@@ -78,29 +87,33 @@ def result_of(session: Session, number: int) -> Result:
 
 
 def take_files(session: Session, uploaded: Sequence[str]) -> None:
-    """What was dropped are the pictures to segment, in its order. ValueError where there are too many."""
+    """Take what was dropped as the images to segment, in its order.
+
+    Raises:
+        ValueError: There are too many.
+    """
     _refuse_many(len(uploaded))
     kept = [session.kept(path) for path in uploaded]
-    _give(session, [Picture(path.name, path) for path in kept])
+    _give(session, [SessionImage(path.name, path) for path in kept])
 
 
 def take_folder(session: Session, places: Places, folder: str) -> None:
-    """The pictures of an opened folder, with those of its subfolders, are those to segment."""
+    """Take the images of an opened folder, with those of its subfolders, as those to segment."""
     root = places.check(folder)
     named = (path for path in places.below(root) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     found = list(islice(named, MOST_PICTURES + 1))
     if not found:
         raise ValueError(f"{folder}: expected pictures in this folder, found none; choose another")
     _refuse_many(len(found))
-    _give(session, [Picture(path.relative_to(root).as_posix(), path) for path in found])
+    _give(session, [SessionImage(path.relative_to(root).as_posix(), path) for path in found])
 
 
-def _give(session: Session, pictures: list[Picture]) -> None:
+def _give(session: Session, pictures: list[SessionImage]) -> None:
     before, session.pictures = session.pictures, pictures
     _drop_unused(session, before)
 
 
-def _drop_unused(session: Session, before: Sequence[Picture]) -> None:
+def _drop_unused(session: Session, before: Sequence[SessionImage]) -> None:
     """Remove uploads that are neither to segment nor of the last round, whose results are accepted and corrected."""
     used = {*session.pictures, *session.segmented}
     for picture in before:
@@ -118,13 +131,14 @@ def _refuse_many(count: int) -> None:
 # ------------------------------------------------------------------------------------------- results
 
 
-def segment_pictures(session: Session, segmenter: Segmenter, prepared: PreparedContext) -> Iterator[Result]:
+def segment_pictures(session: Session, segmenter: Segmenter, prepared: PreparedContext) -> Iterator[SegmentedImage]:
     """Segment the session's pictures in order; a picture that cannot be read costs itself and no more.
 
     Each result is added to the session before it is yielded. Ends early when the session is told to stop.
     """
     stop = session.stops["segment"]
     _forget_results(session)
+    session.answered_by = prepared
     before, session.segmented = session.segmented, session.pictures
     _drop_unused(session, before)
     for picture in session.segmented:
@@ -133,26 +147,43 @@ def segment_pictures(session: Session, segmenter: Segmenter, prepared: PreparedC
         try:
             result = _segmented(session, segmenter, prepared, picture)
         except (ValueError, OSError) as error:
-            result = Result(picture, problem=str(error))
+            result = SegmentedImage(picture, problem=str(error))
         session.results.append(result)
         yield result
 
 
 def _forget_results(session: Session) -> None:
     for result in session.results:
-        for path in (result.mask, *(result.miniatures or ())):
-            if path is not None:
-                path.unlink(missing_ok=True)
+        _remove_files(result)
     session.results = []
 
 
-def _segmented(session: Session, segmenter: Segmenter, prepared: PreparedContext, picture: Picture) -> Result:
+def _remove_files(result: SegmentedImage) -> None:
+    for path in (result.mask, *(result.miniatures or ())):
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
+def _segmented(
+    session: Session, segmenter: Segmenter, prepared: PreparedContext, picture: SessionImage
+) -> SegmentedImage:
     image = read_image(picture.path)
-    found = segmenter.segment(image, prepared)
+    return _result(session, picture, image, segmenter.segment(image, prepared))
+
+
+def replace_result(session: Session, number: int, image: Pixels, found: Segmentation) -> SegmentedImage:
+    """Put another answer in the place of a result's."""
+    before = result_of(session, number)
+    session.results[number] = made = _result(session, before.picture, image, found)
+    _remove_files(before)
+    return made
+
+
+def _result(session: Session, picture: SessionImage, image: Pixels, found: Segmentation) -> SegmentedImage:
     mask = session.new_file(".png")
     found.save(mask)
     counts = np.bincount(found.mask.ravel(), minlength=256)
-    return Result(
+    return SegmentedImage(
         picture,
         mask,
         found.shape,
@@ -163,7 +194,7 @@ def _segmented(session: Session, segmenter: Segmenter, prepared: PreparedContext
 
 
 def _miniatures(session: Session, image: Pixels, found: Segmentation) -> tuple[Path, Path, Path]:
-    """The picture, the mask's colours where something was found, and the confidence, in one small size."""
+    """Shrink the image, the mask's colours where something was found, and the confidence to one small size."""
     small = shrunk(image, MINIATURE, quick=True)
     mask = resized_mask(found.mask, small.shape[:2])
     paint = np.dstack([found.palette.paint(mask), np.where(mask > 0, 255, 0).astype(np.uint8)])
@@ -179,7 +210,7 @@ def _miniatures(session: Session, image: Pixels, found: Segmentation) -> tuple[P
 
 
 def zip_folder(folder: Path, target: Path) -> Path:
-    """All files below a folder, as a ZIP."""
+    """Write all files below a folder as a ZIP."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
@@ -188,15 +219,19 @@ def zip_folder(folder: Path, target: Path) -> Path:
 
 
 def formats() -> list[tuple[str, str]]:
-    """What masks can be downloaded as: what people read, and the format's name."""
+    """List what masks can be downloaded as: what people read, and the format's name."""
     return [(f"{each.name}: {each.about}", each.name) for each in FORMATS if each.write is not None]
 
 
 def zip_masks(session: Session, name: str, *, apart: bool, on_problem: Callable[[str], None]) -> Path:
-    """The masks of all results that have one as a ZIP, in one of the annotation formats.
+    """Write the masks of all results that have one as a ZIP, in one of the annotation formats.
 
-    apart: each connected region is an object of its own. on_problem: told what the format cannot hold.
-    ValueError where there are no results, or no such format.
+    Args:
+        apart: Each connected region is an object of its own.
+        on_problem: Told what the format cannot hold.
+
+    Raises:
+        ValueError: There are no results, or no such format.
     """
     chosen = writable([name])
     named = list(_named(session.results))
@@ -213,14 +248,14 @@ def zip_masks(session: Session, name: str, *, apart: bool, on_problem: Callable[
     return target
 
 
-def _written(name: PurePosixPath, result: Result, apart: bool) -> Exported:
+def _written(name: PurePosixPath, result: SegmentedImage, apart: bool) -> Result:
     mask = read_mask(result.mask).ids if result.mask is not None else np.zeros(result.size, np.uint8)
     things = things_of(mask)
-    return Exported(name, mask, split(things) if apart else things, result.picture.path)
+    return Result(name, mask, split(things) if apart else things, result.picture.path)
 
 
-def _named(results: Sequence[Result]) -> Iterator[tuple[PurePosixPath, Result]]:
-    """Results with a mask, and names that differ without their suffixes: a.jpg and a.png become a and a_2."""
+def _named(results: Sequence[SegmentedImage]) -> Iterator[tuple[PurePosixPath, SegmentedImage]]:
+    """Name results with a mask so that they differ without suffixes: a.jpg and a.png become a and a_2."""
     taken: set[str] = set()
     for result in results:
         if result.mask is None:

@@ -1,4 +1,4 @@
-"""The Segment tab: paint an example, give pictures, look at what is found, accept it as the next example.
+"""The Segment tab: click on an example or paint it, give pictures, correct what is found by clicks, accept it.
 
 Lays out components and passes values on. Refuses to know the network.
 """
@@ -15,7 +15,19 @@ import numpy as np
 from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
 from incontext.images.read import read_image
-from incontext.ui import results
+from incontext.images.resize import shrunk
+from incontext.ui import hinting, results
+from incontext.ui.hint_panel import (
+    ANSWERED,
+    NOT_THIS,
+    POINTING,
+    Tools,
+    picture_address,
+    prepared,
+    said_of,
+    shown_answer,
+)
+from incontext.ui.hinting import PICTURE, Said
 from incontext.ui.model import Model
 from incontext.ui.page import (
     CARD_CLICKS,
@@ -28,6 +40,7 @@ from incontext.ui.page import (
     legend,
     note,
     result_card,
+    result_found,
 )
 from incontext.ui.paint import (
     CANVAS,
@@ -45,11 +58,12 @@ if TYPE_CHECKING:
     from gradio.components.image_editor import EditorValue
 
 OPEN_EXAMPLE: Final = "Add as example"
+_CLICK: Final = "Click on what you mean; click again where the answer is wrong."
 _BRUSH = 20  # pixels of the canvas: the radius to begin with
 
 
 def editor(name: str) -> gr.ImageEditor:
-    """A picture to paint on: brushes for seven ids, eraser, undo, zoom. Pictures come from the server alone."""
+    """Make an editor: brushes for seven ids, eraser, undo, zoom. Images come from the server alone."""
     return gr.ImageEditor(
         label="Paint",
         elem_id=name,
@@ -69,13 +83,21 @@ def editor(name: str) -> gr.ImageEditor:
 
 
 def editor_value(image: Pixels, ids: Pixels | None = None) -> dict[str, Any]:
-    """What an editor shows: a picture (H, W, 3), and ids (H, W) over it. ValueError for ids without a brush."""
+    """Describe what an editor shows: an image (H, W, 3), and ids (H, W) over it.
+
+    Raises:
+        ValueError: An id has no brush.
+    """
     layers = [strokes_of_ids(ids_on_canvas(ids))] if ids is not None and ids.any() else []
     return {"background": image_on_canvas(image), "layers": layers, "composite": None}
 
 
 def painted(value: EditorValue | None, shape: tuple[int, int]) -> Pixels:
-    """The ids (H, W) that were painted on a picture of this shape. ValueError where there are none."""
+    """Read the ids (H, W) that were painted on an image of this shape.
+
+    Raises:
+        ValueError: There are none.
+    """
     layers = [np.asarray(layer) for layer in value["layers"]] if value is not None else []
     ids = ids_from_canvas(ids_of_strokes(layers, CANVAS), shape)
     if not ids.any():
@@ -89,11 +111,17 @@ class SegmentTab:
     def __init__(self, answers: Answers, model: Model) -> None:
         self._answers, self._model = answers, model
         gr.Markdown("### 1. Show one example")
+        with gr.Row(equal_height=True):
+            self.picture = gr.File(label="A picture", file_types=["image"], height=150, elem_id="picture")
+            self.mask = gr.File(label="Its mask, if you have one", file_types=["image"], height=150, elem_id="mask")
         with gr.Row(equal_height=False):
-            with gr.Column(scale=1, min_width=260):
-                self.picture = gr.File(label="A picture", file_types=["image"], height=150, elem_id="picture")
-                self.mask = gr.File(label="Its mask, if you have one", file_types=["image"], height=150, elem_id="mask")
-            with gr.Column(scale=3, min_width=300):
+            with gr.Column(scale=1, min_width=300):
+                self.tools = Tools()
+                self.clicked = gr.HTML(note(_CLICK), js_on_load=POINTING, elem_id="clicked")
+                with gr.Row():
+                    self.accept = gr.Button("Accept", variant="primary", elem_id="accept-picture", scale=3)
+                    self.brush = gr.Button("Go on with a brush", elem_id="to-brush", scale=1, min_width=160)
+            with gr.Column(scale=1, min_width=300):
                 self.editor = editor("editor")
                 gr.HTML(legend())
                 self.add = gr.Button(OPEN_EXAMPLE, variant="primary", elem_id="add")
@@ -116,7 +144,7 @@ class SegmentTab:
         with gr.Row():
             self.opacity = gr.Slider(0, 100, 50, step=1, label="Opacity of the masks (%)", elem_id="opacity")
             self.view = gr.Radio(["Mask", "Confidence"], value="Mask", label="Show", elem_id="view")
-        self.results = gr.HTML("", js_on_load=CARD_CLICKS, elem_id="results")
+        self.results = gr.HTML("", js_on_load=CARD_CLICKS + POINTING, elem_id="results")
         with gr.Row(equal_height=True):
             kinds = results.formats()
             self.kind = gr.Dropdown(kinds, value=kinds[0][1], label="Format", elem_id="kind", scale=2)
@@ -125,10 +153,10 @@ class SegmentTab:
         self.file = gr.DownloadButton("masks.zip", visible="hidden", elem_id="zip-file")
 
     def connect(self) -> None:
-        """What happens on clicks."""
+        """Connect what happens on clicks."""
         once, event = self._answers.once, self._answers.event
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        self.picture.upload(once(self._choose), [self.picture], [self.editor], **quick)
+        self.picture.upload(once(self._choose), [self.picture], [self.editor, self.clicked], **quick)
         self.mask.upload(once(self._load_mask), [self.mask], [self.editor, self.examples], **quick)
         self.add.click(once(self._add), [self.editor], [self.examples], **quick)
         self.examples.remove(event(self._remove), None, [self.examples], **quick)
@@ -139,19 +167,85 @@ class SegmentTab:
         self.opacity.change(None, [self.opacity], None, js=SET_OPACITY, queue=False)
         self.view.change(None, [self.view], None, js=SET_VIEW, queue=False)
         self.results.accept(event(self._accept), None, [self.examples, self.status], **quick)
-        self.results.edit(event(self._edit), None, [self.editor, self.status], **quick)
+        self.results.edit(event(self._edit), None, [self.editor, self.clicked, self.status], **quick)
+        self._connect_hints(quick)
         download(self.zip, once(self._zip), [self.kind, self.apart], self.file, quick)
+
+    def _connect_hints(self, quick: dict[str, Any]) -> None:
+        """Connect clicks on the image and on results: they are answered one after the other; none is lost."""
+        once, event, answer = self._answers.once, self._answers.event, self.tools.answer
+        how: dict[str, Any] = {"concurrency_id": "hints", "concurrency_limit": 1, "trigger_mode": "multiple", **quick}
+        self.tools.connect()
+        for shown in (self.clicked, self.results):
+            asked = shown.hint(event(self._hint, said_of), [self.tools.what, self.tools.id], [answer], **how)
+            asked.success(None, [answer], None, js=ANSWERED, queue=False)
+        changed = [answer, self.examples, self.status]
+        for button, call in (
+            (self.tools.undo, self._undo),
+            (self.tools.redo, self._redo),
+            (self.accept, self._accept_picture),
+        ):
+            button.click(once(call), None, changed, **how).success(None, [answer], None, js=ANSWERED, queue=False)
+        self.brush.click(once(self._to_brush), None, [self.editor, self.status], **quick)
 
     # ----------------------------------------------------------------------------------------- handlers
 
-    def _choose(self, session: Session, path: str | None) -> dict[str, Any]:
+    def _choose(self, session: Session, path: str | None) -> tuple[dict[str, Any], str]:
         if path is None:
             raise ValueError("expected a picture, got none; choose one")
-        session.picture = Path(path).name, read_image(path)
-        return editor_value(session.picture[1])
+        return editor_value(self._take(session, Path(path).name, read_image(path))), self._panel(session)
+
+    def _take(self, session: Session, name: str, image: Pixels) -> Pixels:
+        """Prepare this image as an example from now on."""
+        session.picture = name, image
+        history = hinting.history_of(session)
+        history.forget(keep=[key for key in history.targets if key != PICTURE])
+        return image
+
+    def _panel(self, session: Session) -> str:
+        """Show the image to click on."""
+        assert session.picture is not None
+        name, image = session.picture
+        return prepared(picture_address(shrunk(image, hinting.SMALL, quick=True)), name) + note(_CLICK)
+
+    def _hint(self, session: Session, done: tuple[Said, bool], what: str, i: int | None) -> dict[str, Any]:
+        said, negative = done
+        hinting.say(session, self._model.segmenter, said, 0 if negative or what == NOT_THIS else int(i or 1))
+        return self._shown(session, said.key)
+
+    def _shown(self, session: Session, key: str) -> dict[str, Any]:
+        """Describe what the page shows of an image that was clicked on."""
+        history = hinting.history_of(session)
+        target, found = history.targets.get(key), ""
+        answer = None if target is None else target.answer()
+        if target is not None and answer is not None and key != PICTURE:
+            whole, seen = target.image.shape[0] * target.image.shape[1], answer.mask.size
+            counts = np.bincount(answer.mask.ravel(), minlength=256)
+            areas = {i: round(int(counts[i]) * whole / seen) for i in answer.ids}
+            found = result_found(int(key), areas, target.image.shape[:2], float(answer.confidence.mean()))
+        session.answers += 1
+        return shown_answer(key, target, found, session.answers)
+
+    def _undo(self, session: Session) -> tuple[dict[str, Any], str, str]:
+        key = hinting.undo(session)
+        return self._shown(session, key), example_cards(session.examples), note("Taken back.")
+
+    def _redo(self, session: Session) -> tuple[dict[str, Any], str, str]:
+        key = hinting.redo(session)
+        return self._shown(session, key), example_cards(session.examples), note("Done again.")
+
+    def _accept_picture(self, session: Session) -> tuple[dict[str, Any], str, str]:
+        example = hinting.accept(session, self._model.segmenter, PICTURE)
+        sentence = f"{example.name} is an example now. Ctrl-Z takes it back."
+        return self._shown(session, PICTURE), example_cards(session.examples), note(sentence)
+
+    def _to_brush(self, session: Session) -> tuple[dict[str, Any], str]:
+        target = hinting.target_of(session, self._model.segmenter, PICTURE)
+        value = editor_value(target.image, target.whole(self._model.segmenter).mask)
+        return value, note("What was found is in the editor; correct it there.")
 
     def _load_mask(self, session: Session, path: str | None) -> tuple[Any, str]:
-        """A mask that brushes can go on with goes into the editor; another is added as it is."""
+        """Put a mask that brushes can go on with into the editor; add another as it is."""
         if path is None or session.picture is None:
             raise ValueError("expected the picture first and then its mask, got no picture; choose one")
         name, image = session.picture
@@ -189,29 +283,33 @@ class SegmentTab:
     def _segment(self, session: Session, keys: list[str]) -> Iterator[tuple[Any, str]]:
         if not session.pictures:
             raise ValueError("expected pictures to segment, got none; drop some, or choose a folder")
-        prepared = self._model.prepared(session, keys)
+        context = self._model.prepared(session, keys)
+        history = hinting.history_of(session)
+        history.forget(keep=[key for key in history.targets if key == PICTURE])
         cards, total = '<div class="ic-grid">', len(session.pictures)
-        for number, result in enumerate(results.segment_pictures(session, self._model.segmenter, prepared)):
+        for number, result in enumerate(results.segment_pictures(session, self._model.segmenter, context)):
             cards += result_card(number, result, self._answers.plain)
             yield cards, note(f"{number + 1} of {total} pictures")
         yield gr.skip(), note(summary(session, total))
 
     def _accept(self, session: Session, number: int) -> tuple[str, str]:
-        example = results.accept(session, number)
+        example = hinting.accept(session, self._model.segmenter, str(number))
         sentence = f"{example.name} is an example now. Press Segment again for the next round."
         return example_cards(session.examples), note(sentence)
 
-    def _edit(self, session: Session, number: int) -> tuple[dict[str, Any], str]:
+    def _edit(self, session: Session, number: int) -> tuple[dict[str, Any], str, str]:
+        hinting.settle(session, self._model.segmenter)
         result = results.result_of(session, number)
         if result.mask is None:
             raise ValueError(f"{result.picture.name}: expected a result to correct, got a picture without one")
         image, ids = read_image(result.picture.path), read_mask(result.mask).ids
-        value = editor_value(image, ids)
-        session.picture = result.picture.name, image
+        value = editor_value(image, ids)  # first, as it refuses ids without a brush
+        self._take(session, result.picture.name, image)
         sentence = f"{result.picture.name} is in the editor above. Correct its mask and press '{OPEN_EXAMPLE}'."
-        return value, note(sentence)
+        return value, self._panel(session), note(sentence)
 
     def _zip(self, session: Session, kind: str, apart: bool) -> str:
+        hinting.settle(session, self._model.segmenter)
         return str(results.zip_masks(session, str(kind), apart=apart, on_problem=self._answers.warn))
 
 
@@ -225,7 +323,7 @@ def job(
     status: gr.HTML,
     how: dict[str, Any],
 ) -> Any:
-    """One button asks for a job, which waits until the network is free; the other ends it, whether it runs or waits."""
+    """Connect a button that asks for a job, which waits until the network is free, and one that ends it."""
 
     def ask(session: Session) -> None:
         session.begin(kind)
@@ -249,13 +347,13 @@ def job(
 def download(
     button: gr.Button, make: Callable[..., Any], inputs: list[Any], file: gr.DownloadButton, how: dict[str, Any]
 ) -> None:
-    """One click makes a file and saves it: `file` is a hidden link to it that is followed once it is there."""
+    """Let one click make a file and save it: `file` is a hidden link to it that is followed once it is there."""
     follow = f"() => {{ setTimeout(() => document.querySelector('#{file.elem_id}')?.click(), 100); }}"
     button.click(make, inputs, [file], **how).success(None, None, None, js=follow, queue=False)
 
 
 def summary(session: Session, total: int) -> str:
-    """How a round ended."""
+    """Say how a round ended."""
     done = session.results
     failed = sum(result.problem is not None for result in done)
     empty = sum(result.problem is None and not result.areas for result in done)

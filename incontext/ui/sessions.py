@@ -11,6 +11,7 @@ import secrets
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from incontext.prompt_tensor import PromptTensor
 from incontext.types import Prompt
 
 GRACE: Final = 600.0  # seconds that a session outlives its page, for connections that come back
+UNHEARD: Final = 3600.0  # seconds that a session stays which no page is known to show, after it was last in use
 MOST_SESSIONS: Final = 32
 MOST_EXAMPLES: Final = 64
 MOST_PICTURES: Final = 2000
@@ -39,18 +41,22 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture to segment. name: how people and results call it, with / between folders."""
+class SessionImage:
+    """A picture to segment.
+
+    Attributes:
+        name: How people and results call it, with / between folders.
+    """
 
     name: str
     path: Path
 
 
 @dataclass(frozen=True)
-class Result:
+class SegmentedImage:
     """What became of a picture: the file of its mask, or a sentence."""
 
-    picture: Picture
+    picture: SessionImage
     mask: Path | None = None
     size: tuple[int, int] = (0, 0)  # (H, W)
     areas: dict[int, int] = field(default_factory=dict)  # id -> pixels
@@ -72,10 +78,14 @@ class Followed:
 
 @dataclass(eq=False)
 class Following:
-    """A video and what is known of it. count: its frames, as far as the file says. masks: (H, W) ids, by frame.
+    """A video and what is known of it.
 
-    painted: the frame that is being painted on. done: the frames that were tracked, in order. changed: the first frame
-    whose mask is not yet in `done`.
+    Attributes:
+        count: Its frames, as far as the file says.
+        masks: (H, W) ids, by frame.
+        painted: The frame that is being painted on.
+        done: The frames that were tracked, in order.
+        changed: The first frame whose mask is not yet in `done`.
     """
 
     source: Path
@@ -99,7 +109,7 @@ class Following:
         return max(known, (self.count or MOST_FRAMES) - 1)
 
     def at(self, number: int) -> Followed | None:
-        """What was found in a frame."""
+        """Find what was found in a frame."""
         first = self.done[0].number if self.done else 0
         place = number - first
         if 0 <= place < len(self.done) and self.done[place].number == number:
@@ -109,44 +119,52 @@ class Following:
 
 @dataclass(eq=False)
 class Session:
-    """One visitor. stops: for each kind of job, what asks the one that runs or waits to end soon."""
+    """One visitor.
+
+    Attributes:
+        stops: For each kind of job, what asks the one that runs or waits to end soon.
+    """
 
     folder: Path
     picture: tuple[str, Pixels] | None = None  # that is being painted on: its name and (H, W, 3) uint8
     examples: list[Example] = field(default_factory=list)
     keys: dict[str, PromptTensor] = field(default_factory=dict)
-    pictures: list[Picture] = field(default_factory=list)
-    segmented: list[Picture] = field(default_factory=list)  # those of the last round, of which the results are
-    results: list[Result] = field(default_factory=list)
+    pictures: list[SessionImage] = field(default_factory=list)
+    segmented: list[SessionImage] = field(default_factory=list)  # those of the last round, of which the results are
+    results: list[SegmentedImage] = field(default_factory=list)
     following: Following | None = None
     prepared: tuple[tuple[object, ...], Any] | None = None  # the last context, and what it was made of
+    answered_by: Any = None  # the context of the last round, by which its results came
+    history: Any = None  # what was clicked on: ui/hinting.py
+    answers: int = 0  # to clicks, so far
     stops: dict[Job, threading.Event] = field(default_factory=lambda: {job: threading.Event() for job in get_args(Job)})
     uploads: set[Path] = field(default_factory=set)  # what `kept` has kept
     seen: float = field(default_factory=time.monotonic)
     left: bool = False
+    heartbeats: int = 0  # connections that pages keep open while they show it
 
     def begin(self, job: Job) -> None:
-        """A job is asked for: what stopped the one before it, which may still be ending, does not stop this one."""
+        """Begin a job: what stopped the one before it, which may still be ending, does not stop this one."""
         if self.stops[job].is_set():
             self.stops[job] = threading.Event()
 
     def end(self) -> None:
-        """All jobs end soon."""
+        """End all jobs soon."""
         for stop in self.stops.values():
             stop.set()
 
     def new_file(self, suffix: str) -> Path:
-        """A path of its own in the session's folder, for a file to write."""
+        """Make up a path in the session's folder, for a file to write."""
         return self.folder / f"{secrets.token_urlsafe(12)}{suffix}"
 
     def new_folder(self) -> Path:
-        """A folder of its own in the session's folder."""
+        """Make a folder of its own in the session's folder."""
         path = self.folder / secrets.token_urlsafe(12)
         path.mkdir(parents=True)
         return path
 
     def kept(self, uploaded: str | os.PathLike[str]) -> Path:
-        """An upload under its own name, in the session's folder: others may upload the same and remove it."""
+        """Keep an upload under its own name, in the session's folder: others may upload the same and remove it."""
         source = Path(uploaded)
         path = self.new_folder() / source.name
         try:
@@ -164,31 +182,60 @@ class Session:
 
 
 class Sessions:
-    """All visitors. grace: seconds that a session outlives its page."""
+    """All visitors.
+
+    Args:
+        grace: Seconds that a session outlives its page.
+    """
 
     def __init__(self, root: Path, *, grace: float = GRACE) -> None:
         self._root, self._grace = root, grace
         self._lock = threading.Lock()
         self._all: dict[str, Session] = {}
+        self._heartbeats: Counter[str] = Counter()  # by visitor; pages are heard before they ask for anything
 
     def of(self, visitor: str | None) -> Session:
-        """The session of a visitor. ValueError where there are too many."""
+        """Find the session of a visitor, or begin one.
+
+        Where there are too many, the one that was left longest goes.
+
+        Raises:
+            ValueError: All of them are shown at this moment.
+        """
         self.sweep()
         with self._lock:
             session = self._all.get(visitor or "")
+            ended = self._make_room() if session is None else None
             if session is None:
-                if len(self._all) >= MOST_SESSIONS:
-                    raise ValueError(
-                        f"expected at most {MOST_SESSIONS} pages at once, got one more; close some of them"
-                    )
                 folder = self._root / secrets.token_urlsafe(24)
                 folder.mkdir(parents=True, mode=0o700)
-                session = self._all[visitor or ""] = Session(folder)
+                session = self._all[visitor or ""] = Session(folder, heartbeats=self._heartbeats[visitor or ""])
             session.seen, session.left = time.monotonic(), False
-            return session
+        if ended is not None:
+            _remove(ended)
+        return session
+
+    def _make_room(self) -> Session | None:
+        """Take one out, if there are too many; it is still to be removed."""
+        if len(self._all) < MOST_SESSIONS:
+            return None
+        alone = [name for name, each in self._all.items() if not each.heartbeats]
+        if not alone:
+            raise ValueError(f"expected at most {MOST_SESSIONS} pages at once, got one more; close some of them")
+        return self._all.pop(min(alone, key=lambda name: self._all[name].seen))
+
+    def hear(self, visitor: str, begins: bool) -> None:
+        """Note that a page begins or ends to keep a connection open."""
+        with self._lock:
+            self._heartbeats[visitor] += 1 if begins else -1
+            count = self._heartbeats[visitor]
+            if count <= 0:
+                del self._heartbeats[visitor]
+            if (session := self._all.get(visitor)) is not None:
+                session.heartbeats, session.seen = count, time.monotonic()
 
     def leave(self, visitor: str | None) -> None:
-        """The visitor's page was closed: its jobs end, and after a while the session goes."""
+        """Note that the visitor's page was closed: its jobs end, and after a while the session goes."""
         with self._lock:
             session = self._all.get(visitor or "")
             if session is None:
@@ -201,7 +248,7 @@ class Sessions:
         """Drop what was made by a network that is no longer in use."""
         with self._lock:
             for session in self._all.values():
-                session.prepared = None
+                session.prepared = session.answered_by = session.history = None
                 if session.following is not None:
                     session.following.settings = ()
 
@@ -209,10 +256,15 @@ class Sessions:
         """Remove what was left long enough ago."""
         now = time.monotonic()
         with self._lock:
-            gone = [name for name, each in self._all.items() if each.left and now - each.seen >= self._grace]
+            gone = [name for name, each in self._all.items() if self._is_gone(each, now)]
             ended = [self._all.pop(name) for name in gone]
         for session in ended:
-            shutil.rmtree(session.folder, ignore_errors=True)
+            _remove(session)
+
+    def _is_gone(self, session: Session, now: float) -> bool:
+        if session.heartbeats:
+            return False
+        return now - session.seen >= (self._grace if session.left else max(self._grace, UNHEARD))
 
     def close(self) -> None:
         """Remove all of them."""
@@ -220,8 +272,12 @@ class Sessions:
             ended = list(self._all.values())
             self._all.clear()
         for session in ended:
-            session.end()
-            shutil.rmtree(session.folder, ignore_errors=True)
+            _remove(session)
+
+
+def _remove(session: Session) -> None:
+    session.end()
+    shutil.rmtree(session.folder, ignore_errors=True)
 
 
 def after(seconds: float, call: Callable[[], None]) -> None:

@@ -6,6 +6,7 @@ Lays out components and passes values on. Refuses to know the tracker.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,7 @@ class TrackTab:
         self.zip_file = gr.DownloadButton("masks.zip", visible="hidden", elem_id="track-zip-file")
 
     def connect(self) -> None:
-        """What happens on clicks."""
+        """Connect what happens on clicks."""
         once = self._answers.once
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         loaded = [self.editor, self.about, self.frame, self.given, self.shown, self.view]
@@ -117,7 +118,15 @@ class TrackTab:
         video, stop = _video(session), session.stops["track"]
         prompts = [each.prompt for each in session.examples] if examples else []
         chosen = [session.keys[name] for name in keys if name in session.keys]
-        come = follow.follow(session, video, self._model.segmenter, prompts=prompts, keys=chosen, memory=int(memory))
+        come = follow.follow(
+            session,
+            video,
+            self._model.segmenter,
+            prompts=prompts,
+            keys=chosen,
+            memory=int(memory),
+            options=replace(self._model.options, tiles=None),  # frames are seen whole
+        )
         for frame in come:
             told = note(f"Frame {frame.number} of {video.last}: {_ids(frame)}")
             yield _picture(frame), told, gr.Slider(maximum=max(1, video.last), value=frame.number)
@@ -148,7 +157,7 @@ def _video(session: Session) -> Following:
 
 
 def _to_paint(video: Following, number: int) -> dict[str, Any]:
-    """A frame in the editor, with the mask that was given of it, or else what was found in it."""
+    """Put a frame into the editor, with the mask that was given of it, or else what was found in it."""
     found, given = video.at(number), video.masks.get(number)
     ids = given if given is not None else None if found is None else read_mask(found.mask).ids
     value = editor_value(follow.frame_of(video, number), ids)

@@ -76,7 +76,11 @@ class TuneTab:
         self.file = gr.DownloadButton("key.safetensors", visible="hidden", elem_id="key-file")
 
     def connect(self, keys: Sequence[gr.CheckboxGroup]) -> None:
-        """What happens on clicks. keys: where other tabs choose among the keys."""
+        """Connect what happens on clicks.
+
+        Args:
+            keys: Where other tabs choose among the keys.
+        """
         once = self._answers.once
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         known = [self.listed, self.chosen, *keys]
@@ -104,7 +108,10 @@ class TuneTab:
         labelled = self._labelled(session, kind, files or [], folder)
         told: list[TuningStep] = []
         yield note("Choosing where to start ..."), "", ""
-        for came in learn.tuning(session, self._model.segmenter, labelled, steps=int(steps), shots=int(shots)):
+        task = self._model.options.task
+        for came in learn.tuning(
+            session, self._model.segmenter, labelled, steps=int(steps), shots=int(shots), task=task
+        ):
             if isinstance(came, PromptTensor):
                 called = _free_name(session, name)
                 session.keys[called] = came
@@ -123,7 +130,7 @@ class TuneTab:
                 yield _status(came), gr.skip(), gr.skip()
         yield note(f"Stopped after {len(told)} steps; there is no key."), gr.skip(), gr.skip()
 
-    def _labelled(self, session: Session, kind: str, files: list[str], folder: str | None) -> learn.Labelled:
+    def _labelled(self, session: Session, kind: str, files: list[str], folder: str | None) -> learn.LabelledSet:
         if kind == _ACCEPTED:
             return learn.accepted(session)
         if kind == _UPLOADED:
@@ -140,7 +147,7 @@ class TuneTab:
         return note(f"{name} is loaded.")
 
     def _known(self, session: Session) -> tuple[Any, ...]:
-        """What every choice among keys shows. Only the Segment and the Track tab choose some."""
+        """Show the session's prompt tensors wherever they can be chosen: in the Segment and the Track tab."""
         names = list(session.keys)
         rows = "".join(f"<h4>{escape(name)}</h4>{table(key.describe())}" for name, key in session.keys.items())
         groups = [gr.CheckboxGroup(choices=names, visible=bool(names)) for _ in range(2)]
@@ -155,7 +162,7 @@ class TuneTab:
 
 
 def _free_name(session: Session, wanted: str) -> str:
-    """A name for a key that is also a file's, and not taken."""
+    """Choose a name for a prompt tensor that is also a file's, and not taken."""
     plain = "".join(c if c.isalnum() or c in "-_ " else "_" for c in wanted).strip()[:60] or "key"
     number, name = 2, plain
     while name in session.keys:
@@ -171,7 +178,7 @@ def _status(step: TuningStep) -> str:
 
 
 def _curves(told: Sequence[TuningStep]) -> str:
-    """Mean IoU where it was measured, and the loss as a share of its largest value."""
+    """Draw mean IoU where it was measured, and the loss as a share of its largest value."""
     most = max(step.loss for step in told) or 1.0
     scores = [(step.step, step.score) for step in told if step.score is not None]
     losses = [(step.step, step.loss / most) for step in told]
@@ -180,8 +187,8 @@ def _curves(told: Sequence[TuningStep]) -> str:
     return f'<div class="ic-chart">{drawn}</div><p class="ic-note">{words}</p>'
 
 
-def _judged(session: Session, labelled: learn.Labelled, found: Mapping[int, Pixels]) -> str:
-    """Each picture that judges: with its own mask, and with what is found in it now."""
+def _judged(session: Session, labelled: learn.LabelledSet, found: Mapping[int, Pixels]) -> str:
+    """Show each image that judges: with its own mask, and with what is found in it now."""
     figures = []
     for number, ids in islice(found.items(), _SHOWN):
         prompt, name = labelled.prompts[number], escape(labelled.names[number])

@@ -4,7 +4,7 @@ The public names, nothing else: `track` for a sequence of frames, `Tracker` for 
 what they remember.
 """
 
-from incontext.video.bank import MemoryBank, Policy
+from incontext.video.bank import MemoryBank
 from incontext.video.tracker import Tracker, track
 
-__all__ = ["MemoryBank", "Policy", "Tracker", "track"]
+__all__ = ["MemoryBank", "Tracker", "track"]

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log2
-from typing import Any, Final, Literal, Self, cast, get_args
+from typing import Any, Final, Self, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from incontext.images.ids import IGNORED, Pixels, ids_in
 from incontext.images.resize import resized, resized_mask
+from incontext.options import Policy, SegmentOptions
 from incontext.types import Prompt
-
-Policy = Literal["recent", "spaced", "confident"]
 
 SURE: Final = 0.3  # the least confidence that is believed: paint nearly twice as near to one colour as to the next
 HALF_LIFE: Final = 30  # frames, a second or so: what is this much older must be twice as sure to stay as surest
@@ -26,10 +25,15 @@ HALF_LIFE: Final = 30  # frames, a second or so: what is this much older must be
 
 @dataclass(frozen=True, eq=False)
 class _Frame:
-    """image: (side, side, 3) uint8. given, predicted: (side, side) uint8 ids, 255 where nothing is known.
+    """What was given holds; predicted is what is seen beside it.
 
-    What was given holds; predicted is what is seen beside it. They are kept apart so that one can be taken back.
-    unaware: objects that may be in sight here without being marked. weight: see `Prompt`.
+    They are kept apart so that one can be taken back.
+
+    Attributes:
+        image: (side, side, 3) uint8.
+        given, predicted: (side, side) uint8 ids, 255 where nothing is known.
+        unaware: Objects that may be in sight here without being marked.
+        weight: See `Prompt`.
     """
 
     number: int
@@ -41,7 +45,7 @@ class _Frame:
     weight: float = 1.0
 
     def showing(self, ids: Collection[int]) -> Prompt | None:
-        """What the network is shown of some objects: all else is black, like background. None where none is seen."""
+        """Show the network some objects of the frame, all else black, like background. None where none is seen."""
         says = (self.given != 0) & (self.given != IGNORED)
         mask = only(np.where(says, self.given, self.predicted), ids)
         return Prompt(self.image, _frozen(mask), weight=self.weight) if mask.any() else None
@@ -59,8 +63,9 @@ class MemoryBank:
     * "confident": the surest, by the mean confidence of their objects' pixels, which halves every `HALF_LIFE` frames
       so that a newer frame is preferred to an equally sure older one.
 
-    side: pixels along a side of what is stored. Pixels of a prediction less sure than `SURE` become 255 (unknown),
-    which the network is shown as black, so that errors do not feed themselves.
+    Args:
+        side: Pixels along a side of what is stored. Pixels of a prediction less sure than `SURE` become 255 (unknown),
+            which the network is shown as black, so that errors do not feed themselves.
     """
 
     def __init__(self, *, size: int, policy: Policy, side: int) -> None:
@@ -93,7 +98,7 @@ class MemoryBank:
         return self._contexts
 
     def _context(self, frames: Iterable[_Frame], ids: Collection[int]) -> tuple[Prompt, ...]:
-        """What these frames show of some objects. What was given counts at least as much as all that was predicted."""
+        """Collect what these frames show of some objects; what was given counts at least as much as all predicted."""
         shown = [(frame in self._permanent, prompt) for frame in frames if (prompt := frame.showing(ids)) is not None]
         given = [prompt.weight for is_given, prompt in shown if is_given]
         times = max(1.0, (len(shown) - len(given)) / sum(given)) if given else 1.0
@@ -112,10 +117,13 @@ class MemoryBank:
     def give(self, image: Pixels, mask: Pixels, *, predicted: Pixels | None = None, weight: float = 1.0) -> None:
         """Keep a permanent prompt; what was predicted of its objects leaves the bank.
 
-        image: (H, W, 3) uint8 RGB. mask: (H, W) uint8 ids, 0 none of them, 255 unknown; an object too small for a pixel
-        at (side, side) keeps one. predicted: (H, W) uint8, what was predicted of other objects there, 255 where unsure:
-        without it the network would be shown them as background in a frame that stays for good. weight: how much it
-        counts beside the other permanent prompts.
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            mask: (H, W) uint8 ids, 0 none of them, 255 unknown; an object too small for a pixel at (side, side) keeps
+                one.
+            predicted: (H, W) uint8, what was predicted of other objects there, 255 where unsure: without it the network
+                would be shown them as background in a frame that stays for good.
+            weight: How much it counts beside the other permanent prompts.
         """
         ids, known = ids_in(mask), self.ids
         self._drop(ids)
@@ -127,10 +135,15 @@ class MemoryBank:
         self._contexts = None
 
     def add(self, number: int, image: Pixels, mask: Pixels, confidence: npt.NDArray[np.float32]) -> bool:
-        """Offer a predicted frame; whether it is kept. A frame in which no object is sure enough is not.
+        """Offer a predicted frame; whether it is kept.
 
-        number: of the frame, above those before. image: (H, W, 3) uint8 RGB. mask: (H, W) uint8 ids. confidence: (H, W)
-        float32 in 0..1.
+        A frame in which no object is sure enough is not.
+
+        Args:
+            number: Of the frame, above those before.
+            image: (H, W, 3) uint8 RGB.
+            mask: (H, W) uint8 ids.
+            confidence: (H, W) float32 in 0..1.
         """
         sure = sure_only(mask, confidence)
         objects = (sure != 0) & (sure != IGNORED)
@@ -151,7 +164,7 @@ class MemoryBank:
         self._permanent = [frame for frame in without if ids_in(frame.given)]
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """All of it as arrays, to be given to `restore`."""
+        """Return all of it as arrays, to be given to `restore`."""
         square, frames = (-1, self.side, self.side), [*self._permanent, *self._recent]
         return {
             "size": np.array(self.size),
@@ -169,12 +182,11 @@ class MemoryBank:
 
     @classmethod
     def restore(cls, state: Mapping[str, npt.NDArray[Any]]) -> Self:
-        """A bank that answers like the one whose `state` it is."""
+        """Make a bank that answers like the one whose `state` it is."""
         bank = cls(size=int(state["size"]), policy=cast("Policy", str(state["policy"])), side=int(state["side"]))
         names = ("images", "given", "predicted")
         pictures = zip(*([_frozen(each) for each in state[name].copy()] for name in names), strict=True)
-        weights = state.get("weights", np.ones(len(state["numbers"])))  # which older states do not have
-        known = zip(state["numbers"], state["confidence"], state["unaware"], weights, strict=True)
+        known = zip(state["numbers"], state["confidence"], state["unaware"], state["weights"], strict=True)
         frames = [
             _Frame(
                 int(number),
@@ -194,7 +206,7 @@ class MemoryBank:
     # ------------------------------------------------------------------------------------- from here on inside
 
     def _least(self) -> int:
-        """Which of the predicted frames leaves."""
+        """Find which of the predicted frames leaves."""
         if self.policy == "recent":
             return 0
         if self.policy == "spaced":
@@ -204,7 +216,7 @@ class MemoryBank:
         return int(np.argmin([log2(frame.confidence) + frame.number / HALF_LIFE for frame in self._recent]))
 
     def _drop(self, ids: Sequence[int]) -> None:
-        """What was predicted of these objects becomes unknown; frames with nothing else leave the recent ones."""
+        """Make what was predicted of these objects unknown; frames with nothing else leave the recent ones."""
         self._permanent = [_without(frame, ids) for frame in self._permanent]
         self._recent = [frame for frame in (_without(f, ids) for f in self._recent) if ids_in(frame.predicted)]
         self._contexts = None
@@ -213,7 +225,7 @@ class MemoryBank:
         return _frozen(resized(image, (self.side, self.side)))
 
     def _fitted(self, mask: Pixels) -> Pixels:
-        """A mask at (side, side). What the nearest pixels miss altogether gets the pixel in its middle."""
+        """Shrink a mask to (side, side). What the nearest pixels miss altogether gets the pixel in its middle."""
         fitted = resized_mask(mask, (self.side, self.side)).copy()
         for i in set(ids_in(mask)) - set(ids_in(fitted)):
             rows, columns = np.nonzero(mask == i)
@@ -222,18 +234,31 @@ class MemoryBank:
         return _frozen(fitted)
 
 
+def refuse_tiles(options: SegmentOptions) -> None:
+    """Refuse to cut frames to windows.
+
+    Raises:
+        ValueError: Frames would have to be cut.
+    """
+    if options.tiles is not None:
+        raise ValueError(
+            "expected tracking without tiles, as frames are remembered as the network sees them whole, got "
+            f"tiles={options.tiles!r}; leave them out"
+        )
+
+
 def sure_only(mask: Pixels, confidence: npt.NDArray[np.float32]) -> Pixels:
-    """The mask, 255 where the confidence is below `SURE`."""
+    """Mark the mask as unknown, 255, where the confidence is below `SURE`."""
     return np.where(confidence >= SURE, mask, IGNORED).astype(np.uint8)
 
 
 def only(mask: Pixels, ids: Collection[int]) -> Pixels:
-    """The mask with these ids; all others are background."""
+    """Keep these ids of the mask; all others become background."""
     return np.where(np.isin(mask, list(ids)), mask, 0).astype(np.uint8)
 
 
 def _surprised(frame: _Frame, ids: Iterable[int]) -> _Frame:
-    """The frame when these objects are given elsewhere: what it does not mark of them may be in sight all the same."""
+    """Mark as unknown what a frame does not show of objects that are given elsewhere: they may be in sight."""
     return replace(frame, unaware=frame.unaware.union(ids).difference(ids_in(frame.given)))
 
 
@@ -243,7 +268,7 @@ def _without(frame: _Frame, ids: Iterable[int]) -> _Frame:
 
 
 def _frozen(array: npt.NDArray[Any]) -> Pixels:
-    """Read-only, so that a Prompt need not copy it."""
+    """Make it read-only, so that a Prompt need not copy it."""
     array = array.astype(np.uint8, copy=False)
     array.setflags(write=False)
     return array

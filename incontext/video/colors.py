@@ -18,8 +18,10 @@ NOTHING_SHOWN: Final = Palette.spread([])
 
 
 def extended(shown: Palette, prompts: Iterable[Prompt | PromptTensor]) -> Palette:
-    """The palette, and a colour for each id of the prompts that has none: the one of its file unless it is taken, else
-    the next far one."""
+    """Add a colour for each id of the prompts that the palette has none for.
+
+    It is the one of the id's file unless that is taken, else the next far one.
+    """
     colors = {i: tuple(color) for i, color in zip(shown.ids.tolist(), shown.colors.tolist(), strict=True)}
     far = [tuple(color) for color in Palette.spread(range(1, IGNORED)).colors.tolist()]
     for prompt in prompts:
@@ -33,7 +35,7 @@ def extended(shown: Palette, prompts: Iterable[Prompt | PromptTensor]) -> Palett
 
 
 def by_color(prompt: Prompt, shown: Palette) -> Prompt:
-    """A prompt of an RGB mask, renumbered: a colour that is shown is that object, any other one is a new object.
+    """Renumber a prompt of an RGB mask: a colour that is shown is that object, any other one is a new object.
 
     A file by itself counts its colours from 1, which would give an object's id to another one that comes later.
 

@@ -14,20 +14,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from incontext.images.write import whole_file
+from incontext.options import Export
 from incontext.video.tracks import FrameLines, column, write_list
-
-Export = Literal["coco-video", "mot", "mots"]
 
 FILES: Final[dict[Export, str]] = {"coco-video": "coco_video.json", "mot": "mot.txt", "mots": "mots.txt"}
 NEEDS_RLE: Final = frozenset({"coco-video", "mots"})
 
 
 def write_export(folder: Path, kind: Export, lines: FrameLines, ids: Sequence[int], size: tuple[int, int]) -> Path:
-    """Write one of the layouts into a folder and say where. size: (H, W) of the frames. The file appears whole or not
-    at all."""
+    """Write one of the layouts into a folder and say where.
+
+    Args:
+        size: (H, W) of the frames. The file appears whole or not at all.
+    """
     path = folder / FILES[kind]
     if kind == "coco-video":
         _write_coco_video(path, lines, ids, size)

@@ -17,11 +17,9 @@ from math import ceil
 from pathlib import Path
 from typing import Final, Protocol, Self, TypeAlias
 
-from PIL import Image
-
 from incontext.images.ids import Pixels
 from incontext.images.names import natural_order
-from incontext.images.read import IMAGE_SUFFIXES, read_image
+from incontext.images.read import IMAGE_SUFFIXES, open_animation, read_image
 from incontext.video.streams import Picture, Sound, VideoFile
 
 Mark: TypeAlias = int | timedelta
@@ -36,9 +34,12 @@ _MOST_PROBLEMS = 20  # told one by one; the others are counted
 
 
 class FramesError(ValueError):
-    """Some frames could not be read. Raised once all that could be have been delivered.
+    """Some frames could not be read.
 
-    problems: a sentence for each.
+    Raised once all that could be have been delivered.
+
+    Args:
+        problems: A sentence for each.
     """
 
     def __init__(self, problems: tuple[str, ...]) -> None:
@@ -48,8 +49,14 @@ class FramesError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A frame. number: counted from 0 in the source, whichever frames are taken. seconds: since frame 0 of the source.
-    image: (H, W, 3) uint8 RGB, upright. name: of the picture without suffix, or the number with five digits or more."""
+    """A frame.
+
+    Attributes:
+        number: Counted from 0 in the source, whichever frames are taken.
+        seconds: Since frame 0 of the source.
+        image: (H, W, 3) uint8 RGB, upright.
+        name: Of the picture without suffix, or the number with five digits or more.
+    """
 
     number: int
     seconds: float
@@ -80,7 +87,9 @@ class _Reader(Protocol):
 
 
 class Frames:
-    """The frames of a source, in order, once; a context manager. Made by :func:`open_frames`.
+    """The frames of a source, in order, once; a context manager.
+
+    Made by :func:`open_frames`.
 
     Known before anything is decoded but the first frame: size (H, W), the same for all frames; rate, frames per second
     on average; count, how many frames will come, which is an estimate for some videos, or None; pixel_aspect, width
@@ -110,11 +119,13 @@ class Frames:
         self._reader.close()
 
     def __iter__(self) -> Iterator[Frame]:
-        """The frames that were asked for.
+        """Read the frames that were asked for.
 
-        Raises, after those that can be read:
-            FramesError: some could not be, the source ended too soon, or a frame had another size, which ends it.
-            ValueError: there was none.
+        Raises:
+            FramesError: After those that can be read, where some could not be, the source ended too soon, or a frame
+                had
+                another size, which ends it.
+            ValueError: There was none.
         """
         none = True
         for number, seconds, name, decode in self._wanted():
@@ -138,7 +149,7 @@ class Frames:
     # ------------------------------------------------------------------------------------- from here on inside
 
     def _find_first(self) -> Frame:
-        """The first frame that can be read, whose size is that of all."""
+        """Find the first frame that can be read, whose size is that of all."""
         for number, (seconds, name, decode) in self._numbered:
             image = self._decoded(number, name, decode)
             if image is not None:
@@ -189,9 +200,11 @@ def open_frames(source: str | os.PathLike[str], *, start: Mark = 0, stop: Mark |
     """Open a video file of any kind that FFmpeg reads, a folder of pictures, or an animated image.
 
     A folder's pictures come in natural order (2 before 10), those of subfolders and hidden ones are passed over.
-    start, stop: the first frame, and the first that no longer counts, as a number counted from 0 or as the time since
-    the first frame. every: take one of so many. Frames before `start` are decoded all the same, so that numbers are
-    exact.
+
+    Args:
+        start, stop: The first frame, and the first that no longer counts, as a number counted from 0 or as the time
+            since the first frame.
+        every: Take one of so many. Frames before `start` are decoded all the same, so that numbers are exact.
 
     Raises:
         FileNotFoundError: there is nothing at that path.
@@ -247,7 +260,7 @@ class _Folder:
             yield float(number / self.rate), path.stem, partial(read_image, path)
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """Do nothing, as nothing stays open."""
 
 
 class _Animation:
@@ -260,11 +273,13 @@ class _Animation:
         read_image(path)  # for what it says of files that are none
         self.problems: list[str] = []
         self._path = path
-        self._picture = Image.open(path)
-        self._picture.load()
+        self._stream = path.open("rb")
+        self._picture = open_animation(self._stream, str(path))
+        self._hidden = int(getattr(self._picture, "default_image", False))  # frames: what is no part of the animation
+        self._picture.seek(self._hidden)
         self.rate = Fraction(1000, self._milliseconds())
         try:
-            self.count: int | None = int(getattr(self._picture, "n_frames", 1))
+            self.count: int | None = int(getattr(self._picture, "n_frames", 1)) - self._hidden
         except (OSError, ValueError, SyntaxError, EOFError):  # a broken file is counted by reading it
             self.count = None
 
@@ -272,7 +287,7 @@ class _Animation:
         milliseconds = 0
         for number in count():
             try:
-                self._picture.seek(number)
+                self._picture.seek(number + self._hidden)
                 self._picture.load()
             except EOFError:
                 return
@@ -284,9 +299,10 @@ class _Animation:
 
     def close(self) -> None:
         self._picture.close()
+        self._stream.close()
 
     def _milliseconds(self) -> int:
-        """How long the present frame is shown."""
+        """Tell how long the present frame is shown."""
         return max(0, round(self._picture.info.get("duration") or 0)) or _STILL_MILLISECONDS
 
 
@@ -299,7 +315,7 @@ def _has_come(mark: Mark, number: int, seconds: float) -> bool:
 
 
 def _number(mark: Mark, rate: Fraction) -> int:
-    """About which frame comes first from there on."""
+    """Estimate which frame comes first from there on."""
     return ceil(mark / timedelta(seconds=1) * rate - _ROUNDING) if isinstance(mark, timedelta) else mark
 
 
@@ -308,7 +324,7 @@ def _negative(mark: Mark) -> bool:
 
 
 def _before(mark: Mark, other: Mark) -> bool:
-    """Whether it is earlier than another of its kind."""
+    """Tell whether it is earlier than another of its kind."""
     return _seconds(mark) < _seconds(other)
 
 

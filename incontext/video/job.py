@@ -21,6 +21,9 @@ from typing import Final, Self
 import numpy as np
 
 from incontext.engine import Segmenter
+from incontext.identity import about
+from incontext.images.alone import open_alone
+from incontext.images.gate import folder_below
 from incontext.images.ids import Pixels
 from incontext.images.masks import MaskWarning, read_mask
 from incontext.images.write import remove_half_written
@@ -39,16 +42,20 @@ SHEET_NAME: Final = "sheet.jpg"
 LINES_NAME: Final = "frames.jsonl"  # while a run is not finished
 MOST_WAITING: Final = 4  # frames behind the network
 
-_UNSTEADY = frozenset({"compile_seconds", "device_name"})  # of Segmenter.describe: not the same in each run
+_UNSTEADY = frozenset({"compile_seconds", "device_name"})  # of what is known of the network: other in each run
 
 _Answered = tuple[Frame, Segmentation | None, tuple[int, ...]]
 """A frame, its answer (None: an earlier run wrote it), and the ids of all objects that are known by then."""
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a job is. total: an estimate for some videos, None where nothing is known. again: an earlier run had done
-    this frame, and only its overlay is drawn once more."""
+class TrackProgress:
+    """How far a job is.
+
+    Attributes:
+        total: An estimate for some videos, None where nothing is known.
+        again: An earlier run had done this frame, and only its overlay is drawn once more.
+    """
 
     done: int
     total: int | None
@@ -57,8 +64,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrackReport:
-    """What a run did. frames: whose masks are there; before: of those, how many an earlier run had done. problems: a
-    sentence for each frame or part of the source that could not be read, and each mask that was of no use."""
+    """What a run did.
+
+    Attributes:
+        frames: Whose masks are there.
+        before: Of those, how many an earlier run had done.
+        problems: A sentence for each frame or part of the source that could not be read, and each mask that was of no
+            use.
+    """
 
     out: Path
     frames: int
@@ -77,11 +90,10 @@ def track_job(
     segmenter: Segmenter,
     job: TrackJob,
     *,
-    about: Mapping[str, object] | None = None,
     save_seconds: float = 5.0,
-    on_frame: Callable[[Progress], None] | None = None,
+    on_frame: Callable[[TrackProgress], None] | None = None,
 ) -> TrackReport:
-    """Track a video and write into the job's output folder:
+    """Track a video and write into the job's output folder.
 
     * `masks/NAME.png`: an indexed PNG for each frame, as DAVIS has them;
     * `overlay.mp4`: the video under its coloured masks, with its sound and its own times;
@@ -92,8 +104,6 @@ def track_job(
     A run that was interrupted is gone on from where its state was last saved, every `save_seconds`; masks and
     `tracks.json` come out as if nothing had happened, byte for byte. Every file appears whole or not at all. What
     cannot be read of the source is told in the report, and the rest is done.
-
-    about: more to say of the network in `tracks.json` (plain values); a run goes on only where it is the same.
 
     Raises:
         ValueError, FileNotFoundError: nothing can be tracked, or the output folder holds other results.
@@ -106,34 +116,47 @@ def track_job(
         context=context or None,
         memory=job.memory,
         policy=job.policy,
-        task=job.task,
-        side=job.side,
         snap=job.snap,
+        **job.options.keywords(),
     )
-    described = {name: value for name, value in segmenter.describe().items() if name not in _UNSTEADY}
-    settings = {**job.settings, "segmenter": {**described, **(about or {})}}
+    left_out = _UNSTEADY | (job.options.plain().keys() - {"side"})  # which are in the settings
+    described = {name: value for name, value in about(segmenter, job.options).items() if name not in left_out}
+    settings = {**job.settings, "segmenter": described}
+    refuse_in_use(job.out)
     saved = find(job.out, settings) or Saved(0, 0, tracker.state())
     tracker.restore(saved.tracker)
     with job.open() as frames:
         run = _Run(job, tracker, frames, settings, saved, save_seconds, on_frame)
         answers = run.answers()
         first = next(answers)  # what is wrong with the first frame is told before anything is written
-        _begin(job, settings, saved)
-        with FrameLines(job.out / LINES_NAME, keep=saved.lines) as lines:
+        job.out.mkdir(parents=True, exist_ok=True)
+        with FrameLines(job.out / LINES_NAME, keep=saved.lines) as lines:  # from here on, the folder is this run's
+            _begin(job, settings, saved)
             objects = run.write(chain([first], answers), lines)
-    for name in (STATE_NAME, LINES_NAME):
-        (job.out / name).unlink()
+            for name in (STATE_NAME, LINES_NAME):
+                (job.out / name).unlink()
     return TrackReport(job.out, run.done, saved.done, time.perf_counter() - clock, tuple(run.problems), objects)
 
 
 def _begin(job: TrackJob, settings: Mapping[str, object], saved: Saved) -> None:
     """Leave a mark that these results are unfinished, and nothing of what a killed run wrote half."""
-    masks = job.out / MASKS_NAME
-    masks.mkdir(parents=True, exist_ok=True)
+    masks = folder_below(job.out, MASKS_NAME)
     for folder in (job.out, masks):
         remove_half_written(folder)
     save(job.out, settings, saved)
     (job.out / TRACKS_NAME).unlink(missing_ok=True)
+
+
+def refuse_in_use(out: Path) -> None:
+    """Refuse a folder of results that another run is writing to.
+
+    What that has half written is not to be touched, nor its state to be gone on from.
+
+    Raises:
+        ValueError: Another run is writing to it.
+    """
+    if (out / LINES_NAME).exists():
+        open_alone(out / LINES_NAME).close()
 
 
 class _Run:
@@ -147,7 +170,7 @@ class _Run:
         settings: Mapping[str, object],
         saved: Saved,
         save_seconds: float,
-        on_frame: Callable[[Progress], None] | None,
+        on_frame: Callable[[TrackProgress], None] | None,
     ) -> None:
         self.done = 0
         self.problems: list[str] = []
@@ -156,18 +179,21 @@ class _Run:
         self._save_seconds, self._on_frame = save_seconds, on_frame
 
     def answers(self) -> Iterator[_Answered]:
-        """All frames in order. Each is tracked when it is asked for, but those that an earlier run had done."""
-        unused = set(self._job.masks)
+        """Give all frames in order. Each is tracked when it is asked for, but those that an earlier run had done."""
+        unused, unheard = set(self._job.masks), set(self._job.hints)
         try:
             for number, frame in enumerate(self._frames):
                 unused.discard(frame.number)
+                unheard.discard(frame.number)
                 again = number < self._saved.done
                 answer = None if again else self._step(frame, is_first=number == 0)
                 yield frame, answer, self._tracker.ids
         except FramesError as error:
             self.problems += error.problems
         self.problems += [
-            f"the mask of frame {number} was of no use: that frame did not come" for number in sorted(unused)
+            f"the {what} of frame {number} {was} of no use: that frame did not come"
+            for what, was, numbers in (("mask", "was", unused), ("hints", "were", unheard))
+            for number in sorted(numbers)
         ]
 
     def write(self, answers: Iterator[_Answered], lines: FrameLines) -> tuple[ObjectTrack, ...]:
@@ -179,7 +205,7 @@ class _Run:
                 results.add(frame, answer, known)
                 self.done += 1
                 if self._on_frame is not None:
-                    self._on_frame(Progress(self.done, self._frames.count, answer is None))
+                    self._on_frame(TrackProgress(self.done, self._frames.count, answer is None))
                 if answer is not None and time.monotonic() - last >= self._save_seconds:
                     results.wait()
                     save(job.out, self._settings, Saved(self.done, lines.size(), self._tracker.state()))
@@ -189,27 +215,27 @@ class _Run:
         ids = self._tracker.ids
         for kind in job.exports:
             write_export(job.out, kind, lines, ids, self._frames.size)
-        about = {
+        facts = {
             "settings": self._settings,
             "problems": self.problems,
             "size": list(self._frames.size),
             "frames_per_second": round(float(self._frames.rate), 3),
         }
         colors = {i: results.table[i].tolist() for i in ids}
-        return write_tracks(job.out / TRACKS_NAME, lines, about, colors=colors)
+        return write_tracks(job.out / TRACKS_NAME, lines, facts, colors=colors)
 
     def _step(self, frame: Frame, *, is_first: bool) -> Segmentation:
-        mask = self._job.mask_of(frame.number, is_first=is_first)
+        mask, hints = self._job.mask_of(frame.number, is_first=is_first), self._job.hints.get(frame.number)
         if mask is None:
-            return self._tracker.step(frame.image)
+            return self._tracker.step(frame.image, hints=hints)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MaskWarning)  # the plan has said it
-            return self._tracker.step(frame.image, mask)
+            return self._tracker.step(frame.image, mask, hints=hints)
 
 
 @contextmanager
 def _results(job: TrackJob, frames: Frames, lines: FrameLines) -> Iterator[_Results]:
-    """What is written frame by frame; the overlay is there when the block ends."""
+    """Open what is written frame by frame; the overlay is there when the block ends."""
     with ExitStack() as stack:
         overlay = None
         if job.overlay:
@@ -226,8 +252,11 @@ def _results(job: TrackJob, frames: Frames, lines: FrameLines) -> Iterator[_Resu
 
 
 class _Results:
-    """Masks, lines, overlay and contact sheet, written by one thread in the order of the frames while the network is at
-    work. table: (256, 3) uint8, the colours of the ids in the last frame."""
+    """Masks, lines, overlay and contact sheet, written in the order of the frames by one thread beside the network.
+
+    Attributes:
+        table: (256, 3) uint8, the colours of the ids in the last frame.
+    """
 
     def __init__(self, job: TrackJob, lines: FrameLines, overlay: Movie | None) -> None:
         self.sheet = Sheet()
@@ -251,7 +280,7 @@ class _Results:
         self._waiting.append(self._thread.submit(self._write, frame, answer, known))
 
     def wait(self) -> None:
-        """Until all is written."""
+        """Wait until all is written."""
         while self._waiting:
             self._waiting.popleft().result()
 
@@ -272,7 +301,7 @@ class _Results:
 
 
 def _read_again(path: Path) -> tuple[Segmentation, Pixels]:
-    """What an earlier run wrote of a frame, and the colours of all ids."""
+    """Read what an earlier run wrote of a frame, and the colours of all ids."""
     try:
         file = read_mask(path)
     except (ValueError, OSError) as error:

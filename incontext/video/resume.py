@@ -14,7 +14,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from incontext.images.write import whole_file
+from incontext.identity import differences
+from incontext.images.write import refuse_special, whole_file
 from incontext.video.tracks import read_head
 
 STATE_NAME: Final = "state.npz"  # while a run is not finished
@@ -26,8 +27,13 @@ _TRACKER = "tracker."  # what the names of a tracker's arrays begin with
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """Where a run stood. done: frames whose masks are written; lines: bytes of the file of lines by then; tracker: what
-    `Tracker.state` gave after them."""
+    """Where a run stood.
+
+    Attributes:
+        done: Frames whose masks are written.
+        lines: Bytes of the file of lines by then.
+        tracker: What `Tracker.state` gave after them.
+    """
 
     done: int
     lines: int
@@ -48,12 +54,14 @@ def save(out: Path, settings: Mapping[str, object], saved: Saved) -> None:
 
 
 def find(out: Path, settings: Mapping[str, object]) -> Saved | None:
-    """What an earlier run of the same settings left unfinished in the output folder, None where there is nothing.
+    """Find what an earlier run of the same settings left unfinished in the output folder; None where there is nothing.
 
     Raises:
         ValueError: the folder holds results of other settings, or masks that no run wrote, which would be overwritten.
     """
     state, tracks = out / STATE_NAME, out / TRACKS_NAME
+    refuse_special(state)
+    refuse_special(tracks)
     if state.exists():
         return _read(state, settings)
     if tracks.exists():
@@ -83,21 +91,5 @@ def _read(path: Path, settings: Mapping[str, object]) -> Saved:
 
 
 def _refuse_others(path: Path, known: Mapping[str, object], settings: Mapping[str, object]) -> None:
-    before, now = _flat(known), _flat(json.loads(json.dumps(settings)))  # as it was written: with lists for tuples
-    differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    if differing:
-        told = ", ".join(f"{name} {_brief(before.get(name))} instead of {_brief(now.get(name))}" for name in differing)
+    if told := differences(known, settings):
         raise ValueError(f"{path}: the folder holds another job's results ({told}); name another, or remove this one")
-
-
-def _brief(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _flat(settings: Mapping[str, object]) -> dict[str, object]:
-    """With what is inside of a mapping told one by one."""
-    flat: dict[str, object] = {}
-    for name, value in settings.items():
-        flat |= {f"{name} {key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
-    return flat

@@ -24,8 +24,10 @@ _PAPER, _INK = (255, 255, 255), (20, 20, 20)
 
 
 class Sheet:
-    """Frames at even distances, whatever their number: each second one is dropped, and the distance doubled, whenever
-    there are twice as many as fit."""
+    """Frames at even distances, whatever their number.
+
+    Each second one is dropped, and the distance doubled, whenever there are twice as many as fit.
+    """
 
     def __init__(self) -> None:
         self._kept: list[tuple[str, Image.Image]] = []
@@ -33,7 +35,7 @@ class Sheet:
         self._seen = 0
 
     def add(self, caption: str, image: Callable[[], Pixels]) -> None:
-        """The next frame; its image (H, W, 3) uint8 is asked for only where it is of use."""
+        """Add the next frame; its image (H, W, 3) uint8 is asked for only where it is of use."""
         wanted = self._seen % self._distance == 0
         self._seen += 1
         if not wanted:

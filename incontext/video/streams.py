@@ -32,6 +32,12 @@ from incontext.images.write import whole_file
 
 CLOCK: Final = Fraction(1, 90_000)  # seconds; the unit of an overlay's timestamps, which fits all usual rates
 _USUAL_RATE: Final = Fraction(25)  # frames per second, where a file says nothing
+_CONTAINERS: Final = (
+    *("asf", "av1", "avi", "dv", "flv", "h264", "hevc", "ivf", "m4v", "matroska", "mjpeg", "mov", "mpeg", "mpegts"),
+    *("mpegvideo", "mxf", "nut", "obu", "ogg", "rm", "webm", "yuv4mpegpipe"),
+)
+"""FFmpeg's names of the containers that are read: others make pictures of text, or read further files."""
+_ALLOWED: Final = {"format_whitelist": ",".join(_CONTAINERS), "protocol_whitelist": "file"}
 _QUALITY: Final = {"crf": "20", "preset": "veryfast"}  # of H.264: hard to tell from the source, quicker than a network
 _LEAST_MISSING: Final = 0.5  # seconds between what a file announces and what it holds that mean it was cut off
 _BT709: Final = 1  # the number of that standard among primaries, transfer functions and matrices (ITU-T H.273)
@@ -65,6 +71,7 @@ class VideoFile:
     """The pictures of a video file's best video stream, decoded one by one, upright, with their own times.
 
     rate: frames per second on average. count: frames as far as the file says or lets estimate, or None.
+
     problems: what was found to be wrong once all pictures were read.
     """
 
@@ -95,7 +102,7 @@ class VideoFile:
         return Sound(self._path, self._origin or 0.0) if has_sound else None
 
     def pictures(self) -> Iterator[Picture]:
-        """Each one's time since the first in seconds, None (no name), and how to convert it."""
+        """Give each one's time since the first in seconds, None (no name), and how to convert it."""
         number = 0
         for packet in self._packets():
             for frame in self._decoded(packet):
@@ -111,10 +118,11 @@ class VideoFile:
         self._conclude()
 
     def close(self) -> None:
+        """Close the file."""
         self._container.close()
 
     def _packets(self) -> Iterator[Packet[VideoStream] | None]:
-        """The packets of the video, and at the end one that brings out what the decoder still holds."""
+        """Read the packets of the video, and at the end one that brings out what the decoder still holds."""
         packets = self._container.demux()  # of all streams: how far they reach shows whether the file was cut off
         while True:
             try:
@@ -142,14 +150,17 @@ class VideoFile:
             return []
 
     def _turn_of(self, frame: VideoFrame) -> Turn | None:
-        """Looked up where it changes: side data and its frame hold each other, until a garbage collection."""
+        """Look a frame's turn up where it changes: side data and its frame hold each other until a collection."""
         if frame.rotation != self._rotation:
             self._rotation, self._turn = frame.rotation, _turn(frame)
         return self._turn
 
     def _conclude(self) -> None:
-        """Say what was wrong. Most containers end without a complaint where they were cut off, and only their length
-        shows it. Where one says none (MPEG-TS), or skips what it cannot read (a hole in Matroska), nobody knows."""
+        """Say what was wrong.
+
+        Most containers end without a complaint where they were cut off, and only their length shows it. Where one says
+        none (MPEG-TS), or skips what it cannot read (a hole in Matroska), nobody knows.
+        """
         if self._damaged:
             packets = "1 packet is" if self._damaged == 1 else f"{self._damaged} packets are"
             self.problems.append(f"{self._path}: {packets} damaged; frames there are missing or look broken")
@@ -163,7 +174,7 @@ class VideoFile:
                 )
 
     def _seconds(self) -> float | None:
-        """How long the file says that it is."""
+        """Read how long the file says that it is."""
         duration = self._container.duration
         return None if duration is None or duration <= 0 else duration * _seconds_per_tick()
 
@@ -174,15 +185,15 @@ class VideoFile:
 
 
 def _opened(path: Path) -> InputContainer:
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: the file is empty (0 bytes); copy it again from where it came")
+    if not path.is_file() or path.stat().st_size == 0:
+        raise ValueError(f"{path}: expected a video, got {'an empty file' if path.is_file() else 'a pipe or a device'}")
     try:
         # "file:", or FFmpeg takes what stands before a colon in a name for a protocol.
-        return av.open(f"file:{os.fspath(path)}", "r", metadata_errors="ignore")
+        return av.open(f"file:{os.fspath(path)}", "r", metadata_errors="ignore", options=dict(_ALLOWED))
     except FFmpegError as error:
         raise ValueError(
-            f"{path}: expected a video, a folder of pictures or an animated image; the file is none, or broken "
-            f"({_reason(error)})"
+            f"{path}: expected a video, a folder of pictures or an animated image; the file is none, of a kind that is "
+            f"not read, or broken ({_reason(error)})"
         ) from error
 
 
@@ -203,7 +214,7 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
 
 
 def _fraction(value: object) -> Fraction | None:
-    """PyAV's rationals, of which 0 and None both mean that nothing is known."""
+    """Read PyAV's rationals, of which 0 and None both mean that nothing is known."""
     numerator, denominator = getattr(value, "numerator", 0), getattr(value, "denominator", 0)
     return Fraction(numerator, denominator) if numerator and denominator else None
 
@@ -225,8 +236,10 @@ def _turn(frame: VideoFrame) -> Turn | None:
 
 
 def _upright(frame: VideoFrame, turn: Turn | None) -> Pixels:
-    """(H, W, 3) uint8 RGB, turned and mirrored as the file's display matrix says. Angles beside 90, 180 and 270 degrees
-    are left as they are."""
+    """Convert a frame to (H, W, 3) uint8 RGB, turned and mirrored as the file's display matrix says.
+
+    Angles beside 90, 180 and 270 degrees are left as they are.
+    """
     image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
     if turn is None:
         return image
@@ -271,7 +284,7 @@ class Movie:
         self._container.start_encoding()
 
     def add(self, seconds: float, image: Pixels) -> None:
-        """The next picture, (H, W, 3) uint8 RGB, and its time in the source."""
+        """Write the next image, (H, W, 3) uint8 RGB, and its time in the source."""
         self._start = seconds if self._start is None else self._start
         image = np.pad(
             image, ((0, self._size[0] - image.shape[0]), (0, self._size[1] - image.shape[1]), (0, 0)), "edge"
@@ -289,6 +302,7 @@ class Movie:
         self._copy_sound(self._last + self._step)
 
     def close(self) -> None:
+        """Write what the encoder still holds, and close the file."""
         if self._sound is not None:
             self._sound.close()
         self._container.close()
@@ -353,11 +367,13 @@ def movie(
     pixel_aspect: Fraction = Fraction(1),
     sound: Sound | None = None,
 ) -> Iterator[Movie]:
-    """A video file to write frame by frame; it appears whole when the block ends, and not at all when it raises.
+    """Open a video file to write frame by frame; it appears whole when the block ends, else not at all.
 
-    size: (H, W). rate: frames per second on average, for the encoder and the length of the last frame; times are those
-    of the frames. sound: copied without being encoded anew; where MP4 cannot hold it, a `SoundWarning` says so and
-    there is none.
+    Args:
+        size: (H, W).
+        rate: Frames per second on average, for the encoder and the length of the last frame; times are those of the
+            frames.
+        sound: Copied without being encoded anew; where MP4 cannot hold it, a `SoundWarning` says so and there is none.
     """
     with whole_file(path) as stream:
         made = _begun(stream, size, rate=rate, pixel_aspect=pixel_aspect, sound=sound)

@@ -6,50 +6,67 @@ kept in memory (bank.py) and the inside of the network: the Segmenter does all o
 
 from __future__ import annotations
 
+import json
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from incontext.canvas.query import fit_query
 from incontext.engine import Context, FittedQuery, PreparedContext, Segmenter
+from incontext.hints import Hints
 from incontext.images.ids import IGNORED, Pixels, ids_in
 from incontext.images.masks import is_painted
 from incontext.images.read import ImageLike, read_image
-from incontext.network.model import PromptTokens, Task
+from incontext.network.model import PromptTokens
+from incontext.options import Policy, SegmentKeywords, SegmentOptions, takes_options
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Palette, Prompt, Segmentation
-from incontext.video.bank import MemoryBank, Policy, only, sure_only
+from incontext.video.bank import MemoryBank, only, refuse_tiles, sure_only
 from incontext.video.colors import NOTHING_SHOWN, by_color, extended
 
 
+@takes_options
 def track(
     segmenter: Segmenter,
     frames: Iterable[ImageLike],
-    context: Context | ImageLike,
+    context: Context | ImageLike | None = None,
     *,
+    hints: Mapping[int, Hints] | None = None,
     memory: int = 4,
     policy: Policy = "spaced",
-    task: Task = "instance",
-    side: int | None = None,
+    **options: Unpack[SegmentKeywords],
 ) -> Iterator[Segmentation]:
     """Follow objects through a video: n frames in, n results out, lazily and in order.
 
-    context: the mask of the first frame (a path, a PIL image or an (H, W) array of ids), or a Prompt or a sequence of
-    Prompts from other pictures, or prompt tensors. A Prompt whose picture is the first frame, pixel by pixel, is
-    its mask. A frame whose mask was given comes out as given, the first one included: the published video loop drops
-    it, and binarises its memory, where here every object keeps its id. For the other arguments see :class:`Tracker`.
+    A frame whose mask was given comes out as given, the first one included: the published video loop drops it, and
+    binarises its memory, where here every object keeps its id.
+
+    Args:
+        segmenter: The network.
+        frames: Paths, PIL images or (H, W, 3) uint8 arrays, all of one size.
+        context: The mask of the first frame (a path, a PIL image or an (H, W) array of ids), or a Prompt or a sequence
+            of Prompts from other images, or prompt tensors. A Prompt whose image is the first frame, pixel by pixel, is
+            its mask. None: hints on the first frame say what to follow.
+        hints: What is said of frames, by their numbers from 0, in their own pixels; see :meth:`Tracker.step`.
+        memory: Predicted frames to remember at most; see :class:`Tracker`, as for the next two.
+        policy: Which of them.
+        **options: See `SegmentOptions`; frames are not cut to tiles.
 
     Raises:
         FileNotFoundError, ValueError: a frame, the context or an option cannot be used; the message says why.
     """
     mask = context if isinstance(context, str | os.PathLike | Image.Image | np.ndarray) else None
     prompts = None if isinstance(context, str | os.PathLike | Image.Image | np.ndarray) else context
-    tracker = Tracker(segmenter, context=prompts, memory=memory, policy=policy, task=task, side=side)
-    return (tracker.step(frame, None if number else mask) for number, frame in enumerate(frames))
+    tracker, said = Tracker(segmenter, context=prompts, memory=memory, policy=policy, **options), hints or {}
+    return (
+        tracker.step(frame, None if number else mask, hints=said.get(number)) for number, frame in enumerate(frames)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,14 +93,17 @@ class Tracker:
     An object is *absent* from a frame, and from the ids of its result, when no pixel of it is sure (`bank.SURE`) at the
     network's resolution; unsure ones are background then. It may come back, for what was given stays.
 
-    context: prompts from other pictures, one of which counts as the mask of the first frame where that is its picture;
-    and prompt tensors, which are asked beside the memory of the objects that they find. task, side: see
-    `Segmenter.prepare`. snap: see `formats.read_mask`; it is for the masks of frames.
+    Args:
+        context: Prompts from other pictures, one of which counts as the mask of the first frame where that is its
+            picture; and prompt tensors, which are asked beside the memory of the objects that they find.
+        snap: See `read_mask`; it is for the masks of frames.
+        options: See `SegmentOptions`; frames are not cut to tiles, as they are remembered as the network sees them.
 
     Raises:
         ValueError: the context or an option cannot be used; the message says why.
     """
 
+    @takes_options
     def __init__(
         self,
         segmenter: Segmenter,
@@ -91,15 +111,18 @@ class Tracker:
         context: Context | None = None,
         memory: int = 4,
         policy: Policy = "spaced",
-        task: Task = "instance",
-        side: int | None = None,
         snap: bool = False,
+        **options: Unpack[SegmentKeywords],
     ) -> None:
         self._segmenter = segmenter
         self._snap = snap
-        self._task: Task = task
+        self._options = SegmentOptions(**options)
+        refuse_tiles(self._options)
+        side = self._options.side
         self._side = segmenter.fit(np.zeros((1, 1, 3), np.uint8), side=side).pixels.shape[0]  # which checks it
-        self._bank = MemoryBank(size=memory, policy=policy, side=self._side)
+        self._second = segmenter.backbone_side
+        self._kept = max(self._side, self._second or 0)  # pixels along a side of what is remembered
+        self._bank = MemoryBank(size=memory, policy=policy, side=self._kept)
         given = () if context is None else _checked(context)
         self._keys = tuple(each for each in given if isinstance(each, PromptTensor))
         self._forgotten: frozenset[int] = frozenset()  # of their ids
@@ -109,7 +132,7 @@ class Tracker:
         self._number = 0
         self._size: tuple[int, int] | None = None
         self._prepared: tuple[tuple[tuple[Prompt, ...], ...], PreparedContext] | None = None
-        self._tokens: dict[bytes, PromptTokens] = {}  # of the canvases in it
+        self._tokens: dict[str, PromptTokens] = {}  # of the canvases in it
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -117,30 +140,49 @@ class Tracker:
         learned = {i for key in self._keys for i in key.ids} - self._forgotten
         return tuple(sorted({*self._bank.ids, *learned, *(i for prompt in self._context for i in prompt.ids)}))
 
-    def step(self, frame: ImageLike, mask: ImageLike | None = None) -> Segmentation:
-        """The next frame -> what is in it, at its own size (H, W), which is the same for all frames.
+    def step(self, frame: ImageLike, mask: ImageLike | None = None, *, hints: Hints | None = None) -> Segmentation:
+        """Segment the next frame, at its own size (H, W), which is the same for all frames.
 
-        mask: (H, W) ids of objects that are new, or to be corrected from here on, in any form that `formats.read_mask`
-        reads; a colour of an RGB mask that was shown before is the object that it was. They come out as given, with
-        confidence 1. Other known objects are predicted, where the mask is 0; where it is 255 (unknown), all are.
+        Args:
+            frame: A path, a PIL image, or an (H, W, 3) uint8 array.
+            mask: (H, W) ids of objects that are new, or to be corrected from here on, in any form that `read_mask`
+                reads; a
+                colour of an RGB mask that was shown before is the object that it was. They come out as given, with
+                    confidence
+                1. Other known objects are predicted, where the mask is 0; where it is 255 (unknown), all are.
+            hints: What is said of the frame, in its own pixels. Objects that are pointed at are found by what is
+                remembered of
+                them and the hints, new ones by the hints alone, and then count as given; "not this" alone is about all
+                    known
+                objects. Where nothing is found so, a warning says it, and the frame is predicted as ever.
+
+        Returns:
+            What is in the frame.
 
         Raises:
-            FileNotFoundError, ValueError: the frame or its mask cannot be used, the frame has another size than those
-                before, or there is nothing to follow yet; the message says why, and the tracker is as it was.
+            FileNotFoundError: The frame or its mask is not there.
+            ValueError: The frame or its mask cannot be used, the frame has another size than those before, or there is
+                nothing
+                to follow yet; the message says why, and the tracker is as it was.
         """
         image = read_image(frame)
         self._check_size(image)
         given = None if mask is None else self._opened(image, mask)
+        query = self._fitted(image, hints)
         if self._number == 0:
-            given = self._begun(image, given)
-        query = self._segmenter.fit(image, side=self._side)
+            given = self._begun(image, given, hinted=hints is not None and bool(hints.ids))
+        if hints is not None:
+            given = self._with_hints(query, image, given, hints)
+            query = replace(query, hints=None)
         found = self._remembered(query) if given is None else self._given(query, given)
         self._number += 1
         self._size = query.size
         return found
 
     def forget(self, id: int) -> None:
-        """Take an object out of all that is remembered. Its id and colour stay its own, should it be given again.
+        """Take an object out of all that is remembered.
+
+        Its id and colour stay its own, should it be given again.
 
         Raises:
             ValueError: there is no such object.
@@ -153,11 +195,11 @@ class Tracker:
         self._context = tuple(replace(prompt, mask=np.where(prompt.mask == id, 0, prompt.mask)) for prompt in left)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """Everything that later answers depend on, as arrays (for `numpy.savez`), to be given to `restore`."""
+        """Return everything that later answers depend on, as arrays for `numpy.savez`, to be given to `restore`."""
         return {
             "number": np.array(self._number),
             "frame_size": np.array(self._size or (0, 0)),
-            "task": np.array(self._task),
+            "options": np.array(json.dumps(self._options.plain())),
             "learned": np.array(sorted({i for key in self._keys for i in key.ids}), np.int64),
             "forgotten": np.array(sorted(self._forgotten), np.int64),
             "shown_ids": self._shown.ids.copy(),
@@ -173,8 +215,8 @@ class Tracker:
         """
         banks = {name: array for name, array in state.items() if name.startswith("bank_")}
         bank = MemoryBank.restore({name.removeprefix("bank_"): array for name, array in banks.items()})
-        theirs = {"memory": bank.size, "policy": bank.policy, "side": bank.side, "task": str(state["task"])}
-        own = {"memory": self._bank.size, "policy": self._bank.policy, "side": self._side, "task": self._task}
+        theirs = {"memory": bank.size, "policy": bank.policy, **json.loads(str(state["options"])), "side": bank.side}
+        own = {"memory": self._bank.size, "policy": self._bank.policy, **self._options.plain(), "side": self._kept}
         theirs["learned ids"] = state["learned"].tolist()
         own["learned ids"] = sorted({i for key in self._keys for i in key.ids})
         if theirs != own:
@@ -203,13 +245,45 @@ class Tracker:
         except ValueError as error:
             raise ValueError(f"frame {self._number}: {error}") from None
 
-    def _begun(self, image: Pixels, given: Prompt | None) -> Prompt | None:
-        """All that is given of the first frame; the context's other prompts go into the bank."""
+    def _fitted(self, image: Pixels, hints: Hints | None) -> FittedQuery:
+        try:
+            return fit_query(image, self._side, keep=self._options.refine, hints=hints, second=self._second)
+        except ValueError as error:
+            raise ValueError(f"frame {self._number}: {error}") from None
+
+    def _with_hints(self, query: FittedQuery, image: Pixels, given: Prompt | None, hints: Hints) -> Prompt | None:
+        """Join what is given of a frame with what hints find in it, which then is given, too."""
+        known = set(self._prepared_context().ids) & set(self.ids) if self.ids else set[int]()
+        asked = [i for i in hints.ids or sorted(known) if i in known]
+        new = [i for i in hints.ids if i not in known]
+        found = np.zeros(query.size, np.uint8)
+        if asked:
+            own = replace(query, hints=hints.about(known))
+            (answer,) = self._segmenter.answer_many([own], self._prepared_context())
+            found = only(answer.read().mask, asked)
+        if new:
+            alone = self._segmenter.segment(image, hints=hints.about(new), **self._options.keywords())
+            found = np.where(alone.mask != 0, alone.mask, found)
+        present = ids_in(found)
+        if missing := [i for i in hints.ids if i not in present]:
+            told = f"frame {self._number}: by these hints nothing is found of {', '.join(map(str, missing))}"
+            warnings.warn(told, stacklevel=3)
+        if not present:
+            return given
+        shown = set(present) <= set(self._shown.ids.tolist())
+        hinted = Prompt(image, found, palette=self._shown if shown else None)
+        return hinted if given is None else _joined([given, hinted])
+
+    def _begun(self, image: Pixels, given: Prompt | None, *, hinted: bool) -> Prompt | None:
+        """Take all that is given of the first frame; the context's other prompts go into the bank."""
         own = [np.array_equal(prompt.image, image) for prompt in self._context]
         masks = [prompt for prompt, is_own in zip(self._context, own, strict=True) if is_own]
         masks += [] if given is None else [given]
-        if not masks and not self._context and not self._keys:
-            raise ValueError("frame 0: expected its mask, or prompts as the context, got neither; give one of them")
+        if not masks and not self._context and not self._keys and not hinted:
+            raise ValueError(
+                "frame 0: expected its mask, or prompts as the context, got neither; give one of them, or hints that "
+                "point at something"
+            )
         for prompt, is_own in zip(self._context, own, strict=True):
             if not is_own:
                 self._bank.give(prompt.image, prompt.mask, weight=prompt.weight)
@@ -217,13 +291,15 @@ class Tracker:
         return _joined(masks) if masks else None
 
     def _remembered(self, query: FittedQuery) -> Segmentation:
-        """The answer to a frame of which nothing is given; the bank may keep it."""
+        """Answer a frame of which nothing is given; the bank may keep it."""
         seen = self._seen(query)
-        self._bank.add(self._number, query.pixels, seen.small_mask, seen.small_confidence)
+        # What the backbone saw is what it remembers, so that it need not look again.
+        image = query.pixels if query.second is None else query.second
+        self._bank.add(self._number, image, seen.small_mask, seen.small_confidence)
         return Segmentation(seen.mask, seen.confidence, self._shown, seen.presence)
 
     def _given(self, query: FittedQuery, given: Prompt) -> Segmentation:
-        """The answer to a frame with a mask: as given, and other objects by the memory before it."""
+        """Answer a frame with a mask: as given, and other objects by the memory before it."""
         mask, confidence = given.mask.copy(), np.ones(given.mask.shape, np.float32)
         self._forgotten -= set(given.ids)
         others, beside = set(self.ids) - set(given.ids), None
@@ -244,25 +320,24 @@ class Tracker:
         return Segmentation(mask, confidence, self._shown, presence)
 
     def _seen(self, query: FittedQuery) -> _Seen:
-        """What the network finds by the present memory, without the objects that are absent."""
+        """Find what there is by the present memory, without the objects that are absent."""
         small_size = (self._side, self._side)
         if not self.ids:  # all objects were forgotten
             nothing, certain = np.zeros(query.size, np.uint8), np.ones(query.size, np.float32)
             return _Seen(nothing, certain, np.zeros(small_size, np.uint8), np.ones(small_size, np.float32), {})
         (answer,) = self._segmenter.answer_many([query], self._prepared_context())
-        whole, small = answer.read(), replace(answer, size=small_size).read()
+        whole, small = answer.read(), replace(answer, size=small_size, guide=None).read()
         present = set(ids_in(sure_only(small.mask, small.confidence))) & set(self.ids)
         masks = only(whole.mask, present), only(small.mask, present)
         return _Seen(masks[0], whole.confidence, masks[1], small.confidence, whole.presence)
 
     def _prepared_context(self) -> PreparedContext:
-        """The memory as the network takes it, made anew only when it changed."""
+        """Prepare the memory as the network takes it, anew only when it changed."""
         contexts = self._bank.contexts
         if self._prepared is None or self._prepared[0] is not contexts:
             asked = _with_keys(contexts, self._keys)
             each = [
-                self._segmenter.prepare(context, task=self._task, side=self._side, known=self._tokens)
-                for context in asked
+                self._segmenter.prepare(context, known=self._tokens, **self._options.keywords()) for context in asked
             ]
             passes = tuple(one for prepared in each for one in prepared.passes)
             self._tokens = {content: tokens for prepared in each for content, tokens in prepared.tokens.items()}
@@ -286,7 +361,7 @@ def _checked(context: object) -> tuple[Prompt | PromptTensor, ...]:
 def _with_keys(
     contexts: Sequence[Sequence[Prompt]], keys: Sequence[PromptTensor]
 ) -> list[Sequence[Prompt | PromptTensor]]:
-    """Prompt tensors stand beside the prompts that show an id of theirs, or by themselves where there are none."""
+    """Put prompt tensors beside the prompts that show an id of theirs, or by themselves where there are none."""
     learned = {i for key in keys for i in key.ids}
     shares = [any(learned & set(prompt.ids) for prompt in prompts) for prompts in contexts]
     asked: list[Sequence[Prompt | PromptTensor]] = [
@@ -296,7 +371,7 @@ def _with_keys(
 
 
 def _joined(prompts: Sequence[Prompt]) -> Prompt:
-    """Prompts of one picture as one; where two say something of a pixel, the later one holds."""
+    """Join prompts of one image; where two say something of a pixel, the later one holds."""
     if len(prompts) == 1:
         return prompts[0]
     mask = prompts[0].mask

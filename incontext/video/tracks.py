@@ -16,7 +16,9 @@ from typing import Any, BinaryIO, Final, Self
 import numpy as np
 
 from incontext.images import rle
+from incontext.images.alone import open_alone
 from incontext.images.write import whole_file
+from incontext.jsonlines import JsonLines
 from incontext.types import Segmentation, box
 
 TRACKS_FORMAT: Final = "incontext tracks 1"
@@ -28,10 +30,18 @@ Span = tuple[int, int]
 def line_of(
     number: int, name: str, seconds: float, answer: Segmentation, known: Sequence[int], *, with_rle: bool
 ) -> dict[str, Any]:
-    """What is kept of a frame, in plain numbers.
+    """Write what is kept of a frame, in plain numbers.
 
-    known: the ids of all objects by then; those that were not found are absent. Boxes are left, top, right and bottom
-    edge in pixels; areas are pixels; confidence is the mean over an object's pixels; rle is COCO's, if it is wanted.
+    Boxes are left, top, right and bottom edge in pixels; areas are pixels; confidence is the mean over an object's
+    pixels.
+
+    Args:
+        number: Of the frame, from 0.
+        name: Of the frame.
+        seconds: When it is shown.
+        answer: What was found in it.
+        known: The ids of all objects by then; those that were not found are absent.
+        with_rle: Whether COCO's run lengths are wanted.
     """
     objects = {}
     for i in answer.ids:
@@ -47,46 +57,49 @@ def line_of(
 
 
 class FrameLines:
-    """The file of lines: grows at its end, and is read from its start as often as need be. A context manager.
+    """The file of lines: grows at its end, and is read from its start as often as need be.
 
-    keep: bytes to keep of a file that is there, which were all whole lines; what a killed run wrote after them goes.
+    A context manager.
+
+    Args:
+        keep: Bytes to keep of a file that is there, which were all whole lines; what a killed run wrote after them
+            goes.
+
+    Raises:
+        ValueError: Another run has it.
     """
 
     def __init__(self, path: Path, *, keep: int = 0) -> None:
-        self._path = path
-        self._stream: BinaryIO = path.open("r+b" if keep else "wb")
-        self._stream.truncate(keep)
-        self._stream.seek(keep)
+        self._lines = JsonLines(path, keep=keep, stream=open_alone(path, buffering=0))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._stream.close()
+        self._lines.close()
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Write a line."""
-        self._stream.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        self._lines.add(json.dumps(line, separators=(",", ":")).encode())
 
     def size(self) -> int:
-        """Bytes of all lines, which are in the file when this returns."""
-        self._stream.flush()
-        return self._stream.tell()
+        """Count the bytes of all lines, which are in the file."""
+        return self._lines.size
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """All lines, one at a time."""
-        self._stream.flush()
-        with self._path.open("rb") as stream:
-            yield from map(json.loads, stream)
+        """Read all lines, one at a time."""
+        yield from map(json.loads, self._lines)
 
 
 @dataclass(frozen=True)
 class ObjectTrack:
     """One object over the whole video.
 
-    frames: in how many it was found. found, lost: the spans of frames in which it was, and in which it was absent, from
-    the first frame on in which it was known. area (pixels) and confidence: means over the frames in which it was found,
-    None where it never was.
+    Attributes:
+        frames: In how many it was found.
+        found, lost: The spans of frames in which it was, and in which it was absent, from the first frame on in which
+            it was known. area (pixels) and confidence: means over the frames in which it was found, None where it never
+            was.
     """
 
     id: int
@@ -102,8 +115,9 @@ def write_tracks(
 ) -> tuple[ObjectTrack, ...]:
     """Write `tracks.json`: what `about` says, how many frames there are, and each object with its frame-by-frame track.
 
-    colors: of the objects, in the order of which they are written. The file appears whole or not at all. Its bytes
-    depend on nothing but the arguments.
+    Args:
+        colors: Of the objects, in the order of which they are written. The file appears whole or not at all. Its bytes
+            depend on nothing but the arguments.
     """
     frames = sum(1 for _ in lines.read())
     head = {"format": TRACKS_FORMAT, **about, "frames": frames}
@@ -119,7 +133,7 @@ def write_tracks(
 
 
 def read_head(path: Path) -> dict[str, Any]:
-    """What stands in `tracks.json` before its objects, which may be far more than fits into memory.
+    """Read what stands in `tracks.json` before its objects, which may be far more than fits into memory.
 
     Raises:
         ValueError: it is no such file.
@@ -142,7 +156,7 @@ def read_head(path: Path) -> dict[str, Any]:
 
 
 def _write_object(stream: BinaryIO, lines: FrameLines, i: int, color: Sequence[int]) -> ObjectTrack:
-    """{"id", "color", "track": [...], and the summary}, the track line by line."""
+    """Write {"id", "color", "track": [...], and the summary}, the track line by line."""
     stream.write(f'{{"id": {i}, "color": {_json(list(color))}, "track": ['.encode())
     spans = _Spans()
     areas, confidences, count = 0, 0.0, 0
@@ -193,7 +207,7 @@ class _Spans:
 
 
 def write_list(stream: BinaryIO, values: Iterator[Any]) -> None:
-    """A JSON list of any length, written value by value."""
+    """Write a JSON list of any length, value by value."""
     stream.write(b"[")
     texts = ((", " if position else "") + _json(value) for position, value in enumerate(values))
     stream.writelines(text.encode("utf-8", "backslashreplace") for text in texts)
@@ -201,7 +215,7 @@ def write_list(stream: BinaryIO, values: Iterator[Any]) -> None:
 
 
 def column(lines: FrameLines, i: int, pick: Callable[[Mapping[str, Any]], object]) -> Iterator[object]:
-    """What `pick` takes of an object in each frame, None where it is not there."""
+    """List what `pick` takes of an object in each frame, None where it is not there."""
     for line in lines.read():
         there = line["objects"].get(str(i))
         yield None if there is None else pick(there)

@@ -20,13 +20,13 @@ _BINS = 16  # per colour channel
 
 
 def everything(queries: Sequence[Pixels], _prompts: Sequence[Prompt]) -> Iterator[npt.NDArray[np.bool_]]:
-    """All of a query is foreground."""
+    """Call all of a query foreground."""
     for query in queries:
         yield np.ones(query.shape[:2], np.bool_)
 
 
 def copy_mask(queries: Sequence[Pixels], prompts: Sequence[Prompt]) -> Iterator[npt.NDArray[np.bool_]]:
-    """The prompts' masks, stretched to the query: foreground where at least half of them say so."""
+    """Copy the prompts' masks to the query: foreground is where at least half of them say so."""
     for query in queries:
         votes = np.zeros(query.shape[:2], np.int64)
         for prompt in prompts:
@@ -35,7 +35,7 @@ def copy_mask(queries: Sequence[Pixels], prompts: Sequence[Prompt]) -> Iterator[
 
 
 def color_histogram(queries: Sequence[Pixels], prompts: Sequence[Prompt]) -> Iterator[npt.NDArray[np.bool_]]:
-    """Foreground are the colours, of 16 x 16 x 16, that more prompt pixels have inside the mask than outside it."""
+    """Call foreground the colours, of 16 x 16 x 16, that more prompt pixels have inside the mask than outside."""
     lead = np.zeros(_BINS**3, np.int64)
     for prompt in prompts:
         size = (SCORING_SIDE, SCORING_SIDE)  # so that prompts of any size have the same weight

@@ -10,7 +10,7 @@ import json
 import re
 import warnings
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -39,9 +39,12 @@ class Absent:
 
 @dataclass(frozen=True)
 class Episode:
-    """One question: find class `id` of the prompts in the query. Pictures are named by the stems of their files.
+    """One question: find class `id` of the prompts in the query.
 
-    absent: a second query for the same prompts, where the right answer is empty.
+    Pictures are named by the stems of their files.
+
+    Attributes:
+        absent: A second query for the same prompts, where the right answer is empty.
     """
 
     id: int
@@ -54,8 +57,9 @@ class Episode:
 class EpisodeSet:
     """The episodes of one set, whose pictures are in `folder`/images and `folder`/masks.
 
-    instances_as_one: every id but 0 and 255 is foreground, whatever an episode's `id` says. what, classes: what the set
-    shows and what its ids mean, where the folder's dataset.json says it.
+    Attributes:
+        instances_as_one: Every id but 0 and 255 is foreground, whatever an episode's `id` says.
+        what, classes: What the set shows and what its ids mean, where the folder's dataset.json says it.
     """
 
     name: str
@@ -66,7 +70,7 @@ class EpisodeSet:
     classes: Mapping[int, str] = field(default_factory=dict)
 
     def class_name(self, i: int) -> str:
-        """What that id means, for people."""
+        """Tell what that id means, for people."""
         return self.classes.get(i, f"id {i}")
 
 
@@ -79,13 +83,20 @@ def read_sets(
     limit: int | None = None,
     seed: int = 0,
 ) -> tuple[EpisodeSet, ...]:
-    """The sets of a folder with their episodes, and for each a query without the thing where there is one.
+    """Read the sets of a folder with their episodes, and for each a query without the thing where there is one.
 
-    data: a folder with `episodes.json`; one set, a folder with images/ and masks/ (the same stems); or a folder of such
-    sets, whose episodes are drawn. drawn: episodes of each set to draw, even where episodes.json fixes some; None: the
-    fixed ones, else 100. prompts: how many an episode that is drawn gets; None: 8, or as many as the set allows. limit:
-    at most so many of each set, spread evenly over it so that all classes take part. names: which sets, None: all.
-    Raises FileNotFoundError where there are no sets, ValueError where one cannot be used.
+    Args:
+        data: A folder with `episodes.json`; one set, a folder with images/ and masks/ (the same stems); or a folder of
+            such sets, whose episodes are drawn.
+        names: Which sets, None: all.
+        drawn: Episodes of each set to draw, even where episodes.json fixes some; None: the fixed ones, else 100.
+        prompts: How many an episode that is drawn gets; None: 8, or as many as the set allows.
+        limit: At most so many of each set, spread evenly over it so that all classes take part.
+        seed: Of what is drawn.
+
+    Raises:
+        FileNotFoundError: There are no sets.
+        ValueError: One cannot be used.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"expected a limit of at least 1 episode, got {limit}")
@@ -94,19 +105,21 @@ def read_sets(
         found = _chosen(fixed, names)
         shown = {each.name: what_is_shown(each) for each in found}
     else:
-        found = _chosen(fixed or _folders(data), names)
+        found = _chosen(fixed or sets_in(data), names)
         if names is None:  # ids of regions mean nothing in another picture
             found = [each for each in found if not has_regions(each.folder)] or found
         shown = {each.name: what_is_shown(each) for each in found}
         count = DRAWN_EPISODES if drawn is None else drawn
         found = [replace(each, episodes=draw(each, shown[each.name], count, prompts, seed)) for each in found]
-    return tuple(_limited(each, limit) for each in _with_absences(found, shown, seed))
+    return tuple(limited(each, limit) for each in _with_absences(found, shown, seed))
 
 
 def read_episodes(data: Path) -> tuple[EpisodeSet, ...]:
-    """The sets of `data/episodes.json`, in the file's order.
+    """Read the sets of `data/episodes.json`, in the file's order.
 
-    Raises FileNotFoundError where there is no such file, ValueError where it is not what is expected.
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not what is expected.
     """
     path = data / "episodes.json"
     if not path.is_file():
@@ -136,11 +149,16 @@ def read_episodes(data: Path) -> tuple[EpisodeSet, ...]:
 def draw(
     each: EpisodeSet, shown: Mapping[str, frozenset[int]], count: int, prompts: int | None, seed: int
 ) -> tuple[Episode, ...]:
-    """`count` episodes, uniformly: first the class, then the query, then the prompts, all distinct pictures of it.
+    """Draw `count` episodes, uniformly: first the class, then the query, then the prompts, all distinct images.
 
-    That is the protocol of COCO-20i and PASCAL-5i (HSNet, arXiv 2104.01538). shown: the ids of each picture. Episode
-    number i of a seed is the same however many are drawn. Classes with fewer pictures than one episode takes are left
-    out with a warning; ValueError where none is left.
+    That is the protocol of COCO-20i and PASCAL-5i (HSNet, arXiv 2104.01538).
+
+    Args:
+        shown: The ids of each picture. Episode number i of a seed is the same however many are drawn. Classes with
+            fewer pictures than one episode takes are left out with a warning.
+
+    Raises:
+        ValueError: None is left.
     """
     if has_regions(each.folder):
         raise ValueError(f"{each.folder}: expected ids that mean the same in every picture; its masks are regions")
@@ -172,12 +190,15 @@ def draw(
     return tuple(episodes)
 
 
-def what_is_shown(each: EpisodeSet) -> dict[str, frozenset[int]]:
-    """The ids in each picture of a set, by its stem; instances count as id 1. Reads every mask of the set."""
+def what_is_shown(each: EpisodeSet, *, only: Collection[str] | None = None) -> dict[str, frozenset[int]]:
+    """Find the ids in each image of a set, by its stem; instances count as id 1.
+
+    Reads every mask of the set, or of these stems only.
+    """
     pictures, masks, shown = files(each.folder / "images"), files(each.folder / "masks"), {}
     numbers = number_colors(masks.values())
     for stem, path in masks.items():
-        if stem in pictures:
+        if stem in pictures and (only is None or stem in only):
             counts = np.bincount(read_ids(path, numbers).ravel(), minlength=IGNORED + 1)
             ids = {int(i) for i in np.flatnonzero(counts)} - {0, IGNORED}
             shown[stem] = frozenset({1} if each.instances_as_one and ids else ids)
@@ -185,7 +206,7 @@ def what_is_shown(each: EpisodeSet) -> dict[str, frozenset[int]]:
 
 
 def files(folder: Path) -> dict[str, Path]:
-    """The pictures in a folder by their stems, in the stems' order."""
+    """List the images in a folder by their stems, in the stems' order."""
     found = (path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     return {path.stem: path for path in sorted(found)}
 
@@ -193,7 +214,7 @@ def files(folder: Path) -> dict[str, Path]:
 def _with_absences(
     sets: Sequence[EpisodeSet], shown: Mapping[str, Mapping[str, frozenset[int]]], seed: int
 ) -> list[EpisodeSet]:
-    """Each episode with a query without its thing: of its own set, else of a set about other things, else none."""
+    """Add to each episode a query without its thing: of its own set, else of one about other things, else none."""
     free = {each.name: _lacking(each, shown[each.name]) for each in sets}
     result = []
     for each in sets:
@@ -217,13 +238,13 @@ def _with_absences(
 
 
 def _lacking(each: EpisodeSet, shown: Mapping[str, frozenset[int]]) -> dict[int, list[str]]:
-    """For each id that is asked for, the pictures without it."""
+    """List for each id that is asked for the images without it."""
     asked = {1 if each.instances_as_one else episode.id for episode in each.episodes}
     return {i: [stem for stem in sorted(shown) if i not in shown[stem]] for i in asked}
 
 
 def related(each: EpisodeSet, i: int, other: EpisodeSet) -> bool:
-    """Whether pictures of the other set may show class i of this one, as far as their descriptions tell.
+    """Tell whether pictures of the other set may show class i of this one, as far as their descriptions tell.
 
     They may where the descriptions share a word, or one of them is missing.
     """
@@ -237,8 +258,12 @@ def _words(texts: Iterable[str]) -> set[str]:
     return {word for word in found if word not in _SAID_EVERYWHERE}
 
 
-def _folders(data: Path) -> tuple[EpisodeSet, ...]:
-    """The sets without fixed episodes: `data` itself, or the folders in it."""
+def sets_in(data: Path) -> tuple[EpisodeSet, ...]:
+    """Find the sets without fixed episodes: `data` itself, or the folders in it.
+
+    Raises:
+        FileNotFoundError: There are none.
+    """
     if not data.is_dir():
         raise FileNotFoundError(f"{data}: there is no such folder")
 
@@ -269,7 +294,8 @@ def _chosen(known: Sequence[EpisodeSet], names: Sequence[str] | None) -> list[Ep
     return [by_name[name] for name in names]
 
 
-def _limited(each: EpisodeSet, limit: int | None) -> EpisodeSet:
+def limited(each: EpisodeSet, limit: int | None) -> EpisodeSet:
+    """Keep at most so many of a set's episodes, spread evenly over it so that all classes take part; None: all."""
     if limit is None or limit >= len(each.episodes):
         return each
     picked = np.linspace(0, len(each.episodes) - 1, limit).round().astype(int).tolist()

@@ -19,7 +19,11 @@ from incontext.evaluation.metrics import ConfidenceTally, Overlap
 
 @dataclass(frozen=True)
 class Question:
-    """Who was asked what: a method, the episode's set, class and pictures; absent: the second query, if asked."""
+    """Who was asked what: a method, the episode's set, class and pictures.
+
+    Attributes:
+        absent: The second query, if asked.
+    """
 
     method: str
     set: str
@@ -30,6 +34,7 @@ class Question:
 
     @classmethod
     def of(cls, method: str, set_name: str, episode: Episode, shots: int, *, ask_absent: bool) -> Question:
+        """Make the question of an episode: with so many of its prompts, and perhaps the query without the thing."""
         absent = episode.absent if ask_absent else None
         return cls(method, set_name, episode.id, episode.query, episode.prompts[:shots], absent)
 
@@ -38,9 +43,13 @@ class Question:
 class Record:
     """What is counted of one answer.
 
-    foreground, background: at 224 x 224. present: the thing is there, at its query's own size; lost: it is, and no
-    pixel of it was found. absent_empty: whether nothing was found in the query without the thing, None where that was
-    not asked. confidence: at 224 x 224, None where the method has none. seconds: in the method, for one query.
+    Attributes:
+        foreground, background: At the size of scores.
+        present: The thing is there, at its query's own size.
+        lost: It is, and no pixel of it was found.
+        absent_empty: Whether nothing was found in the query without the thing, None where that was not asked.
+        confidence: Likewise, None where the method has none.
+        seconds: In the method, for one query.
     """
 
     foreground: Overlap
@@ -52,7 +61,7 @@ class Record:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, for JSON."""
+        """Write it in plain numbers, for JSON."""
         tally = self.confidence
         kept = None if tally is None else {"pixels": tally.pixels.tolist(), "total": tally.total.tolist()}
         return {
@@ -67,6 +76,7 @@ class Record:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Read what was written of a record."""
         tally = content["confidence"]
         confidence = None
         if tally is not None:
@@ -82,7 +92,7 @@ class Record:
         )
 
 
-class Journal:
+class AnswerJournal:
     """Records by their question, in a file of JSON lines that grows with each answer; `Lines` says what is refused."""
 
     def __init__(self, path: Path, settings: Mapping[str, object]) -> None:
@@ -99,7 +109,7 @@ class Journal:
         return len(self._known)
 
     def get(self, question: Question) -> Record | None:
-        """What was answered before, if it was."""
+        """Return what was answered before, if it was."""
         return self._known.get(question)
 
     def add(self, question: Question, record: Record) -> None:

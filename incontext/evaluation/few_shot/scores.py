@@ -32,13 +32,17 @@ THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of confidence
 
 @dataclass(frozen=True)
 class ConfidenceReport:
-    """What confidence is worth. Means of confidence, 0..1; then, per threshold, shares of pixels 0..1; then the bins.
+    """What confidence is worth.
 
-    wrong_rejected, right_rejected: the share of all wrong (right) pixels that lie below the threshold; wrong_below:
+    Means of confidence, 0..1; then, per threshold, shares of pixels 0..1; then the bins.
+
     the share of the pixels below it that are wrong. A useful confidence rejects more of the wrong ones.
-    calibration_error: 0..1, see `ConfidenceTally`. Per bin of confidence, each 0.05 wide: bin_pixels, the share of all
-    pixels; bin_confidence, their mean confidence; bin_right, the share of them that are right. None: there were no
-    such pixels.
+
+    Attributes:
+        wrong_rejected, right_rejected: The share of all wrong (right) pixels that lie below the threshold; wrong_below:
+        calibration_error: 0..1, see `ConfidenceTally`. Per bin of confidence, each 0.05 wide: bin_pixels, the share of
+            all pixels; bin_confidence, their mean confidence; bin_right, the share of them that are right. None: there
+            were no such pixels.
     """
 
     mean_right: float | None
@@ -54,6 +58,7 @@ class ConfidenceReport:
 
     @classmethod
     def of(cls, tally: ConfidenceTally) -> ConfidenceReport:
+        """Report on a tally."""
         wrong, right = tally.pixels.sum(axis=1).tolist()
         wrong_total, right_total = tally.total.sum(axis=1).tolist()
         under = [tally.below(threshold) for threshold in THRESHOLDS]
@@ -88,10 +93,14 @@ class AbsenceReport:
 
 @dataclass(frozen=True)
 class SetScore:
-    """The scores of one set, 0..1. Intervals hold the middle 95 % of a bootstrap over the set's episodes.
+    """The scores of one set, 0..1.
 
-    lost: the share of the episodes whose thing is there and was missed entirely; seconds: in the method, for one query
-    on average; episode_iou: of each episode alone, in the set's order.
+    Intervals hold the middle 95 % of a bootstrap over the set's episodes.
+
+    Attributes:
+        lost: The share of the episodes whose thing is there and was missed entirely.
+        seconds: In the method, for one query on average.
+        episode_iou: Of each episode alone, in the set's order.
     """
 
     name: str
@@ -110,7 +119,8 @@ class SetScore:
 class Column:
     """A method with a number of shots: its means over the sets, with intervals as in `SetScore`, and its sets.
 
-    lost: over all episodes alike. confidence and absence are None where there was none, or it was not asked.
+    Attributes:
+        lost: Over all episodes alike. confidence and absence are None where there was none, or it was not asked.
     """
 
     method: str
@@ -129,20 +139,30 @@ class Column:
 
 @dataclass(frozen=True)
 class FewShotReport:
-    """Every score of a run. side: pixels, at which masks were compared; seed: of the bootstrap; class_names: set -> id
-    -> what it means."""
+    """Every score of a run.
 
-    side: int
+    Attributes:
+        side: Pixels along a side at which masks were compared, None: their own.
+        seed: Of the bootstrap.
+        class_names: Set -> id -> what it means.
+    """
+
+    side: int | None
     seed: int
     columns: tuple[Column, ...]
     class_names: dict[str, dict[int, str]]
 
     @property
     def set_names(self) -> tuple[str, ...]:
+        """The names of the sets, in their order."""
         return tuple(each.name for each in self.columns[0].sets)
 
     def column(self, method: str, shots: int) -> Column:
-        """The column of that method with that many shots; ValueError where it was not asked so."""
+        """Find the column of that method with that many shots.
+
+        Raises:
+            ValueError: It was not asked so.
+        """
         for each in self.columns:
             if (each.method, each.shots) == (method, shots):
                 return each
@@ -155,15 +175,19 @@ Asked = tuple[str, int, bool]
 
 
 def score(
-    records: Mapping[Asked, Mapping[str, Sequence[Record]]], sets: Sequence[EpisodeSet], *, seed: int
+    records: Mapping[Asked, Mapping[str, Sequence[Record]]],
+    sets: Sequence[EpisodeSet],
+    *,
+    seed: int,
+    side: int | None = SCORING_SIDE,
 ) -> FewShotReport:
-    """All scores: records of each method and number of shots, by set, in the order of the set's episodes."""
+    """Compute all scores: records of each method and number of shots, by set, in the order of its episodes."""
     drawn = {each.name: resamples(len(each.episodes), seed ^ zlib.crc32(each.name.encode())) for each in sets}
     columns = tuple(_column(asked, of_sets, sets, drawn) for asked, of_sets in records.items())
     names = {
         each.name: {i: each.class_name(i) for i in sorted({episode.id for episode in each.episodes})} for each in sets
     }
-    return FewShotReport(SCORING_SIDE, seed, columns, names)
+    return FewShotReport(side, seed, columns, names)
 
 
 def _column(
@@ -192,7 +216,7 @@ def _column(
 def _set_score(
     each: EpisodeSet, records: Sequence[Record], drawn: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 ) -> tuple[SetScore, Floats, Floats]:
-    """The scores of a set, and the replicates of its mIoU and FB-IoU, (R,) each."""
+    """Score a set, and make the replicates of its mIoU and FB-IoU, (R,) each."""
     by_class: defaultdict[int, Overlap] = defaultdict(Overlap)
     for episode, record in zip(each.episodes, records, strict=True):
         by_class[episode.id] += record.foreground

@@ -3,11 +3,11 @@
 Refuses to know networks: `evaluate` scores any function from queries and prompts to masks, and shows it neither the ids
 of other classes nor the truth.
 
-The protocol. Every episode asks for one id. Masks are compared at 224 x 224 pixels, both resized by nearest neighbour;
-ignored pixels (255) are left out. Intersections and unions are summed over a class's episodes, then divided: that is
-the class's IoU; a set's mIoU is the mean over its classes, its FB-IoU the mean of the foreground's and the
-background's IoU over all its episodes. At the fewest shots each episode's prompts also get a query without the thing,
-where an empty answer is right.
+The protocol. Every episode asks for one id. Masks are compared at 224 x 224 pixels, both resized by nearest neighbour,
+unless another size is asked for; ignored pixels (255) are left out. Intersections and unions are summed over a class's
+episodes, then divided: that is the class's IoU; a set's mIoU is the mean over its classes, its FB-IoU the mean of the
+foreground's and the background's IoU over all its episodes. At the fewest shots each episode's prompts also get a query
+without the thing, where an empty answer is right.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from incontext.evaluation.few_shot.episodes import Episode, EpisodeSet
-from incontext.evaluation.few_shot.pictures import Pictures, at_scoring_side, wanted
-from incontext.evaluation.few_shot.records import Journal, Question, Record
+from incontext.evaluation.few_shot.pictures import SCORING_SIDE, EpisodeImages, PictureSource, at_scoring_side
+from incontext.evaluation.few_shot.records import AnswerJournal, Question, Record
 from incontext.evaluation.few_shot.scores import FewShotReport, score
 from incontext.evaluation.metrics import ConfidenceTally, overlap
 from incontext.images.ids import IGNORED, Pixels
@@ -35,9 +35,12 @@ class Found(Protocol):
     """An answer with a confidence, as `Segmentation` is: both (H, W), confidence in 0..1."""
 
     @property
-    def mask(self) -> npt.NDArray[Any]: ...
+    def mask(self) -> npt.NDArray[Any]:
+        """(H, W) bool, or ids of which all but 0 and 255 are the thing."""
+
     @property
-    def confidence(self) -> npt.NDArray[np.float32]: ...
+    def confidence(self) -> npt.NDArray[np.float32]:
+        """(H, W) float32 in 0..1."""
 
 
 Answer: TypeAlias = "npt.NDArray[Any] | Found"
@@ -49,8 +52,10 @@ Predict: TypeAlias = Callable[[Sequence[Pixels], Sequence[Prompt]], Iterable[Ans
 class Method:
     """Something that answers episodes, and how reports call it.
 
-    baseline: it has not learnt anything. fewest_shots: it is not asked with fewer. uses_prompts: where it does not, it
-    is asked at one number of shots only, the least.
+    Attributes:
+        baseline: It has not learnt anything.
+        fewest_shots: It is not asked with fewer.
+        uses_prompts: Where it does not, it is asked at one number of shots only, the least.
     """
 
     name: str
@@ -60,7 +65,7 @@ class Method:
     uses_prompts: bool = True
 
     def is_asked(self, shots: int, all_shots: Sequence[int]) -> bool:
-        """Whether it answers with that many shots when a run is about `all_shots`."""
+        """Tell whether it answers with that many shots when a run is about `all_shots`."""
         return shots >= self.fewest_shots and (self.uses_prompts or shots == min(all_shots))
 
 
@@ -70,19 +75,27 @@ def evaluate(
     *,
     shots: Sequence[int] = (1,),
     seed: int = 0,
+    side: int | None = SCORING_SIDE,
+    pictures: PictureSource | None = None,
     workers: int = 1,
-    journal: Journal | None = None,
+    journal: AnswerJournal | None = None,
     on_episode: Callable[[int, int], None] | None = None,
 ) -> FewShotReport:
     """Ask the methods all episodes of the sets with each number of shots, in one pass, and score the answers.
 
-    A method gets the first prompts of an episode, everything but the asked id painted background. seed: of the
-    bootstrap. workers: threads that each work on an episode; what is reported does not depend on them. journal: what it
-    knows is not asked again, and it gets what is new. on_episode(done, total) is called after each episode.
-    Raises ValueError for more shots than an episode has, and for an answer that has not the query's size.
+    A method gets the first prompts of an episode, everything but the asked id painted background.
+
+    Args:
+        seed: Of the bootstrap.
+        side: Pixels along a side at which masks are compared, None: each query's own size.
+        pictures: Where they come from, None: the sets' folders.
+        workers: Threads that each work on an episode; what is reported does not depend on them.
+        journal: What it knows is not asked again, and it gets what is new. on_episode(done, total) is called after each
+            episode. Raises ValueError for more shots than an episode has, and for an answer that has not the query's
+            size.
     """
     _check(methods, sets, shots)
-    asker = _Asker(Pictures(sets), tuple(methods), tuple(shots), journal)
+    asker = _Asker(pictures or EpisodeImages(sets), tuple(methods), tuple(shots), side, journal)
     tasks = [(each, episode) for each in sets for episode in each.episodes]
     answered: dict[Question, Record] = {}
     for done, new in enumerate(_in_order(asker.ask, tasks, workers), start=1):
@@ -104,6 +117,7 @@ def evaluate(
         },
         sets,
         seed=seed,
+        side=side,
     )
 
 
@@ -123,7 +137,7 @@ def _check(methods: Sequence[Method], sets: Sequence[EpisodeSet], shots: Sequenc
 
 @dataclass(frozen=True, eq=False)
 class _Truth:
-    """A query's truth, ready to be compared: at its own size, and both masks small."""
+    """A query's truth, ready to be compared: at its own size, and both masks at the size of scores."""
 
     own: npt.NDArray[np.bool_]
     small: npt.NDArray[np.bool_]
@@ -134,10 +148,11 @@ class _Truth:
 class _Asker:
     """Asks the methods one episode. Threads may share it."""
 
-    pictures: Pictures
+    pictures: PictureSource
     methods: tuple[Method, ...]
     shots: tuple[int, ...]
-    journal: Journal | None
+    side: int | None
+    journal: AnswerJournal | None
 
     def question(self, method: Method, shots: int, each: EpisodeSet, episode: Episode) -> Question:
         return Question.of(method.name, each.name, episode, shots, ask_absent=shots == min(self.shots))
@@ -161,42 +176,41 @@ class _Asker:
                     queries.append(self.pictures.image(question.absent.set, question.absent.query))
                 start = time.perf_counter()
                 answers = list(method.predict(queries, prompts[: len(question.prompts)]))
-                record = _record(answers, queries, truth, (time.perf_counter() - start) / len(queries))
+                record = self._record(answers, queries, truth, (time.perf_counter() - start) / len(queries))
             answered[question] = record
         return answered
 
     def _truth(self, each: EpisodeSet, episode: Episode) -> _Truth:
-        ids, image = self.pictures.ids(each.name, episode.query), self.pictures.image(each.name, episode.query)
-        if ids.shape != image.shape[:2]:
-            raise ValueError(
-                f"{self.pictures.path(each.name, 'masks', episode.query)}: expected a mask of its picture's size "
-                f"{image.shape[:2]}, got {ids.shape}"
-            )
-        own = wanted(ids, each, episode.id)
-        return _Truth(own, at_scoring_side(own), at_scoring_side(ids == IGNORED))
+        asked = self.pictures.asked(each, episode.id, episode.query)
+        own = asked == 1
+        return _Truth(own, at_scoring_side(own, self.side), at_scoring_side(asked == IGNORED, self.side))
 
-
-def _record(answers: Sequence[Answer], queries: Sequence[Pixels], truth: _Truth, seconds: float) -> Record:
-    if len(answers) != len(queries):
-        raise ValueError(f"expected an answer for each of {len(queries)} queries, got {len(answers)}")
-    (own, confidence), *absent = (read_answer(*each) for each in zip(answers, queries, strict=True))
-    found = at_scoring_side(own)
-    tally = None
-    if confidence is not None:
-        tally = ConfidenceTally.of(at_scoring_side(confidence), found == truth.small, truth.ignored)
-    return Record(
-        foreground=overlap(found, truth.small, truth.ignored),
-        background=overlap(~found, ~truth.small, truth.ignored),
-        present=bool(truth.own.any()),
-        lost=bool(truth.own.any()) and not bool((own & truth.own).any()),
-        absent_empty=None if not absent else not bool(absent[0][0].any()),
-        confidence=tally,
-        seconds=seconds,
-    )
+    def _record(self, answers: Sequence[Answer], queries: Sequence[Pixels], truth: _Truth, seconds: float) -> Record:
+        if len(answers) != len(queries):
+            raise ValueError(f"expected an answer for each of {len(queries)} queries, got {len(answers)}")
+        (own, confidence), *absent = (read_answer(*each) for each in zip(answers, queries, strict=True))
+        found = at_scoring_side(own, self.side)
+        tally = None
+        if confidence is not None:
+            small = at_scoring_side(confidence, self.side)
+            tally = ConfidenceTally.of(small, found == truth.small, truth.ignored)
+        return Record(
+            foreground=overlap(found, truth.small, truth.ignored),
+            background=overlap(~found, ~truth.small, truth.ignored),
+            present=bool(truth.own.any()),
+            lost=bool(truth.own.any()) and not bool((own & truth.own).any()),
+            absent_empty=None if not absent else not bool(absent[0][0].any()),
+            confidence=tally,
+            seconds=seconds,
+        )
 
 
 def read_answer(answer: Answer, query: Pixels) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32] | None]:
-    """What was found, (H, W) bool, and the confidence, (H, W) or None. ValueError where it does not fit the query."""
+    """Read what was found, (H, W) bool, and the confidence, (H, W) or None.
+
+    Raises:
+        ValueError: It does not fit the query.
+    """
     mask, confidence = (answer, None) if isinstance(answer, np.ndarray) else (answer.mask, answer.confidence)
     for array in (mask,) if confidence is None else (mask, confidence):
         if array.shape != query.shape[:2]:
@@ -213,7 +227,7 @@ _Task: TypeAlias = tuple[EpisodeSet, Episode]
 def _in_order(
     ask: Callable[[_Task], dict[Question, Record]], tasks: Sequence[_Task], workers: int
 ) -> Iterator[dict[Question, Record]]:
-    """The results in the order of the tasks, from as many threads; few wait to be taken."""
+    """Give the results in the order of the tasks, from as many threads; few wait to be taken."""
     if workers < 1:
         raise ValueError(f"expected at least 1 worker, got {workers}")
     if workers == 1:

@@ -20,7 +20,7 @@ _LEFT, _TOP = 44, 12
 
 
 def reliability(known: ConfidenceReport, title: str) -> str:
-    """The share of right pixels over confidence, in 20 bins; under it the share of the pixels in each bin.
+    """Draw the share of right pixels over confidence, in 20 bins; under it the share of the pixels in each bin.
 
     Dots on the diagonal: the confidence is the chance of being right (arXiv 1706.04599, section 2).
     """
@@ -50,7 +50,7 @@ def reliability(known: ConfidenceReport, title: str) -> str:
 
 
 def _square(left: float, top: float) -> str:
-    """Axes from 0 to 1 with a grid, and the diagonal."""
+    """Draw axes from 0 to 1 with a grid, and the diagonal."""
     parts = []
     for step in range(6):
         x, y = left + _PLOT * step / 5, top + _PLOT * (1 - step / 5)
@@ -63,7 +63,7 @@ def _square(left: float, top: float) -> str:
 
 
 def tone(report: FewShotReport, column: Column) -> str:
-    """The class that colours a column of the model: a hue for its method, darker with more shots."""
+    """Choose the class that colours a column of the model: a hue for its method, darker with more shots."""
     model = [each for each in report.columns if not each.baseline]
     methods = list(dict.fromkeys(each.method for each in model))
     shots = sorted({each.shots for each in model})
@@ -73,7 +73,7 @@ def tone(report: FewShotReport, column: Column) -> str:
 
 
 def dot_plot(report: FewShotReport) -> str:
-    """mIoU of each set: a dot with its interval for each column of the model, a stroke for each baseline."""
+    """Draw mIoU of each set: a dot with its interval for each column of the model, a stroke for each baseline."""
     columns = beside(report)
     model, baselines = [e for e in columns if not e.baseline], [e for e in columns if e.baseline]
     names = [*report.set_names, *(["mean"] if len(report.set_names) > 1 else [])]
@@ -111,9 +111,12 @@ def dot_plot(report: FewShotReport) -> str:
 
 
 def timeline(lines: Sequence[tuple[str, str, Sequence[tuple[int, float]]]], title: str) -> str:
-    """A measure, 0..1, over the frames of a video. lines: name, class of its colour, and (frame, value) in order.
+    """Draw a measure, 0..1, over the frames of a video.
 
     There must be a frame.
+
+    Args:
+        lines: Name, class of its colour, and (frame, value) in order.
     """
     frames = [frame for _, _, points in lines for frame, _ in points]
     first, span = min(frames), max(1, max(frames) - min(frames))

@@ -15,11 +15,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from incontext.evaluation.few_shot.episodes import Episode, EpisodeSet
-from incontext.evaluation.few_shot.pictures import Pictures, wanted
+from incontext.evaluation.few_shot.pictures import EpisodeImages, PictureSource
 from incontext.evaluation.few_shot.scores import FewShotReport
 from incontext.evaluation.few_shot.scoring import Method, read_answer
 from incontext.images.ids import IGNORED, Pixels
 from incontext.images.resize import resized_mask, shrunk, shrunk_size
+from incontext.types import Palette, Segmentation
 
 LONGER_SIDE = 240  # pixels of a picture
 _TINT = (255, 122, 0)
@@ -33,19 +34,18 @@ _Kind = TypeVar("_Kind", np.bool_, np.uint8)
 
 @dataclass(frozen=True)
 class Shown:
-    """An episode in pictures, each a JPEG file's bytes: the first prompt with its mask, the query with the true
-    outline, the answer, and its confidence (white is sure), None where there is none. iou: of this episode alone."""
+    """An episode in pictures, each a JPEG file's bytes or None where there is none.
+
+    Attributes:
+        score: What ranks it, None where nothing could be scored.
+        captions: Lines about it, the first says what is seen.
+    """
 
     set: str
     rank: str
-    class_name: str
-    query: str
-    shots: int
-    iou: float
-    prompt: bytes
-    truth: bytes
-    answer: bytes
-    confidence: bytes | None
+    score: float | None
+    captions: tuple[str, ...]
+    pictures: tuple[bytes | None, ...]
 
 
 def gallery(
@@ -55,11 +55,22 @@ def gallery(
     *,
     shots: int,
     hidden: Collection[str] = (),
+    pictures: PictureSource | None = None,
     on_picture: Callable[[int, int], None] | None = None,
 ) -> list[Shown]:
-    """The best, the median and the worst episode of each set, as the method answered with that many shots.
+    """Choose the best, the median and the worst episode of each set, and show them.
 
-    hidden: names of sets that are left out. on_picture(done, total) is called after each.
+    Shown are the first prompt with its mask, the query with the true outline, the answer, and its confidence (white is
+    sure).
+
+    Args:
+        report: The scores.
+        method: Which answers.
+        sets: Whose episodes were scored.
+        shots: With how many prompts.
+        hidden: Names of sets that are left out.
+        pictures: Where the images come from; None: the sets' folders.
+        on_picture: Called with how many are done, and how many there are.
     """
     scores = {each.name: each.episode_iou for each in report.column(method.name, shots).sets}
     chosen = [
@@ -68,16 +79,16 @@ def gallery(
         if each.name not in hidden
         for number, rank in best_median_worst(scores[each.name])
     ]
-    pictures, made = Pictures(sets), []
+    source, made = pictures or EpisodeImages(sets), []
     for done, (each, number, rank) in enumerate(chosen, start=1):
-        made.append(_show(pictures, method, each, each.episodes[number], shots, rank, scores[each.name][number]))
+        made.append(_show(source, method, each, each.episodes[number], shots, rank, scores[each.name][number]))
         if on_picture is not None:
             on_picture(done, len(chosen))
     return made
 
 
 def best_median_worst(scores: Sequence[float]) -> Iterator[tuple[int, str]]:
-    """Which ones: (place, what it is); fewer than three where there are fewer scores. Of equals the first is better."""
+    """Choose the places of the best, the median and the worst score; fewer where there are fewer scores."""
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     ranks = {0: "best", len(order) // 2: "median", len(order) - 1: "worst"}
     for place in sorted({0, len(order) // 2, len(order) - 1}):
@@ -85,32 +96,30 @@ def best_median_worst(scores: Sequence[float]) -> Iterator[tuple[int, str]]:
 
 
 def _show(
-    pictures: Pictures, method: Method, each: EpisodeSet, episode: Episode, shots: int, rank: str, iou: float
+    pictures: PictureSource, method: Method, each: EpisodeSet, episode: Episode, shots: int, rank: str, iou: float
 ) -> Shown:
-    query, ids = pictures.image(each.name, episode.query), pictures.ids(each.name, episode.query)
+    query, asked = pictures.image(each.name, episode.query), pictures.asked(each, episode.id, episode.query)
     prompts = [pictures.prompt(each, episode.id, stem) for stem in episode.prompts[:shots]]
     (answer,) = method.predict([query], prompts)
     found, confidence = read_answer(answer, query)
     first = prompts[0]
     grey = None if confidence is None else np.rint(255 * np.clip(confidence, 0, 1)).astype(np.uint8)
     return Shown(
-        set=each.name,
-        rank=rank,
-        class_name=each.class_name(episode.id),
-        query=episode.query,
-        shots=shots,
-        iou=iou,
-        prompt=_jpeg(_tinted(_shrunk(first.image), _shrunk(first.mask == 1), _shrunk(first.mask == IGNORED))),
-        truth=_jpeg(
-            _outlined(_shrunk(query), _shrunk(wanted(ids, each, episode.id)), unscored=_shrunk(ids == IGNORED))
+        each.name,
+        rank,
+        iou,
+        (each.class_name(episode.id), episode.query),
+        (
+            _jpeg(_tinted(_shrunk(first.image), _shrunk(first.mask == 1), _shrunk(first.mask == IGNORED))),
+            _jpeg(_outlined(_shrunk(query), _shrunk(asked == 1), unscored=_shrunk(asked == IGNORED))),
+            _jpeg(_tinted(_shrunk(query), _shrunk(found))),
+            None if grey is None else _jpeg(_shrunk(grey)),
         ),
-        answer=_jpeg(_tinted(_shrunk(query), _shrunk(found))),
-        confidence=None if grey is None else _jpeg(_shrunk(grey)),
     )
 
 
 def _shrunk(array: npt.NDArray[_Kind]) -> npt.NDArray[_Kind]:
-    """At most 240 pixels along the longer side, masks by the nearest pixel."""
+    """Shrink to at most 240 pixels along the longer side, masks by the nearest pixel."""
     if array.dtype == np.bool_:
         small = resized_mask(array.astype(np.uint8), shrunk_size((array.shape[0], array.shape[1]), longest=LONGER_SIDE))
         return small.astype(array.dtype)
@@ -118,7 +127,7 @@ def _shrunk(array: npt.NDArray[_Kind]) -> npt.NDArray[_Kind]:
 
 
 def _tinted(image: Pixels, mask: Flags, unscored: Flags | None = None) -> Pixels:
-    """The mask over the picture, tinted and outlined; what is not scored in grey."""
+    """Lay the mask over the image, tinted and outlined; what is not scored in grey."""
     blended = (image.astype(np.uint16) * 55 + np.array(_TINT, np.uint16) * 45) // 100
     shown = np.where(mask[..., None], blended.astype(np.uint8), image)
     if unscored is not None:
@@ -137,13 +146,28 @@ def _outlined(image: Pixels, mask: Flags, *, unscored: Flags) -> Pixels:
 
 
 def _edges(mask: Flags) -> tuple[Flags, Flags]:
-    """The pixels along the inner and along the outer side of a mask's edge."""
+    """Find the pixels along the inner and along the outer side of a mask's edge."""
     padded = np.pad(mask, 1, mode="edge")
     around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
     surrounded, touched = np.logical_and.reduce(around), np.logical_or.reduce(around)
     inner: Flags = mask & ~surrounded
     outer: Flags = ~mask & touched
     return inner, outer
+
+
+def overlaid(image: Pixels, ids: Pixels, palette: Palette) -> bytes:
+    """Make a small JPEG of an image under the ids of a mask.
+
+    Args:
+        image: (H, W, 3) uint8.
+        ids: (H, W); what is ignored becomes grey.
+        palette: Colours of the ids.
+    """
+    small = _shrunk(image)
+    mask = resized_mask(ids, small.shape[:2])
+    shown = Segmentation(mask, np.ones(mask.shape, np.float32), palette).overlay(small)
+    shown[mask == IGNORED] = _UNSCORED
+    return _jpeg(shown)
 
 
 def _jpeg(image: Pixels) -> bytes:

@@ -1,6 +1,7 @@
 """The report as one HTML page that needs nothing else: tables, drawings, pictures. Light or dark as the reader has it.
 
-Refuses to know how anything in it was made.
+Refuses to know how anything in it was made. Written with f-strings and `html.escape`: a template language would be one
+more dependency, for pages whose parts are computed rather than laid out.
 """
 
 from __future__ import annotations
@@ -62,11 +63,15 @@ svg text { fill: var(--quiet); } svg text.strong { fill: var(--ink); font-weight
 """
 _TONES = "".join(f".{hue}{shade} {{ --tone: var(--{hue}{shade}); }}\n" for hue in HUES for shade in range(1, TONES + 1))
 
-_COLUMNS = ("prompt with its mask", "query, true outline", "answer", "confidence, white is sure")
+COLUMNS = ("prompt with its mask", "query, true outline", "answer", "confidence, white is sure")
 
 
 def page(report: FewShotReport, shown: Sequence[Shown], about: Mapping[str, object]) -> str:
-    """An HTML document. about: what ran, shown as it is, name and value."""
+    """Write the report as an HTML document.
+
+    Args:
+        about: What ran, shown as it is, name and value.
+    """
     summary, of_sets, *others = tables(report)
     body = [
         "<h1>Few-shot scores</h1>",
@@ -80,13 +85,18 @@ def page(report: FewShotReport, shown: Sequence[Shown], about: Mapping[str, obje
         section(of_sets, heading=False),
         *_reliability(report),
         *(section(table) for table in others),
-        *_episodes(shown),
+        *episodes(shown, note_on_episodes(report.columns[0].shots)),
     ]
     return document("Few-shot scores", body)
 
 
 def document(title: str, body: Sequence[str]) -> str:
-    """A whole HTML document. title: plain text; body: elements."""
+    """Write a whole HTML document.
+
+    Args:
+        title: Plain text.
+        body: elements.
+    """
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -97,7 +107,7 @@ def document(title: str, body: Sequence[str]) -> str:
 
 
 def _figures(report: FewShotReport) -> str:
-    """The means in large letters."""
+    """Write the means in large letters."""
     cards = []
     for column in beside(report):
         low, high = column.mean_iou_interval
@@ -118,7 +128,11 @@ def _legend(report: FewShotReport) -> str:
 
 
 def section(table: Table, *, heading: bool = True) -> str:
-    """A table as HTML, under its title and note. heading: with the title."""
+    """Write a table as HTML, under its title and note.
+
+    Args:
+        heading: With the title.
+    """
 
     def row(cells: Sequence[str], tag: str, kind: str = "") -> str:
         return f"<tr{kind}>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
@@ -148,31 +162,45 @@ def _reliability(report: FewShotReport) -> list[str]:
     return [start, f'<div class="side">{"".join(figures)}</div>']
 
 
-def _episodes(shown: Sequence[Shown]) -> list[str]:
+def episodes(
+    shown: Sequence[Shown], note: str, *, columns: Sequence[str] = COLUMNS, measure: str = "IoU", of: str = "episodes"
+) -> list[str]:
+    """Write what was shown by the sets, as HTML.
+
+    Args:
+        note: Plain text about it.
+        columns: What the pictures are.
+        measure: What they are ranked by.
+        of: What they are pictures of.
+    """
     if not shown:
         return []
-    shots = shown[0].shots
-    note = (
-        f"By the IoU of the episode alone, {shots} shot{'s' * (shots > 1)}; where there are more, the first prompt is "
-        "shown. What is greyed out is not scored."
-    )
-    made = ["<h2>Best, median and worst episodes</h2>", f'<p class="note">{note}</p>']
-    names = "".join(f'<div class="quiet">{name}</div>' for name in _COLUMNS)
-    for name, episodes in groupby(shown, key=lambda each: each.set):
+    made = [f"<h2>Best, median and worst {escape(of)}</h2>", f'<p class="note">{escape(note)}</p>']
+    names = "".join(f'<div class="quiet">{escape(name)}</div>' for name in columns)
+    for name, of_set in groupby(shown, key=lambda each: each.set):
         made += [f"<h3>{escape(name)}</h3>", f'<div class="episode names"><div></div>{names}</div>']
-        made += [_episode(each) for each in episodes]
+        made += [_episode(each, columns, measure) for each in of_set]
     return made
 
 
-def _episode(each: Shown) -> str:
-    pictures = zip(_COLUMNS, (each.prompt, each.truth, each.answer, each.confidence), strict=True)
+def note_on_episodes(shots: int) -> str:
+    """Say what is to be said of few-shot episodes with that many shots."""
+    return (
+        f"By the IoU of the episode alone, {shots} shot{'s' * (shots > 1)}; where there are more, the first prompt is "
+        "shown. What is greyed out is not scored."
+    )
+
+
+def _episode(each: Shown, columns: Sequence[str], measure: str) -> str:
     shown = "".join(
-        f'<img alt="{escape(f"{name}: {each.class_name}", quote=True)}" loading="lazy" '
+        f'<img alt="{escape(f"{name}: {each.captions[0]}", quote=True)}" loading="lazy" '
         f'src="data:image/jpeg;base64,{b64encode(picture).decode()}">'
-        for name, picture in pictures
+        for name, picture in zip(columns, each.pictures, strict=True)
         if picture is not None
     )
+    score = "" if each.score is None else f'<span class="iou">{escape(measure)} {each.score:.3f}</span>'
+    captions = "<br>".join(map(escape, each.captions))
     return (
-        f'<div class="episode"><div><b>{escape(each.rank)}</b><span class="iou">IoU {each.iou:.3f}</span>'
-        f'<div class="quiet">{escape(each.class_name)}<br>{escape(each.query)}</div></div>{shown}</div>'
+        f'<div class="episode"><div><b>{escape(each.rank)}</b>{score}<div class="quiet">{captions}</div></div>'
+        f"{shown}</div>"
     )

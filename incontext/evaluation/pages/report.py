@@ -18,12 +18,16 @@ from incontext.images.write import whole_file
 
 
 def to_text(report: FewShotReport) -> str:
-    """What a terminal shows: the scores of the sets and what else there is to say."""
+    """Write what a terminal shows: the scores of the sets and what else there is to say."""
     return "\n".join([set_table(report).to_markdown(), *sentences(report)])
 
 
 def to_markdown(report: FewShotReport, about: Mapping[str, object]) -> str:
-    """Every table. about: what ran, name and value."""
+    """Write every table.
+
+    Args:
+        about: What ran, name and value.
+    """
     parts = ["# Few-shot scores", "\n".join(f"- {fact}" for fact in facts(about))]
     parts += sentences(report)
     for table in tables(report):
@@ -32,7 +36,7 @@ def to_markdown(report: FewShotReport, about: Mapping[str, object]) -> str:
 
 
 def to_json(report: FewShotReport, about: Mapping[str, object]) -> str:
-    """Every figure, as one JSON object whose key `about` holds what ran."""
+    """Write every figure, as one JSON object whose key `about` holds what ran."""
     return json.dumps({"about": dict(about), **asdict(report)}, indent=1) + "\n"
 
 

@@ -14,7 +14,11 @@ from incontext.evaluation.metrics import Interval
 
 @dataclass(frozen=True)
 class Table:
-    """A table: title, a sentence about it, names of the columns, rows of text; total: the last row sums up."""
+    """A table: title, a sentence about it, names of the columns, rows of text.
+
+    Attributes:
+        total: The last row sums up.
+    """
 
     title: str
     note: str
@@ -23,7 +27,7 @@ class Table:
     total: bool = False
 
     def to_markdown(self) -> str:
-        """The table alone."""
+        """Write the table alone."""
         rows = [tuple(f"**{cell}**" if cell else cell for cell in row) for row in self.rows[-1:]]
         lines = [*self.rows[:-1], *rows] if self.total else list(self.rows)
         return "\n".join(_line(each) for each in (self.head, ("---",) * len(self.head), *lines)) + "\n"
@@ -34,7 +38,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def label(report: FewShotReport, column: Column) -> str:
-    """A column's name: the shots, and the method where it is a baseline or one of several."""
+    """Name a column: the shots, and the method where it is a baseline or one of several."""
     if column.baseline:
         return column.method
     shots = f"{column.shots} shot{'s' * (column.shots > 1)}"
@@ -43,7 +47,7 @@ def label(report: FewShotReport, column: Column) -> str:
 
 
 def beside(report: FewShotReport) -> list[Column]:
-    """The columns for tables of sets: the model's, then each baseline at its fewest shots."""
+    """Choose the columns for tables of sets: the model's, then each baseline at its fewest shots."""
     model = [each for each in report.columns if not each.baseline]
     fewest: dict[str, Column] = {}
     for each in report.columns:
@@ -53,15 +57,16 @@ def beside(report: FewShotReport) -> list[Column]:
 
 
 def set_table(report: FewShotReport, *, intervals: bool = False) -> Table:
-    """mIoU: a row for each set and one for their mean."""
-    note = f"Masks are compared at {report.side} x {report.side} pixels; baselines with the fewest shots."
+    """Make a row of mIoU for each set and one for their mean."""
+    size = "the queries' own size" if report.side is None else f"{report.side} x {report.side} pixels"
+    note = f"Masks are compared at {size}; baselines with the fewest shots."
     if intervals:
         note += f" In brackets the middle 95 % of a bootstrap over the episodes of each set, seed {report.seed}."
     return _of_sets(report, "Mean IoU by set", note, lambda e: (e.mean_iou, e.mean_iou_interval), intervals=intervals)
 
 
 def tables(report: FewShotReport) -> list[Table]:
-    """Every table of a report."""
+    """List every table of a report."""
     made = [summary_table(report), set_table(report, intervals=True)]
     note = "The mean of the foreground's and the background's IoU over all episodes of a set."
     made.append(_of_sets(report, "FB-IoU by set", note, lambda e: (e.fb_iou, e.fb_iou_interval), intervals=True))
@@ -71,7 +76,7 @@ def tables(report: FewShotReport) -> list[Table]:
 
 
 def sentences(report: FewShotReport) -> list[str]:
-    """What the tables say, for those who read nothing else."""
+    """Say what the tables say, for those who read nothing else."""
     model = [each for each in report.columns if not each.baseline]
     return [*_more_shots(report, model), *_what_confidence_is_worth(report, model[:1]), *_what_is_lost(report, model)]
 
@@ -109,7 +114,7 @@ def _what_is_lost(report: FewShotReport, model: Sequence[Column]) -> Iterator[st
 
 
 def summary_table(report: FewShotReport) -> Table:
-    """A row for each method and number of shots."""
+    """Make a row for each method and number of shots."""
     head = ("answers by", "shots", "mIoU", "95 %", "FB-IoU", "95 %", "lost", "empty where absent", "s each")
     rows = tuple(
         (
@@ -133,7 +138,7 @@ def summary_table(report: FewShotReport) -> Table:
 
 
 def confidence_table(report: FewShotReport) -> Table | None:
-    """What confidence is worth, for each column that has one."""
+    """Say what confidence is worth, for each column that has one."""
     rows, shown = [], (0.25, 0.5, 0.75)
     for each in report.columns:
         known = each.confidence
@@ -153,7 +158,7 @@ def confidence_table(report: FewShotReport) -> Table | None:
 
 
 def absence_table(report: FewShotReport) -> Table | None:
-    """Queries without the thing, by where they are from."""
+    """Count queries without the thing, by where they are from."""
     rows = tuple(
         (
             label(report, each),
@@ -204,10 +209,10 @@ def _of_sets(
 def _class_tables(report: FewShotReport) -> list[Table]:
     columns, made = beside(report), []
     for row, name in enumerate(report.set_names):
-        classes = columns[0].sets[row].class_iou
+        classes = sorted({i for column in columns for i in column.sets[row].class_iou})
         if len(classes) > 1:
             rows = tuple(
-                (report.class_names[name][i], *(f"{column.sets[row].class_iou[i]:.3f}" for column in columns))
+                (report.class_names[name][i], *(_figure(column.sets[row].class_iou.get(i)) for column in columns))
                 for i in classes
             )
             head = ("class", *(label(report, column) for column in columns))
@@ -216,12 +221,12 @@ def _class_tables(report: FewShotReport) -> list[Table]:
 
 
 def facts(about: Mapping[str, object]) -> list[str]:
-    """What ran, a few words each; of a digest the start."""
+    """Say what ran, a few words each; of a digest the start."""
     return [f"{name.replace('_', ' ')} {str(each)[:12] if 'sha256' in name else each}" for name, each in about.items()]
 
 
 def percent(share: float | None) -> str:
-    """0.123 -> 12.3 %."""
+    """Write 0.123 as 12.3 %."""
     return "-" if share is None else f"{100 * share:.1f} %"
 
 

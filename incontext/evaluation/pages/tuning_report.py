@@ -40,10 +40,13 @@ def write_page(
     prompts: Sequence[Prompt],
     pictures: Sequence[str],
 ) -> Path:
-    """Write the page of a tuning; the file appears whole or not at all. Returns its path.
+    """Write the page of a tuning; the file appears whole or not at all.
 
-    steps: what `tune` reported. prompts, pictures: what it was given, of which those that judged are shown, with what
-    is found in them now.
+    Returns its path.
+
+    Args:
+        steps: What `tune` reported.
+        prompts, pictures: What it was given, of which those that judged are shown, with what is found in them now.
     """
     judged = set(key.origin.held_out or pictures)
     shown = [(name, prompt) for name, prompt in zip(pictures, prompts, strict=True) if name in judged][:MOST_SHOWN]
@@ -76,7 +79,7 @@ def _sentence(key: PromptTensor, steps: Sequence[TuningStep]) -> str:
 
 
 def _curve(steps: Sequence[TuningStep]) -> str:
-    """Mean IoU on the judging pictures over the steps, a line for each group of ids."""
+    """Draw mean IoU on the judging images over the steps, a line for each group of ids."""
     lines = []
     for number, ids in enumerate(dict.fromkeys(step.ids for step in steps)):
         of_group = [step for step in steps if step.ids == ids]
@@ -99,7 +102,7 @@ def _table(steps: Sequence[TuningStep]) -> Table:
 
 
 def _figure(name: str, prompt: Prompt, answer: Segmentation, key: PromptTensor) -> str:
-    """The picture under its own mask, and under the answer."""
+    """Show the image under its own mask, and under the answer."""
     known = np.where(np.isin(prompt.mask, [*key.ids, IGNORED]), prompt.mask, 0)
     truth = Segmentation(known, np.ones(known.shape, np.float32), key.palette)
     images = "".join(

@@ -26,7 +26,7 @@ _PROTOCOL = (
 
 
 def summary_table(report: VideoReport) -> Table:
-    """A row for each method."""
+    """Make a row for each method."""
     note = f"{_PROTOCOL} Recall: frames above 0.5; decay: first quarter of the frames less the last."
     head = ("answers by", "J&F", "J", "recall", "decay", "F", "recall", "decay", "objects", "frames/s")
     rows = tuple(
@@ -37,7 +37,7 @@ def summary_table(report: VideoReport) -> Table:
 
 
 def clip_table(report: VideoReport, column: VideoColumn) -> Table:
-    """A row for each clip: the scores of one method, and J of the baselines beside them."""
+    """Make a row for each clip: the scores of one method, and J of the baselines beside them."""
     baselines = [each for each in report.columns if each.baseline and each is not column]
     rows = []
     for number, clip in enumerate(column.clips):
@@ -57,7 +57,7 @@ def clip_table(report: VideoReport, column: VideoColumn) -> Table:
 
 
 def region_table(report: VideoReport) -> Table:
-    """J of each clip, a column for each method."""
+    """Make a row of J for each clip, a column for each method."""
     rows = [
         (name, *(_figure(column.clips[number].j) for column in report.columns))
         for number, name in enumerate(report.clip_names)
@@ -69,7 +69,7 @@ def region_table(report: VideoReport) -> Table:
 
 
 def object_table(column: VideoColumn) -> Table | None:
-    """A row for each object of the clips that have several; None where none has."""
+    """Make a row for each object of the clips that have several; None where none has."""
     rows = tuple(
         (clip.name, str(each.id), str(each.frames), _figure(each.j.mean), _figure(each.f.mean))
         for clip in column.clips
@@ -81,7 +81,7 @@ def object_table(column: VideoColumn) -> Table | None:
 
 
 def tables(report: VideoReport) -> list[Table]:
-    """Every table of a report."""
+    """List every table of a report."""
     model = _model(report)
     made = [summary_table(report), *([region_table(report)] if len(model) > 1 else [])]
     made += [clip_table(report, column) for column in model]
@@ -89,7 +89,7 @@ def tables(report: VideoReport) -> list[Table]:
 
 
 def sentences(report: VideoReport) -> Iterator[str]:
-    """What the tables say, for those who read nothing else."""
+    """Say what the tables say, for those who read nothing else."""
     baselines = [each for each in report.columns if each.baseline]
     pairs = [(column, other) for column in _model(report) for other in baselines if column is not other]
     for column, other in pairs:
@@ -106,14 +106,18 @@ def sentences(report: VideoReport) -> Iterator[str]:
 
 
 def to_text(report: VideoReport) -> str:
-    """What a terminal shows."""
+    """Write what a terminal shows."""
     model = _model(report)
     shown = [clip_table(report, model[0])] if len(model) == 1 else [region_table(report), summary_table(report)]
     return "\n".join([*(table.to_markdown() for table in shown), *sentences(report)])
 
 
 def to_markdown(report: VideoReport, about: Mapping[str, object]) -> str:
-    """Every table. about: what ran, name and value."""
+    """Write every table.
+
+    Args:
+        about: What ran, name and value.
+    """
     parts = [f"# {_TITLE}", "\n".join(f"- {fact}" for fact in facts(about)), *sentences(report)]
     for table in tables(report):
         parts += [f"## {table.title}", table.note, table.to_markdown().rstrip()]
@@ -121,12 +125,12 @@ def to_markdown(report: VideoReport, about: Mapping[str, object]) -> str:
 
 
 def to_json(report: VideoReport, about: Mapping[str, object]) -> str:
-    """Every figure, as one JSON object whose key `about` holds what ran."""
+    """Write every figure, as one JSON object whose key `about` holds what ran."""
     return json.dumps({"about": dict(about), **asdict(report)}, indent=1) + "\n"
 
 
 def to_page(report: VideoReport, about: Mapping[str, object]) -> str:
-    """An HTML document that needs nothing else."""
+    """Write an HTML document that needs nothing else."""
     summary, *others = tables(report)
     body = [
         f"<h1>{_TITLE}</h1>",
@@ -150,7 +154,7 @@ def write_report(folder: Path, report: VideoReport, about: Mapping[str, object])
 
 
 def _timelines(report: VideoReport) -> Iterator[str]:
-    """J over time, a drawing for each clip with something to score."""
+    """Draw J over time, for each clip with something to score."""
     if len(report.unscored) == len(report.clip_names):
         return
     kinds = _kinds(report)
@@ -169,14 +173,14 @@ def _points(clip: ClipScore) -> list[tuple[int, float]]:
 
 
 def _kinds(report: VideoReport) -> dict[str, str]:
-    """The class that colours each method: the darkest shades of all hues first; none for baselines."""
+    """Choose the class that colours each method: the darkest shades of all hues first; none for baselines."""
     shades = [f"{hue}{shade}" for shade in range(TONES, 0, -1) for hue in HUES]
     model = [each.method for each in report.columns if not each.baseline]
     return {e.method: "" if e.baseline else shades[model.index(e.method) % len(shades)] for e in report.columns}
 
 
 def _model(report: VideoReport) -> list[VideoColumn]:
-    """What is to be judged: the methods that are no baselines, or the baselines where there is nothing else."""
+    """List what is to be judged: the methods that are no baselines, or the baselines where there is nothing else."""
     return [each for each in report.columns if not each.baseline] or list(report.columns)
 
 

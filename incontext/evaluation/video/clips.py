@@ -27,10 +27,17 @@ _ROUNDING = 1  # pixels by which a mask may miss its frame's size, when both wer
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A video with masks. frames: its pictures in order. masks: files by the number of their frame.
+    """A video with masks.
 
-    as_one: every id but 0 is the one object, 1. late: an id that a later mask shows first is a new object; else only
-    the first mask with an id introduces objects, and ids that it does not show are background.
+    Attributes:
+        frames: Its pictures in order.
+        masks: Files by the number of their frame.
+        as_one: Every id but 0 is the one object, 1.
+        late: An id that a later mask shows first is a new object; else only the first mask with an id introduces
+            objects, and ids that it does not show are background.
+        whole: Each mask shows all objects that are in sight, so that one which introduces some is compared for the
+            others.
+        last_counts: The last mask is compared, too.
     """
 
     name: str
@@ -38,11 +45,16 @@ class Clip:
     masks: Mapping[int, Path]
     as_one: bool = False
     late: bool = True
+    whole: bool = False
+    last_counts: bool = False
 
     @property
     def scored(self) -> frozenset[int]:
-        """The frames whose masks are compared unless they introduce objects: all but the first and the last of them."""
-        return frozenset(sorted(self.masks)[1:-1])
+        """The frames whose masks are compared unless they introduce objects.
+
+        These are all but the first and, as a rule, the last of them.
+        """
+        return frozenset(sorted(self.masks)[1 : None if self.last_counts else -1])
 
     @cached_property
     def _numbers(self) -> Mapping[Color, int]:
@@ -50,26 +62,33 @@ class Clip:
         return number_colors(self.masks.values())
 
     def read(self, number: int) -> tuple[Pixels, Pixels | None]:
-        """A frame (H, W, 3) uint8 and its mask (H, W) uint8, None where it has none.
+        """Read a frame (H, W, 3) uint8 and its mask (H, W) uint8, None where it has none.
 
-        A mask that misses the frame's size by one pixel is stretched; ValueError where it misses it by more.
+        A mask that misses the frame's size by one pixel is stretched.
+
+        Raises:
+            ValueError: It misses it by more.
         """
         image = read_image(self.frames[number])
         if number not in self.masks:
             return image, None
-        ids = read_ids(self.masks[number], self._numbers)
+        ids = self.ids(number)
         height, width = image.shape[:2]
         if max(abs(ids.shape[0] - height), abs(ids.shape[1] - width)) > _ROUNDING:
             raise ValueError(
                 f"{self.masks[number]}: expected a mask of its frame's size {width} x {height} (width x height), got "
                 f"{ids.shape[1]} x {ids.shape[0]}"
             )
-        ids = resized_mask(ids, (height, width))
-        return image, (ids > 0).astype(np.uint8) if self.as_one else ids
+        return image, resized_mask(ids, (height, width))
+
+    def ids(self, number: int) -> Pixels:
+        """Read the ids of a mask, (H, W) uint8 at the size of its file."""
+        ids = read_ids(self.masks[number], self._numbers)
+        return (ids > 0).astype(np.uint8) if self.as_one else ids
 
     def digest(self) -> str:
-        """Changes when a frame or a mask does, by the files' names, sizes and times, or what the masks mean does."""
-        lines = [f"{self.as_one} {self.late}"]
+        """Make a digest that changes when a frame or a mask does, by names, sizes and times, or what masks mean."""
+        lines = [f"{self.as_one} {self.late} {self.whole} {self.last_counts}"]
         for path in (*self.frames, *self.masks.values()):
             about = path.stat()
             lines.append(f"{path.parent.name}/{path.name} {about.st_size} {about.st_mtime_ns}")
@@ -85,14 +104,21 @@ def read_clips(
     resolution: str | None = None,
     limit: int | None = None,
 ) -> tuple[Clip, ...]:
-    """The clips of a folder.
+    """Read the clips of a folder.
 
-    data: DAVIS, a folder with JPEGImages/RESOLUTION/NAME/*.jpg, Annotations likewise and ImageSets/YEAR/SPLIT.txt; or
-    NAME/frames and NAME/masks, files of the same names, masks for all frames or for some; or one such NAME. names:
-    which clips, None: all. split, year, resolution: of DAVIS; None: "val" (every clip where there is no ImageSets),
-    the latest year that lists it, and 480p where there are several. In 2016 all ids are one object. limit: at most so
-    many frames of each, from its start.
-    Raises FileNotFoundError where there are no clips, ValueError where one cannot be used.
+    Args:
+        data: DAVIS, a folder with JPEGImages/RESOLUTION/NAME/*.jpg, Annotations likewise and ImageSets/YEAR/SPLIT.txt;
+            or
+            NAME/frames and NAME/masks, files of the same names, masks for all frames or for some; or one such NAME.
+        names: Which clips, None: all.
+        split: Of DAVIS; None: "val", and every clip where there is no ImageSets.
+        year: Of DAVIS; None: the latest that lists the split. In 2016 all ids are one object.
+        resolution: Of DAVIS; None: 480p where there are several.
+        limit: At most so many frames of each, from its start.
+
+    Raises:
+        FileNotFoundError: There are no clips.
+        ValueError: One cannot be used.
     """
     if not data.is_dir():
         raise FileNotFoundError(f"{data}: there is no such folder")
@@ -107,7 +133,7 @@ def read_clips(
         if missing := [name for name in names if name not in by_name]:
             raise ValueError(f"expected clips out of {', '.join(by_name)}, got {', '.join(missing)}")
         found = [by_name[name] for name in names]
-    return tuple(each if limit is None else _limited(each, limit) for each in found)
+    return tuple(each if limit is None else limited(each, limit) for each in found)
 
 
 def _folders(data: Path) -> Iterator[Clip]:
@@ -120,7 +146,7 @@ def _folders(data: Path) -> Iterator[Clip]:
             f"expected JPEGImages and Annotations in {data}, or frames and masks, or folders that hold these; got none"
         )
     for folder in folders:
-        yield _clip(folder.resolve().name, folder / "frames", folder / "masks")
+        yield clip_of(folder.resolve().name, folder / "frames", folder / "masks")
 
 
 def _davis(data: Path, split: str | None, year: int | None, resolution: str | None) -> Iterator[Clip]:
@@ -134,12 +160,12 @@ def _davis(data: Path, split: str | None, year: int | None, resolution: str | No
         for folder in (images / name, masks / name):
             if not folder.is_dir():
                 raise FileNotFoundError(f"{folder}: there is no such folder, but clip {name} needs it")
-        clip = _clip(name, images / name, masks / name)
+        clip = clip_of(name, images / name, masks / name)
         yield replace(clip, as_one=year == ONE_OBJECT_YEAR, late=False)
 
 
 def _listed(data: Path, split: str | None, year: int | None, resolution: str) -> tuple[list[str], int | None]:
-    """The clips of a split, and the year whose rules hold. DAVIS 2016 by itself lists files, by resolution."""
+    """List the clips of a split, and the year whose rules hold. DAVIS 2016 by itself lists files, by resolution."""
     lists = data / "ImageSets"
     if split is None and not lists.is_dir():
         return sorted(path.name for path in (data / "JPEGImages" / resolution).glob("*/")), year
@@ -155,7 +181,12 @@ def _listed(data: Path, split: str | None, year: int | None, resolution: str) ->
     return list(dict.fromkeys(PurePosixPath(each).parent.name if "/" in each else each for each in first)), year
 
 
-def _clip(name: str, frames: Path, masks: Path) -> Clip:
+def clip_of(name: str, frames: Path, masks: Path) -> Clip:
+    """Make the clip of a folder of frames and one of masks, files of the same names.
+
+    Raises:
+        ValueError: They do not fit.
+    """
     found, labelled = files(frames), files(masks)
     if not found or not labelled:
         raise ValueError(f"expected pictures in {frames} and in {masks}, got {len(found)} and {len(labelled)}")
@@ -165,7 +196,8 @@ def _clip(name: str, frames: Path, masks: Path) -> Clip:
     return Clip(name, tuple(found[s] for s in order), {i: labelled[s] for i, s in enumerate(order) if s in labelled})
 
 
-def _limited(clip: Clip, limit: int) -> Clip:
+def limited(clip: Clip, limit: int) -> Clip:
+    """Keep at most so many of a clip's frames, from its start."""
     if limit < 1:
         raise ValueError(f"expected a limit of at least 1 frame, got {limit}")
     return replace(clip, frames=clip.frames[:limit], masks={i: path for i, path in clip.masks.items() if i < limit})

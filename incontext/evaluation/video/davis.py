@@ -21,15 +21,18 @@ _PARTS = 4  # of a sequence: decay compares the first with the last
 
 
 def region(found: Flags, truth: Flags, ignored: Flags) -> float:
-    """J of one frame, 0..1: intersection over union, 1 where both masks are empty."""
+    """Compute J of one frame, 0..1: intersection over union, 1 where both masks are empty."""
     return overlap(found, truth, ignored).iou
 
 
 def boundary(found: Flags, truth: Flags, ignored: Flags, radius: int | None = None) -> float:
-    """F of one frame, 0..1: the harmonic mean of the outlines' precision and recall, 1 where neither has an outline.
+    """Compute F of one frame, 0..1: the harmonic mean of the outlines' precision and recall, 1 without outlines.
 
     A pixel of one outline matches where one of the other lies within ``radius`` pixels of it; None, as DAVIS has it:
-    ceil(0.008 * diagonal). What is ignored is background in both masks. ValueError for masks of different sizes.
+    ceil(0.008 * diagonal). What is ignored is background in both masks.
+
+    Raises:
+        ValueError: For masks of different sizes.
     """
     if not found.shape == truth.shape == ignored.shape or found.ndim != 2:
         raise ValueError(f"expected (H, W) masks of one size, got {found.shape}, {truth.shape} and {ignored.shape}")
@@ -44,7 +47,7 @@ def boundary(found: Flags, truth: Flags, ignored: Flags, radius: int | None = No
 
 
 def outline(mask: Flags) -> Flags:
-    """(H, W) bool: the pixels that differ from their right, lower or lower right neighbour.
+    """Find the pixels that differ from their right, lower or lower right neighbour, (H, W) bool.
 
     So an outline lies half a pixel up and left of the mask's edge, and none runs along the picture's own edge.
     """
@@ -54,7 +57,7 @@ def outline(mask: Flags) -> Flags:
 
 
 def widened(mask: Flags, radius: int) -> Flags:
-    """(H, W) bool: what lies within `radius` pixels of the mask, by Euclidean distance.
+    """Find what lies within `radius` pixels of the mask, by Euclidean distance, (H, W) bool.
 
     A disk row by row, from its narrow top and bottom to its middle, so that each row widens the one before it.
     """
@@ -74,8 +77,12 @@ def widened(mask: Flags, radius: int) -> Flags:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of a measure over an object's frames: mean; recall, the share of frames above 0.5; decay, the mean of the first
-    quarter less that of the last (negative where it gets better). Means of these over objects are of this type too."""
+    """Of a measure over an object's frames: mean, recall, the share of frames above 0.5, and decay.
+
+    Decay is the mean of the first quarter less that of the last (negative where it gets better). Means of these over
+    objects
+    are of this type too.
+    """
 
     mean: float
     recall: float
@@ -83,10 +90,13 @@ class Statistics:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Statistics:
-        """Those of values in the order of time. ValueError where there are none.
+        """Compute those of values in the order of time.
 
         Quarters share the frame where they meet. The official code numbers frames with 8 bits and so gets the decay of
         more than 256 frames wrong; this does not.
+
+        Raises:
+            ValueError: There are none.
         """
         if not values:
             raise ValueError("expected the values of at least one frame, got none")
@@ -96,6 +106,6 @@ class Statistics:
 
     @classmethod
     def over(cls, each: Iterable[Statistics]) -> Statistics:
-        """The means over objects."""
+        """Average over objects."""
         objects = list(each)
         return cls(mean(o.mean for o in objects), mean(o.recall for o in objects), mean(o.decay for o in objects))

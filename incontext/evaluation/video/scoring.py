@@ -6,7 +6,8 @@ Refuses to know networks and files of masks: `evaluate_video` scores whatever an
 The protocol is that of DAVIS for given first masks (arXiv 1704.00675). J and F are measured for each object
 in each frame with a mask, at the frames' own size, ignored pixels (255) left out; neither the first such frame nor the
 last counts. They are averaged over an object's frames, then over all objects of all clips. Where later masks introduce
-objects, those are given at that frame, which then is not scored, as its mask need not show the others.
+objects, those are given at that frame, which then is not scored, as its mask need not show the others; where it does
+(`Clip.whole`), it is scored for those.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -35,12 +37,17 @@ class Follower(Protocol):
     step: a frame (H, W, 3) uint8 and, where objects are introduced, their mask (H, W) uint8 -> ids (H, W) of all.
     """
 
-    def step(self, frame: Pixels, mask: Pixels | None = None, /) -> Answer: ...
+    def step(self, frame: Pixels, mask: Pixels | None = None, /) -> Answer:
+        """Answer the next frame (H, W, 3) uint8, of which a mask (H, W) of ids may be given."""
 
 
 @dataclass(frozen=True)
 class VideoMethod:
-    """Something that follows objects, and how reports call it. start: makes a fresh one for each clip."""
+    """Something that follows objects, and how reports call it.
+
+    Attributes:
+        start: Makes a fresh one for each clip.
+    """
 
     name: str
     start: Callable[[], Follower]
@@ -54,6 +61,7 @@ class CopiedMask:
         self._mask: Pixels | None = None
 
     def step(self, frame: Pixels, mask: Pixels | None = None, /) -> Pixels:
+        """Answer with the masks that were given, whatever the frame shows."""
         known = np.zeros(frame.shape[:2], np.uint8) if self._mask is None else self._mask
         given = np.zeros_like(known) if mask is None else mask
         self._mask = np.where((given != 0) & (given != IGNORED), given, known)
@@ -75,11 +83,25 @@ class ObjectRecord:
 
 @dataclass(frozen=True)
 class ClipRecord:
-    """What was measured of a method on a clip. frames, seconds: that it answered, and that it took, files left out."""
+    """What was measured of a method on a clip.
+
+    Attributes:
+        frames, seconds: That it answered, and that it took, files left out.
+    """
 
     frames: int
     seconds: float
     objects: tuple[ObjectRecord, ...]
+
+
+class KnownClips(Protocol):
+    """What is known of clips already, as `VideoJournal` keeps it."""
+
+    def get(self, method: VideoMethod, clip: Clip, /) -> ClipRecord | None:
+        """Return what is known of a clip by a method, if something is."""
+
+    def add(self, method: VideoMethod, clip: Clip, record: ClipRecord, /) -> None:
+        """Keep what was measured of a clip by a method."""
 
 
 class VideoJournal:
@@ -96,7 +118,7 @@ class VideoJournal:
         self._lines.close()
 
     def get(self, method: VideoMethod, clip: Clip) -> ClipRecord | None:
-        """What was measured before on the same files, if it was."""
+        """Return what was measured before on the same files, if it was."""
         return self._known.get((method.name, clip.digest()))
 
     def add(self, method: VideoMethod, clip: Clip, record: ClipRecord) -> None:
@@ -128,8 +150,10 @@ class ObjectScore:
 class ClipScore:
     """The scores of a clip, means over its objects, 0..1; None where no mask but those that introduce objects exists.
 
-    frames: that were answered; frames_per_second: of the method, decoding left out. at: the frames that are scored, and
-    j_over_time: J in each of them, the mean over the objects.
+    Attributes:
+        frames: That were answered.
+        frames_per_second: Of the method, decoding left out.
+        at: The frames that are scored, and j_over_time: J in each of them, the mean over the objects.
     """
 
     name: str
@@ -165,6 +189,7 @@ class VideoReport:
 
     @property
     def clip_names(self) -> tuple[str, ...]:
+        """The names of the clips, in their order."""
         return tuple(clip.name for clip in self.columns[0].clips)
 
     @property
@@ -177,14 +202,16 @@ def evaluate_video(
     methods: Sequence[VideoMethod],
     clips: Sequence[Clip],
     *,
-    journal: VideoJournal | None = None,
+    journal: KnownClips | None = None,
     on_frame: Callable[[int, int], None] | None = None,
+    on_answer: Callable[[VideoMethod, Clip, int, Pixels], None] | None = None,
 ) -> VideoReport:
     """Let every method follow the objects of every clip, and score its answers.
 
-    journal: what it knows is not measured again, and it gets what is new. on_frame(done, total) is called after each
-    frame of each method. Raises ValueError for a clip none of whose masks shows an object, and for an answer that has
-    not the frame's size.
+    Args:
+        journal: What it knows is not measured again, and it gets what is new. on_frame(done, total) is called after
+            each frame of each method, on_answer(method, clip, frame, ids) with each answer (H, W). Raises ValueError
+            for a clip none of whose masks shows an object, and for an answer that has not the frame's size.
     """
     if not methods or not clips:
         raise ValueError("expected at least one method and one clip, got none")
@@ -204,7 +231,8 @@ def evaluate_video(
         for method in methods:
             record = None if journal is None else journal.get(method, clip)
             if record is None:
-                record = follow(method, clip, on_frame=lambda: tell(1))
+                keep = None if on_answer is None else partial(on_answer, method, clip)
+                record = follow(method, clip, on_frame=lambda: tell(1), on_answer=keep)
                 if journal is not None:
                     journal.add(method, clip, record)
             else:
@@ -222,10 +250,17 @@ class _Tally:
     f: list[float] = field(default_factory=list)
 
 
-def follow(method: VideoMethod, clip: Clip, *, on_frame: Callable[[], None] | None = None) -> ClipRecord:
+def follow(
+    method: VideoMethod,
+    clip: Clip,
+    *,
+    on_frame: Callable[[], None] | None = None,
+    on_answer: Callable[[int, Pixels], None] | None = None,
+) -> ClipRecord:
     """Show a method the clip from the first frame on whose mask has an object, and measure what it answers.
 
-    It gets each object's mask once, at the first frame that shows it, with other objects as background.
+    It gets each object's mask once, at the first frame that shows it, with other objects as background. on_frame() is
+    called after each frame, on_answer(frame, ids) with each answer (H, W).
     """
     follower = method.start()
     tallies: dict[int, _Tally] = {}
@@ -233,8 +268,8 @@ def follow(method: VideoMethod, clip: Clip, *, on_frame: Callable[[], None] | No
     for number in range(len(clip.frames)):
         image, truth = clip.read(number)
         given = _introduced(truth, tallies, clip)
-        if given is not None:
-            tallies |= {i: _Tally() for i in _ids(given)}
+        new = set() if given is None else set(_ids(given))
+        tallies |= {i: _Tally() for i in new}
         if tallies:
             start = time.perf_counter()
             answer = follower.step(image, given)
@@ -242,8 +277,10 @@ def follow(method: VideoMethod, clip: Clip, *, on_frame: Callable[[], None] | No
             seconds, frames = seconds + time.perf_counter() - start, frames + 1
             if found.shape != image.shape[:2]:
                 raise ValueError(f"expected an answer of the frame's size {image.shape[:2]}, got {found.shape}")
-            if truth is not None and given is None and number in clip.scored:
-                for i, tally in tallies.items():
+            if on_answer is not None:
+                on_answer(number, found.astype(np.uint8))
+            if truth is not None and number in clip.scored and (not new or clip.whole):
+                for i, tally in ((i, tally) for i, tally in tallies.items() if i not in new):
                     masks = found == i, truth == i, truth == IGNORED
                     tally.frames.append(number)
                     tally.j.append(region(*masks))
@@ -257,7 +294,7 @@ def follow(method: VideoMethod, clip: Clip, *, on_frame: Callable[[], None] | No
 
 
 def _introduced(truth: Pixels | None, known: Mapping[int, object], clip: Clip) -> Pixels | None:
-    """The mask to give at this frame: of the objects that it is the first to show; None where there are none."""
+    """Find the mask to give at this frame: of the objects that it is the first to show; None where there are none."""
     if truth is None or (known and not clip.late):
         return None
     new = [i for i in _ids(truth) if i not in known]

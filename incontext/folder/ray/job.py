@@ -19,23 +19,31 @@ from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from incontext.folder.job import run_job, settings_of
 from incontext.folder.journal import JOURNAL_NAME
 from incontext.folder.outputs import Outputs
 from incontext.folder.plan import FolderJob, Query
-from incontext.folder.ray.workers import Introduction, Ledger, Made, PackedQuery, Recipe, Share, Worker, introduce
+from incontext.folder.ray.workers import (
+    Introduction,
+    Ledger,
+    Made,
+    PackedQuery,
+    RayNetworks,
+    Setup,
+    Share,
+    Worker,
+    introduce,
+)
 from incontext.folder.report import FileReport, FolderReport
 from incontext.folder.run import Finish
 from incontext.folder.watch import Arrived
+from incontext.options import BatchSize, SegmentKeywords, SegmentOptions, takes_options
 from incontext.version import __version__
 
 if TYPE_CHECKING:  # the engine brings torch
-    from incontext.canvas.context import Ensemble
-    from incontext.canvas.windows import Tiles
-    from incontext.engine import BatchSize, Context, DtypeName
-    from incontext.network.model import Task
+    from incontext.engine import Context
 
 PICTURES_FOR_THREAD: Final = 4  # in a block: a worker holds two blocks, which are lost together when it dies
 PICTURES_ON_GPU: Final = 128
@@ -54,7 +62,7 @@ _SETTINGS = {
 }
 _ALONE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the one way to make Ray bind to 127.0.0.1, on Linux as well
-    "RAY_worker_niceness": "0",  # as a local engine would run
+    "RAY_worker_niceness": "0",  # as a local runner would run
 }
 _SETTINGS_FRAME = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # of HTTP/2 (RFC 9113): both sides begin with one of type 4
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _SETTINGS_FRAME
@@ -64,66 +72,35 @@ class RayWarning(UserWarning):
     """Something about the workers that the user should know of; the job goes on."""
 
 
+@takes_options
 def segment_on_ray(
+    networks: RayNetworks,
     job: FolderJob,
-    context: Context,
+    context: Context | None,
     *,
-    weights: str = "default",
-    device: str = "auto",
-    dtype: DtypeName = "auto",
-    min_presence: float | None = None,
-    workers: int | None = None,
-    address: str | None = None,
-    ensemble: Ensemble = "auto",
-    task: Task = "instance",
-    side: int | None = None,
-    tiles: Tiles = None,
-    refine: bool = False,
     batch_size: BatchSize = "auto",
     resume: bool = True,
     arrivals: Iterable[Arrived] | None = None,
     on_file: Callable[[FileReport], None] | None = None,
     on_resume: Callable[[int], None] | None = None,
+    **options: Unpack[SegmentKeywords],
 ) -> FolderReport:
-    """`job.segment_folder` by workers on Ray, with the same results, reports, rules for faults, and ways to go on.
+    """Do `job.segment_folder` by workers on Ray, with the same results, reports, rules for faults, and ways to go on.
 
-    weights, device, dtype, min_presence: see `engine.load`; each worker loads them, so a file must be on storage that
-    all machines share, as must local pictures and the output folder. workers, address: see :class:`RayEngine`. The rest
-    is `segment_folder`'s, whose errors may come too; a job may begin on one engine and go on on the other.
+    Local images and the output folder must be on storage that all machines share. Arguments but `networks` are
+    `segment_folder`'s; a job may begin by one of the two and go on by the other.
 
     Raises:
-        OSError, ValueError: as `segment_folder` and :class:`RayEngine` do.
+        OSError, ValueError: as `segment_folder` and :class:`RayRunner` do.
     """
-    recipe = Recipe(
-        context,
-        job.outputs,
-        weights=weights,
-        device=device,
-        dtype=dtype,
-        min_presence=min_presence,
-        ensemble=ensemble,
-        task=task,
-        side=side,
-        tiles=tiles,
-        refine=refine,
-        batch_size=batch_size,
-    )
-    with RayEngine(recipe, workers=workers, address=address) as engine:
+    chosen = SegmentOptions(**options)
+    with RayRunner(Setup(networks, context, job.outputs, chosen, batch_size)) as runner:
         return run_job(
-            engine,
+            runner,
             job,
-            settings=settings_of(
-                job,
-                context,
-                ensemble=ensemble,
-                task=task,
-                side=side,
-                tiles=tiles,
-                refine=refine,
-                batch_size=batch_size,
-            ),
-            segmenter=engine.described,
-            identity=engine.identity,
+            settings=settings_of(job, context, chosen, batch_size),
+            segmenter=runner.described,
+            identity=runner.identity,
             resume=resume,
             arrivals=arrivals,
             on_file=on_file,
@@ -131,13 +108,12 @@ def segment_on_ray(
         )
 
 
-class RayEngine:
-    """Runs queries on Ray. A context manager; where this process has no Ray yet, it starts one and ends it.
+class RayRunner:
+    """Runs queries on Ray.
 
-    address: of a cluster that this machine belongs to, "auto" or HOST:PORT; None is a Ray on this machine alone, which
-    others cannot reach. workers: how many; None is one for each GPU, or where there is none, for two CPU cores.
+    A context manager; where this process has no Ray yet, it starts one and ends it.
 
-    Entering it has one worker try the recipe: ``described`` is then its `Segmenter.describe`, and ``identity`` what
+    Entering it has one worker try the setup: ``described`` is then its `Segmenter.describe`, and ``identity`` what
     `identity.identify` says of the job.
 
     Raises on entering:
@@ -147,16 +123,14 @@ class RayEngine:
         OSError: Ray gave up.
     """
 
-    def __init__(self, recipe: Recipe, *, workers: int | None = None, address: str | None = None) -> None:
-        if workers is not None and workers < 1:
-            raise ValueError(f"expected at least 1 worker, got {workers}")
+    def __init__(self, setup: Setup) -> None:
         self.described: dict[str, object] = {}
         self.identity: dict[str, object] = {}
         self.workers = 1
-        self._recipe, self._address, self._asked = recipe, address, workers
+        self._setup, self._networks = setup, setup.networks
         self._share = Share(1, 0, str(Path.cwd()))
         self._waited = 0.0  # seconds, summed over the workers
-        self._is_ours = False  # whether this engine started Ray
+        self._is_ours = False  # whether this runner started Ray
         self._deaths = 0  # of workers, that the user knows of
         self._unswept: dict[PurePosixPath, PurePosixPath] = {}  # folders in which dead workers may have left something
 
@@ -166,14 +140,16 @@ class RayEngine:
         return self._waited / self.workers
 
     def __enter__(self) -> Self:
-        ray = _import_ray(alone=self._address is None)
+        ray = _import_ray(alone=self._networks.address is None)
         if not ray.is_initialized():
             self._is_ours = True
-            _begin(self._address, self._asked)
+            _begin(self._networks.address, self._networks.workers)
         try:
             with _in_a_sentence():
-                self.workers, self._share = share_out(ray.cluster_resources(), self._asked, self._recipe.device)
-                self._recipe_ref = ray.put(self._recipe)
+                self.workers, self._share = share_out(
+                    ray.cluster_resources(), self._networks.workers, self._networks.loading.device
+                )
+                self._setup_ref = ray.put(self._setup)
                 self._ledger = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
                 self._introduce()
         except BaseException:
@@ -187,13 +163,16 @@ class RayEngine:
         self._end()
 
     def run(self, queries: Iterable[tuple[int, Query]], finish: Finish) -> None:
-        """Segment the queries and write their results. finish: called in this thread, whichever block is done first.
+        """Segment the queries and write their results.
 
         What stops it, Ctrl-C included, loses what the workers have in hand: those pictures are not finished.
 
+        Args:
+            finish: Called in this thread, whichever block is done first.
+
         Raises:
             UnwritableError: nothing more can be written.
-            ValueError: the workers of some machine cannot use the recipe.
+            ValueError: the workers of some machine cannot use the setup.
             OSError: Ray gave up.
         """
         most = PICTURES_ON_GPU if self._share.gpus else PICTURES_FOR_THREAD * self._share.threads
@@ -226,7 +205,7 @@ class RayEngine:
         rows = [{"block": pickle.dumps([PackedQuery.pack(*each) for each in part])} for part in parts]
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             Worker,
-            fn_constructor_args=(self._recipe_ref, self._share, self._ledger, _witness(self._recipe.outputs)),
+            fn_constructor_args=(self._setup_ref, self._share, self._ledger, _witness(self._setup.outputs)),
             compute=ray.data.ActorPoolStrategy(size=min(self.workers, len(rows))),
             num_cpus=self._share.threads,
             num_gpus=self._share.gpus,
@@ -237,12 +216,12 @@ class RayEngine:
             yield from map(pickle.loads, batch["made"])
 
     def _introduce(self) -> None:
-        """Have one worker try the recipe, before anything is written."""
+        """Have one worker try the setup, before anything is written."""
         import ray
 
         share = self._share
         task = ray.remote(introduce).options(num_cpus=share.threads, num_gpus=share.gpus, max_retries=0)
-        answer = task.remote(self._recipe_ref, share)
+        answer = task.remote(self._setup_ref, share)
         if not ray.wait([answer], timeout=_SECONDS_TO_BEGIN)[0]:
             needs = "a free GPU" if share.gpus else f"free CPU cores: {share.threads}"
             warnings.warn(f"still waiting for the first worker, which needs {needs}", RayWarning, stacklevel=3)
@@ -256,7 +235,7 @@ class RayEngine:
         self.identity = said.identity
 
     def _tell_of_deaths(self) -> bool:
-        """Whether workers have died since the last time."""
+        """Tell whether workers have died since the last time."""
         import ray
 
         before, self._deaths = self._deaths, ray.get(self._ledger.deaths.remote())
@@ -273,12 +252,12 @@ class RayEngine:
         else:
             with suppress(AttributeError):
                 ray.kill(self._ledger)
-        self._recipe.outputs.sweep(self._unswept.values())
+        self._setup.outputs.sweep(self._unswept.values())
         self._unswept.clear()
 
 
 def _witness(outputs: Outputs) -> Path | None:
-    """Something in the output folder that only those see who write to the same one."""
+    """Put something into the output folder that only those see who write to the same one."""
     if outputs.folder is None:
         return None
     journal = outputs.out / JOURNAL_NAME
@@ -286,12 +265,16 @@ def _witness(outputs: Outputs) -> Path | None:
 
 
 def share_out(resources: Mapping[str, float], asked: int | None, device: str) -> tuple[int, Share]:
-    """How many workers, and what each has. resources: the "CPU" and "GPU" of the cluster. asked, device: what the user
-    wants. ValueError: there is no room for that."""
+    """Decide how many workers there are, and what each has.
+
+    Args:
+        resources: The "CPU" and "GPU" of the cluster.
+        asked, device: What the user wants. ValueError: there is no room for that.
+    """
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     if device not in {"auto", "cpu", "cuda"}:
         raise ValueError(
-            f"expected --device auto, cpu or cuda with --engine ray, which hands out the GPUs, got {device}"
+            f"expected --device auto, cpu or cuda with --runner ray, which hands out the GPUs, got {device}"
         )
     if device == "cuda" and not gpus:
         raise ValueError(
@@ -351,7 +334,7 @@ def _begin(address: str | None, workers: int | None) -> None:
 
 
 def _refuse_silent(address: str) -> None:
-    """Ray itself would try for a minute."""
+    """Refuse an address where nothing answers: Ray itself would try for a minute."""
     host, _, port = address.rpartition(":")
     if address == "auto":
         return
@@ -375,7 +358,7 @@ def _refuse_silent(address: str) -> None:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Without what Ray's own processes write to stderr: they say that they were told to say nothing."""
+    """Leave out what Ray's own processes write to stderr: they say that they were told to say nothing."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -389,7 +372,7 @@ def _hushed() -> Iterator[None]:
 
 @contextmanager
 def _in_a_sentence() -> Iterator[None]:
-    """What a worker raised, or Ray itself, without the traceback of Ray."""
+    """Raise what a worker raised, or Ray itself, without the traceback of Ray."""
     import ray.exceptions
 
     try:

@@ -1,4 +1,4 @@
-"""What runs in the processes of `on_ray.RayEngine`: a local engine for one block of queries after another.
+"""What runs in the processes of `job.RayRunner`: a local runner for one block of queries after another.
 
 Pictures are read and results are written where the network runs, so that only names and reports travel. Refuses to
 know how Ray distributes blocks (job.py) and what becomes of the reports (job.py).
@@ -19,22 +19,25 @@ from incontext.folder.identity import identify
 from incontext.folder.outputs import Outputs
 from incontext.folder.plan import Query
 from incontext.folder.report import FileReport
-from incontext.folder.run import LocalEngine
+from incontext.folder.run import LocalRunner
 from incontext.folder.work import UnwritableError
+from incontext.options import LOADING, BatchSize, LoadOptions, SegmentOptions
 from incontext.version import __version__
 
 if TYPE_CHECKING:  # the engine brings torch
-    from incontext.canvas.context import Ensemble
-    from incontext.canvas.windows import Tiles
-    from incontext.engine import BatchSize, Context, DtypeName, PreparedContext, Segmenter
-    from incontext.network.model import Task
+    from incontext.engine import Context, PreparedContext, Segmenter
 
 MOST_DEATHS: Final = 1  # of workers that had nothing but one picture in hand, before that picture is given up
 
 
 @dataclass(frozen=True)
 class PackedQuery:
-    """A numbered query on its way. shown: what a report calls it; query: itself, pickled."""
+    """A numbered query on its way.
+
+    Attributes:
+        shown: What a report calls it.
+        query: Itself, pickled.
+    """
 
     number: int
     shown: str
@@ -42,11 +45,11 @@ class PackedQuery:
 
     @classmethod
     def pack(cls, number: int, query: Query) -> Self:
-        """The inverse of :meth:`unpack`."""
+        """Pack a query into plain columns: the inverse of :meth:`unpack`."""
         return cls(number, str(query.place), pickle.dumps(query))
 
     def unpack(self) -> Query:
-        """The query itself."""
+        """Unpack the query."""
         query: Query = pickle.loads(self.query)
         return query
 
@@ -54,46 +57,56 @@ class PackedQuery:
 Block: TypeAlias = Sequence[PackedQuery]
 
 
-@dataclass(frozen=True, eq=False)
-class Recipe:
-    """What every worker makes its engine of. The fields are those of `engine.load`, `Segmenter.prepare` and
-    `run.LocalEngine`."""
+@dataclass(frozen=True)
+class RayNetworks:
+    """Networks of many processes, and the Ray that they run on.
 
-    context: Context
+    Attributes:
+        loading: What each process loads; a file of weights must be on storage that all machines share, and the device
+            is "auto", "cpu" or "cuda".
+        workers: How many; None is one for each GPU, or where there is none, for two CPU cores.
+        address: Of a cluster that this machine belongs to, "auto" or HOST:PORT; None is a Ray on this machine alone,
+            which others cannot reach.
+    """
+
+    loading: LoadOptions = LOADING
+    workers: int | None = None
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"expected at least 1 worker, got {self.workers}")
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """What every worker makes its runner of."""
+
+    networks: RayNetworks
+    context: Context | None
     outputs: Outputs
-    weights: str = "default"
-    device: str = "auto"
-    dtype: DtypeName = "auto"
-    min_presence: float | None = None
-    ensemble: Ensemble = "auto"
-    task: Task = "instance"
-    side: int | None = None
-    tiles: Tiles = None
-    refine: bool = False
+    options: SegmentOptions
     batch_size: BatchSize = "auto"
 
     def prepare(self) -> tuple[Segmenter, PreparedContext]:
         """Load the weights and prepare the context. What is raised is what those raise."""
-        from incontext.engine import load
+        from incontext.engine import load_with
 
-        segmenter = load(self.weights, device=self.device, dtype=self.dtype, min_presence=self.min_presence)
-        return segmenter, segmenter.prepare(
-            self.context,
-            ensemble=self.ensemble,
-            task=self.task,
-            side=self.side,
-            tiles=self.tiles,
-            refine=self.refine,
-        )
+        segmenter = load_with(self.networks.loading)
+        return segmenter, segmenter.prepare(self.context, **self.options.keywords())
 
-    def engine(self) -> LocalEngine:
-        """What works on blocks."""
-        return LocalEngine(*self.prepare(), self.outputs, batch_size=self.batch_size)
+    def runner(self) -> LocalRunner:
+        """Make what works on blocks."""
+        return LocalRunner(*self.prepare(), self.outputs, batch_size=self.batch_size)
 
 
 @dataclass(frozen=True)
 class Share:
-    """What a worker has of its machine. home: the folder that relative paths start from."""
+    """What a worker has of its machine.
+
+    Attributes:
+        home: The folder that relative paths start from.
+    """
 
     threads: int
     gpus: int
@@ -117,18 +130,22 @@ class Introduction:
     version: str
 
 
-def introduce(recipe: Recipe, share: Share) -> Introduction:
-    """Try the recipe where a worker would. What is raised is what `Recipe.prepare` raises."""
+def introduce(setup: Setup, share: Share) -> Introduction:
+    """Try the setup where a worker would. What is raised is what `Setup.prepare` raises."""
     share.take()
-    segmenter, prepared = recipe.prepare()
-    identity = identify(segmenter, prepared, recipe.context, recipe.outputs)
+    segmenter, prepared = setup.prepare()
+    identity = identify(segmenter, prepared, setup.context, setup.outputs)
     return Introduction(segmenter.describe(), identity, __version__)
 
 
 @dataclass(frozen=True)
 class Made:
-    """What a worker made of a block. waited: seconds that its network waited for files. trouble: why it cannot do any
-    more of them, if so."""
+    """What a worker made of a block.
+
+    Attributes:
+        waited: Seconds that its network waited for files.
+        trouble: Why it cannot do any more of them, if so.
+    """
 
     files: tuple[tuple[int, FileReport], ...]
     waited: float
@@ -143,36 +160,41 @@ class Ledger:
         self._deaths = 0
 
     def begin(self, thing: Hashable) -> int:
-        """How often it has been begun by now."""
+        """Count how often it has been begun by now."""
         self._begun[thing] += 1
         return self._begun[thing]
 
     def end(self, thing: Hashable) -> None:
-        """It is done, and will not be begun again."""
+        """Note that a thing is done, and will not be begun again."""
         self._begun.pop(thing, None)
 
     def died(self) -> int:
-        """Another worker has died. Returns how many by now."""
+        """Note that another worker has died, and count how many by now."""
         self._deaths += 1
         return self._deaths
 
     def deaths(self) -> int:
-        """How many workers have died with a block in hand."""
+        """Count how many workers have died with a block in hand."""
         return self._deaths
 
 
 class Worker:
-    """An engine in a process of its own. Called with pickled blocks, it returns what it made of each.
+    """A runner in a process of its own.
 
-    recipe: a reference to the :class:`Recipe`. ledger: the handle of a :class:`Ledger`. witness: what is in the output
-    folder, if that is one and not an address: whoever does not see it writes elsewhere.
+    Called with pickled blocks, it returns what it made of each.
+
+    Args:
+        setup: A reference to the :class:`Setup`.
+        ledger: The handle of a :class:`Ledger`.
+        witness: What is in the output folder, if that is one and not an address: whoever does not see it writes
+            elsewhere.
     """
 
-    def __init__(self, recipe: Any, share: Share, ledger: Any, witness: Path | None) -> None:
+    def __init__(self, setup: Any, share: Share, ledger: Any, witness: Path | None) -> None:
         import ray
 
         self._share, self._ledger = share, ledger
-        self._engine: LocalEngine | None = None
+        self._runner: LocalRunner | None = None
         self._trouble: Exception | None = None  # raised here, it would bring the whole traceback of Ray with it
         try:
             share.take()
@@ -181,41 +203,42 @@ class Worker:
                     f"{witness}: expected to see this on every machine, but {socket.gethostname()} does not; choose an "
                     "output folder on storage that all machines share, or an address"
                 )
-            known: Recipe = ray.get(recipe)
-            self._engine = known.engine()
+            known: Setup = ray.get(setup)
+            self._runner = known.runner()
         except (ValueError, OSError, ImportError) as error:
             self._trouble = error
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
+        """Segment a block of packed queries, and return the line of each."""
         self._share.take()  # Ray calls in another thread than the one that made this
         return {"made": [pickle.dumps(self._work(pickle.loads(block))) for block in batch["block"]]}
 
     def _work(self, block: Block) -> Made:
-        if self._engine is None:
+        if self._runner is None:
             return Made((), 0.0, self._trouble)
         files: list[tuple[int, FileReport]] = []
-        waited, trouble, name = self._engine.waited, None, ("block", block[0].number)
+        waited, trouble, name = self._runner.waited, None, ("block", block[0].number)
         try:
             if self._tell("begin", name) == 1:
-                self._run(self._engine, block, files)
+                self._run(self._runner, block, files)
             else:
                 self._tell("died")
                 for each in block:
-                    self._run_alone(self._engine, each, files)
+                    self._run_alone(self._runner, each, files)
             self._tell("end", name)
         except UnwritableError as error:
             trouble = error
-        return Made(tuple(files), self._engine.waited - waited, trouble)
+        return Made(tuple(files), self._runner.waited - waited, trouble)
 
-    def _run(self, engine: LocalEngine, block: Block, files: list[tuple[int, FileReport]]) -> None:
+    def _run(self, runner: LocalRunner, block: Block, files: list[tuple[int, FileReport]]) -> None:
         queries = ((each.number, each.unpack()) for each in block)
-        engine.run(queries, lambda number, file: files.append((number, file)))
+        runner.run(queries, lambda number, file: files.append((number, file)))
 
-    def _run_alone(self, engine: LocalEngine, packed: PackedQuery, files: list[tuple[int, FileReport]]) -> None:
-        """A picture of a block that a worker died of. If it was this one, that will show."""
+    def _run_alone(self, runner: LocalRunner, packed: PackedQuery, files: list[tuple[int, FileReport]]) -> None:
+        """Segment an image of a block that a worker died of. If it was this one, that will show."""
         begun = self._tell("begin", packed.number)
         if begun <= MOST_DEATHS:
-            self._run(engine, [packed], files)
+            self._run(runner, [packed], files)
         else:
             why = (
                 f"{packed.shown}: {begun} workers died of it, so it was given up; it may need more memory than there "

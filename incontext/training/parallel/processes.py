@@ -19,24 +19,24 @@ from torch import Tensor, distributed
 
 @dataclass(frozen=True)
 class Team:
-    """This process among those that train together; by default it is alone."""
+    """One process among those that train together; by default it is alone."""
 
     rank: int = 0
     size: int = 1
 
     def share(self, first: int, count: int) -> range:
-        """This process's part of the numbers ``first`` .. ``first + count - 1``: every ``size``-th of them."""
+        """Take every ``size``-th of the numbers ``first`` .. ``first + count - 1``: this process's part of them."""
         return range(first + self.rank, first + count, self.size)
 
     def add(self, values: Tensor) -> Tensor:
-        """The sum of a tensor over the processes, which all of them get; its own values where it is alone."""
+        """Sum a tensor over the processes, which all of them get; its own values where it is alone."""
         if self.size > 1:
             values = values.clone()
             distributed.all_reduce(values)
         return values
 
     def agree(self, value: bool) -> bool:
-        """What process 0 says."""
+        """Take over what process 0 says."""
         if self.size > 1:
             said = self._small(int(value and self.rank == 0))
             distributed.all_reduce(said)
@@ -44,7 +44,7 @@ class Team:
         return value
 
     def all(self, value: bool) -> bool:
-        """Whether it holds for every process."""
+        """Tell whether it holds for every process."""
         if self.size > 1:
             said = self._small(int(value))
             distributed.all_reduce(said, distributed.ReduceOp.MIN)
@@ -61,7 +61,7 @@ class Team:
 
     @staticmethod
     def _small(*values: int) -> Tensor:
-        """A few numbers where the processes can exchange them."""
+        """Put a few numbers where the processes can exchange them."""
         return torch.tensor(values, device="cuda" if distributed.get_backend() == "nccl" else "cpu")
 
 
@@ -69,7 +69,7 @@ ALONE = Team()
 
 
 def team_device(device: str) -> str:
-    """The device for this process: under torchrun, "cuda" and a free choice mean the card of its own number."""
+    """Choose the device for this process: under torchrun, "cuda" and a free choice mean the card of its number."""
     local = os.environ.get("LOCAL_RANK")
     if local is not None and device in ("auto", "cuda") and torch.cuda.is_available():
         return f"cuda:{local}"

@@ -16,11 +16,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from incontext.network.model import Block
+from incontext.network.block import Block
 
 
 def shard(network: nn.Module, device: torch.device, processes: int) -> None:
-    """Leave each process its part of a network that all of them hold, in place. All must call this.
+    """Leave each process its part of a network that all of them hold, in place.
+
+    All must call this.
 
     The linear layers of a block are gathered one by one, an MLP at once. The rest is gathered together: it is small,
     and the tables of relative positions are read before their blocks run.
@@ -33,9 +35,12 @@ def shard(network: nn.Module, device: torch.device, processes: int) -> None:
 
 
 def gathered(value: Any, *, keep: bool) -> Any:
-    """The same tensors, lists and mappings with every part made whole, on the CPU, one after the other.
+    """Make every part of tensors, lists and mappings whole, on the CPU, one after the other.
 
-    All processes must call this. keep: whether this one wants them; else it gets None in their place.
+    All processes must call this.
+
+    Args:
+        keep: Whether this one wants them; else it gets None in their place.
     """
     if isinstance(value, DTensor):
         complete = value.full_tensor()
@@ -48,8 +53,10 @@ def gathered(value: Any, *, keep: bool) -> Any:
 
 
 def part_like(value: Tensor, other: Tensor) -> Tensor:
-    """This process's part of a whole tensor, as ``other`` is cut, with its dtype and device; all of it where it is not
-    cut."""
+    """Take this process's part of a whole tensor, as ``other`` is cut, with its dtype and device.
+
+    All of it where it is not cut.
+    """
     value = value.to(other.device, other.dtype)
     if not isinstance(other, DTensor):
         return value
@@ -57,7 +64,7 @@ def part_like(value: Tensor, other: Tensor) -> Tensor:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """`load_state_dict` of a whole state, of which this process keeps what belongs to its parts."""
+    """Load a whole state, of which this process keeps what belongs to its parts."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state = {
         number: {

@@ -34,14 +34,14 @@ class Slices:
 
 
 def pack(state: Mapping[str, Any]) -> bytes:
-    """A state as bytes, its floating tensors rounded to bfloat16; single numbers, such as counts of steps, are kept."""
+    """Pack a state as bytes, its floating tensors rounded to bfloat16; single numbers, such as steps, are kept."""
     stream = io.BytesIO()
     torch.save(_rounded(state), stream)
     return stream.getvalue()
 
 
 def unpack(packed: bytes) -> dict[str, Any]:
-    """What :func:`pack` made, on the CPU; rounded tensors stay in bfloat16. Nothing in it can run."""
+    """Unpack what :func:`pack` made, on the CPU; rounded tensors stay in bfloat16. Nothing in it can run."""
     state: dict[str, Any] = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
     return state
 
@@ -75,7 +75,7 @@ def write_slices(folder: Path, packed: bytes, step: int, slices: Slices) -> None
 
 
 def read_slices(folder: Path) -> bytes:
-    """The packed state of a folder.
+    """Read the packed state of a folder.
 
     Raises:
         FileNotFoundError: there is no index, or a slice that it names is missing.

@@ -32,7 +32,8 @@ Style = Literal["walk", "tree", "curve", "streets", "writing"]
 class Layer(Protocol):
     """Something that draws itself on a view."""
 
-    def draw(self, view: View) -> None: ...
+    def draw(self, view: View) -> None:
+        """Draw it over what the view shows so far."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Ground:
     label: int = 0
 
     def draw(self, view: View) -> None:
+        """Fill the whole view."""
         view.fill(self.other if view.second else self.look, self.label)
 
 
@@ -65,6 +67,7 @@ class Things:
     repaint: tuple[Look, ...] | None = None  # other looks in the second view: the shape alone tells the kind
 
     def draw(self, view: View) -> None:
+        """Draw each thing, the back ones first."""
         rng = view.rng
         looks = self.repaint if view.second and self.repaint is not None else self.looks
         count = int(rng.integers(self.count[0], self.count[1] + 1))
@@ -96,7 +99,7 @@ class Things:
     def _place(
         self, view: View, pose: _Pose, foot: float, k: int, count: int, scale: float, tilt: float
     ) -> shapes.Parts:
-        """One thing, placed: its parts with outlines in pixels."""
+        """Place one thing: its parts with outlines in pixels."""
         rng, side = view.rng, view.side
         grow, lean, stretch, bend, dx, dy = rng.standard_normal(6).tolist()
         x, y, turn, flip, phase = rng.random(5).tolist()
@@ -120,7 +123,7 @@ class Things:
         return [(look, points[start:end]) for look, start, end in spans]
 
     def _draw_run(self, view: View, runs: list[tuple[int, list[NDArray[np.float64]]]], looks: tuple[Look, ...]) -> None:
-        """The same parts of one or several things in one stencil; of several, each has its own brightness."""
+        """Draw the same parts of one or several things in one stencil; of several, each has its own brightness."""
         index = runs[0][0]
         stencil = view.stencil([outline for look, outlines in runs if look == index for outline in outlines], self.soft)
         if stencil is None:
@@ -143,7 +146,7 @@ def _look(part: tuple[int, NDArray[np.float64]]) -> int:
 
 
 def _relief(rng: Rng, size: tuple[int, int]) -> Image.Image:
-    """Light from one side over a patch."""
+    """Light a patch from one side."""
     corners = Image.frombytes("L", (2, 2), rng.integers(90, 256, 4, dtype=np.uint8).tobytes())
     return corners.resize(size, Image.Resampling.BILINEAR)
 
@@ -160,6 +163,7 @@ class Strokes:
     glyphs: NDArray[np.float64]  # (glyphs, strokes, 2, 2): the alphabet of "writing"
 
     def draw(self, view: View) -> None:
+        """Draw each stroke along its path."""
         side = view.side
         cover = Image.new("L", (2 * side, 2 * side))
         draw = ImageDraw.Draw(cover)
@@ -231,6 +235,7 @@ class Stains:
     share: float  # of the picture, about
 
     def draw(self, view: View) -> None:
+        """Lay the stains over the view."""
         rough = ImageChops.blend(
             noise(view.rng, view.side, self.cells), noise(view.rng, view.side, 4 * self.cells), 0.25
         )
@@ -241,8 +246,10 @@ class Stains:
 
 @dataclass(frozen=True)
 class Band:
-    """Everything below a line: the ground of a landscape. `ragged`: how far the line wanders; `steps`: roofs rather
-    than hills."""
+    """Everything below a line: the ground of a landscape.
+
+    `ragged`: how far the line wanders; `steps`: roofs rather than hills.
+    """
 
     look: Look
     label: int
@@ -251,6 +258,7 @@ class Band:
     steps: bool
 
     def draw(self, view: View) -> None:
+        """Fill a band between two uneven edges."""
         rng, side = view.rng, view.side
         x = np.linspace(-0.02, 1.02, 12)
         y = self.top + rng.normal(0, 0.03) + np.cumsum(rng.normal(0, self.ragged, 12)) * (0.2 if self.steps else 0.5)
@@ -273,6 +281,7 @@ class Lane:
     line: tuple[Look, int] | None
 
     def draw(self, view: View) -> None:
+        """Draw the lane and its borders along its path."""
         rng, side = view.rng, view.side
         vanish, middle = uniform(rng, 0.2, 0.8), uniform(rng, 0.2, 0.8)
         corners = [
@@ -309,6 +318,7 @@ class Cells:
     wall_width: float  # in cells
 
     def draw(self, view: View) -> None:
+        """Draw walls, interiors and the bodies in them."""
         rng, side, n = view.rng, view.side, self.grid
         small = max(side // 2, 8)
         seed_x, seed_y = rng.random((2, (n + 2) ** 2), dtype=np.float32) * np.float32(0.9)

@@ -26,12 +26,12 @@ _RAMP = np.clip(1 - np.abs(np.linspace(0, 3, 256)[:, None] - np.arange(4)), 0, 1
 
 
 def uniform(rng: Rng, low: float, high: float) -> float:
-    """A number between low and high."""
+    """Draw a number between low and high."""
     return low + (high - low) * float(rng.random())
 
 
 def log_uniform(rng: Rng, low: float, high: float) -> float:
-    """A number between low and high, each octave as likely as the next."""
+    """Draw a number between low and high, each octave as likely as the next."""
     return float(low * (high / low) ** rng.random())
 
 
@@ -46,7 +46,11 @@ def noise(rng: Rng, side: int, cells: int) -> Image.Image:
 class Look:
     """A texture: a pattern of one scalar field, coloured through a ramp.
 
-    ramp: (256, 3) float 0..255; period: the size of its features in sides; angle: radians; warp: 0 straight .. 1 bent.
+    Attributes:
+        ramp: (256, 3) float 0..255.
+        period: The size of its features in sides.
+        angle: Radians.
+        warp: 0 straight .. 1 bent.
     """
 
     pattern: Pattern
@@ -56,13 +60,13 @@ class Look:
     warp: float
 
     def colors(self, rng: Rng, gain: float) -> Bytes:
-        """The ramp as one view sees it, (256, 3); `gain` is the strength of the view's own shift of the colours."""
+        """Make the ramp as one view sees it, (256, 3); `gain` is the strength of the view's own shift of colours."""
         shift = gain * rng.standard_normal(4)
         ramp: Bytes = np.clip(self.ramp * (1 + 0.1 * shift[0]) + 6 * shift[1:], 0, 255).astype(np.uint8)
         return ramp
 
     def levels(self, rng: Rng, side: int) -> Image.Image:
-        """The pattern, (side, side), 8 bit."""
+        """Draw the pattern, (side, side), 8 bit."""
         cells = round(1 / self.period)
         if self.pattern == "plain":
             return noise(rng, side, 3)
@@ -93,7 +97,9 @@ class Look:
 class Wardrobe:
     """Hands out looks and ids for one scene, so that no two looks are too alike.
 
-    grey: only greys; contrast: how far apart main colours are kept, 1 is 110 levels summed over the channels.
+    Attributes:
+        grey: Only greys.
+        contrast: How far apart main colours are kept, 1 is 110 levels summed over the channels.
     """
 
     rng: Rng
@@ -103,12 +109,12 @@ class Wardrobe:
     next_id: int = 1
 
     def new_id(self) -> int:
-        """An id that no kind has yet."""
+        """Take an id that no kind has yet."""
         self.next_id += 1
         return self.next_id - 1
 
     def color(self, low: float, high: float) -> list[float]:
-        """A colour whose brightest channel is in low..high."""
+        """Draw a colour whose brightest channel is in low..high."""
         rng = self.rng
         value = uniform(rng, low, high)
         if self.grey:
@@ -119,8 +125,14 @@ class Wardrobe:
         return [value * (1 - saturation + saturation * hue) for hue in hues]
 
     def look(self, *patterns: Pattern, like: Look | None = None, low: float = 30, high: float = 250) -> Look:
-        """A new look in one of `patterns` (none: any), its main colour apart from all others and low..high bright;
-        or one with the colours of `like` in another pattern."""
+        """Draw a new look.
+
+        Args:
+            *patterns: One of these; none: any.
+            like: A look whose colours to take, in another pattern.
+            low: How bright the main colour is at least; it is apart from all others.
+            high: How bright it is at most.
+        """
         rng = self.rng
         names = [name for name in patterns or _PATTERNS if like is None or name != like.pattern]
         pattern = names[int(rng.integers(len(names)))]
@@ -149,7 +161,9 @@ class Wardrobe:
 class View:
     """One picture being drawn: its pixels, its ids, and the textures rendered so far.
 
-    gain: how far the looks shift their colours in this view; second: whether it is the second picture of the pair.
+    Attributes:
+        gain: How far the looks shift their colours in this view.
+        second: Whether it is the second picture of the pair.
     """
 
     rng: Rng
@@ -166,7 +180,7 @@ class View:
         self.ids = Image.new("L", (self.side, self.side))
 
     def texture(self, look: Look) -> Image.Image:
-        """`look` over the whole picture, RGB, the same each time within this view."""
+        """Spread `look` over the whole image, RGB, the same each time within this view."""
         key = id(look)
         if key not in self.textures:
             colors, size = look.colors(self.rng, self.gain), (self.side, self.side)
@@ -181,6 +195,7 @@ class View:
         return self.textures[key]
 
     def fill(self, look: Look, label: int) -> None:
+        """Cover all of the view with a look and a label."""
         self.image.paste(self.texture(look))
         self.ids.paste(label, (0, 0, self.side, self.side))
 
@@ -194,10 +209,18 @@ class View:
         shade: Image.Image | None = None,
         reach: float = 1.0,
     ) -> None:
-        """Lay `look` where `cover` (8 bit, upper left corner `at`, inside the picture) is bright; `shade` multiplies
-        it.
+        """Lay a look where a cover is bright.
 
-        A pixel gets the label where the coverage times `reach` is a half or more."""
+        A pixel gets the label where the coverage times `reach` is a half or more.
+
+        Args:
+            cover: 8 bit.
+            at: Its upper left corner, inside the image.
+            look: What is laid.
+            label: The id.
+            shade: What multiplies the look.
+            reach: See above.
+        """
         box = (*at, at[0] + cover.width, at[1] + cover.height)
         patch = self.texture(look).crop(box)
         if shade is not None:
@@ -208,13 +231,13 @@ class View:
         self.ids.paste(label, box, cover.convert("1", dither=Image.Dither.NONE))
 
     def darken(self, cover: Image.Image, at: tuple[int, int], strength: float) -> None:
-        """A shadow: the picture gets darker under `cover`, the ids stay."""
+        """Cast a shadow: the image gets darker under `cover`, the ids stay."""
         self.image.paste((0, 0, 0), at, ImageChops.multiply(cover, Image.new("L", cover.size, int(255 * strength))))
 
     def stencil(
         self, outlines: Sequence[NDArray[np.float64]], soft: float = 0.0
     ) -> tuple[Image.Image, tuple[int, int]] | None:
-        """Filled outlines, in pixels, as (coverage, upper left corner), cut to the picture; None: all outside."""
+        """Fill outlines, in pixels, as (coverage, upper left corner), cut to the image; None: all outside."""
         points = np.concatenate(outlines)
         pad = 2 + int(2 * soft)
         x0, y0 = (max(0, int(value) - pad) for value in points.min(axis=0).tolist())

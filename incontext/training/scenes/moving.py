@@ -47,7 +47,11 @@ class _Wave:
 
 @dataclass(frozen=True)
 class _Sprite:
-    """A thing cut out of its surroundings, and how it moves. x, y: of its middle, in frame widths and heights."""
+    """A thing cut out of its surroundings, and how it moves.
+
+    Attributes:
+        x, y: Of its middle, in frame widths and heights.
+    """
 
     image: Image.Image
     cover: Image.Image  # 0 or 255
@@ -84,10 +88,12 @@ def render_clip(
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """Draw ``count`` frames of a video, one after another: an endless one needs no more memory than a short one.
 
-    size: (H, W) of the frames. every: only every ``every``-th frame is drawn. things: how many move, 1 to 4 by chance
-    where None; they need some fifty frames from one side to the other. Yields images (H, W, 3) uint8 RGB and masks
-    (H, W) uint8: 0 the scene, i the i-th thing, which may leave, come back, and be hidden by nearer ones. Everything
-    comes from ``rng``: the same state, the same bytes.
+    Args:
+        size: (H, W) of the frames.
+        every: Only every ``every``-th frame is drawn.
+        things: How many move, 1 to 4 by chance where None; they need some fifty frames from one side to the other.
+            Yields images (H, W, 3) uint8 RGB and masks (H, W) uint8: 0 the scene, i the i-th thing, which may leave,
+            come back, and be hidden by nearer ones. Everything comes from ``rng``: the same state, the same bytes.
 
     Raises:
         ValueError: a side is smaller than 16, or there are no things.
@@ -114,9 +120,11 @@ def move_cutouts(
     *,
     every: int = 1,
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Like `render_clip`, of photographs: things cut out of some move before another.
+    """Film photographs as `render_clip` does scenes: things cut out of some move before another.
 
-    scene: (H, W, 3) uint8. things: images (h, w, 3) uint8 and which of their pixels are the thing, (h, w) bool.
+    Args:
+        scene: (H, W, 3) uint8.
+        things: Images (h, w, 3) uint8 and which of their pixels are the thing, (h, w) bool.
 
     Raises:
         ValueError: a side is smaller than 16, or there are no things, or too many, or nothing of one.
@@ -140,7 +148,7 @@ def move_cutouts(
 
 
 def _scene_side(size: tuple[int, int]) -> int:
-    """How large a scene is of which the camera sees a part."""
+    """Tell how large a scene is of which the camera sees a part."""
     if min(size) < _LEAST_SIDE:
         raise ValueError(f"expected frames of at least {_LEAST_SIDE} x {_LEAST_SIDE}, got {size}")
     return math.ceil(1.25 * max(size))
@@ -149,7 +157,11 @@ def _scene_side(size: tuple[int, int]) -> int:
 def _film(
     rng: Rng, size: tuple[int, int], numbers: range, scene: Image.Image, sprites: Sequence[_Sprite]
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Images and ids of these frames; scene: a square of `_scene_side`."""
+    """Draw images and ids of these frames.
+
+    Args:
+        scene: A square of `_scene_side`.
+    """
     height, width = size
     side = scene.width
     pan_x, pan_y = _Wave.draw(rng, 0, side - width, 240), _Wave.draw(rng, 0, side - height, 240)
@@ -169,7 +181,12 @@ def _film(
 
 
 def _course(rng: Rng, largest: float, turn: float, period: float) -> tuple[_Wave, _Wave, _Wave, _Wave]:
-    """Where a thing is, how large, and how it is turned. largest: of the frame's shorter side; turn: radians."""
+    """Plan where a thing is, how large, and how it is turned.
+
+    Args:
+        largest: Of the frame's shorter side.
+        turn: radians.
+    """
     return (
         _Wave.draw(rng, uniform(rng, -0.1, 0.3), uniform(rng, 0.7, 1.1), period),
         _Wave.draw(rng, uniform(rng, 0.0, 0.45), uniform(rng, 0.55, 1.0), 1.3 * period),
@@ -179,7 +196,7 @@ def _course(rng: Rng, largest: float, turn: float, period: float) -> tuple[_Wave
 
 
 def _sprite(wardrobe: Wardrobe, side: int, period: float) -> _Sprite:
-    """A thing of a kind of its own, drawn alone; drawn again in the rare case that nothing of it is seen."""
+    """Draw a thing of a kind of its own, alone; again in the rare case that nothing of it is seen."""
     rng = wardrobe.rng
     builders = shapes.SIMPLE if rng.random() < 0.4 else shapes.COMPOSITE
     build, traits = builders[int(rng.integers(len(builders)))], rng.random(8)

@@ -66,7 +66,7 @@ def render_views(
 
 
 def compose_scene(wardrobe: Wardrobe) -> list[Layer]:
-    """The layers of some scene, from back to front."""
+    """Compose the layers of some scene, from back to front."""
     return _SCENES[int(np.searchsorted(_CUMULATED, wardrobe.rng.random()))](wardrobe)
 
 
@@ -122,7 +122,7 @@ class _Camera:
 
 
 def _ground(w: Wardrobe, *looks: Look) -> Ground:
-    """Unlabelled ground; in half of the pairs the second picture stands on another one."""
+    """Lay unlabelled ground; in half of the pairs the second image stands on another one."""
     first = looks[0] if looks else w.look()
     return Ground(first, w.look() if w.rng.random() < 0.5 and not looks else first)
 
@@ -136,7 +136,7 @@ def _things(
     horizon: float | None = None,
     parts: float = 0.5,
 ) -> Things:
-    """A kind of thing; with probability `parts`, each look of it is an id of its own."""
+    """Make a kind of thing; with probability `parts`, each look of it is an id of its own."""
     rng = w.rng
     build, traits = builders[int(rng.integers(len(builders)))], rng.random(8)
     number = 1 + max(look for look, _ in build(rng, traits))
@@ -159,7 +159,7 @@ def _things(
 
 
 def _twin(w: Wardrobe, kind: Things) -> Things:
-    """A kind that differs from another in one thing only: its colours, its pattern or its shape."""
+    """Make a kind that differs from another in one thing only: its colours, its pattern or its shape."""
     rng = w.rng
     labels = (w.new_id(),) * len(kind.labels)
     way = int(rng.integers(3))
@@ -173,7 +173,7 @@ def _twin(w: Wardrobe, kind: Things) -> Things:
 
 
 def _objects(w: Wardrobe) -> list[Layer]:
-    """A few kinds of objects of any size, in front of each other."""
+    """Compose a few kinds of objects of any size, in front of each other."""
     rng = w.rng
     kinds: list[Things] = []
     for _ in range(int(rng.integers(1, 4))):
@@ -190,7 +190,7 @@ def _objects(w: Wardrobe) -> list[Layer]:
 
 
 def _portrait(w: Wardrobe) -> list[Layer]:
-    """One thing fills most of the picture; some clutter."""
+    """Compose one thing that fills most of the image; some clutter."""
     rng = w.rng
     clutter: list[Layer] = []
     if rng.random() < 0.5:
@@ -205,7 +205,7 @@ def _portrait(w: Wardrobe) -> list[Layer]:
 
 
 def _micrograph(w: Wardrobe) -> list[Layer]:
-    """Many small things with soft borders on a dark or a light ground: nuclei, cells, beads, seeds."""
+    """Compose many small things with soft borders on a dark or light ground: nuclei, cells, beads, seeds."""
     rng = w.rng
     dark = rng.random() < 0.6
     low, high = (90, 250) if dark else (30, 190)
@@ -229,7 +229,7 @@ def _micrograph(w: Wardrobe) -> list[Layer]:
 
 
 def _membranes(w: Wardrobe) -> list[Layer]:
-    """A tissue: walls, interiors of one to three kinds, bodies in them that do or do not count as interior."""
+    """Compose a tissue: walls, interiors of one to three kinds, bodies in them that do or do not count as interior."""
     rng = w.rng
     inner = tuple(w.look() for _ in range(int(rng.choice((1, 1, 2, 3)))))
     labels = tuple(w.new_id() for _ in inner)
@@ -243,7 +243,7 @@ def _membranes(w: Wardrobe) -> list[Layer]:
 
 
 def _street(w: Wardrobe) -> list[Layer]:
-    """Bands from sky to ground, a road in perspective, things that stand on it and shrink towards the horizon."""
+    """Compose bands from sky to ground, a road in perspective, things on it that shrink towards the horizon."""
     rng = w.rng
     horizon = uniform(rng, 0.3, 0.6)
     sky = w.look("plain", "clouds", low=120)
@@ -266,7 +266,7 @@ def _street(w: Wardrobe) -> list[Layer]:
 
 
 def _aerial(w: Wardrobe) -> list[Layer]:
-    """Ground from above: fields, roads, roofs, trees, water."""
+    """Compose ground from above: fields, roads, roofs, trees, water."""
     rng = w.rng
     layers: list[Layer] = [_ground(w)]
     layers += [
@@ -285,7 +285,7 @@ def _aerial(w: Wardrobe) -> list[Layer]:
 
 
 def _surface(w: Wardrobe) -> list[Layer]:
-    """Thin structures on a textured surface: cracks, wires, vessels; stains beside them."""
+    """Compose thin structures on a textured surface: cracks, wires, vessels; stains beside them."""
     rng = w.rng
     base = w.look("grain", "clouds", "plain", "marble", "stripes", "checks")
     layers: list[Layer] = [_ground(w, base) if rng.random() < 0.6 else _ground(w)]
@@ -300,7 +300,7 @@ def _surface(w: Wardrobe) -> list[Layer]:
 
 
 def _garden(w: Wardrobe) -> list[Layer]:
-    """Plants on soil or grass, in rows or wild, two kinds of green among them."""
+    """Compose plants on soil or grass, in rows or wild, two kinds of green among them."""
     rng = w.rng
     layers: list[Layer] = [_ground(w, w.look("clouds", "grain", "tufts", "marble"))]
     for _ in range(int(rng.integers(1, 4))):
@@ -317,7 +317,7 @@ def _garden(w: Wardrobe) -> list[Layer]:
 
 
 def _matter(w: Wardrobe) -> list[Layer]:
-    """No things, only stuff: regions that differ in texture and colour."""
+    """Compose no things, only stuff: regions that differ in texture and colour."""
     rng = w.rng
     first = w.look()
     layers: list[Layer] = [Ground(first, first, w.new_id() * int(rng.random() < 0.6))]
@@ -329,7 +329,7 @@ def _matter(w: Wardrobe) -> list[Layer]:
 
 
 def _page(w: Wardrobe) -> list[Layer]:
-    """Writing in one or two alphabets and inks, on paper or on anything."""
+    """Compose writing in one or two alphabets and inks, on paper or on anything."""
     rng = w.rng
     layers: list[Layer] = [_ground(w)]
     if rng.random() < 0.4:

@@ -27,17 +27,17 @@ _OVAL = _CIRCLE[::2]
 
 
 def oval(x: float, y: float, rx: float, ry: float) -> Outline:
-    """An ellipse with its axes along the frame's."""
+    """Draw an ellipse with its axes along the frame's."""
     return _OVAL * (rx, ry) + (x, y)
 
 
 def box(x0: float, y0: float, x1: float, y1: float, slant: float = 0.0) -> Outline:
-    """A rectangle; `slant` moves its upper corners inwards (a trapezoid)."""
+    """Draw a rectangle; `slant` moves its upper corners inwards (a trapezoid)."""
     return np.array([(x0 + slant, y0), (x1 - slant, y0), (x1, y1), (x0, y1)])
 
 
 def limb(x0: float, y0: float, x1: float, y1: float, w0: float, w1: float) -> Outline:
-    """A tapering bar from (x0, y0), w0 wide, to (x1, y1), w1 wide, with blunt ends."""
+    """Draw a tapering bar from (x0, y0), w0 wide, to (x1, y1), w1 wide, with blunt ends."""
     length = math.hypot(x1 - x0, y1 - y0) or 1.0
     u, v = (x1 - x0) / length / 2, (y1 - y0) / length / 2
     start = [(x0 - v * w0, y0 + u * w0), (x0 - u * w0, y0 - v * w0), (x0 + v * w0, y0 - u * w0)]
@@ -45,7 +45,7 @@ def limb(x0: float, y0: float, x1: float, y1: float, w0: float, w1: float) -> Ou
 
 
 def leaf(x: float, y: float, length: float, width: float, angle: float) -> Outline:
-    """A lens with its foot in (x, y)."""
+    """Draw a lens with its foot in (x, y)."""
     points = np.stack([(_OVAL[:, 0] + 1) / 2 * length, _OVAL[:, 1] ** 3 * width / 2], axis=1)
     c, s = math.cos(angle), math.sin(angle)
     turned: Outline = points @ np.array([(c, s), (-s, c)]) + (x, y)
@@ -58,7 +58,7 @@ def _radial(radius: NDArray[np.float64], aspect: float) -> Outline:
 
 
 def blob(rng: np.random.Generator, traits: Traits) -> Parts:
-    """A closed curve with a few harmonics: traits say how elongated and how rough, chance says where it bulges."""
+    """Draw a closed curve with a few harmonics: traits say how elongated and rough, chance where it bulges."""
     waves = np.arange(2, 7)
     sizes = (0.05 + 0.5 * traits[0] ** 2) * rng.random(5) / waves
     radius = 1 + np.cos(_TURN[:, None] * waves + rng.random(5) * 2 * math.pi) @ sizes
@@ -66,7 +66,7 @@ def blob(rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def ellipse(rng: np.random.Generator, traits: Traits) -> Parts:
-    """An ellipse, of some kinds with a spot of another look inside."""
+    """Draw an ellipse, of some kinds with a spot of another look inside."""
     aspect = (0.3 + 0.7 * traits[0]) * (1 + 0.12 * rng.standard_normal())
     parts = [(0, oval(0, 0, 0.5, 0.5 * float(np.clip(aspect, 0.2, 1))))]
     if traits[1] < 0.35:
@@ -76,14 +76,14 @@ def ellipse(rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def polygon(rng: np.random.Generator, traits: Traits) -> Parts:
-    """Three to seven corners, more or less regular."""
+    """Draw three to seven corners, more or less regular."""
     corners = 3 + int(traits[0] * 5)
     turn = (np.arange(corners) + 0.35 * traits[1] * rng.random(corners)) * 2 * math.pi / corners
     return [(0, 0.5 * np.stack([np.cos(turn), (0.4 + 0.6 * traits[2]) * np.sin(turn)], axis=1))]
 
 
 def star(rng: np.random.Generator, traits: Traits) -> Parts:
-    """Three to seven points."""
+    """Draw three to seven points."""
     points = 3 + int(traits[0] * 5)
     radius = np.where(np.arange(2 * points) % 2, 0.15 + 0.2 * traits[1], 0.5) * (
         1 + 0.08 * rng.standard_normal(2 * points)
@@ -93,7 +93,7 @@ def star(rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def flower(rng: np.random.Generator, traits: Traits) -> Parts:
-    """0 petals, 1 the disc in their middle."""
+    """Draw a flower: 0 petals, 1 the disc in their middle."""
     petals = 4 + int(traits[0] * 7)
     turns = np.arange(petals) * 2 * math.pi / petals + 0.1 * rng.standard_normal(petals)
     width = (0.6 + 1.0 * traits[1]) * 3 / petals
@@ -102,7 +102,7 @@ def flower(rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def rosette(rng: np.random.Generator, traits: Traits) -> Parts:
-    """A small plant from above: leaves of several lengths about a centre, on stalks or not."""
+    """Draw a small plant from above: leaves of several lengths about a centre, on stalks or not."""
     leaves = 3 + int(traits[0] * 7)
     stalk = 0.25 * traits[1]
     parts: Parts = []
@@ -116,7 +116,7 @@ def rosette(rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def animal(rng: np.random.Generator, traits: Traits) -> Parts:
-    """A four-legged body from the side: traits make it a cow, a cat or a lizard; pose moves legs, neck and tail."""
+    """Draw a four-legged body from the side: traits make it a cow, a cat or a lizard; pose moves its limbs."""
     bulk, legs, neck = 0.1 + 0.12 * traits[0], 0.1 + 0.25 * traits[1], 0.02 + 0.25 * traits[2]
     head, thin = 0.07 + 0.09 * traits[3], 0.03 + 0.05 * traits[4]
     lying = rng.random() < 0.15
@@ -142,7 +142,7 @@ def animal(rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def sitting(rng: np.random.Generator, traits: Traits) -> Parts:
-    """An animal that sits, seen from the front or curled up: a pear with ears and a tail."""
+    """Draw an animal that sits, seen from the front or curled up: a pear with ears and a tail."""
     wide, head = 0.18 + 0.12 * traits[0], 0.12 + 0.08 * traits[1]
     lean = 0.08 * rng.standard_normal()
     hy = -0.3 + 0.1 * rng.random()
@@ -162,7 +162,7 @@ def sitting(rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def person(rng: np.random.Generator, traits: Traits) -> Parts:
-    """A standing or walking figure: 0 clothes above, 1 skin, 2 clothes below, 3 hair."""
+    """Draw a standing or walking figure: 0 clothes above, 1 skin, 2 clothes below, 3 hair."""
     shoulders, hips, step = 0.17 + 0.06 * traits[0], 0.11 + 0.04 * traits[1], 0.09 * rng.standard_normal()
     parts: Parts = []
     for s in (-1, 1):
@@ -187,7 +187,7 @@ def person(rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def bust(rng: np.random.Generator, traits: Traits) -> Parts:
-    """Head and shoulders: 0 skin, 1 hair, 2 clothes, 3 eyes and mouth."""
+    """Draw head and shoulders: 0 skin, 1 hair, 2 clothes, 3 eyes and mouth."""
     wide, tall, turn = 0.15 + 0.05 * traits[0], 0.2 + 0.06 * traits[1], 0.03 * rng.standard_normal()
     long = 0.3 * traits[2]
     parts: Parts = [
@@ -202,7 +202,7 @@ def bust(rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def car(_rng: np.random.Generator, traits: Traits) -> Parts:
-    """A vehicle from the side: 0 body, 1 windows, 2 wheels, 3 lights."""
+    """Draw a vehicle from the side: 0 body, 1 windows, 2 wheels, 3 lights."""
     roof, hood, high = 0.08 + 0.16 * traits[0], 0.25 * traits[1], 0.1 + 0.06 * traits[2]
     cabin = [(-0.46, -0.02), (-0.4 + 0.1 * traits[3], -roof), (0.32 - hood, -roof), (0.44 - hood * 0.6, -0.02)]
     shell = np.array([*cabin, (0.5, 0.02), (0.5, high), (-0.5, high), (-0.5, 0.0)])
@@ -218,7 +218,7 @@ def car(_rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def front(rng: np.random.Generator, traits: Traits) -> Parts:
-    """A car, bus or train from the front: 0 body, 1 windshield, 2 wheels, 3 lights."""
+    """Draw a car, bus or train from the front: 0 body, 1 windshield, 2 wheels, 3 lights."""
     half, top, mid = 0.3 + 0.12 * traits[0], -0.25 - 0.2 * traits[1], -0.05 + 0.1 * traits[2]
     foot = 0.25 + 0.15 * traits[3]
     parts: Parts = [(2, box(s * half * 0.75 - 0.06, foot - 0.05, s * half * 0.75 + 0.06, foot + 0.07)) for s in (-1, 1)]
@@ -232,7 +232,7 @@ def front(rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def house(rng: np.random.Generator, traits: Traits) -> Parts:
-    """0 wall, 1 roof, 2 windows and door."""
+    """Draw a house: 0 wall, 1 roof, 2 windows and door."""
     half, eave = 0.25 + 0.2 * traits[0], -0.2 + 0.2 * traits[1]
     columns, rows = 2 + int(3 * traits[2]), 1 + int(3 * traits[3] * (0.2 - eave))
     parts: Parts = [(0, box(-half, eave, half, 0.48))]
@@ -247,7 +247,7 @@ def house(rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def tree(rng: np.random.Generator, traits: Traits) -> Parts:
-    """0 crown, 1 trunk."""
+    """Draw a tree: 0 crown, 1 trunk."""
     if traits[0] < 0.3:  # a fir
         half = 0.12 + 0.15 * traits[1]
         crown = [box(-half * k, -0.75 + 0.35 * k, half * k, -0.3 + 0.4 * k, half * k * 0.95) for k in (1.0, 0.75, 0.5)]
@@ -259,7 +259,7 @@ def tree(rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def vessel(_rng: np.random.Generator, traits: Traits) -> Parts:
-    """A turned profile: bottles, vases, screws, tools; traits give radii along the axis. 1 is a band around it."""
+    """Draw a turned profile: bottles, vases, screws, tools; traits give radii along the axis. 1 is a band."""
     y = np.linspace(-0.5, 0.5, 8)
     radius = 0.05 + 0.25 * np.repeat(traits[:4], 2) ** 1.5
     outline = np.concatenate([np.stack([radius, y], axis=1), np.stack([-radius, y], axis=1)[::-1]])
@@ -270,7 +270,7 @@ def vessel(_rng: np.random.Generator, traits: Traits) -> Parts:
 
 
 def creature(rng: np.random.Generator, traits: Traits) -> Parts:
-    """Nothing in particular: a chain of ovals, sized by the traits, bent by chance, its last link another look."""
+    """Draw nothing in particular: a chain of ovals, sized by the traits, bent by chance, its last link another look."""
     parts: Parts = []
     x, y, angle = -0.35, 0.0, rng.normal(0, 0.4)
     count = 2 + int(traits[7] * 4)

@@ -14,23 +14,25 @@ import torch
 from torch import Tensor, nn
 
 from incontext.canvas.paint import IMAGE_MEAN, IMAGE_STD
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.matching.names import import_timm
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
 from incontext.training.start.warm import fresh
 
 _HEADS = ("cls_token", "head.", "fc_norm.", "attn_pool.")  # for classifying whole pictures: not needed
 
 
 def from_timm(name: str, like: ModelConfig, *, pretrained: bool = True, seed: int = 0) -> SegGPT:
-    """A network around timm's ViT of this name, such as "vit_base_patch16_224.mae"; see :func:`from_vit`.
+    """Make a network around timm's ViT of this name, such as "vit_base_patch16_224.mae"; see :func:`from_vit`.
 
-    pretrained: with timm's weights, which are downloaded on first use; otherwise with random ones.
+    Args:
+        pretrained: With timm's weights, which are downloaded on first use; otherwise with random ones.
 
     Raises:
         ValueError: timm has no such model, or it is no plain ViT.
-        FileNotFoundError: its weights are not on this machine and cannot be fetched.
+        FileNotFoundError: timm is not installed, or its weights are not on this machine and cannot be fetched.
     """
-    import timm
-
+    timm = import_timm()
     if ":" not in name and not timm.is_model(name.partition(".")[0]):
         raise ValueError(f"timm has no model named {name!r}; expected a plain ViT, such as vit_base_patch16_224.mae")
     try:
@@ -41,12 +43,12 @@ def from_timm(name: str, like: ModelConfig, *, pretrained: bool = True, seed: in
 
 
 def from_vit(vit: nn.Module, like: ModelConfig, *, seed: int = 0) -> SegGPT:
-    """A network whose patch embedding, positions, blocks and norm are those of a timm ViT, float32, in eval mode.
+    """Make a network with the patch embedding, positions, blocks and norm of a timm ViT, float32, in eval mode.
 
     Its configuration is the ViT's, with the decoder of ``like``, its side rounded to the ViT's patch, and its merge and
-    taps at the same relative depth. The tables of relative positions, which a ViT does not have, begin at zero, so
-    each block answers as the ViT's does; tokens and decoder are random by ``seed``. A ViT that expects pixels in
-    another range than ours gets it: the difference is moved into the patch embedding, exactly.
+    taps at the same relative depth. The tables of relative positions, which a ViT does not have, begin at zero, so each
+    block answers as the ViT's does; tokens and decoder are random by ``seed``. A ViT that expects pixels in another
+    range than ours gets it: the difference is moved into the patch embedding, exactly.
 
     Raises:
         ValueError: it is no plain ViT; the sentence names what differs.
@@ -74,7 +76,7 @@ def from_vit(vit: nn.Module, like: ModelConfig, *, seed: int = 0) -> SegGPT:
 
 
 def _for_our_pixels(vit: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The patch embedding for pixels that are normalised with our mean and standard deviation instead of the ViT's."""
+    """Adapt the patch embedding to pixels that are normalised with our mean and deviation, not the ViT's."""
     about: Mapping[str, Any] = getattr(vit, "pretrained_cfg", None) or {}
     mean, std = (torch.tensor(about.get(key) or ours) for key, ours in (("mean", IMAGE_MEAN), ("std", IMAGE_STD)))
     scale, shift = (

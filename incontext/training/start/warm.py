@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from incontext.network.attention import relative_table
-from incontext.network.model import ModelConfig, SegGPT
+from incontext.network.config import ModelConfig
+from incontext.network.model import SegGPT
+from incontext.network.relative import relative_table
 
 
 @dataclass(frozen=True)
-class Origin:
+class Source:
     """Where a block of the new network comes from."""
 
     block: int  # of the old network
@@ -27,7 +28,7 @@ class Origin:
 
 
 def start_from(model: SegGPT, config: ModelConfig, *, seed: int = 0) -> tuple[SegGPT, tuple[str, ...]]:
-    """A network of ``config`` that begins with the weights of ``model``, and the names of those that it could not give.
+    """Make a network of ``config`` that begins with the weights of ``model``; and name those that it could not give.
 
     float32, on the CPU, in eval mode. ``seed`` decides the fresh weights; the global generator is left as it was.
 
@@ -42,14 +43,14 @@ def start_from(model: SegGPT, config: ModelConfig, *, seed: int = 0) -> tuple[Se
 
 
 def fresh(config: ModelConfig, *, seed: int) -> SegGPT:
-    """A network with random weights that depend on the seed alone, on the CPU, in eval mode."""
+    """Make a network with random weights that depend on the seed alone, on the CPU, in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return SegGPT(config).eval()
 
 
 def map_weights(tensors: Mapping[str, Tensor], source: ModelConfig, target: ModelConfig) -> dict[str, Tensor]:
-    """The state of a network of ``source`` -> that of one of ``target``; what has no counterpart there is left out.
+    """Map the state of a network of ``source`` to that of one of ``target``; what has no counterpart is left out.
 
     * Another side: the tables of relative positions are interpolated as the network itself does it, so that the answers
       at the new side stay what they were.
@@ -87,13 +88,13 @@ def map_weights(tensors: Mapping[str, Tensor], source: ModelConfig, target: Mode
     return mapped
 
 
-def block_plan(source: ModelConfig, target: ModelConfig) -> tuple[Origin, ...]:
-    """Where each block of ``target`` comes from. The merge stays at the merge and each tap at its tap, if as many."""
+def block_plan(source: ModelConfig, target: ModelConfig) -> tuple[Source, ...]:
+    """Plan where each block of ``target`` comes from. The merge stays there, and each tap, if there are as many."""
     ends = [
         (config.merge_layer, *(config.taps if len(source.taps) == len(target.taps) else ()), config.depth - 1)
         for config in (source, target)
     ]
-    plan: list[Origin] = []
+    plan: list[Source] = []
     first = 0
     for old_end, new_end in zip(*ends, strict=True):
         old, new = old_end + 1 - first, new_end + 1 - len(plan)
@@ -102,14 +103,14 @@ def block_plan(source: ModelConfig, target: ModelConfig) -> tuple[Origin, ...]:
     return tuple(plan)
 
 
-def _origin(first: int, old: int, new: int, slot: int) -> Origin:
-    """Of block ``slot`` of ``new`` ones that take the place of ``old`` ones, which begin at ``first``."""
+def _origin(first: int, old: int, new: int, slot: int) -> Source:
+    """Find the source of block ``slot`` of ``new`` ones that take the place of ``old`` ones from ``first`` on."""
     if old == 0:
-        return Origin(first - 1, silent=True)
+        return Source(first - 1, silent=True)
     if new < old:
-        return Origin(first + (2 * slot + 1) * old // (2 * new), silent=False)
+        return Source(first + (2 * slot + 1) * old // (2 * new), silent=False)
     chosen = max(i for i in range(old) if i * new // old <= slot)
-    return Origin(first + chosen, silent=slot != chosen * new // old)
+    return Source(first + chosen, silent=slot != chosen * new // old)
 
 
 def _block_weight(inner: str, value: Tensor, grid: int, silent: bool) -> Tensor:
@@ -123,13 +124,13 @@ def _block_weight(inner: str, value: Tensor, grid: int, silent: bool) -> Tensor:
 
 
 def _resize_relative(table: Tensor, length: int) -> Tensor:
-    """(2 * L - 1, d) -> (2 * length - 1, d), read back from the network's own look-up of every pair."""
+    """Resize (2 * L - 1, d) to (2 * length - 1, d), read back from the network's own look-up of every pair."""
     looked_up = relative_table(table, length)  # [i, j] for the offset i - j
     return torch.cat([looked_up[0].flip(0), looked_up[1:, 0]])
 
 
 def _resize_positions(table: Tensor, size: int) -> Tensor:
-    """(1, 1 + g * g, C) -> (1, 1 + size * size, C); the class position, which comes first, is kept."""
+    """Resize (1, 1 + g * g, C) to (1, 1 + size * size, C); the class position, which comes first, is kept."""
     old = round((table.shape[1] - 1) ** 0.5)
     if old == size:
         return table.clone()
@@ -139,7 +140,7 @@ def _resize_positions(table: Tensor, size: int) -> Tensor:
 
 
 def _resize_filters(weight: Tensor, patch: int) -> Tensor:
-    """(C, 3, p, p) -> (C, 3, patch, patch), such that a patch of one colour keeps its embedding."""
+    """Resize (C, 3, p, p) to (C, 3, patch, patch), such that a patch of one colour keeps its embedding."""
     old = weight.shape[-1]
     if old == patch:
         return weight.clone()

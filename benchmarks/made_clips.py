@@ -1,8 +1,8 @@
 """Videos with exact masks, as a folder for `incontext evaluate video`: what is decided about memory is decided on
 these, so that the scored sequences stay unseen.
 
-python benchmarks/clips.py CLIPS/ --count 12 --frames 24                                    # of rendered scenes
-python benchmarks/clips.py CLIPS/ --count 12 --frames 24 --photographs ../shared/data/train # of photographs
+python benchmarks/made_clips.py CLIPS/ --count 12 --frames 24                                     rendered scenes
+python benchmarks/made_clips.py CLIPS/ --count 12 --frames 24 --photographs ../shared/data/train  photographs
 python benchmarks/video.py CLIPS/ --out SCORES/ --memory 0,4,8
 
 With photographs, things that were cut out of some move before others; they are of those that training holds out.
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from incontext.images.write import write_image, write_mask
-from incontext.training.scenes.moving import move_cutouts, render_clip
+from incontext.training.scenes import move_cutouts, render_clip
 from incontext.training.sets import ImageSet, hold_out, read_set
 from incontext.types import Palette
 
