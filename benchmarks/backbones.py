@@ -5,7 +5,7 @@ python benchmarks/backbones.py PRIVATE/ --out VOTES-PRIVATE/ --name private
 python benchmarks/backbones.py ../shared/data/test --out VOTES/ --plot docs/images/backbones.png
 
 Of each: mean IoU of every set by the protocol of `incontext evaluate few-shot`, queries without the thing, what
-confidence is worth, and, one picture after the other, seconds and bytes; of the videos J and F. A run that was stopped
+confidence is worth, and, one image after the other, seconds and bytes; of the videos J and F. A run that was stopped
 goes on where it was. The weights of the votes are those that `incontext backbone calibrate` kept: never calibrate on
 what is scored here.
 """
@@ -35,7 +35,7 @@ from incontext.cli.options import numbers
 from incontext.engine import Segmenter, load
 from incontext.evaluation import Method, read_sets
 from incontext.evaluation.few_shot.episodes import EpisodeSet
-from incontext.evaluation.few_shot.pictures import EpisodeImages
+from incontext.evaluation.few_shot.images import EpisodeImages
 from incontext.evaluation.video.clips import read_clips
 from incontext.evaluation.video.scoring import VideoMethod
 from incontext.images.ids import Pixels
@@ -76,11 +76,11 @@ def timed(plain: Segmenter, voted: Segmenter, sets: Sequence[EpisodeSet], shots:
     """Median seconds of a query by a context that is prepared, one after the other, and bytes at the peak."""
     voter = voted.voter
     assert voter is not None
-    pictures, taken = EpisodeImages(sets), {name: list[float]() for name in (OURS, BOTH, ALONE)}
+    images, taken = EpisodeImages(sets), {name: list[float]() for name in (OURS, BOTH, ALONE)}
     tasks = [(each, episode) for each in sets for episode in each.episodes[:3]][: TIMED + 1]
     for each, episode in tasks:
-        prompts = [pictures.prompt(each, episode.id, stem) for stem in episode.prompts[:shots]]
-        query, square = pictures.image(each.name, episode.query), (voter.side, voter.side)
+        prompts = [images.prompt(each, episode.id, stem) for stem in episode.prompts[:shots]]
+        query, square = images.image(each.name, episode.query), (voter.side, voter.side)
         contexts, examples = [one.prepare(prompts) for one in (plain, voted)], voter.examples(prompts)
         assert examples is not None
         # Each looks at it for the first time: what was seen is kept.
@@ -134,7 +134,7 @@ def table(columns: Sequence[dict[str, Any]]) -> str:
 
 
 def draw(columns: Sequence[dict[str, Any]], times: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
-    """Mean IoU over the time that a picture takes: a line for each method, a point for each number of shots."""
+    """Mean IoU over the time that an image takes: a line for each method, a point for each number of shots."""
     figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     for method, color in ((OURS, "#1b5e9e"), (BOTH, "#c0392b"), (ALONE, "#8c8c8c")):
         found = [
@@ -147,7 +147,7 @@ def draw(columns: Sequence[dict[str, Any]], times: dict[str, dict[str, dict[str,
             axis.annotate(f"{shots}", (x, y), (4, 4), textcoords="offset points", fontsize=8)
     copied = [column["mean_iou"] for column in columns if column["method"] == "copy the mask"]
     axis.axhline(max(copied), color="#bbbbbb", linestyle=":", label="copying the mask, at best")
-    axis.set(xlabel="milliseconds a picture", ylabel="mean IoU", title="What a second opinion is worth (points: shots)")
+    axis.set(xlabel="milliseconds an image", ylabel="mean IoU", title="What a second opinion is worth (points: shots)")
     axis.set_xlim(left=0)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, frameon=False)
@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--sets", help="only these sets, with commas between")
     parser.add_argument("--videos", type=Path, help="a folder of clips, as for `incontext evaluate video`")
     parser.add_argument("--name", default="test", help="what the file of results calls the data")
-    parser.add_argument("--plot", type=Path, help="a picture of mean IoU over time")
+    parser.add_argument("--plot", type=Path, help="an image of mean IoU over time")
     given = parser.parse_args()
     shots = sorted(numbers("--shots", given.shots))
     plain = load(given.weights, device=given.device)

@@ -1,4 +1,4 @@
-"""The course of training as a picture: loss and held-out validation over the episodes, run after run.
+"""The course of training as an image: loss and held-out validation over the episodes, run after run.
 
 python benchmarks/curve.py RUN_1/ RUN_2/ -o docs/images/training.png      (folders of `incontext train`, in their order)
 """
@@ -82,7 +82,7 @@ def main() -> None:
     """Read, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="folders that incontext train wrote, in their order")
-    parser.add_argument("--out", "-o", type=Path, required=True, help="the picture")
+    parser.add_argument("--out", "-o", type=Path, required=True, help="the image")
     given = parser.parse_args()
     draw(read_runs(given.runs), given.out)
 

@@ -3,7 +3,7 @@
 python benchmarks/failures.py -o docs/images/failures.jpg
 
 Columns 1 to 5: of 64 rendered episodes those with the least IoU. Columns 6 to 10: the examples of the demo put to
-pictures of its other jobs, where the right answer is nothing; the answers that cover most. From above: prompt, query
+images of its other jobs, where the right answer is nothing; the answers that cover most. From above: prompt, query
 with its true mask, query with the answer. Seeded, so the same sheet for the same weights.
 """
 
@@ -24,7 +24,7 @@ from incontext.images.write import write_image
 from incontext.training.scenes import render_pair
 from incontext.types import Palette, Prompt, Segmentation
 
-SIDE = 160  # pixels of a picture of the sheet
+SIDE = 160  # pixels of an image of the sheet
 SHOWN = 5  # episodes in a row of it
 SCENES = 64
 
@@ -56,7 +56,7 @@ def rendered(segmenter: Segmenter, seed: int) -> list[Failure]:
 
 
 def absent(segmenter: Segmenter) -> list[Failure]:
-    """The demo's examples on pictures of its other jobs, the largest wrong answers first."""
+    """The demo's examples on images of its other jobs, the largest wrong answers first."""
     photographs = find_photographs()
     failures = []
     for job in JOBS:

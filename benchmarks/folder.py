@@ -5,7 +5,7 @@ python benchmarks/folder.py --parts rate --files 1000
 python benchmarks/folder.py --parts memory --small-files 20000
 python benchmarks/folder.py --parts kills --kills 100
 
-rate: pictures per second with the default weights over files of several kinds and sizes, some of them broken, beside
+rate: images per second with the default weights over files of several kinds and sizes, some of them broken, beside
 what the network does alone. memory: resident memory over very many small files, and what a file costs beside the
 network; with a network of two blocks, as what could grow does not depend on it. kills: a job that is killed (SIGKILL)
 at random moments until it is done, against one that was not, byte for byte.
@@ -66,7 +66,7 @@ def tiny() -> Segmenter:
 
 
 def example(image: Pixels) -> Prompt:
-    """A prompt: what lies in the middle of a picture."""
+    """A prompt: what lies in the middle of an image."""
     height, width = image.shape[:2]
     mask = np.zeros((height, width), np.uint8)
     mask[height // 4 : 3 * height // 4, width // 4 : 3 * width // 4] = 1
@@ -74,7 +74,7 @@ def example(image: Pixels) -> Prompt:
 
 
 def mixed(folder: Path, count: int) -> Path:
-    """Files of several kinds and sizes, made of one photograph-like picture, some of them cut off."""
+    """Files of several kinds and sizes, made of one photograph-like image, some of them cut off."""
     (source,) = photographs(folder / "source", 1)
     original, root = Image.open(source), folder / "files"
     root.mkdir()
@@ -93,7 +93,7 @@ def mixed(folder: Path, count: int) -> Path:
 
 
 def alone(segmenter: Segmenter, prompt: Prompt, seconds: float = 5.0) -> float:
-    """Seconds of the network for a picture, as many side by side as in a job, nothing being read or written."""
+    """Seconds of the network for an image, as many side by side as in a job, nothing being read or written."""
     prepared = segmenter.prepare(prompt)
     fitted = prepared.fit(prompt.image)
     lanes = count_lanes(segmenter, prepared, "auto")
@@ -114,7 +114,7 @@ def alone(segmenter: Segmenter, prompt: Prompt, seconds: float = 5.0) -> float:
 
 
 def rate(folder: Path, count: int) -> dict[str, object]:
-    """Pictures per second, and the share of them that the network alone would do."""
+    """Images per second, and the share of them that the network alone would do."""
     segmenter = load()
     root = mixed(folder, count)
     prompt = example(read_image(folder / "source" / "0000.jpg"))
@@ -125,7 +125,7 @@ def rate(folder: Path, count: int) -> dict[str, object]:
         "done": report.done,
         "failed": report.failed,
         "seconds": round(report.seconds, 2),
-        "pictures_per_second": round(report.images_per_second, 2),
+        "images_per_second": round(report.images_per_second, 2),
         "network_alone_per_second": round(1 / network, 2),
         "network_share_of_the_time": round(network * report.done / report.seconds, 4),
         "waiting_seconds": round(report.waiting_seconds, 2),
@@ -134,7 +134,7 @@ def rate(folder: Path, count: int) -> dict[str, object]:
 
 
 def small_files(root: Path, count: int, side: int = 64) -> Path:
-    """Small pictures, which differ."""
+    """Small images, which differ."""
     root.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     made = []
@@ -179,10 +179,10 @@ def memory(folder: Path, count: int) -> dict[str, object]:
     }
 
 
-def kills(folder: Path, count: int, pictures: int = 600) -> dict[str, object]:
+def kills(folder: Path, count: int, images: int = 600) -> dict[str, object]:
     """Kill jobs until so many kills are reached, and compare each that was finished with one that was not killed."""
     torch.set_num_threads(1)  # no threads in this process: it forks
-    root = small_files(folder / "queries", pictures, side=96)
+    root = small_files(folder / "queries", images, side=96)
     (root / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0")
     prompt = example(read_image(root / "000000.jpg"))
 
@@ -211,7 +211,7 @@ def kills(folder: Path, count: int, pictures: int = 600) -> dict[str, object]:
     return {
         "kills": reached,
         "jobs": jobs,
-        "files": pictures + 1,
+        "files": images + 1,
         "results_of_a_job": len(whole),
         "partial_files": len(problems),
         "differing_files": len(differing),

@@ -3,10 +3,10 @@
 python benchmarks/heldout.py ../shared/data/train --weights default
 python benchmarks/heldout.py ../shared/data/train --weights RUN/model.safetensors,mean.safetensors,default
 
-Decisions about training are made by these figures, as the test episodes may decide nothing. One shot, whole pictures as
-they are, one id each; every twentieth picture of a set is held out, as in `incontext train`, and the sets that the
+Decisions about training are made by these figures, as the test episodes may decide nothing. One shot, whole images as
+they are, one id each; every twentieth image of a set is held out, as in `incontext train`, and the sets that the
 recipe beside the weights leaves out (`unseen`) are scored by themselves. The queries without the thing are drawn as in
-training: other pictures of the set, parts beside the thing, pictures of other domains. The same sets and numbers give
+training: other images of the set, parts beside the thing, images of other domains. The same sets and numbers give
 the same queries for all weights.
 """
 

@@ -3,7 +3,7 @@
 python benchmarks/hints.py ../shared/data/test --limit 20 --out build/hints
 python benchmarks/hints.py ../shared/data/video --out build/hints-video
 
-On the things of a folder, as `incontext evaluate clicks` takes it, with an example in another picture and alone, beside
+On the things of a folder, as `incontext evaluate clicks` takes it, with an example in another image and alone, beside
 a disc, and random walker and GrabCut where their libraries are installed. --variants also measures by so many clicks
 what it is worth when the last answer stands as an example with some weight; and what a box says, alone and with an
 example, with more or less of its inside revealed. What is in --out is not measured again.

@@ -59,7 +59,7 @@ def ended(process: int) -> bool:
 
 
 def broken_promises(out: Path) -> list[str]:
-    """What must not be after a kill: a picture that is not whole, a mask without what belongs to it being there, a
+    """What must not be after a kill: an image that is not whole, a mask without what belongs to it being there, a
     line of the journal whose mask is missing."""
     problems = []
     for path in out.rglob("*"):

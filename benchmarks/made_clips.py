@@ -23,7 +23,7 @@ from incontext.training.sets import ImageSet, hold_out, read_set
 from incontext.types import Palette
 
 SIZE = 240, 426
-AREAS = 0.03, 0.5  # of its picture, which a thing covers that is cut out
+AREAS = 0.03, 0.5  # of its image, which a thing covers that is cut out
 COMPACT = 0.45  # of its own box, which it covers at least
 
 
@@ -33,8 +33,8 @@ def drawn(
     """A clip: rendered, or of one to three things out of a set of photographs, where there are sets."""
     if not sets:
         return list(render_clip(rng, SIZE, frames, every=every))
-    pictures = np.cumsum([len(each.images) for each in sets])
-    at, behind = (sets[int(np.searchsorted(pictures, rng.integers(pictures[-1]), side="right"))] for _ in range(2))
+    images = np.cumsum([len(each.images) for each in sets])
+    at, behind = (sets[int(np.searchsorted(images, rng.integers(images[-1]), side="right"))] for _ in range(2))
     fitting = [(n, i) for n, ids in enumerate(at.ids) for i in ids if AREAS[0] < at.areas[n, i] < AREAS[1]]
     found = [(n, i) for n, i in fitting if filling(at.masks[n] == i) > COMPACT]
     chosen = rng.permutation(len(found))[: int(rng.integers(1, 4))]

@@ -148,11 +148,11 @@ class Network:
             embedded = torch.where(rearrange(hidden, "r -> r 1 1"), token, embedded)
         return self._placed(embedded, self._weights["segment_token_y"], prompts.task, tables, shots)
 
-    def _embed(self, pictures: Tensor) -> Tensor:
+    def _embed(self, images: Tensor) -> Tensor:
         """(B, K, 3, H, W) -> (B, K, H / patch, W / patch, C)."""
         weight, bias = self._weights["patch_embed.proj.weight"], self._weights["patch_embed.proj.bias"]
-        patches = F.conv2d(pictures.flatten(0, 1), weight, bias, stride=self.config.patch)
-        return rearrange(patches, "(b k) c r w -> b k r w c", b=len(pictures))
+        patches = F.conv2d(images.flatten(0, 1), weight, bias, stride=self.config.patch)
+        return rearrange(patches, "(b k) c r w -> b k r w c", b=len(images))
 
     def _placed(self, embedded: Tensor, segment_token: Tensor, task: Task, tables: Tables, shots: int) -> Tensor:
         positions = tables.positions

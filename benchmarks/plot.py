@@ -1,4 +1,4 @@
-"""The ladder as a picture: how far each technique gets at few and at many shots, and what a shot costs.
+"""The ladder as an image: how far each technique gets at few and at many shots, and what a shot costs.
 
 python benchmarks/plot.py benchmarks/results/ladder_large_....json -o docs/images/ladder.png
 """
@@ -28,7 +28,7 @@ LINES = (
 
 
 def draw(findings: Mapping[str, Any], path: Path) -> None:
-    """A document of the ladder -> a picture: bars at its fewest and its most shots, lines over all of them.
+    """A document of the ladder -> an image: bars at its fewest and its most shots, lines over all of them.
 
     Raises:
         ValueError: nothing was measured one query at a time.
@@ -103,7 +103,7 @@ def main() -> None:
     """Read, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", type=Path, help="a JSON file of the ladder")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="the picture")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="the image")
     given = parser.parse_args()
     mpl.use("agg")  # no window
     draw(json.loads(given.result.read_text()), given.out)

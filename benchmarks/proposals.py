@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from incontext.engine import Segmenter, load
 from incontext.evaluation.few_shot.episodes import read_sets
-from incontext.evaluation.few_shot.pictures import EpisodeImages
+from incontext.evaluation.few_shot.images import EpisodeImages
 from incontext.evaluation.metrics import Flags, mean
 from incontext.evaluation.proposals import COUNTS, average_recall, best_ious, superpixels
 from incontext.images.ids import IGNORED, Pixels
@@ -28,7 +28,7 @@ from incontext.proposals import propose
 from incontext.training.sets import hold_out, read_set
 
 REGIONS = "bsds500"
-LEAST = 0.002  # of a picture: smaller things are not asked for
+LEAST = 0.002  # of an image: smaller things are not asked for
 
 
 def things_in(mask: Pixels, *, regions: bool) -> list[Flags]:
@@ -49,19 +49,19 @@ def regions_of(data: Path, limit: int | None) -> Iterator[tuple[Pixels, Pixels]]
 def queries_of(data: Path, name: str, limit: int | None) -> Iterator[tuple[Pixels, Pixels]]:
     """The queries of a test set, each once, with what episodes ask for."""
     (each,) = read_sets(data / "test", names=[name], prompts=1)
-    pictures = EpisodeImages([each])
+    images = EpisodeImages([each])
     seen = list(dict.fromkeys(episode.query for episode in each.episodes))[:limit]
     for stem in seen:
-        yield pictures.image(name, stem), pictures.ids(name, stem)
+        yield images.image(name, stem), images.ids(name, stem)
 
 
 def measure(
-    segmenter: Segmenter, pictures: Iterator[tuple[Pixels, Pixels]], points: int, *, regions: bool
+    segmenter: Segmenter, images: Iterator[tuple[Pixels, Pixels]], points: int, *, regions: bool
 ) -> dict[str, object]:
-    """Average recall of both ways, and seconds a picture."""
+    """Average recall of both ways, and seconds an image."""
     ious: dict[str, list[np.ndarray]] = {"network": [], "superpixels": []}
     seconds, counts = list[float](), list[int]()
-    for image, mask in pictures:
+    for image, mask in images:
         things = things_in(mask, regions=regions)
         if not things:
             continue
@@ -73,12 +73,12 @@ def measure(
         ious["network"].append(best_ious((found.mask(i) for i in range(len(found))), things, ignored))
         ious["superpixels"].append(best_ious(superpixels(image), things, ignored))
     if not seconds:
-        return {"pictures": 0}
+        return {"images": 0}
     recall = {
         name: [round(average_recall(np.concatenate(each, axis=1)[row]), 4) for row in range(len(COUNTS))]
         for name, each in ious.items()
     }
-    about = {"pictures": len(seconds), "things": sum(each.shape[1] for each in ious["network"])}
+    about = {"images": len(seconds), "things": sum(each.shape[1] for each in ious["network"])}
     return {**about, **recall, "proposals": round(mean(counts), 1), "seconds": round(mean(seconds), 2)}
 
 
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="the folder of test/ and train/")
     parser.add_argument("--weights", default="default")
-    parser.add_argument("--limit", type=int, help="pictures of each set at most")
+    parser.add_argument("--limit", type=int, help="images of each set at most")
     parser.add_argument("--points", type=int, default=16, help="along a side of the grid of clicks")
     parser.add_argument("--sets", help="only these, with commas")
     given = parser.parse_args(arguments)
@@ -97,8 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     for name in asked:
         regions = name == REGIONS
-        pictures = regions_of(given.data, given.limit) if regions else queries_of(given.data, name, given.limit)
-        rows.append({"set": name, **measure(segmenter, pictures, given.points, regions=regions)})
+        images = regions_of(given.data, given.limit) if regions else queries_of(given.data, name, given.limit)
+        rows.append({"set": name, **measure(segmenter, images, given.points, regions=regions)})
         print(rows[-1])
     measured = {"weights": given.weights, "points_per_side": given.points, "counts": COUNTS, "sets": rows}
     record(f"proposals_{Path(given.weights).stem}_side{segmenter.config.side}", measured, "cpu", weights=given.weights)

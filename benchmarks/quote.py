@@ -2,7 +2,7 @@
 
 A figure is the text of a link to a file of benchmarks/results/ whose title names the field:
 
-    a picture takes [0.047 s](benchmarks/results/latency_....json "rows[shots=1].milliseconds / 1000")
+    an image takes [0.047 s](benchmarks/results/latency_....json "rows[shots=1].milliseconds / 1000")
     or [0.047 s][latency], with the same as a definition:  [latency]: benchmarks/results/latency_....json "..."
 
 Shown is the number with as many decimals as it has in the text; the unit stays. A field is a path of names; of a list,

@@ -2,9 +2,9 @@
 
 python benchmarks/refine.py ../shared/data/test --limit 10 --mosaics 1
 
-One shot. Edges: mean IoU, F as DAVIS defines it and F within one pixel, at the pictures' own size, plain and refined.
+One shot. Edges: mean IoU, F as DAVIS defines it and F within one pixel, at the images' own size, plain and refined.
 Mosaics: 3 x 3 cells of 256 pixels, four with what is asked for and five of other sets without it, and the mean IoU of
-each way to see more of them: seen whole, on a larger canvas, in windows, by a single picture or by another mosaic.
+each way to see more of them: seen whole, on a larger canvas, in windows, by a single image or by another mosaic.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from incontext.canvas.query import PaintedAnswer
 from incontext.canvas.read import read_small
 from incontext.engine import Segmenter, load
 from incontext.evaluation.few_shot.episodes import EpisodeSet, read_sets
-from incontext.evaluation.few_shot.pictures import EpisodeImages, wanted
+from incontext.evaluation.few_shot.images import EpisodeImages, wanted
 from incontext.evaluation.metrics import mean, overlap
 from incontext.evaluation.video.davis import boundary
 from incontext.images.ids import IGNORED, Pixels
@@ -43,15 +43,15 @@ WAYS: dict[str, SegmentKeywords] = {  # to see a mosaic: options of Segmenter.se
 }
 
 
-def measure_edges(segmenter: Segmenter, sets: Sequence[EpisodeSet], pictures: EpisodeImages) -> dict[str, object]:
+def measure_edges(segmenter: Segmenter, sets: Sequence[EpisodeSet], images: EpisodeImages) -> dict[str, object]:
     """Plain and refined, from the same answers of the network."""
     rows: dict[str, dict[str, list[list[float]]]] = {"plain": defaultdict(list), "refined": defaultdict(list)}
     seconds = dict.fromkeys(rows, 0.0)
     for each in sets:
         for episode in each.episodes:
-            query = pictures.image(each.name, episode.query)
-            truth = pictures.prompt(each, episode.id, episode.query).mask
-            prompt = pictures.prompt(each, episode.id, episode.prompts[0])
+            query = images.image(each.name, episode.query)
+            truth = images.prompt(each, episode.id, episode.query).mask
+            prompt = images.prompt(each, episode.id, episode.prompts[0])
             (answer,) = segmenter.answer_many([query], prompt)
             assert isinstance(answer, PaintedAnswer)  # it is seen whole
             ids, confidence = (one[0] for one in read_small(answer.painted))
@@ -72,16 +72,16 @@ def _summary(of_sets: dict[str, list[list[float]]]) -> dict[str, object]:
 
 
 class Mosaics:
-    """Large pictures with exact masks, made of the sets' pictures. `make(name)` is one that shows what a set's
+    """Large images with exact masks, made of the sets' images. `make(name)` is one that shows what a set's
     first episode asks for."""
 
-    def __init__(self, sets: Sequence[EpisodeSet], pictures: EpisodeImages, seed: int = 0) -> None:
+    def __init__(self, sets: Sequence[EpisodeSet], images: EpisodeImages, seed: int = 0) -> None:
         self._rng = np.random.default_rng(seed)
         self._cells: dict[str, list[tuple[Pixels, Pixels]]] = {}
         for each in sets:
             stems = dict.fromkeys(stem for e in each.episodes for stem in (e.query, *e.prompts))
             i = each.episodes[0].id
-            cut = (self._cut(pictures.image(each.name, s), _mask(pictures, each, i, s)) for s in list(stems)[:20])
+            cut = (self._cut(images.image(each.name, s), _mask(images, each, i, s)) for s in list(stems)[:20])
             self._cells[each.name] = [cell for cell in cut if cell is not None and (cell[1] == 1).mean() > 0.002]
         self.names = [name for name, cells in self._cells.items() if len(cells) > 2 * SHOWING]
 
@@ -112,16 +112,16 @@ class Mosaics:
         return image[top : top + CELL, left : left + CELL], mask[top : top + CELL, left : left + CELL]
 
 
-def _mask(pictures: EpisodeImages, each: EpisodeSet, i: int, stem: str) -> Pixels:
+def _mask(images: EpisodeImages, each: EpisodeSet, i: int, stem: str) -> Pixels:
     """(H, W): 1 where the class is, which may be nowhere, 255 where the file ignores."""
-    ids = pictures.ids(each.name, stem)
+    ids = images.ids(each.name, stem)
     return np.where(ids == IGNORED, np.uint8(IGNORED), wanted(ids, each, i).astype(np.uint8))
 
 
 def measure_mosaics(segmenter: Segmenter, mosaics: Mosaics, count: int) -> dict[str, object]:
     """For each way, and each kind of prompt, the mean IoU over the sets, and seconds of a mosaic."""
     asked: dict[str, Callable[[str], Prompt]] = {
-        "by one picture": mosaics.single,
+        "by one image": mosaics.single,
         "by a mosaic": lambda name: Prompt(*mosaics.make(name)),
     }
     rows: dict[str, object] = {}
@@ -161,12 +161,12 @@ def main() -> None:
         "mosaics_of_each_set": options.mosaics,
     }
     sets = read_sets(options.data, limit=max(1, options.limit))
-    pictures = EpisodeImages(sets)
+    images = EpisodeImages(sets)
     if options.limit:
-        measured["edges"] = measure_edges(segmenter, sets, pictures)
+        measured["edges"] = measure_edges(segmenter, sets, images)
         print(measured["edges"], flush=True)
     if options.mosaics:
-        measured["mosaics"] = measure_mosaics(segmenter, Mosaics(sets, pictures), options.mosaics)
+        measured["mosaics"] = measure_mosaics(segmenter, Mosaics(sets, images), options.mosaics)
     record(f"refine_{Path(options.weights).stem}", measured, segmenter.device, weights=options.weights)
 
 

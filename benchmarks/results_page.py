@@ -171,9 +171,9 @@ def _latency(document: Document) -> Iterator[str]:
 def _tuning(document: Document) -> Iterator[str]:
     rows = []
     for each in document["sets"]:
-        single = next(row["mean_iou"] for row in each["untuned"] if row["pictures"] == 1)
+        single = next(row["mean_iou"] for row in each["untuned"] if row["images"] == 1)
         untuned, tuned = each["untuned"][-1], each["tuned"][-1]
-        rows.append([each["set"], single, untuned["mean_iou"], tuned["mean_iou"], tuned["pictures"], tuned["minutes"]])
+        rows.append([each["set"], single, untuned["mean_iou"], tuned["mean_iou"], tuned["images"], tuned["minutes"]])
     head = ("set", "best single example", "all averaged", "prompt tensor", "labelled", "minutes")
     yield _table(head, rows)
 
@@ -234,7 +234,7 @@ KINDS = (  # in the order of the page
         ("revealed_patches", "sets", "mean_iou"), _revealed,
     ),
     Kind(
-        "heldout", "Held-out training pictures", "What is lost and what is left empty, by the bar of presence.",
+        "heldout", "Held-out training images", "What is lost and what is left empty, by the bar of presence.",
         ("scores",), _heldout,
     ),
     Kind(

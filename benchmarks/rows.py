@@ -100,11 +100,9 @@ class Inputs(NamedTuple):
     @classmethod
     def draw(cls, shots: int, batch: int, side: int, device: torch.device) -> Inputs:
         """float32."""
-        picture = (3, side, side)
+        image = (3, side, side)
         queries, images, masks = (
-            torch.stack(
-                [torch.randn(picture, generator=torch.Generator().manual_seed(first + i)) for i in range(count)]
-            )
+            torch.stack([torch.randn(image, generator=torch.Generator().manual_seed(first + i)) for i in range(count)])
             for first, count in ((0, batch), (1000, shots), (2000, shots))
         )
         return cls(images[None].to(device), masks[None].to(device), queries.to(device))

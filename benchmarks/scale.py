@@ -1,4 +1,4 @@
-"""Folder jobs by many processes: how many pictures a second, and what each step of a picture costs.
+"""Folder jobs by many processes: how many images a second, and what each step of an image costs.
 
 python benchmarks/scale.py                            # all three parts
 python benchmarks/scale.py --parts runners --images 300
@@ -6,9 +6,9 @@ python benchmarks/scale.py --parts steps,overhead
 
 runners: JPEGs of 640 x 480 with the default weights, by the local runner and by Ray with one worker of all threads up
 to one worker for each core; the rate from the time when a quarter is done, and the seconds until the first is done.
-steps: seconds of one core for reading, fitting, the network and writing, by the picture's size; and for what Ray needs
-to hand a decoded picture to another process, which this package avoids. overhead: the same runners with a network of
-two blocks and small pictures: what is left is what runners cost for each picture.
+steps: seconds of one core for reading, fitting, the network and writing, by the image's size; and for what Ray needs
+to hand a decoded image to another process, which this package avoids. overhead: the same runners with a network of
+two blocks and small images: what is left is what runners cost for each image.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from record import record
 
 from incontext.engine import Answer, Segmenter, load
 from incontext.folder import FileReport, FolderReport, Outputs, plan, segment_folder, work
-from incontext.folder.ray.job import PICTURES_FOR_THREAD, RayRunner, segment_on_ray
+from incontext.folder.ray.job import IMAGES_FOR_THREAD, RayRunner, segment_on_ray
 from incontext.folder.ray.workers import RayNetworks, Setup
 from incontext.images.read import read_image
 from incontext.network.checkpoint import save_model
@@ -39,19 +39,19 @@ from incontext.options import DEFAULTS, LoadOptions
 
 PARTS = ("runners", "steps", "overhead")
 SIZES = ((640, 480), (1920, 1280), (4000, 3000))
-COUNTED = 0.75  # of the pictures: the last ones, when all workers are at work
+COUNTED = 0.75  # of the images: the last ones, when all workers are at work
 SMALL_FILES = 2000
-LOOK_AFTER = 40  # pictures
+LOOK_AFTER = 40  # images
 LEAST_CALLS, SECONDS_OF_CALLS = 5, 2.0
 
 
 class Clock:
-    """When each picture was finished."""
+    """When each image was finished."""
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
         self.ends: list[float] = []
-        self.resident: list[int] = []  # bytes of each process with a network, when some pictures are done
+        self.resident: list[int] = []  # bytes of each process with a network, when some images are done
 
     def __call__(self, _: FileReport) -> None:
         self.ends.append(time.perf_counter() - self.start)
@@ -65,12 +65,12 @@ class Clock:
             "engine": name,
             "workers": report.segmenter.get("workers"),
             "threads": report.segmenter["device_name"],
-            "pictures": len(self.ends),
+            "images": len(self.ends),
             "failed": report.failed,
             "resident_bytes": self.resident,
             "seconds_to_first": round(self.ends[0], 2),
             "seconds": round(self.ends[-1], 2),
-            "pictures_per_second": round((len(self.ends) - 1 - begin) / (self.ends[-1] - self.ends[begin]), 2),
+            "images_per_second": round((len(self.ends) - 1 - begin) / (self.ends[-1] - self.ends[begin]), 2),
         }
 
 
@@ -103,23 +103,23 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def runners(folder: Path, images: int, cores: int) -> dict[str, object]:
-    """Pictures per second with the default weights."""
+    """Images per second with the default weights."""
     photographs(folder / "in", images)
     return {"rows": compared(folder, folder / "in", "default", cores)}
 
 
 def overhead(folder: Path, images: int, cores: int) -> dict[str, object]:  # noqa: ARG001  small ones cost nothing
-    """Pictures per second with hardly any network."""
+    """Images per second with hardly any network."""
     save_model(folder / "tiny.safetensors", tiny().model)
     root = small_files(folder / "in", SMALL_FILES)
     return {
-        "pictures_for_thread": PICTURES_FOR_THREAD,
+        "images_for_thread": IMAGES_FOR_THREAD,
         "rows": compared(folder, root, str(folder / "tiny.safetensors"), cores),
     }
 
 
-def steps(folder: Path, images: int, cores: int) -> dict[str, object]:  # noqa: ARG001  one picture, one core
-    """Seconds of one core for each step, by the size of the picture."""
+def steps(folder: Path, images: int, cores: int) -> dict[str, object]:  # noqa: ARG001  one image, one core
+    """Seconds of one core for each step, by the size of the image."""
     torch.set_num_threads(1)
     (source,) = photographs(folder / "in", 1)
     segmenter = load(device="cpu")
@@ -134,13 +134,13 @@ def _steps(folder: Path, source: Path, size: tuple[int, int], segmenter: Segment
 
     root = folder / f"{size[0]}"
     root.mkdir()
-    Image.open(source).resize(size, Image.Resampling.BICUBIC).save(root / "picture.jpg", quality=90)
+    Image.open(source).resize(size, Image.Resampling.BICUBIC).save(root / "image.jpg", quality=90)
     (query,), outputs = plan([root], root / "out").queries, Outputs(root / "out")
-    picture = work.read(query)
-    if isinstance(picture, FileReport):
-        raise ValueError(picture.error)
-    prepared = segmenter.prepare(example(picture.image))
-    fitted = prepared.fit(picture.image)
+    image = work.read(query)
+    if isinstance(image, FileReport):
+        raise ValueError(image.error)
+    prepared = segmenter.prepare(example(image.image))
+    fitted = prepared.fit(image.image)
 
     def network() -> Answer:
         (answer,) = segmenter.answer_many([fitted], prepared)
@@ -150,13 +150,13 @@ def _steps(folder: Path, source: Path, size: tuple[int, int], segmenter: Segment
     return {
         "width": size[0],
         "height": size[1],
-        "bytes_read": (root / "picture.jpg").stat().st_size,
+        "bytes_read": (root / "image.jpg").stat().st_size,
         "read": _core_seconds(lambda: work.read(query)),
-        "fit": _core_seconds(lambda: prepared.fit(picture.image)),
+        "fit": _core_seconds(lambda: prepared.fit(image.image)),
         "network": _core_seconds(network),
-        "write": _core_seconds(lambda: work.write(outputs, picture, answer)),
-        "bytes_written": (root / "out" / "picture.png").stat().st_size,
-        "hand_over": _core_seconds(lambda: np.array(ray.get(ray.put(picture.image)))),
+        "write": _core_seconds(lambda: work.write(outputs, image, answer)),
+        "bytes_written": (root / "out" / "image.png").stat().st_size,
+        "hand_over": _core_seconds(lambda: np.array(ray.get(ray.put(image.image)))),
     }
 
 

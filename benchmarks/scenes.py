@@ -2,7 +2,7 @@
 
 python benchmarks/scenes.py -o docs/images/scenes.jpg
 
-Each scene is drawn twice, as an episode shows it: a picture, and another one of the same kinds of things under their
+Each scene is drawn twice, as an episode shows it: an image, and another one of the same kinds of things under their
 mask. Seeded, so the same sheet every time.
 """
 

@@ -1,5 +1,5 @@
-"""What tuning is worth: each set of a folder is cut into labelled pictures and a test part, on which are compared the
-best single example, the best few by feature ensemble, and prompt tensors tuned on the same pictures, at one-shot cost.
+"""What tuning is worth: each set of a folder is cut into labelled images and a test part, on which are compared the
+best single example, the best few by feature ensemble, and prompt tensors tuned on the same images, at one-shot cost.
 
 python benchmarks/tune.py ../shared/data/test --out TUNED/ --plot docs/images/tuning.png
 python benchmarks/tune.py ../shared/data/test --out NOISE/ --sets cows,nuclei --start noise      (and so on: lr, shots)
@@ -34,13 +34,13 @@ from incontext.tuning import HELD_OUT, RATE, STEPS, TuningStep, tune
 from incontext.tuning.group import mean_iou
 from incontext.types import Prompt
 
-LONGEST = 448  # pixels along a picture's longer side, which bounds the cost of scoring
+LONGEST = 448  # pixels along an image's longer side, which bounds the cost of scoring
 
 
 def read_set(folder: Path, ids: int | None) -> tuple[list[Prompt], list[str]]:
-    """The labelled pictures of a set and their names; where ids are instances, they are one id.
+    """The labelled images of a set and their names; where ids are instances, they are one id.
 
-    ids: only so many, those that most pictures show; the others become background.
+    ids: only so many, those that most images show; the others become background.
     """
     opened = open_prompts(gather(source=folder), longest=LONGEST)
     prompts = list(opened.prompts)
@@ -57,7 +57,7 @@ def read_set(folder: Path, ids: int | None) -> tuple[list[Prompt], list[str]]:
 
 
 def cut(prompts: Sequence[Prompt], labelled: int, limit: int, seed: int) -> tuple[list[int], list[int]]:
-    """The numbers of the labelled pictures, which show every id if they can, and of at most so many for the test."""
+    """The numbers of the labelled images, which show every id if they can, and of at most so many for the test."""
     order = np.random.default_rng(seed).permutation(len(prompts)).tolist()
     chosen: list[int] = []
     for i in sorted({i for prompt in prompts for i in prompt.ids}):
@@ -68,7 +68,7 @@ def cut(prompts: Sequence[Prompt], labelled: int, limit: int, seed: int) -> tupl
 
 
 def score(segmenter: Segmenter, context: Context, test: Sequence[Prompt], ids: Sequence[int]) -> dict[str, float]:
-    """Mean IoU of the ids over the test pictures, and the seconds that one takes once the context is prepared."""
+    """Mean IoU of the ids over the test images, and the seconds that one takes once the context is prepared."""
     prepared = segmenter.prepare(context)
     segmenter.segment(test[0].image, prepared)  # what only the first costs
     start = time.perf_counter()
@@ -78,18 +78,18 @@ def score(segmenter: Segmenter, context: Context, test: Sequence[Prompt], ids: S
 
 
 def measure(segmenter: Segmenter, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
-    """One set: untuned and tuned, by number of labelled pictures."""
+    """One set: untuned and tuned, by number of labelled images."""
     prompts, names = read_set(folder, given.ids)
     labelled, rest = cut(prompts, given.labelled, given.limit, given.seed)
     if len(labelled) < given.labelled or not rest:
-        raise ValueError(f"{folder}: expected more than {given.labelled} labelled pictures, got {len(prompts)}")
+        raise ValueError(f"{folder}: expected more than {given.labelled} labelled images, got {len(prompts)}")
     shown, test = [prompts[n] for n in labelled], [prompts[n] for n in rest]
     ids = sorted({i for prompt in shown for i in prompt.ids} & {i for prompt in test for i in prompt.ids})
     ranking = rank(segmenter, shown)
     untuned = [
-        {"pictures": n, **score(segmenter, [shown[c] for c in ranking.best(n)], test, ids)} for n in given.ensembles
+        {"images": n, **score(segmenter, [shown[c] for c in ranking.best(n)], test, ids)} for n in given.ensembles
     ]
-    print(f"{folder.name}: {len(test)} test pictures, untuned {[row['mean_iou'] for row in untuned]}", flush=True)
+    print(f"{folder.name}: {len(test)} test images, untuned {[row['mean_iou'] for row in untuned]}", flush=True)
     tuned = [
         _tuned(segmenter, n, ranking, shown, [names[n] for n in labelled], test, ids, folder, given)
         for n in given.tuned
@@ -115,7 +115,7 @@ def _tuned(
     folder: Path,
     given: argparse.Namespace,
 ) -> dict[str, Any]:
-    """A prompt tensor from the `count` best labelled pictures, on the test part; and how it came about."""
+    """A prompt tensor from the `count` best labelled images, on the test part; and how it came about."""
     chosen, told = sorted(ranking.best(count)), list[TuningStep]()
     start = time.perf_counter()
     key = tune(
@@ -127,14 +127,14 @@ def _tuned(
         start=given.start,
         held_out=given.val_share,
         batch_size=given.batch_size,
-        pictures=[names[c] for c in chosen],
+        image_names=[names[c] for c in chosen],
         seed=given.seed,
         on_step=told.append,
     )
     minutes = (time.perf_counter() - start) / 60
     key.save(given.out / f"{folder.name}_{count}.safetensors")
     row = {
-        "pictures": count,
+        "images": count,
         **score(segmenter, key, test, ids),
         "held_out_before": round(key.origin.before, 4),
         "held_out_after": round(key.origin.after, 4),
@@ -162,7 +162,7 @@ def summary(sets: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def draw(sets: Sequence[dict[str, Any]], path: Path) -> None:
-    """mIoU against the number of labelled pictures, tuned and untuned, a panel for each set."""
+    """mIoU against the number of labelled images, tuned and untuned, a panel for each set."""
     import matplotlib as mpl
 
     mpl.use("agg")  # no window
@@ -175,7 +175,7 @@ def draw(sets: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set_visible(False)
     for axis, each in zip(axes.flat, sets, strict=False):
         for kind, color, name in (("untuned", "#8c8c8c", "best, averaged"), ("tuned", "#1b5e9e", "tuned, one shot")):
-            points = [(row["pictures"], row["mean_iou"]) for row in each[kind]]
+            points = [(row["images"], row["mean_iou"]) for row in each[kind]]
             axis.plot(*zip(*points, strict=True), color=color, marker="o", ms=4, label=name)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")
@@ -183,7 +183,7 @@ def draw(sets: Sequence[dict[str, Any]], path: Path) -> None:
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].legend(fontsize=8, frameon=False)
-    figure.supxlabel("labelled pictures", fontsize=10)
+    figure.supxlabel("labelled images", fontsize=10)
     figure.supylabel("mean IoU", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
@@ -196,11 +196,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("data", type=Path, help="a folder of sets, each with images/ and masks/")
     made.add_argument("--out", type=Path, required=True, help="a folder for what is measured of each set, and its keys")
     made.add_argument("--sets", help="only these, with commas between")
-    made.add_argument("--ids", type=int, help="of each set only so many, those that most pictures show")
+    made.add_argument("--ids", type=int, help="of each set only so many, those that most images show")
     made.add_argument("--labelled", type=int, default=16, help="of each set; the rest is for the test")
     made.add_argument("--ensembles", type=lambda text: numbers("--ensembles", text), default=[1, 4, 8, 16])
-    made.add_argument("--tuned", type=lambda text: numbers("--tuned", text), default=[16], help="on so many pictures")
-    made.add_argument("--limit", type=int, default=40, help="test pictures of each set, at most")
+    made.add_argument("--tuned", type=lambda text: numbers("--tuned", text), default=[16], help="on so many images")
+    made.add_argument("--limit", type=int, default=40, help="test images of each set, at most")
     made.add_argument("--steps", type=int, default=STEPS)
     made.add_argument("--lr", type=float, default=RATE)
     made.add_argument("--shots", type=int, default=1)
@@ -211,7 +211,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--weights", default="default")
     made.add_argument("--device", default="auto")
     made.add_argument("--dtype", default="auto")
-    made.add_argument("--plot", type=Path, help="draw mIoU against the number of labelled pictures")
+    made.add_argument("--plot", type=Path, help="draw mIoU against the number of labelled images")
     return made
 
 

@@ -1,9 +1,9 @@
-"""How soon the page answers, in headless Chromium: the first result after the click, and what 50 pictures do to it.
+"""How soon the page answers, in headless Chromium: the first result after the click, and what 50 images do to it.
 
-    python benchmarks/ui.py [--pictures 50] [--chromium /usr/bin/chromium]
+    python benchmarks/ui.py [--images 50] [--chromium /usr/bin/chromium]
 
-Reported: seconds from the click on "Segment" to the first picture of a result that is drawn, the median of several
-rounds; for a run over many pictures the seconds in all, the longest time between two frames of the page, and the
+Reported: seconds from the click on "Segment" to the first image of a result that is drawn, the median of several
+rounds; for a run over many images the seconds in all, the longest time between two frames of the page, and the
 longest time that a click on it took to be answered meanwhile. Needs the extras ui and dev.
 """
 
@@ -25,7 +25,7 @@ from PIL import Image
 from incontext.network.devices import choose_device
 
 ROUNDS: Final = 5
-SIZE: Final = (480, 640)  # rows and columns of the pictures
+SIZE: Final = (480, 640)  # rows and columns of the images
 FLAGS: Final = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
@@ -70,11 +70,11 @@ FIRST = """
 def main() -> None:
     """Start the page, measure, end it, keep the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=50)
+    parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        pictures = write_pictures(Path(folder), arguments.pictures)
+        images = write_images(Path(folder), arguments.images)
         server = subprocess.Popen(
             [sys.executable, "-m", "incontext", "ui", "--no-open", "--port", "0"], stdout=subprocess.PIPE, text=True
         )
@@ -83,14 +83,14 @@ def main() -> None:
             found = re.search(r"http://\S+", server.stdout.readline())
             if found is None:
                 raise SystemExit("the page did not start")
-            measured = measure(found.group(), pictures, arguments.chromium)
+            measured = measure(found.group(), images, arguments.chromium)
         finally:
             server.terminate()
             server.wait(30)
     record.record("ui", measured, choose_device("auto"), weights="default")
 
 
-def write_pictures(folder: Path, count: int) -> list[Path]:
+def write_images(folder: Path, count: int) -> list[Path]:
     """Discs on a meadow, with the mask of the first."""
     rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
     paths = []
@@ -107,8 +107,8 @@ def write_pictures(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def measure(address: str, pictures: list[Path], chromium: str) -> dict[str, object]:
-    """Load an example, then segment one picture several times, then all of them."""
+def measure(address: str, images: list[Path], chromium: str) -> dict[str, object]:
+    """Load an example, then segment one image several times, then all of them."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -116,32 +116,32 @@ def measure(address: str, pictures: list[Path], chromium: str) -> dict[str, obje
         page = browser.new_page(viewport={"width": 1200, "height": 1000})
         page.set_default_timeout(120_000)
         page.goto(address)
-        page.set_input_files("#picture input[type=file]", str(pictures[0]))
+        page.set_input_files("#image input[type=file]", str(images[0]))
         page.locator("#editor button[aria-label='Brush']").wait_for()
         page.wait_for_timeout(3000)
-        page.set_input_files("#mask input[type=file]", str(pictures[0].with_name("0_mask.png")))
+        page.set_input_files("#mask input[type=file]", str(images[0].with_name("0_mask.png")))
         page.wait_for_timeout(3000)
         page.click("#add")
         page.locator("#examples figure").wait_for()
-        give(page, pictures[1:2])
+        give(page, images[1:2])
         first = []
         for _ in range(ROUNDS):
             first.append(page.evaluate(FIRST))
             settled(page, 1)
-        page.click("#pictures button[aria-label='Clear']")
-        page.get_by_text("No pictures so far.").wait_for()
-        give(page, pictures[1:])
+        page.click("#images button[aria-label='Clear']")
+        page.get_by_text("No images so far.").wait_for()
+        give(page, images[1:])
         page.evaluate(WATCH)
         seconds = page.evaluate(FIRST)
         start = page.evaluate("performance.now()")
-        settled(page, len(pictures) - 1)
+        settled(page, len(images) - 1)
         whole = (page.evaluate("performance.now()") - start) / 1000 + seconds
         seen: dict[str, Any] = page.evaluate("() => { window.seen.done = true; return window.seen; }")
         browser.close()
     return {
-        "picture": list(SIZE),
+        "image": list(SIZE),
         "first_result_seconds": {"median": statistics.median(first[1:]), "first": first[0], "all": first},
-        "pictures": len(pictures) - 1,
+        "images": len(images) - 1,
         "seconds_for_all": whole,
         "longest_gap_between_frames_seconds": seen["gap"] / 1000,
         "longest_answer_to_a_click_seconds": seen["click"] / 1000,
@@ -149,16 +149,16 @@ def measure(address: str, pictures: list[Path], chromium: str) -> dict[str, obje
     }
 
 
-def give(page: Any, pictures: list[Path]) -> None:
-    """Choose the pictures to segment."""
-    page.set_input_files("#pictures input[type=file]", [str(path) for path in pictures])
-    count = len(pictures)
-    page.get_by_text(f"{count} picture{'' if count == 1 else 's'} to segment.").wait_for()
+def give(page: Any, images: list[Path]) -> None:
+    """Choose the images to segment."""
+    page.set_input_files("#images input[type=file]", [str(path) for path in images])
+    count = len(images)
+    page.get_by_text(f"{count} image{'' if count == 1 else 's'} to segment.").wait_for()
 
 
 def settled(page: Any, count: int) -> None:
     """Wait until no round runs."""
-    page.locator("#status").get_by_text(f"{count} of {count} pictures segmented.").wait_for()
+    page.locator("#status").get_by_text(f"{count} of {count} images segmented.").wait_for()
     page.wait_for_timeout(300)
 
 

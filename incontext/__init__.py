@@ -10,7 +10,9 @@ from incontext.version import __version__
 
 if TYPE_CHECKING:
     from incontext.engine import Segmenter, load
+    from incontext.folder import plan, segment_folder
     from incontext.hints import Hints
+    from incontext.network.layouts import CheckpointError
     from incontext.prompt_tensor import PromptTensor
     from incontext.proposals import Proposals, propose
     from incontext.rounds import Rounds
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from incontext.video import Tracker, track
 
 __all__ = [
+    "CheckpointError",
     "Hints",
     "Palette",
     "Prompt",
@@ -30,12 +33,15 @@ __all__ = [
     "Tracker",
     "__version__",
     "load",
+    "plan",
     "propose",
+    "segment_folder",
     "track",
     "tune",
 ]
 
 _HOMES = {
+    "CheckpointError": "network.layouts",
     "Hints": "hints",
     "Palette": "types",
     "Prompt": "types",
@@ -46,7 +52,9 @@ _HOMES = {
     "Segmenter": "engine",
     "Tracker": "video",
     "load": "engine",
+    "plan": "folder",
     "propose": "proposals",
+    "segment_folder": "folder",
     "track": "video",
     "tune": "tuning",
 }

@@ -30,7 +30,7 @@ from incontext.engine import PreparedContext, Segmenter
 from incontext.options import SegmentKeywords, SegmentOptions, takes_options
 from incontext.types import Prompt
 
-PICTURE: Final = (480, 640)  # rows and columns of the pictures that are segmented
+IMAGE: Final = (480, 640)  # rows and columns of the images that are segmented
 MEGABYTE: Final = 1_000_000
 
 _VECTORS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}
@@ -199,14 +199,14 @@ def circumstances(device: torch.device) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Row:
-    """One number of shots and one batch size. Times are from pictures in memory to masks, their own size."""
+    """One number of shots and one batch size. Times are from images in memory to masks, their own size."""
 
     shots: int
     batch_size: int
-    milliseconds: float  # a picture, the context prepared; median
+    milliseconds: float  # an image, the context prepared; median
     spread: float  # of that, half the distance between the quartiles
     images_per_second: float
-    unprepared_milliseconds: float  # a picture, the context given anew with every batch
+    unprepared_milliseconds: float  # an image, the context given anew with every batch
     prepare_milliseconds: float  # the context alone
     first_seconds: float  # of the first batch: warming up, and compiling where that was asked for
     peak_megabytes: float | None  # in use at most, weights included: on the card, or by the process
@@ -225,7 +225,7 @@ class BenchReport:
 
     def to_json(self) -> str:
         """Write it as one line."""
-        where = {"picture": f"{PICTURE[1]} x {PICTURE[0]}", "side": self.side}
+        where = {"image": f"{IMAGE[1]} x {IMAGE[0]}", "side": self.side}
         rows = [{name: _rounded(value) for name, value in asdict(row).items()} for row in self.rows]
         document = {"benchmark": "segmenter", **self.circumstances, "model": self.segmenter, **where}
         return json.dumps({**document, "load_seconds": _rounded(self.load_seconds), "rows": rows})
@@ -241,7 +241,7 @@ class BenchReport:
         lines = [
             head,
             "",
-            "| shots | batch | ms a picture | ± | images/s | ms, context anew | ms to prepare | first, s | peak MB |",
+            "| shots | batch | ms an image | ± | images/s | ms, context anew | ms to prepare | first, s | peak MB |",
             "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
         ]
         for row in self.rows:
@@ -265,10 +265,10 @@ def bench(
     on_row: Callable[[Row], None] | None = None,
     **options: Unpack[SegmentKeywords],
 ) -> BenchReport:
-    """Measure a Segmenter on noise: 640 x 480 pictures in memory, with a context of each number of shots.
+    """Measure a Segmenter on noise: 640 x 480 images in memory, with a context of each number of shots.
 
     Args:
-        batch_sizes: Pictures that go through the network together.
+        batch_sizes: Images that go through the network together.
         seconds: About how long each figure may take.
         load_seconds: How long loading took, for the report.
         on_row: Called after each row.
@@ -292,7 +292,7 @@ def bench(
 
 def _measure(segmenter: Segmenter, shots: int, batch_size: int, options: SegmentOptions, seconds: float) -> Row:
     rng = np.random.default_rng(0)
-    pictures = [_noise(rng) for _ in range(batch_size)]
+    images = [_noise(rng) for _ in range(batch_size)]
     context = [_prompt(rng) for _ in range(shots)]
     device = segmenter.device
 
@@ -302,10 +302,10 @@ def _measure(segmenter: Segmenter, shots: int, batch_size: int, options: Segment
     with PeakMemory(device) as memory:
         prepared = prepare()
         kept = timed(
-            lambda: list(segmenter.segment_many(pictures, prepared, batch_size=batch_size)), device, seconds=seconds
+            lambda: list(segmenter.segment_many(images, prepared, batch_size=batch_size)), device, seconds=seconds
         )
     anew = timed(
-        lambda: list(segmenter.segment_many(pictures, context, batch_size=batch_size, **options.keywords())),
+        lambda: list(segmenter.segment_many(images, context, batch_size=batch_size, **options.keywords())),
         device,
         seconds=seconds,
         least=1,
@@ -326,13 +326,13 @@ def _measure(segmenter: Segmenter, shots: int, batch_size: int, options: Segment
 
 
 def _noise(rng: np.random.Generator) -> np.ndarray:
-    return rng.integers(0, 256, (*PICTURE, 3), dtype=np.uint8)
+    return rng.integers(0, 256, (*IMAGE, 3), dtype=np.uint8)
 
 
 def _prompt(rng: np.random.Generator) -> Prompt:
-    mask = np.zeros(PICTURE, np.uint8)
-    top, left = (int(rng.integers(0, size // 2)) for size in PICTURE)
-    mask[top : top + PICTURE[0] // 3, left : left + PICTURE[1] // 3] = 1
+    mask = np.zeros(IMAGE, np.uint8)
+    top, left = (int(rng.integers(0, size // 2)) for size in IMAGE)
+    mask[top : top + IMAGE[0] // 3, left : left + IMAGE[1] // 3] = 1
     return Prompt(_noise(rng), mask)
 
 

@@ -1,6 +1,6 @@
 """The demo: four jobs on photographs that lie inside scikit-image's wheel, each from one example whose mask we drew.
 
-Writes the crops as ordinary picture files and segments them as the command line would, so that every step can be
+Writes the crops as ordinary image files and segments them as the command line would, so that every step can be
 repeated by hand. Refuses to know the network: it gets a Segmenter. Nothing is downloaded.
 """
 
@@ -21,6 +21,7 @@ from incontext.images.read import read_image
 from incontext.images.resize import shrunk
 from incontext.images.write import whole_file, write_image
 from incontext.types import Palette, Prompt, Segmentation
+from incontext.words import counted
 
 if TYPE_CHECKING:  # what the demo needs can be checked without torch
     from incontext.engine import Segmenter
@@ -46,7 +47,7 @@ class Crop(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """One example, and the pictures to segment by it: all of them crops of one photograph."""
+    """One example, and the images to segment by it: all of them crops of one photograph."""
 
     name: str  # of its folder and its mask
     title: str
@@ -125,17 +126,17 @@ class JobReport:
 
     @property
     def sheet(self) -> Path:
-        """The picture of the prompt, the queries and the answers."""
+        """The image of the prompt, the queries and the answers."""
         return self.folder / SHEET_NAME
 
     @property
-    def seconds_per_picture(self) -> float:
-        """From file to files: reading the picture, the network, writing mask and overlay."""
+    def seconds_per_image(self) -> float:
+        """From file to files: reading the image, the network, writing mask and overlay."""
         return self.result.seconds / max(1, self.result.done)
 
     def describe(self) -> str:
         """Write two lines for a terminal."""
-        done = f"{self.job.name}: {self.result.done} masks, {self.seconds_per_picture:.2f} s a picture"
+        done = f"{self.job.name}: {counted(self.result.done, 'mask')}, {self.seconds_per_image:.2f} s an image"
         return "\n".join([done, *(f"  failed: {file.error}" for file in self.result.failures), f"  {self.command}"])
 
 
@@ -144,7 +145,7 @@ class DemoReport:
     """What the demo wrote."""
 
     jobs: tuple[JobReport, ...]
-    sheet: Path  # the contact sheets of all jobs in one picture
+    sheet: Path  # the contact sheets of all jobs in one image
 
 
 def find_photographs() -> Path:
@@ -153,7 +154,7 @@ def find_photographs() -> Path:
     Cheap: tells what is missing before weights are loaded.
 
     Raises:
-        FileNotFoundError: scikit-image is not installed, or its wheel holds other pictures than the demo was made for.
+        FileNotFoundError: scikit-image is not installed, or its wheel holds other images than the demo was made for.
     """
     advice = 'run: pip install "incontext[demo]"'
     try:
@@ -227,12 +228,12 @@ def _run_job(segmenter: Segmenter, job: Job, photographs: Path, folder: Path) ->
 _CELL = 160  # pixels along a side of a thumbnail
 _GAP = 8
 _LINE = 20  # height of a line of text
-_WIDTH = _GAP + 6 * (_CELL + _GAP)  # all sheets are as wide as the job of most pictures needs
+_WIDTH = _GAP + 6 * (_CELL + _GAP)  # all sheets are as wide as the job of most images needs
 _PAPER, _INK, _PALE_INK = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 
 
 class _Column(NamedTuple):
-    """A picture above, what belongs to it below."""
+    """An image above, what belongs to it below."""
 
     upper_caption: str
     upper: Pixels

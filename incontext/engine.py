@@ -1,4 +1,4 @@
-"""The Segmenter: a network on a device, from pictures and a context to masks.
+"""The Segmenter: a network on a device, from images and a context to masks.
 
 Owns what users call: options, contexts, batches. It refuses to know files of weights (network/checkpoint.py), colours
 and mosaics (canvas/context.py), pixels (canvas/paint.py), and how the network is run (placed.py).
@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from html import escape
 from itertools import islice
 from pathlib import Path
 from typing import Unpack
@@ -112,7 +113,7 @@ def load_with(asked: LoadOptions, *, compile: bool = False) -> Segmenter:
     )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PreparedContext:
     """A context inside a Segmenter: what all queries share, computed once.
 
@@ -136,6 +137,10 @@ class PreparedContext:
     passes: tuple[Pass, ...]
     window: int | None = None
     tokens: Mapping[str, PromptTokens] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        ids = "by hints alone" if self.shown is None else f"ids {', '.join(map(str, self.shown.ids[1:].tolist()))}"
+        return f"PreparedContext({ids}, {self.segmenter!r})"
 
     def fit(self, query: ImageLike, *, hints: Hints | None = None) -> FittedQuery:
         """Read a query and squeeze it to what the network sees.
@@ -319,6 +324,8 @@ class Segmenter:
         With `PreparedContext.fit`, the step before the network, a caller keeps the network busy. On CUDA an answer may
         still be being computed when it is yielded.
         """
+        if isinstance(queries, str | bytes | os.PathLike | np.ndarray):
+            raise TypeError(f"expected a sequence of queries, got one {type(queries).__name__}; write [query]")
         prepared = self._prepared(context, options)
         if batch_size != "auto" and batch_size < 1:
             raise ValueError(f'expected batch_size "auto" or at least 1, got {batch_size}')
@@ -377,6 +384,15 @@ class Segmenter:
             paint = self._placed.paint_one(views, palette, "instance")
             for logits in read_logits(paint.painted, palette).cpu().numpy():
                 yield logits, expected_iou(logits)
+
+    def __repr__(self) -> str:
+        beside = "" if self.voter is None else f", beside {self.voter.backbone.name}"
+        return f"Segmenter({self.name}, {self.device}, {str(self.dtype).removeprefix('torch.')}{beside})"
+
+    def _repr_html_(self) -> str:
+        """Show what really runs as a table: what notebooks show."""
+        rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in self.describe().items())
+        return f"<table>{rows}</table>"
 
     def describe(self) -> dict[str, object]:
         """Say what really runs: weights, parameters, side, device, dtype, attention kernel, compilation, versions."""

@@ -15,7 +15,7 @@ from incontext.images.write import whole_file
 
 
 def load_many(path: str | os.PathLike[str]) -> dict[str, Hints]:
-    """Read the hints of several pictures: a JSON object with hints by the pictures' names, or by frames' numbers.
+    """Read the hints of several images: a JSON object with hints by the images' names, or by frames' numbers.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -23,7 +23,7 @@ def load_many(path: str | os.PathLike[str]) -> dict[str, Hints]:
     """
     content, file = read_json(Path(path)), os.fspath(path)
     if not isinstance(content, dict) or not content or set(content) <= set(KEYS.values()):
-        raise ValueError(f"{file}: expected hints by the names of pictures, as {{NAME: {{points: ...}}}}, got others")
+        raise ValueError(f"{file}: expected hints by the names of images, as {{NAME: {{points: ...}}}}, got others")
     found = {}
     for name, each in content.items():
         try:

@@ -53,7 +53,7 @@ class Polygon(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Scribbles:
-    """Strokes over a picture: mask (H, W) uint8 ids, 0 "not this", 255 where nothing is said."""
+    """Strokes over an image: mask (H, W) uint8 ids, 0 "not this", 255 where nothing is said."""
 
     mask: Pixels
 
@@ -66,11 +66,11 @@ KEYS = {Box: "boxes", Polygon: "polygons", Scribbles: "scribbles", Point: "point
 
 @dataclass(frozen=True, eq=False, init=False)
 class Hints:
-    """What a user says of a picture.
+    """What a user says of an image.
 
     Made of points, boxes, polygons and scribbles; ``+`` joins them.
 
-    All coordinates are pixels of the picture as :func:`incontext.images.read.read_image` gives it, so of a photograph
+    All coordinates are pixels of the image as :func:`incontext.images.read.read_image` gives it, so of a photograph
     as people see it, whichever way it was held: (0, 0) is its upper left corner, x goes right, y goes down. An id from
     1 to 254 says "this", 0 says "not this".
 
@@ -102,7 +102,7 @@ class Hints:
             points: (x, y, id) each.
             boxes: (left, top, right, bottom, id) each.
             polygons: ([(x, y), ...], id) each.
-            scribbles: (H, W) ids of the picture's size, 255 where nothing is said.
+            scribbles: (H, W) ids of the image's size, 255 where nothing is said.
 
         Raises:
             ValueError: nothing is said at all, an id is not in 0..254, or coordinates are none; the message says which.
@@ -190,25 +190,25 @@ class Hints:
         return Hints.of(turned(mark) for mark in self.marks)
 
     def check(self, size: Size) -> None:
-        """Raise a ValueError unless all of it lies within a picture (H, W)."""
+        """Raise a ValueError unless all of it lies within an image (H, W)."""
         height, width = size
         for mark in self.marks:
             if isinstance(mark, Scribbles):
                 _refuse_other_size(mark.mask.shape, size)
                 continue
             beyond = any(x > width or y > height for x, y in _places(mark))
-            # Edges may run along the picture's; a click is on a pixel.
+            # Edges may run along the image's; a click is on a pixel.
             if beyond or (isinstance(mark, Point) and (mark.x >= width or mark.y >= height)):
                 raise ValueError(
-                    f"expected hints within the picture, {width} x {height} (width x height), got {_told(mark)}"
+                    f"expected hints within the image, {width} x {height} (width x height), got {_told(mark)}"
                 )
 
     def resized(self, size: Size, to: Size) -> Hints:
         """Move the hints to an image of another size.
 
         Args:
-            size: (H, W) of the picture that they are for.
-            to: (H, W) of the same picture, enlarged or shrunk.
+            size: (H, W) of the image that they are for.
+            to: (H, W) of the same image, enlarged or shrunk.
 
         Raises:
             ValueError: They do not lie within one of `size` (H, W).
@@ -286,7 +286,7 @@ class Hints:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read the hints of one picture. FileNotFoundError, or ValueError with the file's name."""
+        """Read the hints of one image. FileNotFoundError, or ValueError with the file's name."""
         content = read_json(Path(path))
         try:
             return cls.from_json(content)
@@ -416,5 +416,5 @@ def _told(mark: Mark) -> str:
 def _refuse_other_size(got: tuple[int, ...], size: tuple[int, ...]) -> None:
     if tuple(got) != tuple(size):
         raise ValueError(
-            f"expected scribbles of the picture's size, {size[1]} x {size[0]} (width x height), got {got[1]} x {got[0]}"
+            f"expected scribbles of the image's size, {size[1]} x {size[0]} (width x height), got {got[1]} x {got[0]}"
         )

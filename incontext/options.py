@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, Final, Literal, TypedDict, TypeVar, cast, get_args, get_type_hints
 
+from incontext.words import did_you_mean
+
 Ensemble = Literal["auto", "feature", "spatial"]
 Task = Literal["instance", "semantic"]
 Tiles = int | Literal["auto"] | None
@@ -111,7 +113,8 @@ class SegmentOptions:
             known = get_args(words)
             if getattr(self, name) not in known:
                 listed = f"{', '.join(known[:-1])} or {known[-1]}"
-                raise ValueError(f"expected {name} {listed}, got {getattr(self, name)!r}")
+                given = getattr(self, name)
+                raise ValueError(f"expected {name} {listed}, got {given!r}{did_you_mean(str(given), known)}")
         usable = isinstance(self.tiles, int) and not isinstance(self.tiles, bool) and self.tiles >= LEAST_TILES
         if self.tiles not in (None, "auto") and not usable:
             raise ValueError(f'expected tiles as "auto" or at least {LEAST_TILES} pixels, got {self.tiles!r}')

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -37,7 +37,7 @@ LARGEST: Final = 1000.0  # of a value: normalised pixels lie within 3, and bfloa
 # should make equal files.
 _RECORD = "incontext_prompt_tensor"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_MOST_NAMES = 20  # of pictures, where people read them
+_MOST_NAMES = 20  # of images, where people read them
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +81,9 @@ class Origin:
     Attributes:
         weights, sha256: Name of the network's weights, and of their file (see `Segmenter.sha256`).
         task: The type token that it was learned with.
-        pictures: Names of those that it was learned from.
+        images: Names of those that it was learned from.
         held_out: Of those that it was judged by.
-        before, after: Mean IoU on these, 0..1, of what learning started from and of the result (on `pictures`, where
+        before, after: Mean IoU on these, 0..1, of what learning started from and of the result (on `images`, where
             nothing was held out).
         date: ISO 8601.
         version: Of this library.
@@ -92,7 +92,7 @@ class Origin:
     weights: str
     sha256: str
     task: Task
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     held_out: tuple[str, ...]
     before: float
     after: float
@@ -100,11 +100,11 @@ class Origin:
     version: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pictures", tuple(self.pictures))
+        object.__setattr__(self, "images", tuple(self.images))
         object.__setattr__(self, "held_out", tuple(self.held_out))
-        texts: tuple[object, ...] = (self.weights, self.version, *self.pictures, *self.held_out)
+        texts: tuple[object, ...] = (self.weights, self.version, *self.images, *self.held_out)
         if not all(isinstance(text, str) for text in texts) or not self.weights:
-            raise ValueError("expected names of weights, version and pictures as text, got something else")
+            raise ValueError("expected names of weights, version and images as text, got something else")
         if not _SHA256.fullmatch(str(self.sha256)):
             raise ValueError(f"expected a SHA-256 in 64 hexadecimal digits, got {str(self.sha256)[:80]!r}")
         if self.task not in ("semantic", "instance"):
@@ -194,7 +194,7 @@ class PromptTensor:
     def describe(self) -> dict[str, object]:
         """Tell what people want to know of it, by name."""
         made = self.origin
-        judged = f"on {len(made.held_out)} held-out pictures" if made.held_out else "on the pictures it was tuned on"
+        judged = f"on {len(made.held_out)} held-out images" if made.held_out else "on the images it was tuned on"
         seen = {} if self.seen is None else {"backbone": f"{self.seen.backbone} ({self.seen.sha256[:12]}...)"}
         return {
             "prompt tensor": f"format {self.format}, made by incontext {made.version} on {made.date}",
@@ -207,7 +207,7 @@ class PromptTensor:
             "ids": ", ".join(f"{i} {self.names[i]}" if i in self.names else str(i) for i in self.ids),
             "groups": " | ".join(", ".join(map(str, group.ids)) for group in self.groups),
             "mean IoU": f"{made.before:.3f} before, {made.after:.3f} after tuning, {judged}",
-            "pictures": _listed(made.pictures),
+            "images": _listed(made.images),
             "held out": _listed(made.held_out),
         }
 
@@ -358,7 +358,28 @@ def _listed(names: Sequence[str]) -> str:
 def listed(
     context: Prompt | PromptTensor | Sequence[Prompt | PromptTensor] | None,
 ) -> tuple[Prompt | PromptTensor, ...]:
-    """List what a context is made of; nothing for None."""
+    """List what a context is made of; nothing for None.
+
+    Raises:
+        TypeError: It is something else, or holds something else.
+    """
     if context is None:
         return ()
-    return (context,) if isinstance(context, Prompt | PromptTensor) else tuple(context)
+    given = (context,) if isinstance(context, Prompt | PromptTensor) else context
+    if isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable):
+        raise TypeError(f"{_NO_CONTEXT}, got {_called(given)}")
+    shown: tuple[object, ...] = tuple(given)
+    if strange := [each for each in shown if not isinstance(each, Prompt | PromptTensor)]:
+        raise TypeError(f"{_NO_CONTEXT}, got {_called(strange[0])} in it")
+    return cast("tuple[Prompt | PromptTensor, ...]", shown)
+
+
+_NO_CONTEXT: Final = "expected a Prompt, a PromptTensor or a sequence of these as the context"
+
+
+def _called(thing: object) -> str:
+    """Name what was given in place of a prompt, and how to make one of a path."""
+    kind = type(thing).__name__
+    if isinstance(thing, str | os.PathLike):
+        return f"{kind} {os.fspath(thing)!r:.60}; open it first, Prompt.open(image, mask) or PromptTensor.load(path)"
+    return kind

@@ -1,4 +1,4 @@
-"""Masks of everything in a picture, by a grid of single clicks: proposals, which nobody has named.
+"""Masks of everything in an image, by a grid of single clicks: proposals, which nobody has named.
 
 As in SAM's automatic mode (arXiv 2304.02643, appendix B): every point of a grid is clicked on by itself; answers that
 are unsure or hang on the threshold are dropped, of those with nearly one box the surest is kept, specks and holes go.
@@ -27,7 +27,7 @@ from incontext.types import box as box_of
 Flags: TypeAlias = npt.NDArray[np.bool_]
 Logits: TypeAlias = npt.NDArray[np.float32]
 Place: TypeAlias = tuple[float, float]
-"""(x, y) in pixels of a picture."""
+"""(x, y) in pixels of an image."""
 
 POINTS_PER_SIDE: Final = 16
 PRED_IOU_THRESH: Final = 0.7
@@ -47,7 +47,7 @@ class AnswersClicks(Protocol):
             points: (x, y) in its pixels, one click for each answer.
 
         Returns:
-            For each click the logits (h, w) float32, stretched over the whole picture and above 0 where the thing is;
+            For each click the logits (h, w) float32, stretched over the whole image and above 0 where the thing is;
             and the IoU with the thing as the answerer expects it, 0..1.
         """
         ...
@@ -58,7 +58,7 @@ class Proposal:
     """One mask that nobody has named.
 
     Attributes:
-        counts: COCO's compressed runs of it, at the picture's size.
+        counts: COCO's compressed runs of it, at the image's size.
         box: Left, top, right and bottom edge.
         area: In pixels.
         predicted_iou: As what answered expects it.
@@ -76,7 +76,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Proposals:
-    """The proposals of a picture of size (H, W), the surest first."""
+    """The proposals of an image of size (H, W), the surest first."""
 
     size: tuple[int, int]
     found: tuple[Proposal, ...]
@@ -167,7 +167,7 @@ class _Candidate:
     """An answer that passed the filters, still as small as it came."""
 
     logits: npt.NDArray[np.float16]
-    box: tuple[float, float, float, float]  # left, top, right, bottom as shares of the picture
+    box: tuple[float, float, float, float]  # left, top, right, bottom as shares of the image
     predicted_iou: float
     stability_score: float
     point: Place
@@ -185,7 +185,7 @@ def propose(
     min_mask_region_area: int = 64,
     on_points: Callable[[int, int], None] | None = None,
 ) -> Proposals:
-    """Find masks of everything in a picture.
+    """Find masks of everything in an image.
 
     Args:
         answers: A `Segmenter`, or anything else that answers clicks.
@@ -195,11 +195,11 @@ def propose(
         pred_iou_thresh: 0..1; answers that are expected to be worse are dropped.
         stability_score_thresh: 0..1; so are answers that change more with the threshold.
         box_nms_thresh: 0..1; of answers whose boxes have a larger IoU only the surest is kept.
-        min_mask_region_area: Pixels of the picture; smaller specks and holes of a mask are removed. 0 removes none.
+        min_mask_region_area: Pixels of the image; smaller specks and holes of a mask are removed. 0 removes none.
         on_points: Called with the number of points that are done, and of all.
 
     Raises:
-        FileNotFoundError, ValueError: The picture or an option cannot be used; the message says why.
+        FileNotFoundError, ValueError: The image or an option cannot be used; the message says why.
     """
     for name, value in (("points_per_side", points_per_side), ("points_per_batch", points_per_batch)):
         if value < 1:
@@ -235,7 +235,7 @@ def propose(
 
 
 def grid(points_per_side: int, size: tuple[int, int]) -> list[Place]:
-    """Spread the square of so many points evenly over a picture (H, W), row by row."""
+    """Spread the square of so many points evenly over an image (H, W), row by row."""
     steps = (np.arange(points_per_side) + 0.5) / points_per_side
     return [(float(x * size[1]), float(y * size[0])) for y in steps for x in steps]
 

@@ -17,8 +17,8 @@ from incontext.images import outlines, rle
 from incontext.images.ids import IGNORED, Pixels, check_ids, ids_in
 from incontext.images.masks import read_mask
 from incontext.images.read import ImageLike, read_colors, read_image
-from incontext.images.resize import resized_mask, shrunk_size
-from incontext.images.write import encode_mask, write_mask
+from incontext.images.resize import resized, resized_mask, shrunk_size
+from incontext.images.write import encode_image, encode_mask, write_mask
 
 if TYPE_CHECKING:
     import supervision  # type: ignore[import-not-found, unused-ignore]
@@ -37,7 +37,7 @@ def _read_only(array: npt.NDArray[Any], source: object) -> Any:
     return array
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Palette:
     """Ids and their colours, to paint masks for the network and for people.
 
@@ -90,6 +90,16 @@ class Palette:
             raise ValueError(f"expected at most 254 ids, got {len(rows)}")
         return cls(np.concatenate([[0], rows]), np.concatenate([[(0, 0, 0)], _far_colors(254)[: len(rows)]]))
 
+    def __repr__(self) -> str:
+        rows = zip(self.ids[1:].tolist(), _hex(self.colors[1:]), strict=True)
+        return f"Palette({_some([f'{i} {color}' for i, color in rows]) or 'no ids'})"
+
+    def _repr_html_(self) -> str:
+        """Show the colours with their ids: what notebooks show."""
+        rows = zip(self.ids[1:].tolist(), _hex(self.colors[1:]), strict=True)
+        box = "display:inline-block;width:1em;height:1em;margin:0 .4em 0 .8em;border:1px solid #888"
+        return "".join(f'<span style="{box};background:{color}"></span>{i}' for i, color in rows) or "no ids"
+
     @property
     def table(self) -> Pixels:
         """(256, 3) uint8 for image files: row i is the colour of id i, 255 is a light grey, absent ids are black."""
@@ -137,7 +147,7 @@ def _far_colors(count: int) -> Pixels:
     return chosen.astype(np.uint8)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prompt:
     """One example: an image and the mask that shows what to segment in it.
 
@@ -234,9 +244,37 @@ class Prompt:
         """The ids in the mask, ascending, without 0 and 255."""
         return ids_in(self.mask)
 
+    def __repr__(self) -> str:
+        more = f", weight {self.weight:g}" if self.weight != 1 else ""
+        return f"Prompt({_size(self.mask)}, {_shares(self.mask)}{more})"
+
+    def _repr_png_(self) -> bytes:
+        """Draw the image under its mask, as a PNG of at most 640 pixels a side: what notebooks show."""
+        size = shrunk_size((self.mask.shape[0], self.mask.shape[1]), longest=_SHOWN_SIDE)
+        palette = self.palette if self.palette is not None else Palette.spread(self.ids)
+        mask = resized_mask(self.mask, size)
+        shown = Segmentation(mask, np.ones(size, np.float32), palette)
+        return encode_image(shown.overlay(resized(self.image, size)), name="prompt.png")
+
 
 def _size(array: npt.NDArray[Any]) -> str:
     return f"{array.shape[1]} x {array.shape[0]} (width x height)"
+
+
+def _shares(mask: Pixels) -> str:
+    """Write how much of a mask each id has: ids 1 (12.5 %), 2 (3 %)."""
+    counts = np.bincount(mask.ravel(), minlength=IGNORED + 1)
+    rows = [f"{i} ({100 * counts[i] / mask.size:.3g} %)" for i in ids_in(mask)]
+    return f"id{'s' if len(rows) > 1 else ''} {_some(rows)}" if rows else "nothing found"
+
+
+def _hex(colors: Pixels) -> list[str]:
+    return ["#" + "".join(f"{value:02x}" for value in color) for color in colors.tolist()]
+
+
+def _some(rows: list[str], most: int = 6) -> str:
+    """Write the first of several, and how many more there are."""
+    return ", ".join(rows[:most]) + (f" and {len(rows) - most} more" if len(rows) > most else "")
 
 
 def _nothing_marked(mask: Pixels) -> str:
@@ -258,7 +296,7 @@ def _palette_of(ids: tuple[int, ...], colors: Pixels | None) -> Palette | None:
     return Palette(np.array(rows), table[rows]) if len(np.unique(table[rows], axis=0)) == len(rows) else None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
     """What was found in a query, at the query's own size.
 
@@ -287,6 +325,10 @@ class Segmentation:
             raise ValueError(f"expected a palette with colours for all ids of the mask, got none for {sorted(missing)}")
         object.__setattr__(self, "mask", _read_only(mask, self.mask))
         object.__setattr__(self, "confidence", _read_only(confidence.astype(np.float32, copy=False), self.confidence))
+
+    def __repr__(self) -> str:
+        sure = "" if self.is_empty else f", confidence {self.confidence[self.mask > 0].mean():.2f}"
+        return f"Segmentation({_size(self.mask)}, {_shares(self.mask)}{sure})"
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""A stand-in for a backbone that knows colours, and pictures of coloured discs for it."""
+"""A stand-in for a backbone that knows colours, and images of coloured discs for it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def voter(calibration: Calibration = STRONG, *, scale: float = 1.0) -> Voter:
 def scene(
     places: dict[int, tuple[int, int]], *, size: tuple[int, int] = (64, 64), radius: int = 12, shade: int = 90
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A grey picture (H, W, 3) with a disc in its colour for each id, and its mask; places: (y, x) of the middles."""
+    """A grey image (H, W, 3) with a disc in its colour for each id, and its mask; places: (y, x) of the middles."""
     image, mask = np.full((*size, 3), shade, np.uint8), np.zeros(size, np.uint8)
     rows, columns = np.mgrid[: size[0], : size[1]]
     for i, (y, x) in places.items():

@@ -1,4 +1,4 @@
-"""A stand-in for a Segmenter that needs no network, and pictures for it: for tests of folder jobs."""
+"""A stand-in for a Segmenter that needs no network, and images for it: for tests of folder jobs."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ class Bright:
         return Segmentation(found.astype(np.uint8) * 3, np.full(found.shape, 0.75, np.float32), PALETTE)
 
 
-def picture(path: Path, *, width: int = 12, height: int = 8, bright: int = 0) -> Path:
-    """A dark picture whose first `bright` columns are white."""
+def image_file(path: Path, *, width: int = 12, height: int = 8, bright: int = 0) -> Path:
+    """A dark image whose first `bright` columns are white."""
     pixels = np.full((height, width, 3), 20, np.uint8)
     pixels[:, :bright] = 250
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ def scene_mask(number: int, *, ids: tuple[int, int] = (3, 7), width: int = 64, h
 
 
 def grey_levels(count: int, *, width: int = 48, height: int = 32) -> list[Pixels]:
-    """Pictures that are told apart by their brightness, which is 10 times their number."""
+    """Images that are told apart by their brightness, which is 10 times their number."""
     return [np.full((height, width, 3), 10 * number, np.uint8) for number in range(count)]
 
 
@@ -126,7 +126,7 @@ def cut(path: Path, share: float) -> None:
 
 
 def decoded(path: Path) -> list[tuple[float, Pixels]]:
-    """All pictures of a video with their times, through PyAV alone."""
+    """All images of a video with their times, through PyAV alone."""
     with av.open(str(path)) as container:
         frames = ((frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0))
         return [(seconds, np.asarray(pixels, np.uint8)) for seconds, pixels in frames]

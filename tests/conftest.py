@@ -57,7 +57,7 @@ def golden(shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_config() -> ModelConfig:
-    """A network of 4 blocks on 32-pixel pictures: every feature of the large one, milliseconds per forward."""
+    """A network of 4 blocks on 32-pixel images: every feature of the large one, milliseconds per forward."""
     return ModelConfig(
         width=32,
         heads=2,

@@ -17,7 +17,7 @@ CATEGORIES = Categories(NAMES)
 
 
 def hard_masks() -> dict[str, np.ndarray]:
-    """Picture name -> (H, W) uint8: holes, islands in holes, parts that touch at corners, single pixels, things at the
+    """Image name -> (H, W) uint8: holes, islands in holes, parts that touch at corners, single pixels, things at the
     border, ids up to 254, ignored pixels, sizes that are not square, nothing at all."""
     rng = np.random.default_rng(5)
     ring = np.zeros((40, 61), np.uint8)
@@ -47,7 +47,7 @@ def results(masks: dict[str, np.ndarray], *, confidence: float | None = None) ->
 
 
 def masks_of(labels: Labels) -> dict[str, np.ndarray]:
-    """Picture name -> what its labels paint."""
+    """Image name -> what its labels paint."""
     return {str(labelled.name): labelled.mask() for labelled in labels}
 
 
@@ -57,8 +57,8 @@ def same_masks(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) ->
         np.testing.assert_array_equal(found[name], mask, err_msg=name)
 
 
-def write_pictures(folder: Path, masks: dict[str, np.ndarray]) -> None:
-    """A picture of noise for each mask, in its size."""
+def write_images(folder: Path, masks: dict[str, np.ndarray]) -> None:
+    """An image of noise for each mask, in its size."""
     rng = np.random.default_rng(0)
     for name, mask in masks.items():
         path = folder / name
@@ -67,7 +67,7 @@ def write_pictures(folder: Path, masks: dict[str, np.ndarray]) -> None:
 
 
 def coco(**changes: Any) -> dict[str, Any]:
-    """A COCO document of one picture, 8 x 6 pixels, with two objects; changes: other values of its keys."""
+    """A COCO document of one image, 8 x 6 pixels, with two objects; changes: other values of its keys."""
     document: dict[str, Any] = {
         "images": [{"id": 7, "file_name": "a.png", "height": 6, "width": 8}],
         "categories": [{"id": 3, "name": "cat"}, {"id": 5, "name": "dog"}],

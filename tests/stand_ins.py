@@ -1,4 +1,4 @@
-"""Stand-ins for the benchmarks' data: a few small pictures in the layouts that the real archives unpack to."""
+"""Stand-ins for the benchmarks' data: a few small images in the layouts that the real archives unpack to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZE = (24, 40)  # rows and columns
 COLORS = Palette.spread(range(1, 255)).table
 
 
-def picture(seed: int, size: tuple[int, int] = SIZE) -> Pixels:
+def image_file(seed: int, size: tuple[int, int] = SIZE) -> Pixels:
     """Noise, another one for each seed."""
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
@@ -80,7 +80,7 @@ def coco_20i(folder: Path, *, lists: bool = True, whole: bool = False) -> Path:
     root = folder / "COCO2014"
     masks = {**coco_masks(), **(every_class() if whole else {})}
     for seed, (name, mask) in enumerate(masks.items()):
-        write_jpeg(root / "val2014" / f"{name}.jpg", picture(seed))
+        write_jpeg(root / "val2014" / f"{name}.jpg", image_file(seed))
         write_labels(root / "annotations" / "val2014" / f"{name}.png", mask)
     if lists:
         for fold in range(4):
@@ -97,7 +97,7 @@ def coco_instances(folder: Path) -> Path:
     """The official archives: val2014/ and annotations/instances_val2014.json, with polygons and crowds as runs."""
     images, annotations = [], []
     for seed, (name, mask) in enumerate(coco_masks().items()):
-        write_jpeg(folder / "val2014" / f"{name}.jpg", picture(seed))
+        write_jpeg(folder / "val2014" / f"{name}.jpg", image_file(seed))
         number = int(name.rpartition("_")[2])
         images.append({"id": number, "file_name": f"{name}.jpg", "height": SIZE[0], "width": SIZE[1]})
         shown = sorted(set(np.unique(mask).tolist()) - {0})
@@ -163,7 +163,7 @@ def pascal_5i(folder: Path, *, masks: str = "SegmentationClassAug", whole: bool 
     root = folder / "VOCdevkit" / "VOC2012"
     made = {**voc_masks(), **(every_voc_class() if whole else {})}
     for seed, (name, mask) in enumerate(made.items()):
-        write_jpeg(root / "JPEGImages" / f"{name}.jpg", picture(seed))
+        write_jpeg(root / "JPEGImages" / f"{name}.jpg", image_file(seed))
         (write_labels if masks.endswith("Aug") else write_indexed)(root / masks / f"{name}.png", mask)
     lists = {fold: list(pairs) for fold, pairs in VOC_PAIRS.items()}
     if whole:
@@ -193,7 +193,7 @@ def fss_1000(folder: Path) -> Path:
     """The layout of Matcher: FSS-1000/data/CLASS/N.jpg and N.png, splits/test.txt. Masks are coloured and smoothed."""
     root = folder / "FSS-1000"
     for seed, (name, mask) in enumerate(fss_masks().items()):
-        write_jpeg(root / "data" / f"{name}.jpg", picture(seed))
+        write_jpeg(root / "data" / f"{name}.jpg", image_file(seed))
         grey = mask.copy()
         grey[0, -1] = 127  # below the threshold
         write_labels(root / "data" / f"{name}.png", np.repeat(grey[..., None], 3, axis=2))
@@ -232,7 +232,7 @@ def davis(folder: Path) -> Path:
 
 def _video(frames: Path, masks: Path, ids: Mapping[int, Pixels], count: int, *, every: int = 1) -> None:
     for number in range(count):
-        write_jpeg(frames / f"{number * every:05}.jpg", picture(number))
+        write_jpeg(frames / f"{number * every:05}.jpg", image_file(number))
     for number, mask in ids.items():
         write_indexed(masks / f"{number * every:05}.png", mask)
 
@@ -278,13 +278,13 @@ def ade20k(folder: Path, *, classes: int = 150) -> Path:
         "ADE_val_00000003": box(1, 0, 0, 4, 4, box(150, 0, 0, 24, 40)),
     }
     for seed, (name, ids) in enumerate(truth.items()):
-        write_jpeg(root / "images/validation" / f"{name}.jpg", picture(seed))
+        write_jpeg(root / "images/validation" / f"{name}.jpg", image_file(seed))
         write_labels(root / "annotations/validation" / f"{name}.png", ids)
     for number, first in enumerate(range(1, classes + 1, 10), start=1):
         ids = np.zeros(SIZE, np.uint8)
         for column, i in enumerate(range(first, min(first + 10, classes + 1))):
             ids[:, 4 * column : 4 * column + 4] = i
-        write_jpeg(root / "images/training" / f"ADE_train_{number:08}.jpg", picture(100 + number))
+        write_jpeg(root / "images/training" / f"ADE_train_{number:08}.jpg", image_file(100 + number))
         write_labels(root / "annotations/training" / f"ADE_train_{number:08}.png", ids)
     lines = ["Idx\tRatio\tTrain\tVal\tStuff\tName", *(f"{i}\t0.1\t10\t5\t1\tname {i}, other" for i in range(1, 151))]
     (root / "objectInfo150.txt").write_text("\n".join(lines) + "\n")
@@ -315,7 +315,7 @@ def coco_panoptic(folder: Path) -> Path:
     for split, images in (("val2017", PANOPTIC), ("train2017", training)):
         document: dict[str, Any] = {"images": [], "annotations": [], "categories": categories}
         for seed, (name, segments) in enumerate(images.items()):
-            write_jpeg(folder / split / f"{name}.jpg", picture(seed, PANOPTIC_SIZE))
+            write_jpeg(folder / split / f"{name}.jpg", image_file(seed, PANOPTIC_SIZE))
             numbers = np.zeros((*PANOPTIC_SIZE, 3), np.uint8)
             for number, _, _, (top, left, height, width) in segments:
                 numbers[top : top + height, left : left + width] = (number, 0, 0)

@@ -55,7 +55,7 @@ def scene(seed: int, size: tuple[int, int] = (23, 37)) -> Pixels:
 def results(
     folder: Path, masks: Sequence[Pixels], *, things: Callable[[Pixels], list[Thing]] = things_of
 ) -> list[Result]:
-    """Masks as results, one of them in a subfolder, with pictures in `folder`."""
+    """Masks as results, one of them in a subfolder, with images in `folder`."""
     made = []
     for number, mask in enumerate(masks):
         name = PurePosixPath(f"deep er/ü{number}.png" if number % 2 else f"{number}.jpg")
@@ -83,8 +83,8 @@ def by_name(mask: Pixels, categories: Categories) -> dict[str, Any]:
 
 
 def only(labels: Labels) -> Labelled:
-    (picture,) = labels.pictures
-    return picture
+    (image,) = labels.images
+    return image
 
 
 # ---------------------------------------------------------------------------------------- round trips
@@ -93,38 +93,38 @@ def only(labels: Labels) -> Labelled:
 @pytest.mark.parametrize("name", WRITTEN)
 def test_what_is_written_comes_back(name: str, tmp_path: Path) -> None:
     masks = [scene(seed) for seed in range(6)] + [np.zeros((5, 9), np.uint8), np.full((4, 1), 7, np.uint8)]
-    made = results(tmp_path / "pictures", masks)
-    labels = open_labels(written(tmp_path / "out", name, made), images=tmp_path / "pictures")
+    made = results(tmp_path / "images", masks)
+    labels = open_labels(written(tmp_path / "out", name, made), images=tmp_path / "images")
     assert labels.format == name
     assert not labels.problems
-    assert sorted(picture.name for picture in labels) == sorted(result.name for result in made)
-    for picture in labels:
-        result = next(each for each in made if each.name == picture.name)
-        assert picture.size == result.size
-        assert picture.image == result.image
-        assert by_name(picture.mask(), labels.categories) == by_name(result.mask, CATEGORIES)
+    assert sorted(image.name for image in labels) == sorted(result.name for result in made)
+    for image in labels:
+        result = next(each for each in made if each.name == image.name)
+        assert image.size == result.size
+        assert image.image == result.image
+        assert by_name(image.mask(), labels.categories) == by_name(result.mask, CATEGORIES)
 
 
 @pytest.mark.parametrize("name", ["yolo", "labelme", "voc"])
-def test_pictures_are_found_from_what_is_written(name: str, tmp_path: Path) -> None:
-    """By links or by their path; a picture that lies in place of a link stays."""
-    made = results(tmp_path / "pictures", [scene(0), scene(1)])
+def test_images_are_found_from_what_is_written(name: str, tmp_path: Path) -> None:
+    """By links or by their path; an image that lies in place of a link stays."""
+    made = results(tmp_path / "images", [scene(0), scene(1)])
     folder = {"yolo": "images", "voc": "JPEGImages"}.get(name, "")
     (tmp_path / "out" / folder).mkdir(parents=True)
     if folder:
         write_image(tmp_path / "out" / folder / made[0].name, np.full((23, 37), 9, np.uint8))
     for _ in range(2):  # a second time over the first
         labels = open_labels(written(tmp_path / "out", name, made))
-    for picture, result in zip(sorted(labels, key=lambda each: -len(each.name.parts)), made[::-1], strict=True):
+    for image, result in zip(sorted(labels, key=lambda each: -len(each.name.parts)), made[::-1], strict=True):
         own = folder and result is made[0]
-        assert np.array_equal(picture.read_image(), np.full((23, 37, 3), 9) if own else read_image(result.image))
+        assert np.array_equal(image.read_image(), np.full((23, 37, 3), 9) if own else read_image(result.image))
 
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_ids_without_names_stay_as_they_are(name: str, tmp_path: Path) -> None:
-    made = results(tmp_path / "pictures", [scene(1)])
+    made = results(tmp_path / "images", [scene(1)])
     path = written(tmp_path / "out", name, made, Categories.plain([3, 7, 254]))
-    labels = open_labels(path, images=tmp_path / "pictures")
+    labels = open_labels(path, images=tmp_path / "images")
     assert np.array_equal(only(labels).mask(), made[0].mask)
 
 
@@ -141,8 +141,8 @@ def test_objects_that_overlap_stay_apart(name: str, tmp_path: Path) -> None:
     ]
     kept = [thing for thing in things if thing is not None]
     mask = paint(kept, (12, 16))
-    made = results(tmp_path / "pictures", [mask], things=lambda _: kept)
-    labels = open_labels(written(tmp_path / "out", name, made), images=tmp_path / "pictures")
+    made = results(tmp_path / "images", [mask], things=lambda _: kept)
+    labels = open_labels(written(tmp_path / "out", name, made), images=tmp_path / "images")
     expected = by_name(mask, CATEGORIES)
     if name == "yolo":
         del expected["ignored"]
@@ -154,7 +154,7 @@ def test_objects_that_overlap_stay_apart(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cvat", "label-studio"])
 def test_one_file_for_all_appears_whole_or_not_at_all(name: str, tmp_path: Path) -> None:
-    made = results(tmp_path / "pictures", [scene(1), scene(2)])
+    made = results(tmp_path / "images", [scene(1), scene(2)])
     form = next(each for each in FORMATS if each.name == name)
     assert form.write is not None
     (tmp_path / "out").mkdir()
@@ -176,7 +176,7 @@ def test_more_objects_than_a_mask_has_ids(tmp_path: Path) -> None:
         thing for at in np.argwhere(mask) if (thing := Thing.cut(3, np.ones((1, 1), np.bool_), top=at[0], left=at[1]))
     ]
     assert len(dots) == 512
-    made = results(tmp_path / "pictures", [mask], things=lambda _: dots)
+    made = results(tmp_path / "images", [mask], things=lambda _: dots)
     labels = open_labels(written(tmp_path / "out", "voc", made))
     assert by_name(only(labels).mask(), labels.categories) == by_name(mask, CATEGORIES)
     assert not list((tmp_path / "out").glob("SegmentationObject/**/*.png"))
@@ -194,7 +194,7 @@ def filled_by_pillow(ring: np.ndarray, size: tuple[int, int], *, zoom: int = 4) 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_one_ring_is_filled_alike_by_pillow(seed: int) -> None:
-    """Bridges lie on pixels' edges, where a picture four times as large is not looked at."""
+    """Bridges lie on pixels' edges, where an image four times as large is not looked at."""
     rng = np.random.default_rng(seed)
     mask = rng.random(rng.integers(2, 20, 2)) < rng.uniform(0.3, 0.9)
     mask[0, 0] = True
@@ -205,7 +205,7 @@ def test_one_ring_is_filled_alike_by_pillow(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_polygon_is_the_same_in_every_format(seed: int, tmp_path: Path) -> None:
-    """A star with corners between pixels, and beyond the picture, in four formats; and as Pillow fills it 16 times as
+    """A star with corners between pixels, and beyond the image, in four formats; and as Pillow fills it 16 times as
     large, but for pixels whose centres lie on its very edge."""
     rng = np.random.default_rng(seed)
     angles = np.sort(rng.uniform(0, 2 * np.pi, 9))
@@ -266,11 +266,9 @@ def test_supervision_reads_yolo(tmp_path: Path) -> None:
     supervision = pytest.importorskip("supervision")
     mask = np.zeros((40, 60), np.uint8)
     mask[5:20, 8:30], mask[9:14, 12:20], mask[25:39, 35:60] = 3, 0, 254
-    made = results(tmp_path / "pictures", [mask])
+    made = results(tmp_path / "images", [mask])
     out = written(tmp_path / "out", "yolo", made)
-    data = supervision.DetectionDataset.from_yolo(
-        str(tmp_path / "pictures"), str(out / "labels"), str(out / "data.yaml")
-    )
+    data = supervision.DetectionDataset.from_yolo(str(tmp_path / "images"), str(out / "labels"), str(out / "data.yaml"))
     assert data.classes == list(CATEGORIES.names.values())
     ((_, image, found),) = list(data)
     assert image.shape[:2] == mask.shape
@@ -303,9 +301,9 @@ def test_supervision_reads_labelme(tmp_path: Path) -> None:
     labelme = pytest.importorskip("supervision.dataset.formats.labelme")
     mask = np.zeros((40, 60), np.uint8)
     mask[5:20, 8:30], mask[25:39, 35:60], mask[0:4, 50:55] = 3, 254, 254
-    made = results(tmp_path / "pictures", [mask])
+    made = results(tmp_path / "images", [mask])
     out = written(tmp_path / "out", "labelme", made)
-    classes, images, found = labelme.load_labelme_annotations(str(tmp_path / "pictures"), str(out))
+    classes, images, found = labelme.load_labelme_annotations(str(tmp_path / "images"), str(out))
     assert classes == ["cat", "rust"]
     assert [Path(image) for image in images] == [made[0].image]
     detections = found[images[0]]
@@ -314,7 +312,7 @@ def test_supervision_reads_labelme(tmp_path: Path) -> None:
 
 
 def decoded_as_described(strokes: Sequence[int]) -> list[int]:
-    """Label Studio's stream by its description, digit for digit; the answer is the bytes of the RGBA picture."""
+    """Label Studio's stream by its description, digit for digit; the answer is the bytes of the RGBA image."""
     digits = "".join(f"{byte:08b}" for byte in strokes)
     at = 0
 
@@ -372,7 +370,7 @@ def test_brush_strokes_of_others(seed: int) -> None:
 
 
 def test_the_head_of_a_real_export() -> None:
-    """The first bytes of a public export of a picture of 3332 x 2527: the widths are 3, 4, 8 and 16."""
+    """The first bytes of a public export of an image of 3332 x 2527: the widths are 3, 4, 8 and 16."""
     head = bytes([2, 1, 233, 240, 57, 27, 255, 255, 255, 0, 255, 255, 224, 31, 255])
     with pytest.raises(ValueError, match="break off"):
         unpack(head, (2527, 3332))
@@ -398,16 +396,16 @@ def test_yolo_polygons_boxes_and_confidences(tmp_path: Path) -> None:
     root = yolo(tmp_path, "0 0.25 0.5 0.5 0.5 0.5 1 0.25 1 0.9\n\n1.0 0.5 0.25 0.5 0.5\n1 0.9 0.9 0.1 0.1 0.8\n")
     write_image(root / "images" / "nothing.png", np.zeros((3, 4, 3), np.uint8))
     labels = open_labels(root)
-    assert [str(picture.name) for picture in labels] == ["nothing.png", "x.png"]
+    assert [str(image.name) for image in labels] == ["nothing.png", "x.png"]
     expected = np.zeros((20, 40), np.uint8)
     expected[10:20, 10:20] = 1
     expected[0:10, 10:30] = 2
     expected[17:19, 34:38] = 2
-    assert np.array_equal(labels.pictures[1].mask(), expected)
-    assert not labels.pictures[0].mask().any()
+    assert np.array_equal(labels.images[1].mask(), expected)
+    assert not labels.images[0].mask().any()
     assert dict(labels.categories.names) == {1: "a", 2: "b"}
     from_yaml = open_labels(root / "data.yaml")
-    assert from_yaml.pictures[1].mask("instances").max() == 3
+    assert from_yaml.images[1].mask("instances").max() == 3
 
 
 @pytest.mark.parametrize(
@@ -422,19 +420,19 @@ def test_yolo_names(names: str, expected: dict[int, str], tmp_path: Path) -> Non
 
 
 def test_yolo_layouts(tmp_path: Path) -> None:
-    """Splits above and below images/, pictures beside their text files, and lists of names."""
+    """Splits above and below images/, images beside their text files, and lists of names."""
     square = "0 0 0 1 0 1 1 0 1\n"
     yolo(tmp_path / "a" / "train", square, names="")
     yolo(tmp_path / "a" / "valid", "", names="")
     (tmp_path / "a" / "data.yaml").write_text("path: /etc\ntrain: ../../../etc\nnames: [a]\n")
     labels = open_labels(tmp_path / "a")
-    assert [str(picture.name) for picture in labels] == ["train/x.png", "valid/x.png"]
-    assert [int(picture.mask().sum()) for picture in labels] == [800, 0]
+    assert [str(image.name) for image in labels] == ["train/x.png", "valid/x.png"]
+    assert [int(image.mask().sum()) for image in labels] == [800, 0]
     (tmp_path / "all").mkdir()
     write_image(tmp_path / "all" / "x.png", np.zeros((4, 4, 3), np.uint8))
     write_image(tmp_path / "all" / "of no split.png", np.zeros((4, 4, 3), np.uint8))
     elsewhere = open_labels(tmp_path / "a", images=tmp_path / "all")
-    assert [str(picture.name) for picture in elsewhere] == ["train/x.png", "valid/x.png"]
+    assert [str(image.name) for image in elsewhere] == ["train/x.png", "valid/x.png"]
     for path in ("b/images/val/y.png", "c/y.png"):
         (tmp_path / path).parent.mkdir(parents=True)
         write_image(tmp_path / path, np.zeros((4, 4, 3), np.uint8))
@@ -459,7 +457,7 @@ def test_yolo_layouts(tmp_path: Path) -> None:
         ("0.5 0.1 0.1 0.1 0.2 0.3 0.4", "expected a class and finite numbers"),
         ("-1 0.1 0.1 0.1 0.2 0.3 0.4", "expected a class and finite numbers"),
         ("cat 0.1 0.1 0.1 0.2 0.3 0.4", "expected a class and the corners"),
-        ("0 10 10 200 10 200 200", r"expected corners as shares of the picture, 0\.\.1, got 10\.\.200"),
+        ("0 10 10 200 10 200 200", r"expected corners as shares of the image, 0\.\.1, got 10\.\.200"),
         ("5 0.1 0.1 0.1 0.2 0.3 0.4", r"expected a class out of \[0, 1\], got 5"),
         ("\0\1\2\xff", "expected a class and the corners"),
     ],
@@ -487,7 +485,7 @@ def test_yolo_names_that_are_none(names: str, sentence: str, tmp_path: Path) -> 
 
 def test_text_beside_masks_is_no_yolo(tmp_path: Path) -> None:
     """Folders of masks may be called labels, and hold notes; and not every YAML file is about classes."""
-    yolo(tmp_path, "We labelled 3 pictures in May.\n", names="")
+    yolo(tmp_path, "We labelled 3 images in May.\n", names="")
     (tmp_path / "notes.txt").write_text("0 0.1 0.2 0.3 0.4")
     (tmp_path / "job.yaml").write_text("!Job {names: [}")
     with pytest.raises(ValueError, match="expected annotations, got something else"):
@@ -496,13 +494,13 @@ def test_text_beside_masks_is_no_yolo(tmp_path: Path) -> None:
     assert open_labels(tmp_path).format == "yolo"
 
 
-def test_yolo_without_pictures(tmp_path: Path) -> None:
+def test_yolo_without_images(tmp_path: Path) -> None:
     root = yolo(tmp_path, "0 0 0 1 0 1 1")
     (root / "labels" / "lonely.txt").write_text("")
-    (root / "images" / "broken.png").write_bytes(b"no picture")
+    (root / "images" / "broken.png").write_bytes(b"no image")
     labels = open_labels(root)
     assert len(labels) == 1
-    assert ["without a picture" in each or "expected a picture" in each for each in labels.problems] == [True, True]
+    assert ["without an image" in each or "expected an image" in each for each in labels.problems] == [True, True]
     (root / "images" / "x.png").unlink()
     (root / "images" / "broken.png").unlink()
     with pytest.raises(ValueError, match="got no such pair"):
@@ -582,24 +580,24 @@ def test_labelme_folder(tmp_path: Path) -> None:
     write_image(tmp_path / "x.png", np.zeros((20, 30, 3), np.uint8))
     labels = open_labels(tmp_path)
     assert dict(labels.categories.names) == {1: "z", 2: "b"}
-    assert [str(picture.name) for picture in labels] == ["1.png", "sub/2.png"]
-    assert [picture.image for picture in labels] == [tmp_path / "x.png"] * 2
+    assert [str(image.name) for image in labels] == ["1.png", "sub/2.png"]
+    assert [image.image for image in labels] == [tmp_path / "x.png"] * 2
     assert len(labels.problems) == 2
     assert "3.json: expected JSON" in labels.problems[0]
     assert "4.json: expected height and width" in labels.problems[1]
 
 
-def test_labelme_embedded_picture(tmp_path: Path) -> None:
+def test_labelme_embedded_image(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
     about = {"imagePath": "../../../nowhere.png", "imageData": png(image)}
-    picture = only(open_labels(labelme(tmp_path / "x.json", shape("a", "polygon", SQUARE), **about)))
-    assert picture.image is None
-    assert np.array_equal(picture.read_image(), image)
+    found = only(open_labels(labelme(tmp_path / "x.json", shape("a", "polygon", SQUARE), **about)))
+    assert found.image is None
+    assert np.array_equal(found.read_image(), image)
     about |= {"imageHeight": None, "imageWidth": None}
     assert only(open_labels(labelme(tmp_path / "y.json", shape("a", "polygon", SQUARE), **about))).size == (20, 30)
 
 
-def test_labelme_pictures_lie_near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labelme_images_lie_near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """../images is where a folder of JSON files usually finds them; what lies far above is not shown."""
     top, tmp_path = tmp_path, tmp_path / "deep"
     (tmp_path / "a" / "json").mkdir(parents=True)
@@ -617,12 +615,12 @@ def test_labelme_pictures_lie_near(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("..", None),
     ):
         path = labelme(tmp_path / "a" / "json" / "x.json", shape("a", "polygon", SQUARE), imagePath=said)
-        picture = only(open_labels(path))
-        assert picture.image == expected, said
-        assert ".." not in picture.name.parts
+        image = only(open_labels(path))
+        assert image.image == expected, said
+        assert ".." not in image.name.parts
         if expected is None:
             with pytest.raises(FileNotFoundError, match="there is no such file"):
-                picture.read_image()
+                image.read_image()
     monkeypatch.chdir(top)
     path = labelme(tmp_path / "a" / "json" / "x.json", shape("a", "polygon", SQUARE), imagePath="../../../secret.png")
     assert only(open_labels(path)).image == top / "secret.png"
@@ -634,14 +632,14 @@ def test_labelme_pictures_lie_near(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (shape("a", "polygon", [[1, 1], [2, 2]]), "shape 1: expected a polygon of at least 3 points, got 2"),
         (shape("a", "polygon", [[1, 1], [2, float("nan")], [3, 3]]), "expected a list of points"),
         (shape("a", "polygon", [[1, 1], [2, "3"], [3, 3]]), "expected a list of points"),
-        (shape("a", "polygon", [[1, 1], [2, 1e300], [3, 3]]), "expected points in or near the picture"),
+        (shape("a", "polygon", [[1, 1], [2, 1e300], [3, 3]]), "expected points in or near the image"),
         (shape("a", "polygon", [[1, 1], [2, 10**400], [3, 3]]), "expected"),
         (shape("a", "rectangle", [[1, 1]]), "expected at least 2 points, got 1"),
         (shape("a", "circle", [[1, 1], [1, 1]]), "expected radii above 0"),
         (shape("a", "mask", [[1, 1], [2, 2]]), "mask: expected an image file as base64"),
         (shape("a", "mask", [[1, 1], [2, 2]], mask="!!!"), "mask: expected an image file as base64"),
         (shape("a", "mask", [[1, 1], [2, 2]], mask=png(np.ones((9, 9), np.uint8))[:60]), "mask: expected"),
-        (shape("a", "mask", [[1, 1], [2, 2]], mask=png(np.ones((999, 999), np.uint8))), "a mask inside of the picture"),
+        (shape("a", "mask", [[1, 1], [2, 2]], mask=png(np.ones((999, 999), np.uint8))), "a mask inside of the image"),
         ({"shape_type": "polygon", "points": SQUARE}, "shape 1: expected a shape with a label"),
         (shape("", "polygon", SQUARE), "expected a shape with a label"),
         ("polygon", "expected a shape with a label, got 'polygon'"),
@@ -704,9 +702,9 @@ def test_cvat_shapes(tmp_path: Path) -> None:
     y, x = np.mgrid[:20, :30] + 0.5
     expected[((x - 20) / 2) ** 2 + ((y - 15) / 6) ** 2 <= 1] = 1
     expected[7:13, 4:6] = 2
-    assert np.array_equal(labels.pictures[0].mask(), expected)
-    assert labels.pictures[1].mask().shape == (3, 4)
-    assert not labels.pictures[1].mask().any()
+    assert np.array_equal(labels.images[0].mask(), expected)
+    assert labels.images[1].mask().shape == (3, 4)
+    assert not labels.images[1].mask().any()
 
 
 def test_cvat_turned_clockwise(tmp_path: Path) -> None:
@@ -736,9 +734,9 @@ def test_cvat_groups_and_tasks(tmp_path: Path) -> None:
         meta=tasks,
     )
     labels = open_labels(path)
-    assert [str(picture.name) for picture in labels] == ["x.png", "task_5/x.png"]
+    assert [str(image.name) for image in labels] == ["x.png", "task_5/x.png"]
     assert labels.problems == [f"{path}: left out the image x.png, which is there already"]
-    assert labels.pictures[0].mask("instances")[0, [0, 5, 10, 15]].tolist() == [1, 2, 1, 3]
+    assert labels.images[0].mask("instances")[0, [0, 5, 10, 15]].tolist() == [1, 2, 1, 3]
 
 
 def test_cvat_masks_by_another_parser(tmp_path: Path) -> None:
@@ -798,9 +796,9 @@ def test_xml_that_is_not_cvats(text: str, sentence: str, tmp_path: Path) -> None
         ('<mask label="a" rle="" left="0" top="0" width="3" height="2"/>', "expected runs as numbers with commas"),
         (
             '<mask label="a" rle="999999999" left="0" top="0" width="99999" height="10000"/>',
-            "a mask inside of the picture",
+            "a mask inside of the image",
         ),
-        ('<mask label="a" rle="6" left="99999999" top="0" width="3" height="2"/>', "a mask in or near the picture"),
+        ('<mask label="a" rle="6" left="99999999" top="0" width="3" height="2"/>', "a mask in or near the image"),
     ],
 )
 def test_cvat_shapes_that_are_none(broken: str, sentence: str, tmp_path: Path) -> None:
@@ -815,7 +813,7 @@ def test_cvat_names_that_lead_away(tmp_path: Path) -> None:
         tmp_path / "annotations.xml", *(image_element(name=name) for name in names), image_element(name="a/x.png")
     )
     labels = open_labels(path)
-    assert [str(picture.name) for picture in labels] == ["a/x.png"]
+    assert [str(image.name) for image in labels] == ["a/x.png"]
     assert len(labels.problems) == len(names)
     assert all("expected a name" in each for each in labels.problems)
 
@@ -925,14 +923,14 @@ def test_label_studio_addresses(tmp_path: Path) -> None:
         task(whole, image="/data/local-files/?d=../../etc/x.png"),
         task(whole, image="gs://bucket/deep/y.jpg") | {"id": 9},
         {"id": 4, "data": {"image": "z.png"}, "annotations": []},
-        {"id": 5, "data": {"text": "no picture"}, "annotations": [{"result": []}]},
+        {"id": 5, "data": {"text": "no image"}, "annotations": [{"result": []}]},
     ]
     path = label_studio(tmp_path / "x.json", *tasks)
     labels = open_labels(path)
-    assert [str(picture.name) for picture in labels] == ["a b/ü.png", "y.jpg", "task_9/y.jpg"]
-    assert labels.pictures[0].image == tmp_path / "images" / "a b" / "ü.png"
+    assert [str(image.name) for image in labels] == ["a b/ü.png", "y.jpg", "task_9/y.jpg"]
+    assert labels.images[0].image == tmp_path / "images" / "a b" / "ü.png"
     assert "task 3: expected a name inside of its folder" in labels.problems[0]
-    assert "task 6: expected data with the address of a picture" in labels.problems[1]
+    assert "task 6: expected data with the address of an image" in labels.problems[1]
     assert labels.problems[2] == f"{path}: left out tasks that nobody annotated: 1"
 
 
@@ -968,7 +966,7 @@ def test_label_studio_predictions(tmp_path: Path) -> None:
         (region("rectanglelabels", "a", x=1, y=1, width=1), "rectangle 1: expected a list of points"),
         (region("rectanglelabels", "a", x=1, y=1, width=1, height=1, rotation="x"), "expected a rotation"),
         (region("ellipselabels", "a", x=1, y=1, radiusX=0, radiusY=1), "ellipse 1: expected radii above 0"),
-        (region("brushlabels", "a", rle=[]) | {"image_rotation": 90}, "task 1: expected an upright picture"),
+        (region("brushlabels", "a", rle=[]) | {"image_rotation": 90}, "task 1: expected an upright image"),
         (region("brushlabels", "a", rle=[]) | {"original_width": -5}, "task 1: expected height and width"),
     ],
 )
@@ -1019,10 +1017,10 @@ def test_voc_itself(tmp_path: Path) -> None:
     assert len(labels.categories.ids) == 20
     assert (labels.categories.names[1], labels.categories.names[4]) == ("aeroplane", "boat")
     assert labels.categories.colors[4] == (0, 0, 128)
-    picture = only(labels)
-    assert picture.image == root / "JPEGImages" / "2007_1.jpg"
-    assert np.array_equal(picture.mask(), classes)
-    assert np.array_equal(picture.mask("instances"), objects)
+    image = only(labels)
+    assert image.image == root / "JPEGImages" / "2007_1.jpg"
+    assert np.array_equal(image.mask(), classes)
+    assert np.array_equal(image.mask("instances"), objects)
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -1081,7 +1079,7 @@ def test_voc_that_is_broken(tmp_path: Path) -> None:
     classes, objects = voc_scene()
     indexed(tmp_path / "SegmentationClass" / "x.png", classes, VOC_START)
     indexed(tmp_path / "SegmentationObject" / "x.png", objects[:5], VOC_START)
-    (tmp_path / "SegmentationClass" / "y.png").write_bytes(b"no picture")
+    (tmp_path / "SegmentationClass" / "y.png").write_bytes(b"no image")
     labels = open_labels(tmp_path)
     assert any("y.png" in each for each in labels.problems)
     with pytest.raises(ValueError, match="expected a mask of the size of"):
@@ -1105,8 +1103,8 @@ def test_voc_as_written(tmp_path: Path) -> None:
     lines = (tmp_path / "labelmap.txt").read_text().splitlines()[1:]
     assert [line.split(":")[0] for line in lines] == ["background", *CATEGORIES.names.values()]
     color = tuple(map(int, lines[3].split(":")[1].split(",")))
-    with Image.open(tmp_path / "SegmentationClass" / "d" / "x.png") as picture:
-        assert picture.convert("RGB").getpixel((1, 1)) == color
+    with Image.open(tmp_path / "SegmentationClass" / "d" / "x.png") as image:
+        assert image.convert("RGB").getpixel((1, 1)) == color
     objects = read_mask(tmp_path / "SegmentationObject" / "d" / "x.png")
     assert np.array_equal(objects.ids, left * 1 + right * 2)
     assert objects.colors is not None
@@ -1134,10 +1132,8 @@ def test_davis(resolution: str, tmp_path: Path) -> None:
     if resolution:
         indexed(tmp_path / "Annotations" / "1080p" / "bear" / "00000.png", np.ones((60, 90), np.uint8), VOC_START)
     labels = open_labels(tmp_path)
-    assert {str(picture.name): picture.mask().tolist() for picture in labels} == {
-        k: v.tolist() for k, v in masks.items()
-    }
-    assert all(picture.image == tmp_path / "JPEGImages" / resolution / picture.name for picture in labels)
+    assert {str(image.name): image.mask().tolist() for image in labels} == {k: v.tolist() for k, v in masks.items()}
+    assert all(image.image == tmp_path / "JPEGImages" / resolution / image.name for image in labels)
     assert dict(labels.categories.names) == {1: "1", 2: "2"}
     assert any("left out all resolutions but 480p: 1080p" in each for each in labels.problems) == bool(resolution)
     assert any("there are 2 videos" in each for each in labels.problems)
@@ -1151,7 +1147,7 @@ def test_davis_of_one_object(tmp_path: Path) -> None:
         path = tmp_path / folder / "480p" / "bear" / f"00000{suffix}"
         path.parent.mkdir(parents=True)
         write_image(path, mask)
-    (tmp_path / "Annotations" / "480p" / "bear" / "00001.png").write_bytes(b"no picture")
+    (tmp_path / "Annotations" / "480p" / "bear" / "00001.png").write_bytes(b"no image")
     labels = open_labels(tmp_path)
     assert np.array_equal(only(labels).mask(), (mask > 0).astype(np.uint8))
     assert any("00001.png" in each for each in labels.problems)
@@ -1207,7 +1203,7 @@ def keys_of(node: dict[str, Any] | list[Any]) -> list[Any]:
 def test_broken_files_are_sentences(name: str, tmp_path: Path) -> None:
     """Each of 60 broken files is read, or refused with the name of a file; nothing else comes out."""
     rng = random.Random(name)
-    made = results(tmp_path / "pictures", [scene(1), scene(2)])
+    made = results(tmp_path / "images", [scene(1), scene(2)])
     path = written(tmp_path / "out", name, made)
     files = sorted(each for each in (tmp_path / "out").rglob("*") if each.is_file() and not each.is_symlink())
     refused: list[str] = []
@@ -1216,11 +1212,11 @@ def test_broken_files_are_sentences(name: str, tmp_path: Path) -> None:
         data = file.read_bytes()
         file.write_bytes(mutated(data, file.suffix, rng))
         try:
-            labels = open_labels(path, images=tmp_path / "pictures")
-            for picture in labels:
+            labels = open_labels(path, images=tmp_path / "images")
+            for image in labels:
                 for meaning in ("semantic", "instances"):
-                    assert picture.mask(meaning).shape == picture.size
-                picture.read_image()
+                    assert image.mask(meaning).shape == image.size
+                image.read_image()
             refused += labels.problems
         except (ValueError, FileNotFoundError) as error:
             refused.append(str(error))

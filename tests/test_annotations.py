@@ -1,4 +1,4 @@
-"""What all annotation formats share: ids and names, things, masks as pictures, telling formats apart, prompts."""
+"""What all annotation formats share: ids and names, things, masks as images, telling formats apart, prompts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
-from labels import CATEGORIES, annotation, areas, coco, hard_masks, results, write_json, write_pictures
+from labels import CATEGORIES, annotation, areas, coco, hard_masks, results, write_images, write_json
 from PIL import Image
 
 from incontext.annotations import FORMATS, Categories, Labelled, Result, Thing, open_labels
@@ -16,7 +16,7 @@ from incontext.annotations.core import paint, things_of
 from incontext.annotations.exports import folders_for, writable, write_all
 from incontext.annotations.instances import split
 from incontext.annotations.joining import relative_name
-from incontext.annotations.values import checked_size, is_number, picture_size
+from incontext.annotations.values import checked_size, is_number, size_of_image
 from incontext.examples import PromptWarning, gather, open_prompts, read_empty
 from incontext.images.masks import read_mask
 from incontext.training.sets import read_set
@@ -65,8 +65,8 @@ def test_names_agree_or_are_counted_anew() -> None:
     assert (dict(anew.names), dict(anew.colors)) == ({1: "dog", 2: "cat"}, {1: (1, 2, 3)})
     assert maps == [{1: 1}, {1: 2, 9: 1}]
     ignored = Thing(0, np.ones((1, 1), bool), 0, 1, is_ignored=True)
-    picture = Labelled(PurePosixPath("a"), (1, 2), Path("f"), lambda: [Thing(9, np.ones((1, 1), bool), 0, 0), ignored])
-    assert renumbered(picture, maps[1]).mask().tolist() == [[1, 255]]
+    image = Labelled(PurePosixPath("a"), (1, 2), Path("f"), lambda: [Thing(9, np.ones((1, 1), bool), 0, 0), ignored])
+    assert renumbered(image, maps[1]).mask().tolist() == [[1, 255]]
     many = [Categories({i: f"{part}{i}" for i in range(1, 200)}) for part in "ab"]
     with pytest.raises(ValueError, match="at most 254 categories in all annotations together, got 398"):
         agreed(many)
@@ -145,14 +145,14 @@ def test_numbers_and_sizes() -> None:
             checked_size(height, 4)
 
 
-def test_the_size_of_a_picture_that_lies(tmp_path: Path) -> None:
+def test_the_size_of_a_image_that_lies(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (7, 3)).save(tmp_path / "lies.jpg", exif=exif)
-    assert picture_size(tmp_path / "lies.jpg") == (7, 3)
+    assert size_of_image(tmp_path / "lies.jpg") == (7, 3)
     (tmp_path / "no.jpg").write_bytes(b"no")
     with pytest.raises(ValueError, match="cannot be read"):
-        picture_size(tmp_path / "no.jpg")
+        size_of_image(tmp_path / "no.jpg")
 
 
 # --------------------------------------------------------------------------------------------------- masks as files
@@ -175,7 +175,7 @@ def test_indexed_masks_come_back_with_their_colours(tmp_path: Path) -> None:
         np.testing.assert_array_equal(file.colors, CATEGORIES.palette.table)
 
 
-def test_a_picture_for_each_class(tmp_path: Path) -> None:
+def test_a_image_for_each_class(tmp_path: Path) -> None:
     mask = np.array([[0, 1, 2], [255, 3, 254]], np.uint8)
     export(tmp_path, "classes", results({"s/a.jpg": mask}))
     found = {p.relative_to(tmp_path).as_posix(): np.asarray(Image.open(p)).tolist() for p in tmp_path.rglob("*.png")}
@@ -217,7 +217,7 @@ def test_what_a_format_cannot_hold_is_left_out_of_it_alone(tmp_path: Path) -> No
     ]
 
 
-def test_pictures_that_differ_in_their_suffix_do_not_overwrite_each_other(tmp_path: Path) -> None:
+def test_images_that_differ_in_their_suffix_do_not_overwrite_each_other(tmp_path: Path) -> None:
     masks = {name: np.full((2, 3), i, np.uint8) for i, name in enumerate(("s/a.jpg", "s/a.png", "a.png"), start=1)}
     told = export(tmp_path, "indexed,coco,labelme", results(masks))
     assert [sentence.partition(": expected")[0] for sentence in told] == [
@@ -285,17 +285,17 @@ def test_what_is_no_annotation_is_refused(tmp_path: Path) -> None:
 
 
 def labelled_set(folder: Path, count: int = 4) -> Path:
-    """A COCO set of pictures; the first shows nothing, the last is missing."""
+    """A COCO set of images; the first shows nothing, the last is missing."""
     images = [{"id": n, "file_name": f"p{n}.png", "height": 6, "width": 8} for n in range(count + 1)]
     rows = [annotation(id=n, image_id=n, category_id=3 if n % 2 else 5) for n in range(1, count + 1)]
-    write_pictures(folder / "images", {f"p{n}.png": np.zeros((6, 8)) for n in range(count)})
+    write_images(folder / "images", {f"p{n}.png": np.zeros((6, 8)) for n in range(count)})
     return write_json(folder / "instances.json", coco(images=images, annotations=rows))
 
 
 @pytest.mark.parametrize("given", ["file", "folder"])
 def test_annotations_are_prompts_with_names(tmp_path: Path, given: str) -> None:
     file = labelled_set(tmp_path)
-    with pytest.warns(PromptWarning, match=r"left out 1 pictures that are not there: p4\.png"):
+    with pytest.warns(PromptWarning, match=r"left out 1 images that are not there: p4\.png"):
         files = gather(source=file if given == "file" else tmp_path)
     opened = open_prompts(files)
     assert dict(opened.names) == {3: "cat", 5: "dog"}
@@ -311,22 +311,22 @@ def test_annotations_are_prompts_with_names(tmp_path: Path, given: str) -> None:
 
 def test_an_annotation_file_stands_for_a_mask(tmp_path: Path) -> None:
     file = labelled_set(tmp_path)
-    picture = tmp_path / "images" / "p2.png"
-    opened = open_prompts(gather([(picture, file)]))
-    assert (opened.pairs, dict(opened.names)) == (((picture, file),), {5: "dog"})
+    image = tmp_path / "images" / "p2.png"
+    opened = open_prompts(gather([(image, file)]))
+    assert (opened.pairs, dict(opened.names)) == (((image, file),), {5: "dog"})
     with pytest.raises(ValueError, match="expected a mask that marks something"):
         open_prompts(gather([(tmp_path / "images" / "p0.png", file)]))
     Image.new("RGB", (6, 8)).save(tmp_path / "p2.png")
     with pytest.raises(ValueError, match=r"instances\.json: p2\.png: expected a mask of the image's size 6 x 8"):
         open_prompts(gather([(tmp_path / "p2.png", file)]))
     Image.new("RGB", (6, 8)).save(tmp_path / "other.png")
-    with pytest.raises(ValueError, match=r"expected labels of .*other\.png, found none among those of 5 pictures"):
+    with pytest.raises(ValueError, match=r"expected labels of .*other\.png, found none among those of 5 images"):
         gather([(tmp_path / "other.png", file)])
     with pytest.raises(FileNotFoundError, match="no such file"):
         gather([(tmp_path / "missing.png", file)])
 
 
-def test_a_file_of_one_picture_stands_for_its_mask_whatever_the_picture_is_called(tmp_path: Path) -> None:
+def test_a_file_of_one_image_stands_for_its_mask_whatever_the_image_is_called(tmp_path: Path) -> None:
     file = write_json(tmp_path / "one.json", coco())
     Image.new("RGB", (8, 6)).save(tmp_path / "renamed.jpg")
     assert open_prompts(gather([(tmp_path / "renamed.jpg", file)])).prompts[0].ids == (3, 5)
@@ -359,23 +359,23 @@ def test_masks_go_before_annotation_files_that_lie_beside_them(tmp_path: Path) -
     mask[2:, 2:] = 9
     (tmp_path / "masks").mkdir()
     Image.fromarray(mask).save(tmp_path / "masks" / "p1.png")
-    with pytest.warns(PromptWarning, match="3 pictures without a mask"):
+    with pytest.warns(PromptWarning, match="3 images without a mask"):
         opened = open_prompts(gather(source=tmp_path))
     assert [prompt.ids for prompt in opened.prompts] == [(9,)]
 
 
-def test_annotations_without_pictures_are_refused(tmp_path: Path) -> None:
+def test_annotations_without_images_are_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "i.json", coco(annotations=[annotation(category_id=0), annotation()]))
-    with pytest.raises(ValueError, match=r"the pictures that it names in their folder, found none of a\.png \(.*categ"):
+    with pytest.raises(ValueError, match=r"the images that it names in their folder, found none of a\.png \(.*categ"):
         gather(source=tmp_path)
     write_json(tmp_path / "i.json", coco(annotations=[annotation(image_id=0)]))
-    with pytest.raises(ValueError, match=r"found none of them, as it names none \(.*1 pictures without annotations"):
+    with pytest.raises(ValueError, match=r"found none of them, as it names none \(.*1 images without annotations"):
         gather(source=tmp_path)
 
 
 def test_training_reads_annotations(tmp_path: Path) -> None:
     labelled_set(tmp_path / "set")
-    with pytest.warns(UserWarning, match="1 of 5 pictures are not there"):
+    with pytest.warns(UserWarning, match="1 of 5 images are not there"):
         read = read_set(tmp_path / "set", shorter_side=256)
     assert (len(read.images), set(read.by_id)) == (4, {3, 5})
     assert [sorted(np.unique(mask).tolist()) for mask in read.masks] == [[0], [0, 3], [0, 5], [0, 3]]

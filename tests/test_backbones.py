@@ -215,7 +215,7 @@ def test_what_was_seen_is_not_looked_at_again() -> None:
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MOST_KEPT < 1 << 28
-    monkeypatch.setattr("incontext.matching.voter.MOST_KEPT", 40_000)  # a picture takes some 15 000
+    monkeypatch.setattr("incontext.matching.voter.MOST_KEPT", 40_000)  # an image takes some 15 000
     beside = voter()
     images = [np.full((64, 64, 3), n, np.uint8) for n in range(4)]
     first = beside.see(images)
@@ -262,7 +262,7 @@ def test_a_prompt_tensor_carries_what_the_backbone_saw(tmp_path: Path) -> None:
     key = tune(model, labelled(), steps=0)
     assert key.seen is not None
     assert key.seen.ids == (1, 2)
-    assert key.seen.images == len(key.origin.pictures)  # those that judge are not shown
+    assert key.seen.images == len(key.origin.images)  # those that judge are not shown
     key.save(tmp_path / "key.safetensors")
     again = PromptTensor.load(tmp_path / "key.safetensors")
     assert again.describe() == key.describe()

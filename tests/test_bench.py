@@ -462,7 +462,7 @@ def test_a_report_says_what_ran_and_how_fast(segmenter: Any) -> None:
         assert row.peak_megabytes is None or row.peak_megabytes > 10
     document = json.loads(report.to_json())
     assert document["model"] == segmenter.describe()
-    assert (document["side"], document["picture"], document["load_seconds"]) == (8, "640 x 480", 1.5)
+    assert (document["side"], document["image"], document["load_seconds"]) == (8, "640 x 480", 1.5)
     assert len(document["rows"]) == 4
     assert document["versions"]["torch"] == torch.__version__
     shown = report.to_markdown()
@@ -536,8 +536,8 @@ def test_the_course_of_training_goes_on_from_run_to_run(tmp_path: Path) -> None:
         (16, [(120, 0.5)], []),
     ]
     curve.draw(curves, tmp_path / "new" / "curve.png")
-    with Image.open(tmp_path / "new" / "curve.png") as picture:
-        assert picture.size[0] > 600
+    with Image.open(tmp_path / "new" / "curve.png") as image:
+        assert image.size[0] > 600
     (tmp_path / "two" / "log.jsonl").unlink()
     with pytest.raises(FileNotFoundError):
         curve.read_runs([tmp_path / "two"])

@@ -1,4 +1,4 @@
-"""Calibration of a backbone's votes: which pictures, what is found, what is kept, and the command."""
+"""Calibration of a backbone's votes: which images, what is found, what is kept, and the command."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_set(folder: Path, count: int, *, ids: tuple[int, ...] = (1, 3)) -> Path:
-    """Pictures with a disc, every other one of the first id, the others of the second."""
+    """Images with a disc, every other one of the first id, the others of the second."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -76,10 +76,10 @@ def opinion(*, margin: float, lead: float, there: bool = True, name: str = "a", 
     return Opinion(name, 1, margin * sign, votes, torch.zeros(4, 4), truth, known, said, there)
 
 
-# --- which pictures
+# --- which images
 
 
-def test_every_so_manieth_picture_is_that_which_training_holds_out(tmp_path: Path) -> None:
+def test_every_so_manieth_image_is_that_which_training_holds_out(tmp_path: Path) -> None:
     write_set(tmp_path / "a", 100)
     (found,) = held_out_sets(tmp_path, prompts=1, every=20, episodes=30)
     named = {stem for episode in found.episodes for stem in (episode.query, *episode.prompts)}
@@ -99,7 +99,7 @@ def test_whole_sets_serve_whole_and_small_ones_not_at_all(tmp_path: Path) -> Non
     for episode in found.episodes:
         assert episode.absent is not None
         assert int(episode.absent.query) % 2 != int(episode.query) % 2  # the other id
-    with pytest.raises(ValueError, match="expected a set with a thing in at least 3 pictures that are held out"):
+    with pytest.raises(ValueError, match="expected a set with a thing in at least 3 images that are held out"):
         held_out_sets(tmp_path, prompts=2, every=20)
     with pytest.raises(ValueError, match="expected sets out of a, b, c, got d"):
         held_out_sets(tmp_path, prompts=1, names=["d"])
@@ -213,7 +213,7 @@ def test_the_command_keeps_what_is_found(
     again = run(*common, "--episodes", 3, "--shots", "1,2", "-o", tmp_path / "here.json")
     assert again.status == 0
     (row,) = json.loads((tmp_path / "here.json").read_text())
-    assert Calibration.of(row).digest == made.digest  # the same pictures, the same numbers
+    assert Calibration.of(row).digest == made.digest  # the same images, the same numbers
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_the_command_keeps_what_is_found(
     [
         (["--shots", "0"], "expected --shots as different numbers of at least 1"),
         (["--sets", "nothing"], "expected sets out of a, got nothing"),
-        (["--every", "20"], "expected a set with a thing in at least 5 pictures"),
+        (["--every", "20"], "expected a set with a thing in at least 5 images"),
     ],
 )
 def test_what_cannot_be_calibrated_is_told(

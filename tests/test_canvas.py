@@ -98,7 +98,7 @@ def test_unpaint_undoes_normalise_and_clips() -> None:
     assert unpaint(torch.full((1, 3, 2, 2), -99.0, dtype=torch.bfloat16)).unique().tolist() == [0]
 
 
-def test_normalising_tensors_agrees_with_normalising_pictures_and_unpaint_undoes_it() -> None:
+def test_normalising_tensors_agrees_with_normalising_images_and_unpaint_undoes_it() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     normalised = normalise_colors(torch.from_numpy(rgb))
     torch.testing.assert_close(normalised, tensor(rgb).permute(1, 2, 0))
@@ -183,7 +183,7 @@ def test_no_third_colour_appears_between_two() -> None:
     """Half way from red (2) to green (3) lies an olive that another palette row (11) is nearest to."""
     palette = Palette.spread(range(1, 12))
     mask = np.repeat(np.array([2] * 16 + [3] * 16, np.uint8)[None], 32, axis=0)
-    mask[:4, :4] = 11  # present in the picture, and yet not at the seam
+    mask[:4, :4] = 11  # present in the image, and yet not at the seam
     ((large, confidence),) = read([Paint(painted(mask, palette), palette)], [(200, 200)])
     assert set(np.unique(large[50:])) == {2, 3}
     assert confidence[50:].min() < 0.2  # the seam knows that it is one

@@ -319,7 +319,7 @@ class Bomb:
 STRANGE_FILES: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "expected safetensors or a PyTorch file, got an empty file"),
     "text": (b"weights, honestly", "got a file that begins with b'weights,'"),
-    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(64), r"got a file that begins with b'\\x89PNG"),
+    "image": (b"\x89PNG\r\n\x1a\n" + bytes(64), r"got a file that begins with b'\\x89PNG"),
     "LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer.*git lfs pull"),
     "header that is too long": (b"\xff" * 8 + b"{" * 90, "damaged or cut short"),
     "header that is no JSON": ((64).to_bytes(8, "little") + b"{" * 90, "damaged or cut short"),

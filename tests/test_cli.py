@@ -64,10 +64,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder: an example (cat.jpg, cat.png) and PHOTOS with a picture in it and one in a subfolder."""
+    """The working folder: an example (cat.jpg, cat.png) and PHOTOS with an image in it and one in a subfolder."""
     monkeypatch.chdir(tmp_path)
     for name in ("cat.jpg", "PHOTOS/a.jpg", "PHOTOS/sub/b.png"):
-        picture(tmp_path / name)
+        image_file(tmp_path / name)
     mask = np.zeros((24, 36), np.uint8)
     mask[4:16, 4:20] = 2
     write_mask(tmp_path / "cat.png", mask, PALETTE.table)
@@ -77,7 +77,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 EXAMPLE = ("--prompt", "cat.jpg", "cat.png", "-o", "MASKS")
 
 
-def picture(path: Path, *, width: int = 36, height: int = 24) -> None:
+def image_file(path: Path, *, width: int = 36, height: int = 24) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_image(path, np.random.default_rng(len(str(path.name))).integers(0, 255, (height, width, 3), np.uint8))
 
@@ -190,9 +190,9 @@ def test_in_development_mode_errors_keep_their_traceback(photos: Path) -> None:
 
 
 def test_segment_with_a_real_network(run: Callable[..., Done], photos: Path, weights: Path) -> None:
-    picture(photos / "PHOTOS" / "Größe 1 写真.jpg")
-    picture(photos / "PHOTOS" / "dot.png", width=1, height=1)
-    picture(photos / "PHOTOS" / "wide.png", width=4000, height=3)
+    image_file(photos / "PHOTOS" / "Größe 1 写真.jpg")
+    image_file(photos / "PHOTOS" / "dot.png", width=1, height=1)
+    image_file(photos / "PHOTOS" / "wide.png", width=4000, height=3)
     done = run("segment", "PHOTOS", *EXAMPLE, "--weights", weights, "--device", "cpu", "--batch-size", 2)
     assert done.status == 0, done.err
     assert "5 masks in MASKS" in done.out
@@ -215,7 +215,14 @@ def test_segment_with_a_real_network(run: Callable[..., Done], photos: Path, wei
 def test_options_reach_the_network(run: Callable[..., Done], everything: Everything) -> None:
     assert run("segment", "PHOTOS", *EXAMPLE).status == 0
     loading, segmenting = everything.calls
-    assert loading == {"name": "default", "device": "auto", "dtype": "auto", "compile": False, "min_presence": None}
+    assert loading == {
+        "name": "default",
+        "device": "auto",
+        "dtype": "auto",
+        "compile": False,
+        "min_presence": None,
+        "backbone": None,
+    }
     (prompt,) = segmenting.pop("context")
     assert (prompt.ids, prompt.image.shape) == ((2,), (24, 36, 3))
     usual = {"tiles": None, "refine": False, "batch_size": "auto"}
@@ -227,7 +234,14 @@ def test_options_reach_the_network(run: Callable[..., Done], everything: Everyth
     options += ["--min-presence", "0.5"]
     assert run("segment", "PHOTOS", *EXAMPLE, *options, "--no-resume").status == 0
     loading, segmenting = everything.calls
-    assert loading == {"name": "w", "device": "cuda:1", "dtype": "float16", "compile": False, "min_presence": 0.5}
+    assert loading == {
+        "name": "w",
+        "device": "cuda:1",
+        "dtype": "float16",
+        "compile": False,
+        "min_presence": 0.5,
+        "backbone": None,
+    }
     del segmenting["context"]
     given = {"tiles": 96, "refine": True, "batch_size": 3}
     assert segmenting == {"ensemble": "spatial", "task": "semantic", "side": 64, **given}
@@ -246,8 +260,8 @@ def test_overlays_and_confidences_when_asked(run: Callable[..., Done], photos: P
 
 
 @pytest.mark.usefixtures("everything")
-def test_a_broken_picture_is_skipped_and_the_status_says_so(run: Callable[..., Done], photos: Path) -> None:
-    (photos / "PHOTOS" / "[bold]broken:cat:.jpg").write_text("no picture")
+def test_a_broken_image_is_skipped_and_the_status_says_so(run: Callable[..., Done], photos: Path) -> None:
+    (photos / "PHOTOS" / "[bold]broken:cat:.jpg").write_text("no image")
     done = run("segment", "PHOTOS", *EXAMPLE)
     assert done.status == 1
     assert "2 masks in MASKS" in done.out
@@ -263,7 +277,7 @@ def examples(photos: Path) -> Path:
     """EXAMPLES/ with three pairs in images/ and masks/, of ids 2, 3 and both, and one whose mask is empty."""
     folder = photos / "EXAMPLES"
     for name, ids in (("1", (2,)), ("2", (3,)), ("10", (2, 3)), ("11", ())):
-        picture(folder / "images" / f"{name}.jpg")
+        image_file(folder / "images" / f"{name}.jpg")
         mask = np.zeros((24, 36), np.uint8)
         for i in ids:
             mask[4 * i : 4 * i + 4, 4:20] = i
@@ -309,7 +323,7 @@ def test_several_prompts(run: Callable[..., Done], photos: Path, everything: Eve
 @pytest.mark.usefixtures("everything")
 def test_ways_to_write_a_prompt(run: Callable[..., Done], photos: Path, arguments: list[str], status: int) -> None:
     (photos / "-cat.png").write_bytes((photos / "cat.png").read_bytes())
-    picture(photos / "--prompt" / "c.jpg")
+    image_file(photos / "--prompt" / "c.jpg")
     done = run("segment", *arguments)
     assert done.status == status, done.err
     assert (photos / "MASKS" / "c.png").exists() == ("--" in arguments)
@@ -319,15 +333,15 @@ def test_ways_to_write_a_prompt(run: Callable[..., Done], photos: Path, argument
 @pytest.mark.usefixtures("everything")
 def test_many_prompts_are_not_without_a_word(run: Callable[..., Done], photos: Path) -> None:
     for number in range(17):
-        picture(photos / "MANY" / f"{number}.jpg")
+        image_file(photos / "MANY" / f"{number}.jpg")
         (photos / "MANY" / f"{number}_mask.png").write_bytes((photos / "cat.png").read_bytes())
     done = run("segment", "PHOTOS", "--prompts", "MANY", "-o", "MASKS")
     assert done.status == 0, done.err
-    assert done.err.startswith("Warning: 17 prompts: a picture takes 8 times as long as with one, or longer; ")
+    assert done.err.startswith("Warning: 17 prompts: an image takes 8 times as long as with one, or longer; ")
     assert run("segment", "PHOTOS", "--prompts", "MANY", "-o", "SPATIAL", "--ensemble", "spatial").err == ""
     (photos / "MANY" / "16.jpg").unlink()
     done = run("segment", "PHOTOS", "--prompts", "MANY", "-o", "FEWER")
-    assert done.err == f"Warning: MANY: left out 1 picture without a mask: {Path('MANY/16_mask.png')}\n"
+    assert done.err == f"Warning: MANY: left out 1 image without a mask: {Path('MANY/16_mask.png')}\n"
 
 
 @pytest.mark.filterwarnings("always::incontext.examples.pairs.PromptWarning")
@@ -372,9 +386,9 @@ def smooth_mask() -> None:
         (lambda: None, ["PHOTOS/*.tif", *EXAMPLE], "PHOTOS/*.tif: nothing matches"),
         (lambda: Path("empty").mkdir(), ["empty", *EXAMPLE], "in empty, found none"),
         (lambda: Path("MASKS").touch(), ["PHOTOS", *EXAMPLE], "MASKS: expected a folder to write to, got a file"),
-        (lambda: picture(Path("PHOTOS/a.png")), ["PHOTOS", *EXAMPLE], "would both write MASKS/a.png"),
+        (lambda: image_file(Path("PHOTOS/a.png")), ["PHOTOS", *EXAMPLE], "would both write MASKS/a.png"),
         (lambda: None, ["PHOTOS", *EXAMPLE[:-1], "PHOTOS"], "PHOTOS: expected another folder to write to"),
-        (lambda: None, ["cat.jpg", *EXAMPLE[:-1], "."], "cat.png: this result would overwrite a picture"),
+        (lambda: None, ["cat.jpg", *EXAMPLE[:-1], "."], "cat.png: this result would overwrite an image"),
         (lambda: Path("cat.jpg").unlink(), ["PHOTOS", *EXAMPLE], "cat.jpg: there is no such file"),
         (lambda: Path("cat.png").unlink(), ["PHOTOS", *EXAMPLE], "cat.png: there is no such file"),
         (change("cat.png", np.ones((24, 35), np.uint8)), ["PHOTOS", *EXAMPLE], "expected a mask of the image's size"),
@@ -468,7 +482,7 @@ def test_progress_is_a_line_now_and_then(
     run: Callable[..., Done], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(4):
-        picture(photos / "PHOTOS" / f"{number}.jpg")
+        image_file(photos / "PHOTOS" / f"{number}.jpg")
     assert run("segment", "PHOTOS", *EXAMPLE).err == ""
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     lines = run("segment", "PHOTOS", *EXAMPLE, "--no-resume").err.splitlines()
@@ -513,10 +527,10 @@ def test_demo(run: Callable[..., Done], photos: Path, everything: Everything) ->
     pytest.importorskip("skimage")
     done = run("demo", "--weights", "w", "--device", "cpu", "--dtype", "float32")
     assert done.status == 0, done.err
-    asked = {"name": "w", "device": "cpu", "dtype": "float32", "compile": False, "min_presence": None}
+    asked = {"name": "w", "device": "cpu", "dtype": "float32", "compile": False, "min_presence": None, "backbone": None}
     assert everything.calls[0] == asked
     assert "incontext segment " in done.out
-    sheet = done.out.splitlines()[-1].removeprefix("All in one picture: ")
+    sheet = done.out.splitlines()[-1].removeprefix("All in one image: ")
     assert read_image(photos / sheet).size
     assert sheet.startswith("demo-output")
     (photos / "file").touch()
@@ -541,7 +555,7 @@ def test_rank(run: Callable[..., Done], photos: Path, examples: Path, weights: P
     written = json.loads((photos / "context.json").read_text())
     chosen = [each["image"].removeprefix("EXAMPLES/") for each in written["prompts"]]
     assert rows[4] == f"context.json: {', '.join(chosen)}"
-    assert rows[5].startswith("Mean IoU on the other 2 pictures: together 0.")
+    assert rows[5].startswith("Mean IoU on the other 2 images: together 0.")
     assert len(chosen) == 2
     assert written["chosen_by"]["command"] == "incontext rank"
     assert written["chosen_by"]["side"] == 32
@@ -559,7 +573,14 @@ def test_rank_passes_its_options_on(
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     done = run("rank", examples, "--weights", "w", "--device", "cpu", "--dtype", "float16", "--top", 1)
     assert done.status == 0, done.err
-    loading = {"name": "w", "device": "cpu", "dtype": "float16", "compile": False, "min_presence": None}
+    loading = {
+        "name": "w",
+        "device": "cpu",
+        "dtype": "float16",
+        "compile": False,
+        "min_presence": None,
+        "backbone": None,
+    }
     assert everything.calls[0] == loading
     assert done.err.splitlines()[-1].startswith("9/9 answers, ")
     assert "None of them shows id 3; choose more with --top" in done.out
@@ -732,7 +753,7 @@ def test_weights_download(run: Callable[..., Done], tmp_path: Path) -> None:
 
 
 def labelled(folder: Path, count: int) -> Path:
-    """`count` pictures with masks: a bright square, id 1."""
+    """`count` images with masks: a bright square, id 1."""
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -839,7 +860,7 @@ def test_train_refuses_in_one_sentence(
 
 @pytest.fixture
 def scored(tmp_path: Path, weights: Path) -> tuple[object, ...]:
-    """The command without its own options, on a set of four pictures with three fixed episodes of three prompts."""
+    """The command without its own options, on a set of four images with three fixed episodes of three prompts."""
     labelled(tmp_path / "data" / "squares", 4)
     episodes = [{"id": 1, "query": str(i), "prompts": ["0", "1", "2"]} for i in (3, 1, 2)]
     (tmp_path / "data" / "episodes.json").write_text(
@@ -897,12 +918,12 @@ def test_evaluate_few_shot_options(run: Callable[..., Done], tmp_path: Path, sco
         done = run(*scored, "-o", out, *options)
         assert done.status == 0, done.err
         written: dict[str, Any] = json.loads((out / "report.json").read_text())
-        return {**written, "pictures": (out / "report.html").read_text().count("<img")}
+        return {**written, "images": (out / "report.html").read_text().count("<img")}
 
     usual = scores("--shots", "1")
     few = scores("--shots", "2, 3", "--limit", 1, "--task", "semantic", "--ensembles", "spatial", "--hide", "squares")
     assert [(each["method"], each["shots"]) for each in few["columns"]][:2] == [("spatial", 2), ("spatial", 3)]
-    assert (few["columns"][0]["sets"][0]["episodes"], few["about"]["task"], few["pictures"]) == (1, "semantic", 0)
+    assert (few["columns"][0]["sets"][0]["episodes"], few["about"]["task"], few["images"]) == (1, "semantic", 0)
     assert scores("--shots", 1, "--side", 64)["about"]["side"] == 64
     assert scores("--shots", 1, "--dtype", "bfloat16")["about"]["dtype"] == "bfloat16"
     drawn = scores("--episodes", 5, "--shots", 1, "--sets", "squares")

@@ -245,7 +245,7 @@ def test_a_disc_is_laid_about_each_click_and_the_later_lies_above() -> None:
 
 
 @pytest.mark.parametrize("method", [RANDOM_WALKER, GRABCUT], ids=lambda method: method.name)
-def test_the_others_follow_the_pictures_edges(method: ClickMethod) -> None:
+def test_the_others_follow_the_images_edges(method: ClickMethod) -> None:
     pytest.importorskip({"random walker": "skimage", "GrabCut": "cv2"}[method.name])
     image, truth = two_halves()
     answer = method.start(image, None)
@@ -293,11 +293,11 @@ def test_layouts_that_lack_something_are_refused(tmp_path: Path) -> None:
         read_things(tmp_path, layout="grabcut")
     save(tmp_path / "images" / "a.png", np.zeros((4, 4, 3), np.uint8))
     (tmp_path / "masks").mkdir()
-    with pytest.raises(ValueError, match="a mask for each picture, got none for a"):
+    with pytest.raises(ValueError, match="a mask for each image, got none for a"):
         read_things(tmp_path, layout="berkeley")
     save(tmp_path / "masks" / "a.png", np.zeros((5, 4), np.uint8))
     (only,) = read_things(tmp_path, layout="berkeley")
-    with pytest.raises(ValueError, match="its picture's size"):
+    with pytest.raises(ValueError, match="its image's size"):
         only.read()
     with pytest.raises(ValueError, match="names of sets"):
         read_things(tmp_path, layout="berkeley", names=["a"])

@@ -20,8 +20,8 @@ from labels import (
     masks_of,
     results,
     same_masks,
+    write_images,
     write_json,
-    write_pictures,
 )
 from PIL import Image
 
@@ -123,20 +123,20 @@ def test_of_many_categories_the_used_ones_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["", "images", "train2017", "../train2017", "../images", "../images/train2017"])
-def test_pictures_are_found(tmp_path: Path, place: str) -> None:
+def test_images_are_found(tmp_path: Path, place: str) -> None:
     file = write_json(tmp_path / "annotations" / "instances_train2017.json", coco())
     assert next(iter(open_labels(file))).image is None
-    picture = tmp_path / "annotations" / place / "a.png"
-    write_pictures(picture.parent, {"a.png": np.zeros((6, 8))})
+    image = tmp_path / "annotations" / place / "a.png"
+    write_images(image.parent, {"a.png": np.zeros((6, 8))})
     (labelled,) = open_labels(file)
     assert labelled.image is not None
-    assert labelled.image.samefile(picture)
+    assert labelled.image.samefile(image)
     assert labelled.read_image().shape == (6, 8, 3)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (labelled,) = open_labels(file, images=elsewhere)
     assert labelled.image is None
-    with pytest.raises(FileNotFoundError, match=r"names the picture a\.png, and there is no such file"):
+    with pytest.raises(FileNotFoundError, match=r"names the image a\.png, and there is no such file"):
         labelled.read_image()
 
 
@@ -146,14 +146,14 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"segmentation": [[0, 0, 4, float("nan"), 1, 1]]}, "finite numbers"),
     ({"segmentation": [[0, 0, 4, float("inf"), 1, 1]]}, "finite numbers"),
     ({"segmentation": [[0, 0, 4, 10**400, 1, 1]]}, "finite numbers"),
-    ({"segmentation": [[0, 0, 4, 1e15, 1, 1]]}, "a polygon in its picture of 8 x 6"),
+    ({"segmentation": [[0, 0, 4, 1e15, 1, 1]]}, "a polygon in its image of 8 x 6"),
     ({"segmentation": [[0, 0, 4, "4", 1, 1]]}, "finite numbers"),
     ({"segmentation": [[[0, 0], [4, 4], [1, 1]]]}, "at least 3 corners"),
     ({"segmentation": []}, "polygons or run lengths"),
     ({"segmentation": None}, "polygons or run lengths"),
     ({"segmentation": {"counts": {}, "size": [6, 8]}}, "polygons or run lengths"),
-    ({"segmentation": {"counts": [48], "size": [8, 6]}}, r"runs of the picture's size \[6, 8\] \(height, width\), got"),
-    ({"segmentation": {"counts": [48]}}, "runs of the picture's size"),
+    ({"segmentation": {"counts": [48], "size": [8, 6]}}, r"runs of the image's size \[6, 8\] \(height, width\), got"),
+    ({"segmentation": {"counts": [48]}}, "runs of the image's size"),
     ({"image_id": 8}, "the id of an image, got 8"),
     ({"image_id": [7]}, "the id of an image"),
     ({"category_id": 4}, "the id of a category, got 4"),
@@ -294,7 +294,7 @@ def test_supervision_reads_the_same(tmp_path: Path) -> None:
     masks = {n: m for n, m in hard_masks().items() if not (m == 255).any() and "/" not in n and (m > 0).any()}
     masks = {name: mask for name, mask in masks.items() if min(mask.shape) > 1}
     write(tmp_path / "out", "coco", results(masks))
-    write_pictures(tmp_path / "images", masks)
+    write_images(tmp_path / "images", masks)
     data = supervision.DetectionDataset.from_coco(
         images_directory_path=str(tmp_path / "images"),
         annotations_path=str(tmp_path / "out" / "instances.json"),
@@ -323,7 +323,7 @@ def test_polygons_are_drawn_as_pycocotools_draws_them(tmp_path: Path) -> None:
 
 
 def panoptic(folder: Path, **changes: Any) -> Path:
-    """A panoptic file of one picture, 4 x 3, with three segments, one of them a crowd."""
+    """A panoptic file of one image, 4 x 3, with three segments, one of them a crowd."""
     numbers = np.array([[0, 7, 7, 7], [300, 300, 7, 7], [300, 300, 70000, 70000]])
     colors = np.stack([numbers % 256, numbers // 256 % 256, numbers // 65536], axis=-1).astype(np.uint8)
     png = folder / "panoptic_x" / "a.png"
@@ -368,13 +368,13 @@ def test_hostile_panoptic_annotations_are_told(tmp_path: Path, changes: dict[str
     assert re.search(problem, "; ".join(labels.problems))
 
 
-def test_hostile_panoptic_pictures_are_told_when_they_are_drawn(tmp_path: Path) -> None:
+def test_hostile_panoptic_images_are_told_when_they_are_drawn(tmp_path: Path) -> None:
     (labelled,) = open_labels(panoptic(tmp_path, segments_info=[{"id": 7, "category_id": 1}]))
     with pytest.raises(ValueError, match=r"a\.png: expected the segments that the JSON file lists, got \[300, 70000\]"):
         labelled.draw()
     (labelled,) = open_labels(panoptic(tmp_path))
     Image.new("RGB", (5, 3)).save(tmp_path / "panoptic_x" / "a.png")
-    with pytest.raises(ValueError, match="expected the picture's size 4 x 3, got 5 x 3"):
+    with pytest.raises(ValueError, match="expected the image's size 4 x 3, got 5 x 3"):
         labelled.draw()
 
 
@@ -395,7 +395,7 @@ def test_segments_say_what_is_seen_of_them(tmp_path: Path) -> None:
     assert sorted(np.unique(numbers)) == sorted([0, *(s["id"] for s in entry["segments_info"])])
 
 
-def test_panoptic_pictures_hold_what_the_file_says(tmp_path: Path) -> None:
+def test_panoptic_images_hold_what_the_file_says(tmp_path: Path) -> None:
     masks = hard_masks()
     write(tmp_path, "panoptic", results(masks))
     document = json.loads((tmp_path / "panoptic.json").read_text())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import typer
-from bright import PROMPT, Bright, picture
+from bright import PROMPT, Bright, image_file
 
 from incontext.cli import evaluate, evaluate_video, segment, track
 from incontext.cli.exporting import formats_beside
@@ -20,7 +20,7 @@ from incontext.video.tracks import ObjectTrack
 @pytest.fixture
 def job(tmp_path: Path) -> FolderJob:
     for number in range(3):
-        picture(tmp_path / "in" / f"{number}.png", bright=4)
+        image_file(tmp_path / "in" / f"{number}.png", bright=4)
     return plan([tmp_path / "in"], tmp_path / "out")
 
 
@@ -33,7 +33,7 @@ def test_a_job_is_carried_out_and_told(job: FolderJob, capsys: pytest.CaptureFix
     assert segment.carry_out(run(job), job, beside, watch=False)
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith(f"3 masks in {job.outputs.out} (")
-    assert out[1] == f"3 pictures as {job.outputs.out / 'coco'}"
+    assert out[1] == f"3 images as {job.outputs.out / 'coco'}"
     assert open_report(job.outputs.out / "report.json").done == 3
 
 
@@ -57,7 +57,7 @@ def test_ctrl_c_is_status_130(job: FolderJob) -> None:
 def test_a_rehearsal_in_words(job: FolderJob) -> None:
     trial = segment.rehearsed(run(job, rehearse), job, watch=False)
     lines = segment.rehearsal_lines(job, trial)
-    assert lines[0] == "3 pictures, 0 of them done: 3 to segment."
+    assert lines[0] == "3 images, 0 of them done: 3 to segment."
     assert lines[-1].endswith("Nothing was written.")
     with pytest.raises(ValueError, match="expected --watch or --dry-run, got both"):
         segment.rehearsed(run(job, rehearse), job, watch=True)
@@ -87,7 +87,7 @@ def test_options_that_contradict_the_runner(runner: Any, networks: RayNetworks, 
 
 
 def test_many_prompts_are_warned_of() -> None:
-    with pytest.warns(UserWarning, match="17 prompts: a picture takes 8 times as long"):
+    with pytest.warns(UserWarning, match="17 prompts: an image takes 8 times as long"):
         segment.warn_of_many(17, SegmentOptions())
     segment.warn_of_many(17, SegmentOptions(ensemble="spatial"))
 

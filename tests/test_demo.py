@@ -110,7 +110,7 @@ def test_the_contact_sheets_show_prompt_and_answers(report: demo.DemoReport) -> 
     assert (read_image(report.sheet) == np.concatenate(sheets)).all()
     for job_report, sheet in zip(report.jobs, sheets, strict=True):
         assert job_report.sheet.parent == job_report.folder
-        # Every picture and every caption is there, and nothing is cut off: ink in each column, none at the edges.
+        # Every image and every caption is there, and nothing is cut off: ink in each column, none at the edges.
         columns = 1 + len(job_report.job.queries)
         for left in range(demo._GAP, demo._GAP + columns * (demo._CELL + demo._GAP), demo._CELL + demo._GAP):
             assert (sheet[:, left : left + demo._CELL] < 128).any()
@@ -121,9 +121,9 @@ def test_the_contact_sheets_show_prompt_and_answers(report: demo.DemoReport) -> 
 def test_it_tells_the_time_and_the_command(report: demo.DemoReport, told: list[str]) -> None:
     assert [text.partition(":")[0] for text in told] == NAMES
     for job_report, text in zip(report.jobs, told, strict=True):
-        assert f"{len(job_report.job.queries)} masks, {job_report.seconds_per_picture:.2f} s a picture" in text
+        assert f"{len(job_report.job.queries)} masks, {job_report.seconds_per_image:.2f} s an image" in text
         assert job_report.command in text
-        assert job_report.seconds_per_picture > 0
+        assert job_report.seconds_per_image > 0
 
 
 def test_the_command_does_the_same(report: demo.DemoReport, weights: Path) -> None:
@@ -147,7 +147,7 @@ def test_default_weights_need_no_option(segmenter: Segmenter, photographs: Path,
 
 
 def test_it_can_run_again(report: demo.DemoReport, segmenter: Segmenter, photographs: Path) -> None:
-    """What was left of another run is overwritten, and a picture that a user added is segmented with the others."""
+    """What was left of another run is overwritten, and an image that a user added is segmented with the others."""
     job_report = report.jobs[0]
     added = job_report.folder / "queries" / "added.png"
     added.write_bytes((job_report.folder / "prompt.png").read_bytes())
@@ -160,7 +160,7 @@ def test_it_can_run_again(report: demo.DemoReport, segmenter: Segmenter, photogr
 
 def test_a_failure_is_told(segmenter: Segmenter, photographs: Path, tmp_path: Path) -> None:
     (tmp_path / "queries").mkdir()
-    (tmp_path / "queries" / "added.png").write_bytes(b"no picture")
+    (tmp_path / "queries" / "added.png").write_bytes(b"no image")
     job_report = demo._run_job(segmenter, demo.JOBS[0], photographs, tmp_path)
     assert job_report.result.failed == 1
     assert "added.png" in job_report.describe()

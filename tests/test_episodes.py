@@ -1,4 +1,4 @@
-"""Which pictures and ids an episode asks for: absence, mosaics, hints, balance, and how pictures are changed."""
+"""Which images and ids an episode asks for: absence, mosaics, hints, balance, and how images are changed."""
 
 from dataclasses import replace
 
@@ -24,12 +24,12 @@ from incontext.training.scenes import render_views
 from incontext.training.sets import ImageSet
 
 PLAIN = Sampling(
-    rendered=0.0, two_views=0.0, absent=0.0, mosaic=0.0, whole_pictures=1.0, augmentation=NO_AUGMENTATION, single_id=1.0
+    rendered=0.0, two_views=0.0, absent=0.0, mosaic=0.0, whole_images=1.0, augmentation=NO_AUGMENTATION, single_id=1.0
 )
 
 
 def squares(values: list[list[int]], *, name: str = "squares", regions: bool = False, size: int = 48) -> ImageSet:
-    """A picture per list: for each id in it one square, 10 pixels wide, whose red is 40 times the id; the rest grey."""
+    """An image per list: for each id in it one square, 10 pixels wide, whose red is 40 times the id; the rest grey."""
     images, masks = [], []
     for ids in values:
         image, mask = np.full((size, size, 3), 128, np.uint8), np.zeros((size, size), np.uint8)
@@ -43,7 +43,7 @@ def squares(values: list[list[int]], *, name: str = "squares", regions: bool = F
 
 
 def reds(image: np.ndarray) -> set[int]:
-    """Which ids' squares a picture of `squares` shows."""
+    """Which ids' squares an image of `squares` shows."""
     dark = image[..., 1] < 10
     return {round(int(red) / 40) for red in np.unique(image[dark][:, 0])}
 
@@ -54,7 +54,7 @@ def reds(image: np.ndarray) -> set[int]:
 @pytest.mark.parametrize("regions", [False, True])
 def test_every_prompt_of_an_episode_shows_what_is_asked(regions: bool) -> None:
     source = EpisodeSource([squares([[1, 2], [2, 1], [1], [3, 1], [2], [1]], regions=regions)], PLAIN, side=48, seed=0)
-    pictures = set()
+    images = set()
     for i in range(30):
         episode = source.draw(i, shots=3)
         assert episode.images.shape == (4, 48, 48, 3)
@@ -63,8 +63,8 @@ def test_every_prompt_of_an_episode_shows_what_is_asked(regions: bool) -> None:
                  zip(episode.images, episode.masks, strict=True)]  # fmt: skip
         assert len(asked[0]) == 1
         assert all(each == asked[0] for each in asked)
-        pictures.add(len({image.tobytes() for image in episode.images}))
-    assert max(pictures) == 4
+        images.add(len({image.tobytes() for image in episode.images}))
+    assert max(images) == 4
     for i in range(30):
         np.testing.assert_array_equal(source.draw(i).images, source[i].images)
 
@@ -98,7 +98,7 @@ def test_where_the_thing_is_absent_the_answer_is_black(regions: bool, rendered: 
 
 
 def test_an_absent_thing_is_nowhere_in_the_query() -> None:
-    """From the same set without the id, from beside it, from another domain: never a picture that shows it."""
+    """From the same set without the id, from beside it, from another domain: never an image that shows it."""
     sets = [squares([[1, 2], [2], [1], [2, 1], [1, 2]]), squares([[5], [6]], name="far"), squares([[1]], name="near")]
     sampling = replace(PLAIN, absent=1.0, domains=(("squares", "near"), ("far",)))
     source = EpisodeSource(sets, sampling, side=48, seed=0)
@@ -124,7 +124,7 @@ def test_a_set_may_belong_to_several_domains() -> None:
     assert EpisodeSource(sets, sampling, side=32, seed=0).foreign == [[1, 3], [0, 3], [3], [0, 1, 2]]
 
 
-def test_rendered_pictures_can_lack_a_layer_of_their_scene() -> None:
+def test_rendered_images_can_lack_a_layer_of_their_scene() -> None:
     gone = 0
     for seed in range(30):
         _, first, second = render_views(np.random.default_rng(seed), (48, 48, 32), without=(1, 2))
@@ -162,7 +162,7 @@ def test_mosaics_show_the_ids_in_every_cell_and_mostly_in_the_prompt() -> None:
     assert set(several[:, 0]) >= {1, 2, 4, 9}
 
 
-def test_pictures_of_a_mosaic_are_never_smaller_than_their_least_side() -> None:
+def test_images_of_a_mosaic_are_never_smaller_than_their_least_side() -> None:
     for side, largest in ((16, 0), (32, 2), (48, 3)):
         grids = EpisodeSource([], Sampling(), side=side, seed=0).grids
         assert max((max(grid) for grid in grids), default=0) == largest
@@ -186,7 +186,7 @@ def test_rare_ids_are_not_starved_and_invisible_ones_are_not_favoured() -> None:
         chooser = EpisodeSource([source], PLAIN, side=16, seed=0).choosers[0]
         rng = np.random.default_rng(0)
         chosen.append(np.mean([chooser.focus(rng) != 1 for _ in range(500)]))
-    assert chosen[0] > 0.07  # two pictures in a hundred
+    assert chosen[0] > 0.07  # two images in a hundred
     assert chosen[1] <= chosen[0]
 
 
@@ -221,7 +221,7 @@ def test_what_is_too_small_to_see_is_zoomed_in_on() -> None:
     for seed in range(20):
         box = choose_box(mask, 3, np.random.default_rng(seed), Cut(zoom=1.0), pixels=64**2)
         shares.append(view(np.zeros((200, 200, 3), np.uint8), mask, box, (64, 64))[1].astype(bool).sum())
-    assert np.median(shares) > 60 > 4 * 64**2 * 36 / 200**2  # pixels of 4096; four would be seen in the whole picture
+    assert np.median(shares) > 60 > 4 * 64**2 * 36 / 200**2  # pixels of 4096; four would be seen in the whole image
 
 
 def test_empty_boxes_hold_nothing_of_the_ids() -> None:
@@ -238,7 +238,7 @@ def test_empty_boxes_hold_nothing_of_the_ids() -> None:
 # --- changes
 
 
-def test_bending_moves_the_mask_with_the_picture_and_fills_the_rim() -> None:
+def test_bending_moves_the_mask_with_the_image_and_fills_the_rim() -> None:
     rows, columns = np.mgrid[:64, :80]
     mask = ((rows // 16 + columns // 16) % 2).astype(np.uint8)
     image = np.repeat((mask * 200 + 20)[..., None], 3, axis=-1).astype(np.uint8)
@@ -297,7 +297,7 @@ def test_noise_is_normal_and_the_same_wherever_it_is_made() -> None:
     np.testing.assert_array_equal(together[2] - 128.0, noise)
 
 
-def test_many_pictures_lit_at_once_are_those_lit_one_by_one() -> None:
+def test_many_images_lit_at_once_are_those_lit_one_by_one() -> None:
     sampling = Sampling(mosaic=0.4)
     sources = [
         EpisodeSource([squares([[1], [1, 2]])], sampling, side=48, seed=3, unlit=unlit) for unlit in (False, True)
@@ -394,7 +394,7 @@ def test_a_hinted_episode_hides_and_judges_everything_else() -> None:
         np.testing.assert_array_equal(painted.masks[1][hidden], episode.masks[1][hidden])
 
 
-def test_hints_alone_ask_for_one_of_several_things_in_one_picture_shown_twice() -> None:
+def test_hints_alone_ask_for_one_of_several_things_in_one_image_shown_twice() -> None:
     some = replace(PLAIN, by_hints_alone=1.0, one_of_several=1.0)
     source, sizes = EpisodeSource([squares([[1, 1]])], some, side=64, seed=0), set[int]()
     for i in range(30):

@@ -111,7 +111,7 @@ def test_bootstrap_intervals_narrow_with_more_episodes() -> None:
 
 
 def write_set(data: Path, name: str, masks: dict[str, np.ndarray]) -> None:
-    """Pictures whose red channel tells the mask: 10 * id."""
+    """Images whose red channel tells the mask: 10 * id."""
     for folder in ("images", "masks"):
         (data / name / folder).mkdir(parents=True)
     for stem, mask in masks.items():
@@ -125,7 +125,7 @@ def write_set(data: Path, name: str, masks: dict[str, np.ndarray]) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """8 x 8 pictures, which 224 x 224 enlarges by exactly 28.
+    """8 x 8 images, which 224 x 224 enlarges by exactly 28.
 
     parts: query a is half id 1, a quarter id 2, a quarter ignored; query b is all background.
     things: instances 1 and 2.
@@ -254,12 +254,12 @@ def timeless(report: FewShotReport) -> FewShotReport:
     return replace(report, columns=tuple(columns))
 
 
-def test_pictures_are_decoded_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from incontext.evaluation.few_shot import pictures
+def test_images_are_decoded_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from incontext.evaluation.few_shot import images
 
     read: list[Path] = []
-    original = pictures.read_image
-    monkeypatch.setattr(pictures, "read_image", lambda path: read.append(path) or original(path))
+    original = images.read_image
+    monkeypatch.setattr(images, "read_image", lambda path: read.append(path) or original(path))
     evaluate([method(whole), *BASELINES], read_sets(data, names=["parts"]), shots=[1, 2])
     assert len(read) == len(set(read)) == 4
 
@@ -300,7 +300,7 @@ def describe_sets(data: Path) -> None:
 
 
 def test_queries_without_the_thing(data: Path) -> None:
-    """A picture of the same set if there is one: b shows nothing. Else one of a set about other things."""
+    """An image of the same set if there is one: b shows nothing. Else one of a set about other things."""
     assert [e.absent for e in read_sets(data)[0].episodes] == [Absent("parts", "b")] * 3
     (things,) = read_sets(data)[1].episodes
     assert things.absent is None, "nobody says what the other set shows"
@@ -316,7 +316,7 @@ def test_absence_is_scored(data: Path) -> None:
     describe_sets(data)
 
     def snow_only(query: Pixels, _prompts: Sequence[Prompt]) -> np.ndarray:
-        return query[..., 0] == 20  # id 2 of all pictures but b
+        return query[..., 0] == 20  # id 2 of all images but b
 
     report, (parts, _) = one(snow_only, data)
     (column,) = report.columns
@@ -358,7 +358,7 @@ def test_sets_that_share_a_word_are_related(what: str, classes: dict[int, str], 
 
 
 def many(data: Path, count: int = 9) -> Path:
-    """Pictures p0.. with id 1 in all and id 2 in the even ones, id 3 in one."""
+    """Images p0.. with id 1 in all and id 2 in the even ones, id 3 in one."""
     masks = {}
     for number in range(count):
         mask = np.zeros((8, 8), np.uint8)
@@ -372,14 +372,14 @@ def many(data: Path, count: int = 9) -> Path:
 
 def test_drawn_episodes_follow_the_protocol(tmp_path: Path) -> None:
     folder = many(tmp_path)
-    with pytest.warns(UserWarning, match="fewer than 4 pictures show them: id 3"):
+    with pytest.warns(UserWarning, match="fewer than 4 images show them: id 3"):
         (drawn,) = read_sets(folder, drawn=200, prompts=3)
     assert (drawn.name, len(drawn.episodes)) == ("many", 200)
     even = {f"p{n}" for n in range(0, 9, 2)}
     for episode in drawn.episodes:
-        pictures = {episode.query, *episode.prompts}
-        assert len(pictures) == 4
-        assert episode.id == 1 or (episode.id == 2 and pictures <= even)
+        images = {episode.query, *episode.prompts}
+        assert len(images) == 4
+        assert episode.id == 1 or (episode.id == 2 and images <= even)
     assert sum(episode.id == 1 for episode in drawn.episodes) == pytest.approx(100, abs=30)
     queries = {episode.query for episode in drawn.episodes if episode.id == 1}
     assert len(queries) == 9
@@ -431,7 +431,7 @@ def test_a_folder_of_sets(data: Path) -> None:
     assert {episode.id for episode in drawn[1].episodes} == {1}
     with pytest.raises(ValueError, match="its masks are regions"):
         read_sets(data, names=["parts"])
-    with pytest.raises(ValueError, match=r"things: expected a class in at least 10 pictures.*got 2; ask for fewer"):
+    with pytest.raises(ValueError, match=r"things: expected a class in at least 10 images.*got 2; ask for fewer"):
         read_sets(data, prompts=9, names=["things"])
     with pytest.raises(FileNotFoundError, match=r"expected episodes\.json in .*images and masks"):
         read_sets(data / "parts" / "images")
@@ -528,7 +528,7 @@ def test_missing_and_broken_files(data: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected a file episodes\.json"):
         read_episodes(data / "parts")
     Image.new("P", (9, 8)).save(data / "things" / "masks" / "a.png")
-    with pytest.raises(ValueError, match=r"a\.png: expected a mask of its picture's size \(8, 8\), got \(8, 9\)"):
+    with pytest.raises(ValueError, match=r"a\.png: expected a mask of its image's size \(8, 8\), got \(8, 9\)"):
         one(whole, data, sets=["things"])
     (data / "parts" / "images" / "b.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"expected a file named b \(\.jpg, \.png\) in parts/images"):

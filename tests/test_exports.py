@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from bright import PALETTE, Bright, files, picture, run_job
+from bright import PALETTE, Bright, files, image_file, run_job
 from commands import Done, runner
-from labels import NAMES, coco, hard_masks, masks_of, same_masks, write_json, write_pictures
+from labels import NAMES, coco, hard_masks, masks_of, same_masks, write_images, write_json
 from PIL import Image
 
 from incontext import cli, engine
@@ -60,10 +60,14 @@ def written(folder: Path) -> dict[str, np.ndarray]:
 def test_there_and_back_with_names(
     tmp_path: Path, run: Callable[..., Done], masks: dict[str, np.ndarray], kind: str
 ) -> None:
-    write_pictures(tmp_path / "PHOTOS", masks)  # some formats say no size
+    write_images(tmp_path / "PHOTOS", masks)  # some formats say no size
     there = run("convert", tmp_path / "MASKS", "--to", kind, "-o", tmp_path / "there", "--names", NAMED)
     assert (there.status, there.err) == (0, "")
-    assert there.out == f"{len(masks)} pictures in {tmp_path / 'there'} ({kind})\n"
+    said = f"{len(masks)} images in {tmp_path / 'there'} ({kind})\n"
+    assert (
+        there.out
+        == f"{said}{len(masks)} images, {sum(len(np.unique(mask[mask != 0])) for mask in masks.values())} objects\n"
+    )
     labels = open_labels(tmp_path / "there", images=tmp_path / "PHOTOS")
     assert sorted(labels.categories.names.values()) == sorted(["cat", "dog", "Straße", "sky"])
     again = run(
@@ -117,8 +121,8 @@ def test_objects_of_annotations_stay_apart(tmp_path: Path, run: Callable[..., Do
     assert len(json.loads((tmp_path / "out/coco/instances.json").read_text())["annotations"]) == 2
 
 
-def test_pictures_with_masks_and_colours(tmp_path: Path) -> None:
-    """A colour is the same id in each RGB mask, and pictures are called as in their folder."""
+def test_images_with_masks_and_colours(tmp_path: Path) -> None:
+    """A colour is the same id in each RGB mask, and images are called as in their folder."""
     colors = {"a": [(255, 0, 0), (0, 0, 255)], "b": [(0, 0, 255), (0, 0, 0)]}
     for name, (left, right) in colors.items():
         pixels = np.zeros((6, 10, 3), np.uint8)
@@ -152,18 +156,18 @@ def test_context_files_are_converted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["masks alone", "pairs", "job"])
-def test_pictures_that_lie_elsewhere_are_found_by_their_names(
+def test_images_that_lie_elsewhere_are_found_by_their_names(
     tmp_path: Path, run: Callable[..., Done], kind: str
 ) -> None:
     source, elsewhere = tmp_path / "SOURCE", tmp_path / "PHOTOS"
     shown = {"s/a.jpg": 2, "t/b.jpg": 3, "c.jpg": 4}
     for name, bright in shown.items():
-        picture(tmp_path / "in" / name, bright=bright)
+        image_file(tmp_path / "in" / name, bright=bright)
     if kind == "job":
         run_job(Bright(), [tmp_path / "in"], source)
     for name, bright in shown.items():
         if kind == "pairs":
-            picture(source / "images" / name, bright=bright)
+            image_file(source / "images" / name, bright=bright)
         if kind != "job":
             mask = np.zeros((8, 12), np.uint8)
             mask[:, :bright] = 3
@@ -193,8 +197,11 @@ def test_what_cannot_be_read_is_left_out_and_told(tmp_path: Path, run: Callable[
     document = coco(annotations=[*rows, bad])
     document["images"].append({"id": 8, "file_name": "b.png", "height": 2, "width": 2})
     done = run("convert", write_json(tmp_path / "i.json", document), "--to", "indexed", "-o", tmp_path / "out")
-    assert (done.status, done.out) == (1, f"1 pictures in {tmp_path / 'out'} (indexed)\n")
-    first, second = done.err.splitlines()
+    assert (done.status, done.out) == (
+        1,
+        f"1 image in {tmp_path / 'out'} (indexed)\n2 images, 0 objects, 1 written, 2 left out\n",
+    )
+    second, first = done.err.splitlines()
     assert first == f"Left out: {tmp_path / 'i.json'}: annotation 1: expected the id of a category, got 9"
     assert "Left out: " in second
     assert "annotation 0: expected COCO's compressed runs" in second
@@ -227,7 +234,7 @@ def test_what_is_bad_for_one_reason_is_told_once(tmp_path: Path, run: Callable[.
         (("MASKS", "--to", "coco", "-o", "MASKS"), "another folder than the one that MASKS lies in"),
         (("MASKS/a", "--to", "indexed", "-o", "MASKS"), "another folder than the one that MASKS/a lies in"),
         (("MASKS", "--to", "coco", "-o", "o", "--names", "9=x"), "expected --names of ids that the masks show"),
-        (("MASKS", "--to", "coco", "-o", "o", "--images", "no"), "no: there is no such folder of pictures"),
+        (("MASKS", "--to", "coco", "-o", "o", "--images", "no"), "no: there is no such folder of images"),
         (("MASKS", "--to", "coco", "-o", "file"), "expected a folder to write to, got a file"),
         (("file", "--to", "coco", "-o", "o"), "expected"),
         (("empty", "--to", "coco", "-o", "o"), "empty: expected images/ and masks/"),
@@ -256,7 +263,7 @@ def test_a_mistake_is_a_sentence(
 
 def photos(folder: Path) -> Path:
     for number in range(5):
-        picture(folder / f"s{number % 2}" / f"p{number}.jpg", bright=2 * number)
+        image_file(folder / f"s{number % 2}" / f"p{number}.jpg", bright=2 * number)
     return folder
 
 
@@ -306,7 +313,7 @@ def test_segment_writes_formats_beside_the_masks(tmp_path: Path, command: Callab
     done = command("--format", "coco,panoptic,classes", "--instances")
     assert done.status == 0, done.err
     out = tmp_path / "MASKS"
-    assert "5 pictures as MASKS/coco, MASKS/panoptic, MASKS/classes\n" in done.out
+    assert "5 images as MASKS/coco, MASKS/panoptic, MASKS/classes\n" in done.out
     document = json.loads((out / "coco" / "instances.json").read_text())
     assert [c["name"] for c in document["categories"]] == ["cat"]
     assert [image["file_name"] for image in document["images"]] == [
@@ -360,14 +367,14 @@ def test_formats_are_checked_before_the_weights_are_loaded(
 
 
 def test_masks_and_formats_do_not_share_folders(tmp_path: Path, command: Callable[..., Done]) -> None:
-    picture(tmp_path / "PHOTOS" / "classes" / "p9.jpg")
+    image_file(tmp_path / "PHOTOS" / "classes" / "p9.jpg")
     done = command("--format", "classes")
     assert done.status == 2
     assert "classes/p9.jpg: its mask would lie in the folder of --format classes" in done.err
 
 
 def test_many_masks_take_no_more_memory(tmp_path: Path) -> None:
-    """Pictures are made while they are gone through, and not kept."""
+    """Images are made while they are gone through, and not kept."""
     run_job(Bright(), [photos(tmp_path / "in")], tmp_path / "out")
     labels: Labels = open_job(tmp_path / "out")
     first, again = list(labels), list(labels)

@@ -77,23 +77,23 @@ def smooth(height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Something like a photograph: slopes, an edge, and grain."""
     y, x = np.mgrid[:height, :width] / max(height, width)
     grain = np.random.default_rng(0).normal(0, 6, (height, width, 3))
-    picture = np.stack([x * 200, y * 200, (x > y) * 120 + 40], axis=-1) + grain
-    return picture.clip(0, 255).astype(np.uint8)
+    image = np.stack([x * 200, y * 200, (x > y) * 120 + 40], axis=-1) + grain
+    return image.clip(0, 255).astype(np.uint8)
 
 
 def encoded(kind: str, *, mode: str = "RGB", **options: Any) -> bytes:
     stream = io.BytesIO()
-    picture = Image.fromarray(smooth(48, 64))
+    image = Image.fromarray(smooth(48, 64))
     if mode == "I;16":
-        picture = Image.fromarray(smooth(48, 64)[..., 0].astype(np.uint16) * 257)
+        image = Image.fromarray(smooth(48, 64)[..., 0].astype(np.uint16) * 257)
     elif mode != "RGB":
-        picture = picture.convert(mode)
-    picture.save(stream, format=kind, **options)
+        image = image.convert(mode)
+    image.save(stream, format=kind, **options)
     return stream.getvalue()
 
 
 def originals() -> dict[str, list[bytes]]:
-    """Small pictures of each kind, by suffix."""
+    """Small images of each kind, by suffix."""
     exif = Image.Exif()
     exif[0x0112] = 6
     frames = [Image.fromarray(smooth(32, 32)), Image.fromarray(smooth(32, 32)[::-1].copy())]
@@ -361,7 +361,7 @@ def test_a_read_only_output_folder_is_one_sentence(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_picture_that_goes_away_meanwhile_is_reported(
+def test_a_image_that_goes_away_meanwhile_is_reported(
     tmp_path: Path, run: Callable[..., tuple[object, dict[str, FileReport], str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "in"

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from bright import PROMPT, Bright, files, picture, run_job
+from bright import PROMPT, Bright, files, image_file, run_job
 from PIL import Image
 from waiting import PATIENCE, WorkClock, wait_until
 
@@ -41,11 +41,11 @@ def names(inputs: Iterable[Path | str], out: Path, **options: Any) -> list[str]:
 def test_folders_are_read_with_their_subfolders_in_order(tmp_path: Path) -> None:
     root, out = tmp_path / "in", tmp_path / "in" / "masks"
     for name in ("b.jpg", "a.PNG", "z/1.tif", "c/2.webp", "c/d/3.jpeg", "masks/old.png", ".hidden/4.jpg", ".5.jpg"):
-        picture(root / name)
-    (root / "notes.txt").write_text("no picture")
+        image_file(root / name)
+    (root / "notes.txt").write_text("no image")
     os.mkfifo(root / "pipe.jpg")
     (tmp_path / "elsewhere").mkdir()
-    picture(tmp_path / "elsewhere" / "6.jpg")
+    image_file(tmp_path / "elsewhere" / "6.jpg")
     (root / "link").symlink_to(tmp_path / "elsewhere")
     assert names([root], out) == ["a.PNG", "b.jpg", "c/2.webp", "c/d/3.jpeg", "z/1.tif"]
     assert names([root / "z", root / "c"], out) == ["1.tif", "2.webp", "d/3.jpeg"]
@@ -54,8 +54,8 @@ def test_folders_are_read_with_their_subfolders_in_order(tmp_path: Path) -> None
 def test_patterns_keep_what_follows_their_fixed_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("in/a/1.jpg", "in/b/2.jpg", "in/b/3.png", "in/.c/4.jpg", "in/out/5.jpg", "in/d[1].jpg"):
-        picture(Path(name))
-    Path("in/b/notes.txt").write_text("no picture")
+        image_file(Path(name))
+    Path("in/b/notes.txt").write_text("no image")
     out = Path("in/out")
     assert names(["in/**/*.jpg"], out) == ["a/1.jpg", "b/2.jpg", "d[1].jpg"]
     assert names(["in/*"], out) == ["a/1.jpg", "b/2.jpg", "b/3.png", "d[1].jpg"]
@@ -65,26 +65,26 @@ def test_patterns_keep_what_follows_their_fixed_part(tmp_path: Path, monkeypatch
     assert names(["in/out/*.jpg"], Path("in")) == ["5.jpg"]  # whoever names the output folder means it
 
 
-def test_a_picture_that_is_named_twice_is_read_once(tmp_path: Path) -> None:
-    path = picture(tmp_path / "in" / "a" / "1.jpg")
+def test_a_image_that_is_named_twice_is_read_once(tmp_path: Path) -> None:
+    path = image_file(tmp_path / "in" / "a" / "1.jpg")
     (tmp_path / "same").symlink_to(tmp_path / "in")
     inputs = [tmp_path / "in", path, tmp_path / "in" / "a" / ".." / "a" / "1.jpg", tmp_path / "same" / "a" / "1.jpg"]
     assert names(inputs, tmp_path / "out") == ["a/1.jpg"]
 
 
-def test_the_prompts_picture_is_a_query_and_its_mask_is_not(tmp_path: Path) -> None:
-    image, mask = picture(tmp_path / "in" / "cat.jpg"), picture(tmp_path / "in" / "cat.png")
-    picture(tmp_path / "in" / "dog.jpg")
+def test_the_prompts_image_is_a_query_and_its_mask_is_not(tmp_path: Path) -> None:
+    image, mask = image_file(tmp_path / "in" / "cat.jpg"), image_file(tmp_path / "in" / "cat.png")
+    image_file(tmp_path / "in" / "dog.jpg")
     job = plan([tmp_path / "in"], tmp_path / "out", prompt_files=[(image, mask)])
     assert [query.place.name for query in job.queries if isinstance(query.place, Path)] == ["cat.jpg", "dog.jpg"]
 
 
 def test_other_masks_are_no_queries_and_are_not_overwritten(tmp_path: Path) -> None:
     for name in ("cat.jpg", "cat_mask.png", "old/cat.png"):
-        picture(tmp_path / "in" / name)
+        image_file(tmp_path / "in" / name)
     left_out = [tmp_path / "in" / "cat_mask.png", tmp_path / "in" / "old" / ".." / "old" / "cat.png"]
     assert names([tmp_path / "in"], tmp_path / "out", leave_out=left_out) == ["cat.jpg"]
-    with pytest.raises(ValueError, match=r"old/cat.png: this result would overwrite a picture"):
+    with pytest.raises(ValueError, match=r"old/cat.png: this result would overwrite an image"):
         plan([tmp_path / "in" / "cat.jpg"], tmp_path / "in" / "old", leave_out=left_out)
 
 
@@ -94,7 +94,7 @@ def test_other_masks_are_no_queries_and_are_not_overwritten(tmp_path: Path) -> N
         (["in/a.jpg"], ["nowhere"], "out", FileNotFoundError, "nowhere: there is no such file or folder"),
         (["in/a.jpg"], ["in", "nowhere.jpg"], "out", FileNotFoundError, "nowhere.jpg: there is no such file"),
         (["in/a.jpg"], ["in/*.tif"], "out", FileNotFoundError, r"in/\*.tif: nothing matches this pattern"),
-        (["in/a.txt"], ["in"], "out", ValueError, r"expected pictures \(.*.bmp, .*.webp\) in in, found none"),
+        (["in/a.txt"], ["in"], "out", ValueError, r"expected images \(.*.bmp, .*.webp\) in in, found none"),
         (["in/a.txt"], ["in/*"], "out", ValueError, r"in in/\*, found none"),
         ([], [], "out", ValueError, "in the inputs, found none"),
         (["in/a.jpg", "out"], ["in"], "out", ValueError, "out: expected a folder to write to, got a file"),
@@ -106,8 +106,8 @@ def test_other_masks_are_no_queries_and_are_not_overwritten(tmp_path: Path) -> N
         (["in/é.jpg", "in/e\u0301.bmp"], ["in"], "out", ValueError, "would both"),
         (["in/a.jpg", "in/a_overlay.gif"], ["in"], "out", ValueError, "would both write out/a_overlay.png"),
         (["in/a.jpg", "in/a_confidence.gif"], ["in"], "out", ValueError, "would both write out/a_confidence.png"),
-        (["in/a.png"], ["in/a.png"], "in", ValueError, "in/a.png: this result would overwrite a picture"),
-        (["in/a.jpg", "out/a.png"], ["in"], "out", ValueError, "out/a.png: this result would overwrite a picture"),
+        (["in/a.png"], ["in/a.png"], "in", ValueError, "in/a.png: this result would overwrite an image"),
+        (["in/a.jpg", "out/a.png"], ["in"], "out", ValueError, "out/a.png: this result would overwrite an image"),
     ],
 )
 def test_what_cannot_end_well_is_refused(
@@ -121,7 +121,7 @@ def test_what_cannot_end_well_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in present:
-        picture(Path(name))
+        image_file(Path(name))
     before = files(tmp_path)
     prompt_files = [(Path("out/a.png"), Path("mask.png"))] if "out/a.png" in present else []
     with pytest.raises(error, match=message):
@@ -131,13 +131,13 @@ def test_what_cannot_end_well_is_refused(
 
 def test_only_what_is_written_can_be_in_the_way(tmp_path: Path) -> None:
     for name in ("a.jpg", "a_overlay.jpg", "a_confidence.jpg"):
-        picture(tmp_path / "in" / name)
+        image_file(tmp_path / "in" / name)
     assert len(names([tmp_path / "in"], tmp_path / "out")) == 3
-    assert names([tmp_path / "in" / "a.jpg"], tmp_path / "in") == ["a.jpg"]  # masks beside pictures, if one must
+    assert names([tmp_path / "in" / "a.jpg"], tmp_path / "in") == ["a.jpg"]  # masks beside images, if one must
 
 
 def test_a_subfolder_that_cannot_be_read_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(tmp_path / "in" / "a.jpg")
+    image_file(tmp_path / "in" / "a.jpg")
     closed, scandir = tmp_path / "in" / "closed", os.scandir
     closed.mkdir()
 
@@ -161,8 +161,8 @@ def test_a_subfolder_that_cannot_be_read_is_reported(tmp_path: Path, monkeypatch
 
 def test_masks_and_a_report_are_written(tmp_path: Path) -> None:
     root, out = tmp_path / "in", tmp_path / "some" / "out"
-    picture(root / "dark.jpg")
-    picture(root / "sub" / "half.tif", bright=6)
+    image_file(root / "dark.jpg")
+    image_file(root / "sub" / "half.tif", bright=6)
     segmenter = Bright()
     asked: dict[str, Any] = {"ensemble": "spatial", "task": "semantic", "side": 64, "tiles": 96, "refine": True}
     asked["batch_size"] = 5
@@ -193,7 +193,7 @@ def test_masks_and_a_report_are_written(tmp_path: Path) -> None:
 
 
 def test_overlays_and_confidences_are_written_when_asked(tmp_path: Path) -> None:
-    picture(tmp_path / "in" / "sub" / "half.jpg", bright=6)
+    image_file(tmp_path / "in" / "sub" / "half.jpg", bright=6)
     out = tmp_path / "out"
     run_job(Bright(), [tmp_path / "in"], out, overlay=True, confidence=True)
     assert files(out) == [REPORT_NAME, "sub/half.png", "sub/half_confidence.png", "sub/half_overlay.jpg"]
@@ -203,28 +203,28 @@ def test_overlays_and_confidences_are_written_when_asked(tmp_path: Path) -> None
 
 
 def test_prompt_files_are_reported(tmp_path: Path) -> None:
-    image, mask = picture(tmp_path / "in" / "a.jpg"), tmp_path / "mask.png"
+    image, mask = image_file(tmp_path / "in" / "a.jpg"), tmp_path / "mask.png"
     run_job(Bright(), [image], tmp_path / "out", prompt_files=[(image, mask)])
     written = json.loads((tmp_path / "out" / REPORT_NAME).read_text())
     assert written["settings"]["prompts"] == [{"image": str(image), "mask": str(mask)}]
 
 
 def test_a_second_run_replaces_what_the_first_wrote(tmp_path: Path) -> None:
-    path, out = picture(tmp_path / "in" / "a.jpg"), tmp_path / "out"
+    path, out = image_file(tmp_path / "in" / "a.jpg"), tmp_path / "out"
     assert run_job(Bright(), [tmp_path / "in"], out).files[0].is_empty
-    picture(path, bright=3)
+    image_file(path, bright=3)
     assert not run_job(Bright(), [tmp_path / "in"], out).files[0].is_empty
     assert read_mask(out / "a.png").ids.any()
 
 
-def test_broken_pictures_are_skipped_and_the_rest_is_finished(tmp_path: Path) -> None:
+def test_broken_images_are_skipped_and_the_rest_is_finished(tmp_path: Path) -> None:
     root = tmp_path / "in"
     for name in ("0_good.jpg", "6_good.jpg", "9_good.png"):
-        picture(root / name, bright=3)
+        image_file(root / name, bright=3)
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     write_image(root / "1_truncated.jpg", noise)
     os.truncate(root / "1_truncated.jpg", 2000)
-    (root / "2_text.jpg").write_text("not a picture at all")
+    (root / "2_text.jpg").write_text("not an image at all")
     (root / "3_empty.jpg").touch()
     (root / "4_dangling.jpg").symlink_to("nowhere.jpg")
     (root / "5_loop.jpg").symlink_to("5_loop.jpg")
@@ -247,17 +247,17 @@ def test_broken_pictures_are_skipped_and_the_rest_is_finished(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
-def test_a_picture_without_permission_is_skipped(tmp_path: Path) -> None:
-    picture(tmp_path / "in" / "a.jpg").chmod(0)
-    picture(tmp_path / "in" / "b.jpg")
+def test_a_image_without_permission_is_skipped(tmp_path: Path) -> None:
+    image_file(tmp_path / "in" / "a.jpg").chmod(0)
+    image_file(tmp_path / "in" / "b.jpg")
     report = run_job(Bright(), [tmp_path / "in"], tmp_path / "out")
     assert "Permission denied" in (next(report.failures).error or "")
     assert report.done == 1
 
 
-def test_whatever_a_decoder_raises_costs_one_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_a_decoder_raises_costs_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.jpg", "b.jpg", "c.jpg"):
-        picture(tmp_path / "in" / name)
+        image_file(tmp_path / "in" / name)
 
     def explode(path: Path, **_: Any) -> Pixels:
         if path.name == "a.jpg":
@@ -278,7 +278,7 @@ def test_whatever_a_decoder_raises_costs_one_picture(tmp_path: Path, monkeypatch
 
 def test_a_result_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     for name in ("a/1.jpg", "b/2.jpg", f"{'n' * 250}.gif"):
-        picture(tmp_path / "in" / name)
+        image_file(tmp_path / "in" / name)
     out = tmp_path / "out"
     out.mkdir()
     (out / "a").write_text("in the way")
@@ -290,30 +290,30 @@ def test_a_result_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
 
 
 def test_an_output_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(tmp_path / "in" / "a.jpg")
+    image_file(tmp_path / "in" / "a.jpg")
     monkeypatch.setattr(os, "access", lambda *_: False)  # chmod would not stop root
     with pytest.raises(ValueError, match=f"^{tmp_path}: expected a folder to write to, got one without the permission"):
         plan([tmp_path / "in"], tmp_path / "new" / "out")
 
 
 def test_an_output_folder_that_cannot_be_made_stops_the_run_before_it_begins(tmp_path: Path) -> None:
-    job = plan([picture(tmp_path / "a.jpg")], tmp_path / "out")
+    job = plan([image_file(tmp_path / "a.jpg")], tmp_path / "out")
     (tmp_path / "out").write_text("it was not there when the plan was made")
     with pytest.raises(OSError, match="out"):
         segment_folder(Bright(on_batch=lambda _: pytest.fail("the network ran")), job, PROMPT)  # type: ignore[arg-type]
 
 
-def test_all_pictures_broken_is_a_finished_run(tmp_path: Path) -> None:
+def test_all_images_broken_is_a_finished_run(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     report = run_job(Bright(), [tmp_path], tmp_path / "out")
     assert (report.finished, report.done, report.failed) == (True, 0, 1)
     assert report.images_per_second == 0
 
 
-def test_one_pixel_and_very_wide_pictures(tmp_path: Path) -> None:
-    picture(tmp_path / "in" / "dot.png", width=1, height=1, bright=1)
-    picture(tmp_path / "in" / "tall.png", width=1, height=4000, bright=1)
-    picture(tmp_path / "in" / "wide.png", width=70_000, height=2, bright=5)
+def test_one_pixel_and_very_wide_images(tmp_path: Path) -> None:
+    image_file(tmp_path / "in" / "dot.png", width=1, height=1, bright=1)
+    image_file(tmp_path / "in" / "tall.png", width=1, height=4000, bright=1)
+    image_file(tmp_path / "in" / "wide.png", width=70_000, height=2, bright=5)
     out = tmp_path / "out"
     report = run_job(Bright(), [tmp_path / "in"], out, overlay=True, confidence=True)
     assert [file.areas for file in report.files] == [{3: 1}, {3: 4000}, {3: 10}]
@@ -328,7 +328,7 @@ def test_names_of_all_kinds_come_through(tmp_path: Path) -> None:
     if sys.platform == "linux":
         odd.append(os.fsdecode(b"latin-\xe9.jpg"))  # no UTF-8
     for name in odd:
-        picture(root / name)
+        image_file(root / name)
     report = run_job(Bright(), [root], out)
     assert report.failed == 0
     assert files(out) == sorted([REPORT_NAME, *(name[:-4] + ".png" for name in odd)])
@@ -341,7 +341,7 @@ def test_names_of_all_kinds_come_through(tmp_path: Path) -> None:
 
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the pictures that have been read so far."""
+    """The names of the images that have been read so far."""
     read: list[str] = []
 
     def counting(path: Path, **_: Any) -> Pixels:
@@ -356,7 +356,7 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_reading_is_ahead_of_the_network_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "MOST_WAITING", 5)
     for number in range(30):
-        picture(tmp_path / "in" / f"{number:02}.jpg")
+        image_file(tmp_path / "in" / f"{number:02}.jpg")
     read = count_reads(monkeypatch)
 
     def look(batch: int) -> None:
@@ -370,11 +370,11 @@ def test_reading_is_ahead_of_the_network_and_bounded(tmp_path: Path, monkeypatch
     assert report.done == 30
 
 
-def test_large_pictures_are_not_read_far_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "PIXELS_WAITING", 250)  # two and a half pictures
+def test_large_images_are_not_read_far_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "PIXELS_WAITING", 250)  # two and a half images
     monkeypatch.setattr(run, "_thread_count", lambda: 2)
     for number in range(12):
-        picture(tmp_path / "in" / f"{number:02}.jpg", width=10, height=10)
+        image_file(tmp_path / "in" / f"{number:02}.jpg", width=10, height=10)
     read = count_reads(monkeypatch)
 
     def look(batch: int) -> None:
@@ -390,7 +390,7 @@ def test_large_pictures_are_not_read_far_ahead(tmp_path: Path, monkeypatch: pyte
 def test_writing_is_behind_the_network_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "MOST_WAITING", 3)
     for number in range(12):
-        picture(tmp_path / "in" / f"{number:02}.jpg")
+        image_file(tmp_path / "in" / f"{number:02}.jpg")
     gate, save = threading.Event(), Outputs.put
     batches, written, seen = [0], [0], []
 
@@ -420,7 +420,7 @@ def test_reading_and_writing_cost_no_time_beside_a_slow_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(8):
-        picture(tmp_path / "in" / f"{number}.jpg")
+        image_file(tmp_path / "in" / f"{number}.jpg")
     save, clock = Outputs.put, WorkClock()
 
     def slow_read(path: Path, **_: Any) -> Pixels:
@@ -442,9 +442,9 @@ def test_reading_and_writing_cost_no_time_beside_a_slow_network(
         assert file.seconds == 13
 
 
-def test_the_networks_thread_neither_fits_pictures_nor_reads_answers(tmp_path: Path) -> None:
+def test_the_networks_thread_neither_fits_images_nor_reads_answers(tmp_path: Path) -> None:
     for number in range(8):
-        picture(tmp_path / "in" / f"{number}.jpg")
+        image_file(tmp_path / "in" / f"{number}.jpg")
     segmenter = Bright()
     run_job(segmenter, [tmp_path / "in"], tmp_path / "out")
     assert segmenter.threads["answer"] == {threading.get_ident()}
@@ -452,9 +452,9 @@ def test_the_networks_thread_neither_fits_pictures_nor_reads_answers(tmp_path: P
     assert not segmenter.threads["answer"] & (segmenter.threads["fit"] | segmenter.threads["read"])
 
 
-def test_an_answer_that_cannot_be_read_costs_one_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_cannot_be_read_costs_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
-        picture(tmp_path / "in" / f"{number}.jpg", bright=number)
+        image_file(tmp_path / "in" / f"{number}.jpg", bright=number)
     read = Bright.read
 
     def broken(self: Bright, image: Pixels) -> Segmentation:
@@ -474,7 +474,7 @@ def test_options_that_do_not_fit_leave_nothing_behind(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(Bright, "prepare", refuse)
     with pytest.raises(ValueError, match="expected side"):
-        run_job(Bright(), [picture(tmp_path / "in" / "a.jpg")], tmp_path / "out")
+        run_job(Bright(), [image_file(tmp_path / "in" / "a.jpg")], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -482,7 +482,7 @@ def test_files_are_told_in_order_whatever_order_they_are_written_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(6):
-        picture(tmp_path / "in" / f"{number}.jpg")
+        image_file(tmp_path / "in" / f"{number}.jpg")
     (tmp_path / "in" / "3b.jpg").touch()
     save = Outputs.put
 
@@ -509,9 +509,9 @@ def four_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("four_threads")
-def test_on_a_cpu_pictures_go_through_the_network_side_by_side(tmp_path: Path) -> None:
+def test_on_a_cpu_images_go_through_the_network_side_by_side(tmp_path: Path) -> None:
     for number in range(12):
-        picture(tmp_path / "in" / f"{number:02}.png", bright=number)
+        image_file(tmp_path / "in" / f"{number:02}.png", bright=number)
     (tmp_path / "in" / "05b.jpg").touch()
     together = threading.Barrier(4)  # opens where four go through the network at a time
     segmenter, threads = Bright(on_batch=lambda _: together.wait(PATIENCE)), []
@@ -539,7 +539,7 @@ def test_on_a_cpu_pictures_go_through_the_network_side_by_side(tmp_path: Path) -
 @pytest.mark.usefixtures("four_threads")
 def test_lanes_are_stopped_like_anything_else(tmp_path: Path) -> None:
     for number in range(12):
-        picture(tmp_path / "in" / f"{number:02}.png", bright=number)
+        image_file(tmp_path / "in" / f"{number:02}.png", bright=number)
 
     class Stops(Bright):
         def answer_many(self, queries: Any, *rest: Any, **options: Any) -> Any:
@@ -585,7 +585,7 @@ def test_there_are_as_many_lanes_as_help(changed: dict[str, Any], batch_size: An
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), ValueError("expected a task, got nonsense")])
 def test_what_stops_a_run_leaves_a_report_of_what_was_done(tmp_path: Path, stop: BaseException) -> None:
     for number in range(20):
-        picture(tmp_path / "in" / f"{number:02}.jpg")
+        image_file(tmp_path / "in" / f"{number:02}.jpg")
 
     def raise_it(batch: int) -> None:
         if batch == 3:

@@ -19,12 +19,12 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 def scene(*colors: tuple[int, ...], size: tuple[int, int] = (160, 120), mode: str = "RGB") -> Image.Image:
     """Ellipses of these colours on black, side by side."""
-    picture = Image.new(mode, size)
+    image = Image.new(mode, size)
     step = size[0] // len(colors)
     for i, color in enumerate(colors):
         fill = color[0] if len(color) == 1 else color
-        ImageDraw.Draw(picture).ellipse([i * step + 8, 12, (i + 1) * step - 8, size[1] - 12], fill=fill)
-    return picture
+        ImageDraw.Draw(image).ellipse([i * step + 8, 12, (i + 1) * step - 8, size[1] - 12], fill=fill)
+    return image
 
 
 def smoothed(*colors: tuple[int, ...], size: tuple[int, int] = (160, 120), times: int = 4) -> Image.Image:
@@ -33,14 +33,14 @@ def smoothed(*colors: tuple[int, ...], size: tuple[int, int] = (160, 120), times
     return large.resize(size, Image.Resampling.BOX)
 
 
-def compressed(picture: Image.Image, kind: str = "JPEG", quality: int = 75) -> Image.Image:
+def compressed(image: Image.Image, kind: str = "JPEG", quality: int = 75) -> Image.Image:
     stream = io.BytesIO()
-    picture.save(stream, kind, quality=quality)
+    image.save(stream, kind, quality=quality)
     return Image.open(io.BytesIO(stream.getvalue()))
 
 
-def ids_of(picture: Image.Image) -> int:
-    return len(np.unique(read_mask(picture).ids))
+def ids_of(image: Image.Image) -> int:
+    return len(np.unique(read_mask(image).ids))
 
 
 # ---------------------------------------------------------------------------------------------- images
@@ -51,13 +51,13 @@ OVER_WHITE = np.full((4, 6, 3), 255, np.uint8)
 
 
 def indexed() -> Image.Image:
-    picture = Image.fromarray((GREY // 120).astype(np.uint8))
-    picture.putpalette([10, 20, 30, 200, 100, 50], "RGB")
-    return picture
+    image = Image.fromarray((GREY // 120).astype(np.uint8))
+    image.putpalette([10, 20, 30, 200, 100, 50], "RGB")
+    return image
 
 
 @pytest.mark.parametrize(
-    ("suffix", "picture", "expected"),
+    ("suffix", "image", "expected"),
     [
         (".png", Image.fromarray(COLOR), COLOR),
         (".png", Image.fromarray(GREY), np.repeat(GREY[..., None], 3, axis=2)),
@@ -77,15 +77,15 @@ def indexed() -> Image.Image:
     ids=lambda value: value.mode if isinstance(value, Image.Image) else value if isinstance(value, str) else "",
 )
 def test_images_are_read_as_people_see_them(
-    tmp_path: Path, suffix: str, picture: Image.Image | None, expected: np.ndarray | None
+    tmp_path: Path, suffix: str, image: Image.Image | None, expected: np.ndarray | None
 ) -> None:
-    path = tmp_path / f"picture{suffix}"
-    if picture is None or expected is None:  # lossy: near is enough
+    path = tmp_path / f"image{suffix}"
+    if image is None or expected is None:  # lossy: near is enough
         smooth = Image.fromarray(COLOR).resize((60, 40), Image.Resampling.BICUBIC)
         smooth.save(path, quality=95)
         assert np.abs(read_image(path).astype(int) - np.asarray(smooth)).mean() < 6
         return
-    picture.save(path)
+    image.save(path)
     image = read_image(str(path))
     assert image.dtype == np.uint8
     assert image.flags.writeable
@@ -126,9 +126,9 @@ def test_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
 
 
 def test_half_transparent_pixels_are_laid_over_white_in_images_and_over_black_in_masks() -> None:
-    picture = Image.new("RGBA", (2, 2), (255, 0, 0, 128))
-    assert read_image(picture)[0, 0].tolist() == [255, 127, 127]
-    assert read_colors(picture)[0, 0].tolist() == [128, 0, 0]
+    image = Image.new("RGBA", (2, 2), (255, 0, 0, 128))
+    assert read_image(image)[0, 0].tolist() == [255, 127, 127]
+    assert read_colors(image)[0, 0].tolist() == [128, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -148,13 +148,13 @@ def test_half_transparent_pixels_are_laid_over_white_in_images_and_over_black_in
         (np.zeros((0, 6), np.uint8), "no pixels"),
         (np.zeros((4, 0, 4), np.uint8), "no pixels"),
         (np.broadcast_to(np.zeros(3, np.uint8), (10_001, 10_000, 3)), "at most 100 megapixels, got 100"),
-        (7, "a path, a PIL image or an array, got int"),
+        (7, "a path, the bytes of a file, a PIL image, an array or a tensor, got int"),
         (None, "got NoneType"),
     ],
 )
 def test_arrays_as_images(array: np.ndarray, expected: np.ndarray | str) -> None:
     if isinstance(expected, str):
-        with pytest.raises(ValueError, match=expected):
+        with pytest.raises((ValueError, TypeError), match=expected):
             read_image(array)
     else:
         np.testing.assert_array_equal(read_image(array), expected)
@@ -197,9 +197,9 @@ def huge(width: int, height: int) -> bytes:
 def test_bad_files_are_refused_with_their_name(
     tmp_path: Path, read: Callable[[Path], object], content: bytes, expected: str
 ) -> None:
-    path = tmp_path / "picture of a cow.png"
+    path = tmp_path / "image of a cow.png"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"picture of a cow.png: .*({expected})") as caught:
+    with pytest.raises(ValueError, match=f"image of a cow.png: .*({expected})") as caught:
         read(path)
     assert "\n" not in str(caught.value)
 
@@ -260,7 +260,7 @@ def test_pillow_s_bomb_warning_does_not_escape_and_its_error_is_a_sentence(
 
 
 def test_reading_in_threads_leaves_the_filters_of_warnings_alone(tmp_path: Path) -> None:
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     scene(RED).save(path)
     before = list(warnings.filters)
     threads = [threading.Thread(target=lambda: [read_image(path) for _ in range(20)]) for _ in range(8)]
@@ -271,7 +271,7 @@ def test_reading_in_threads_leaves_the_filters_of_warnings_alone(tmp_path: Path)
     assert warnings.filters == before
 
 
-def test_floating_point_and_out_of_range_pictures_are_refused(tmp_path: Path) -> None:
+def test_floating_point_and_out_of_range_images_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "depth.tif"
     Image.fromarray(GREY.astype(np.float32)).save(path)
     for read in (read_image, read_mask):
@@ -308,7 +308,7 @@ def with_values(*values: int, dtype: type = np.uint8) -> np.ndarray:
         (tuple(range(256)), tuple(range(256))),
     ],
 )
-def test_grey_pictures(tmp_path: Path, values: tuple[int, ...], expected: tuple[int, ...]) -> None:
+def test_grey_images(tmp_path: Path, values: tuple[int, ...], expected: tuple[int, ...]) -> None:
     path = tmp_path / "mask.png"
     for dtype in (np.uint8, np.uint16, np.int32):
         name = path if dtype != np.int32 else path.with_suffix(".tif")
@@ -321,12 +321,12 @@ def test_grey_pictures(tmp_path: Path, values: tuple[int, ...], expected: tuple[
 
 def test_white_beside_mid_grey_is_ignored_but_not_in_silence() -> None:
     """{0, 128, 255} may be one object with ignored pixels, or two objects: read by the rule, with a warning."""
-    picture = Image.fromarray(with_values(0, 128, 255))
+    image = Image.fromarray(with_values(0, 128, 255))
     with pytest.warns(
         MaskWarning, match=r"255 \(33.3% of the pixels\) is read as ignored; if white is an object, save"
     ):
-        np.testing.assert_array_equal(read_mask(picture).ids, with_values(0, 128, 255))
-    np.testing.assert_array_equal(read_mask(picture.convert("RGB")).ids, with_values(0, 1, 2))
+        np.testing.assert_array_equal(read_mask(image).ids, with_values(0, 128, 255))
+    np.testing.assert_array_equal(read_mask(image.convert("RGB")).ids, with_values(0, 1, 2))
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_arrays_as_masks(array: np.ndarray, expected: np.ndarray | str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "expected"),
+    ("image", "expected"),
     [
         (Image.fromarray(with_values(0, 65535, dtype=np.uint16)), with_values(0, 1)),
         (Image.fromarray(with_values(0, 300, dtype=np.uint16)), r"got 0..300; number the objects anew"),
@@ -374,12 +374,12 @@ def test_arrays_as_masks(array: np.ndarray, expected: np.ndarray | str) -> None:
         (Image.new("RGB", (1, 1), RED), np.ones((1, 1))),
     ],
 )
-def test_other_pictures_as_masks(picture: Image.Image, expected: np.ndarray | str) -> None:
+def test_other_images_as_masks(image: Image.Image, expected: np.ndarray | str) -> None:
     if isinstance(expected, str):
         with pytest.raises(ValueError, match=expected):
-            read_mask(picture)
+            read_mask(image)
     else:
-        np.testing.assert_array_equal(read_mask(picture).ids, expected)
+        np.testing.assert_array_equal(read_mask(image).ids, expected)
 
 
 def test_indices_are_ids_and_the_palette_is_kept(tmp_path: Path) -> None:
@@ -389,14 +389,14 @@ def test_indices_are_ids_and_the_palette_is_kept(tmp_path: Path) -> None:
     file = read_mask(tmp_path / "mask.png")
     np.testing.assert_array_equal(file.ids, ids)
     np.testing.assert_array_equal(file.colors, colors)
-    ids[0, 0] = 9  # the picture's memory is not shared
+    ids[0, 0] = 9  # the image's memory is not shared
 
 
 def test_a_short_palette_and_transparent_indices(tmp_path: Path) -> None:
-    picture = Image.fromarray(IDS)
-    picture.putpalette([0, 0, 0, *RED, *GREEN, *BLUE, *WHITE], "RGB")
+    image = Image.fromarray(IDS)
+    image.putpalette([0, 0, 0, *RED, *GREEN, *BLUE, *WHITE], "RGB")
     for transparency, gone in ((3, [3]), (b"\xff\x00\xff\x00", [1, 3])):
-        picture.save(tmp_path / "mask.png", transparency=transparency)
+        image.save(tmp_path / "mask.png", transparency=transparency)
         file = read_mask(tmp_path / "mask.png")
         np.testing.assert_array_equal(file.ids, np.where(np.isin(IDS, gone), 0, IDS))
         assert file.colors is not None
@@ -404,10 +404,10 @@ def test_a_short_palette_and_transparent_indices(tmp_path: Path) -> None:
 
 
 def test_an_indexed_file_whose_black_is_not_index_0_warns() -> None:
-    picture = Image.fromarray(with_values(0, 1))
-    picture.putpalette([*WHITE, 0, 0, 0], "RGB")
+    image = Image.fromarray(with_values(0, 1))
+    image.putpalette([*WHITE, 0, 0, 0], "RGB")
     with pytest.warns(MaskWarning, match="index 0 is read as background, but index 1 is the black one"):
-        np.testing.assert_array_equal(read_mask(picture).ids, with_values(0, 1))
+        np.testing.assert_array_equal(read_mask(image).ids, with_values(0, 1))
 
 
 def test_colours_are_counted_in_ascending_order(tmp_path: Path) -> None:
@@ -457,25 +457,25 @@ CLEAN = {
 
 @pytest.mark.parametrize("name", CLEAN)
 def test_clean_masks_are_exact_whatever_their_shapes(name: str) -> None:
-    picture = Image.new("RGB", (160, 120))
-    CLEAN[name](ImageDraw.Draw(picture))
-    colors = len(picture.getcolors())
-    assert ids_of(picture) == colors
+    image = Image.new("RGB", (160, 120))
+    CLEAN[name](ImageDraw.Draw(image))
+    colors = len(image.getcolors())
+    assert ids_of(image) == colors
 
 
 def test_many_clean_instances_of_random_colours_stay_apart() -> None:
     generator = np.random.default_rng(0)
-    picture = Image.new("RGB", (200, 200))
+    image = Image.new("RGB", (200, 200))
     for _ in range(120):
         x, y = generator.integers(0, 195, 2)
         width, height = generator.integers(1, 14, 2)
         color = tuple(generator.integers(1, 256, 3).tolist())
-        ImageDraw.Draw(picture).rectangle([x, y, x + width, y + height], fill=color)
-    assert ids_of(picture) == len(picture.getcolors(1000))
+        ImageDraw.Draw(image).rectangle([x, y, x + width, y + height], fill=color)
+    assert ids_of(image) == len(image.getcolors(1000))
 
 
 @pytest.mark.parametrize(
-    ("picture", "main"),
+    ("image", "main"),
     [
         (smoothed(WHITE, size=(640, 480)), [WHITE]),
         (smoothed((128, 128, 128), WHITE, size=(640, 480)), [(128, 128, 128), WHITE]),
@@ -487,10 +487,10 @@ def test_many_clean_instances_of_random_colours_stay_apart() -> None:
         (smoothed(RED, WHITE, size=(320, 240)).resize((1280, 960), Image.Resampling.NEAREST), [RED, WHITE]),
     ],
 )
-def test_few_stray_colours_snap_with_one_line(picture: Image.Image, main: list[tuple[int, ...]]) -> None:
-    rgb = np.asarray(picture.convert("RGB")).astype(int)
+def test_few_stray_colours_snap_with_one_line(image: Image.Image, main: list[tuple[int, ...]]) -> None:
+    rgb = np.asarray(image.convert("RGB")).astype(int)
     with pytest.warns(MaskWarning, match=r"stray colours on \d\.\d\d% of the pixels snapped") as caught:
-        file = read_mask(picture)
+        file = read_mask(image)
     assert len(caught) == 1
     assert "\n" not in str(caught[0].message)
     assert caught[0].filename == __file__
@@ -501,10 +501,10 @@ def test_few_stray_colours_snap_with_one_line(picture: Image.Image, main: list[t
 
 
 def strokes() -> Image.Image:
-    picture = Image.new("RGB", (640 * 4, 480 * 4))
+    image = Image.new("RGB", (640 * 4, 480 * 4))
     for i, color in enumerate((RED, GREEN, BLUE)):
-        ImageDraw.Draw(picture).line([(40, 300 + 400 * i), (2500, 500 + 450 * i)], fill=color, width=6)
-    return picture.resize((640, 480), Image.Resampling.BOX)
+        ImageDraw.Draw(image).line([(40, 300 + 400 * i), (2500, 500 + 450 * i)], fill=color, width=6)
+    return image.resize((640, 480), Image.Resampling.BOX)
 
 
 def test_thin_smoothed_strokes_keep_their_colours() -> None:
@@ -514,7 +514,7 @@ def test_thin_smoothed_strokes_keep_their_colours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "ids"),
+    ("image", "ids"),
     [
         (smoothed(*([RED, GREEN, BLUE] * 8), size=(480, 60)), 3),
         (scene(WHITE).resize((80, 60), Image.Resampling.LANCZOS), 1),
@@ -526,12 +526,12 @@ def test_thin_smoothed_strokes_keep_their_colours() -> None:
         (compressed(scene(RED, GREEN)).copy(), 2),  # its format is forgotten
     ],
 )
-def test_many_stray_colours_are_refused_unless_snapped(picture: Image.Image, ids: int) -> None:
+def test_many_stray_colours_are_refused_unless_snapped(image: Image.Image, ids: int) -> None:
     with pytest.raises(
         ValueError, match=r"got \d+ stray colours on \d+\.\d% of the pixels .*--snap-colors \(snap=True in Python\)"
     ):
-        read_mask(picture)
-    assert len(np.unique(read_mask(picture, snap=True).ids)) == ids + 1
+        read_mask(image)
+    assert len(np.unique(read_mask(image, snap=True).ids)) == ids + 1
 
 
 def test_a_photograph_is_no_mask(shared: Path) -> None:
@@ -642,7 +642,7 @@ def test_images_and_grey_values_are_written(tmp_path: Path) -> None:
     write_image(tmp_path / "image.png", COLOR)
     np.testing.assert_array_equal(read_image(tmp_path / "image.png"), COLOR)
     write_image(tmp_path / "image.jpg", np.asarray(scene(RED)))
-    with Image.open(tmp_path / "image.jpg") as picture:
-        assert picture.format == "JPEG"
+    with Image.open(tmp_path / "image.jpg") as image:
+        assert image.format == "JPEG"
     grey = encode_gray(np.array([[0, 0.5, 1.0]], np.float32), name="grey.png")
     assert np.asarray(Image.open(io.BytesIO(grey))).tolist() == [[0, 128, 255]]

@@ -38,7 +38,7 @@ def readable(path: Path, **options: Any) -> tuple[list[Frame], tuple[str, ...]]:
 
 
 def corners() -> Pixels:
-    """A picture that looks different however it is turned or mirrored."""
+    """An image that looks different however it is turned or mirrored."""
     image = np.full((32, 48, 3), 30, np.uint8)
     image[:16, :24] = 230
     image[:16, 24:] = 150
@@ -61,7 +61,7 @@ def test_a_video_is_read_frame_by_frame(tmp_path: Path) -> None:
     assert all(frame.image.dtype == np.uint8 and frame.image.shape == (32, 48, 3) for frame in got)
 
 
-def test_pixels_of_a_lossless_video_are_those_of_its_pictures(tmp_path: Path) -> None:
+def test_pixels_of_a_lossless_video_are_those_of_its_images(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (3, 31, 45, 3), np.uint8)
     path = write_video(tmp_path / "clip.mkv", list(noise), codec="ffv1", pixels="bgr0")
     got, problems = readable(path)
@@ -177,7 +177,7 @@ def test_an_animation_is_read(tmp_path: Path, suffix: str, options: dict[str, An
     assert [frame.seconds for frame in got] == pytest.approx([0, 0.1, 0.3, 0.35])
 
 
-def test_a_still_picture_is_one_frame(tmp_path: Path) -> None:
+def test_a_still_image_is_one_frame(tmp_path: Path) -> None:
     Image.fromarray(corners()).save(tmp_path / "still.png")
     (frame,), problems = readable(tmp_path / "still.png")
     assert np.array_equal(frame.image, corners())
@@ -275,7 +275,7 @@ def test_a_whole_video_with_longer_sound_has_no_problem(tmp_path: Path) -> None:
     assert readable(path)[1] == ()
 
 
-def test_a_broken_picture_costs_one_frame(tmp_path: Path) -> None:
+def test_a_broken_image_costs_one_frame(tmp_path: Path) -> None:
     folder = write_frames(tmp_path / "in", grey_levels(5))
     (folder / "0.png").write_text("none")
     (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:40])
@@ -309,11 +309,11 @@ def test_an_animation_that_was_cut_off_gives_its_beginning(tmp_path: Path) -> No
     [
         (
             lambda path: path.write_bytes(b"no video at all" * 99),
-            "expected a video, a folder of pictures or an animated",
+            "expected a video, a folder of images or an animated",
         ),
         (lambda path: path.touch(), "expected a video, got an empty file"),
         (write_sound, "expected a video stream, found only audio"),
-        (lambda path: path.mkdir(), "expected a folder with pictures in it, found none$"),
+        (lambda path: path.mkdir(), "expected a folder with images in it, found none$"),
         (lambda path: write_frames(path / "frames", grey_levels(1)), "found none; is .*frames meant"),
     ],
 )
@@ -340,7 +340,7 @@ def test_frames_that_share_a_name_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(48, 32), (47, 33), (1, 1)])
-def test_a_movie_shows_the_pictures_at_their_times(tmp_path: Path, width: int, height: int) -> None:
+def test_a_movie_shows_the_images_at_their_times(tmp_path: Path, width: int, height: int) -> None:
     times = [2, 2.1, 2.5, 2.6, 3.6]
     images = grey_levels(5, width=width, height=height)
     with movie(tmp_path / "out.mp4", (height, width), rate=Fraction(10)) as made:
@@ -425,8 +425,8 @@ def test_a_contact_sheet_shows_frames_evenly(tmp_path: Path, count: int) -> None
         sheet.add(str(number), draw)
         assert len(sheet._kept) < 2 * MOST_CELLS
     sheet.write(tmp_path / "sheet.jpg")
-    with Image.open(tmp_path / "sheet.jpg") as picture:
+    with Image.open(tmp_path / "sheet.jpg") as image:
         cells = min(count, MOST_CELLS)
-        assert picture.size == (8 + min(4, cells) * 48, 8 + -(-cells // 4) * 48)
+        assert image.size == (8 + min(4, cells) * 48, 8 + -(-cells // 4) * 48)
     assert len(drawn) <= 12 * (1 + int(np.log2(max(count, 12) / 12)) + 1)
     assert drawn[0] == 0

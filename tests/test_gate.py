@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
-from bright import PALETTE, Bright, picture, run_job
+from bright import PALETTE, Bright, image_file, run_job
 from commands import Done, runner
 from labels import hard_masks, results, write_json
 
@@ -164,7 +164,7 @@ def test_numbers_of_tasks_that_are_paths(tmp_path: Path, run: Callable[..., Done
 def test_masks_of_a_report_that_lead_out(tmp_path: Path, run: Callable[..., Done], mask: str) -> None:
     out = tmp_path / "out"
     for name in ("a.png", "b.png"):
-        picture(tmp_path / "in" / name, bright=3)
+        image_file(tmp_path / "in" / name, bright=3)
     run_job(Bright(), [tmp_path / "in"], out)
     write_mask(tmp_path / "m.png", np.ones((4, 5), np.uint8), PALETTE.table)
     lines = (out / REPORT_NAME).read_bytes().split(b"\n")
@@ -187,8 +187,8 @@ def test_an_output_folder_of_a_job_with_a_link_in_it(tmp_path: Path) -> None:
     victim.mkdir()
     out.mkdir()
     (out / "sub").symlink_to(victim)
-    picture(photos / "a.png")
-    picture(photos / "sub" / "a.png")
+    image_file(photos / "a.png")
+    image_file(photos / "sub" / "a.png")
     report = run_job(Bright(), [photos], out)
     assert (report.done, report.failed) == (1, 1)
     assert "a link to" in str(next(report.failures).error)

@@ -291,7 +291,7 @@ def test_a_segmenter_proposes_masks_of_everything() -> None:
 def test_what_cannot_be_asked_is_refused_in_a_sentence() -> None:
     segmenter = made()
     context = segmenter.prepare(prompt((1, 2)))
-    with pytest.raises(ValueError, match=r"within the picture, 40 x 24 \(width x height\), got a point \(40, 3\)"):
+    with pytest.raises(ValueError, match=r"within the image, 40 x 24 \(width x height\), got a point \(40, 3\)"):
         segmenter.segment(image(), context, hints=Hints(points=[(40, 3, 1)]))
     with pytest.raises(ValueError, match=r"ids of the context, 1, 2, or 0 .*got 3, 9"):
         segmenter.segment(image(), context, hints=Hints(points=[(4, 3, 9), (5, 3, 3)]))

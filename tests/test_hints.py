@@ -1,4 +1,4 @@
-"""Hints: what users may say of a picture, what is refused, files, and which patches of the mask they reveal."""
+"""Hints: what users may say of an image, what is refused, files, and which patches of the mask they reveal."""
 
 from __future__ import annotations
 
@@ -109,12 +109,12 @@ def test_what_cannot_be_a_hint_is_refused_in_a_sentence(given: dict[str, object]
         (Hints(scribbles=scribbled((64, 48), {(0, 0): 1})), "got 48 x 64"),
     ],
 )
-def test_hints_outside_of_the_picture_are_refused(hints: Hints, got: str) -> None:
+def test_hints_outside_of_the_image_are_refused(hints: Hints, got: str) -> None:
     with pytest.raises(ValueError, match=rf"64 x 48 \(width x height\), got {got}|{got}"):
         hints.check((48, 64))
 
 
-def test_edges_may_run_along_the_pictures_own() -> None:
+def test_edges_may_run_along_the_images_own() -> None:
     Hints(boxes=[(0, 0, 64, 48, 1)], polygons=[([(0, 0), (64, 0), (64, 48)], 1)], points=[(63.9, 47.9, 1)]).check(
         (48, 64)
     )
@@ -144,7 +144,7 @@ def test_hints_can_be_written_by_hand(tmp_path: Path) -> None:
     assert hints.boxes == ((20, 30, 200, 180, 1),)
 
 
-def test_hints_of_several_pictures_share_a_file(tmp_path: Path) -> None:
+def test_hints_of_several_images_share_a_file(tmp_path: Path) -> None:
     save_many(tmp_path / "hints.json", {"a/b.jpg": Hints(points=[(1, 2, 1)]), "c.jpg": Hints(points=[(3, 4, 0)])})
     both = load_many(tmp_path / "hints.json")
     assert {name: hints.points for name, hints in both.items()} == {"a/b.jpg": ((1, 2, 1),), "c.jpg": ((3, 4, 0),)}
@@ -171,11 +171,11 @@ def test_a_file_that_holds_no_hints_is_refused_by_its_name(tmp_path: Path, conte
         Hints.load(tmp_path / "hints.json")
 
 
-def test_files_that_are_missing_or_of_one_picture_are_told_apart(tmp_path: Path) -> None:
+def test_files_that_are_missing_or_of_one_image_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected a file of hints"):
         Hints.load(tmp_path / "none.json")
     (tmp_path / "one.json").write_text(json.dumps({"points": [[1, 2, 1]]}))
-    with pytest.raises(ValueError, match="by the names of pictures"):
+    with pytest.raises(ValueError, match="by the names of images"):
         load_many(tmp_path / "one.json")
     (tmp_path / "bad.json").write_text(json.dumps({"a.jpg": {"points": [[1, 2, 999]]}}))
     with pytest.raises(ValueError, match=r"bad\.json, a\.jpg: .*0\.\.254"):
@@ -201,7 +201,7 @@ def test_hints_on_the_border_reveal_the_patches_at_the_border(size: tuple[int, i
         assert rows == {(0, 0), (0, 7), (7, 0), (7, 7)}
 
 
-def test_a_patch_is_told_by_its_own_pixels_whatever_the_pictures_shape() -> None:
+def test_a_patch_is_told_by_its_own_pixels_whatever_the_images_shape() -> None:
     size = (123, 311)
     for y, x in [(0, 0), (61, 200), (122, 310), (37, 5)]:
         row, column = patch_of(x, y, size, 20)
@@ -302,8 +302,8 @@ def test_hints_inside_a_window_are_those_that_it_shows() -> None:
     }
 
 
-def test_hints_that_do_not_fit_the_picture_reveal_nothing_but_an_error() -> None:
-    with pytest.raises(ValueError, match="within the picture, 64 x 64"):
+def test_hints_that_do_not_fit_the_image_reveal_nothing_but_an_error() -> None:
+    with pytest.raises(ValueError, match="within the image, 64 x 64"):
         reveal(Hints(points=[(64, 0, 1)]), (64, 64), 8, [1])
 
 

@@ -46,13 +46,13 @@ def iou(found: np.ndarray, truth: np.ndarray) -> float:
 
 
 def test_mark_finds_a_thing_by_a_point_and_says_what_the_mask_is_good_for(incontext: Run, tmp_path: Path) -> None:
-    picture, mask = saved(tmp_path / "disc.png"), tmp_path / "made" / "mask.png"
+    image, mask = saved(tmp_path / "disc.png"), tmp_path / "made" / "mask.png"
     done = incontext(
-        "mark", picture, "--point", "48,48", "--not", "120,20", "-o", mask,
+        "mark", image, "--point", "48,48", "--not", "120,20", "-o", mask,
         "--save-hints", tmp_path / "said.json", "--overlay", tmp_path / "over.jpg",
     )  # fmt: skip
     assert done.status == 0, done.err
-    assert f"--prompt {picture} {mask}" in done.out
+    assert f"--prompt {image} {mask}" in done.out
     found = read_mask(mask).ids
     assert found.shape == (96, 144)
     assert set(np.unique(found)) == {0, 1}
@@ -61,19 +61,19 @@ def test_mark_finds_a_thing_by_a_point_and_says_what_the_mask_is_good_for(incont
     assert Hints.load(tmp_path / "said.json").points == ((48, 48, 1), (120, 20, 0))
     with Image.open(tmp_path / "over.jpg") as over:
         assert over.size == (144, 96)
-    done = incontext("mark", picture, "--hints", tmp_path / "said.json", "-o", tmp_path / "again.png")
+    done = incontext("mark", image, "--hints", tmp_path / "said.json", "-o", tmp_path / "again.png")
     assert done.status == 0, done.err
     np.testing.assert_array_equal(read_mask(tmp_path / "again.png").ids, found)
     done = incontext(
-        "segment", saved(tmp_path / "more" / "other.png", 90), "--prompt", picture, mask, "-o", tmp_path / "o"
+        "segment", saved(tmp_path / "more" / "other.png", 90), "--prompt", image, mask, "-o", tmp_path / "o"
     )
     assert done.status == 0, done.err
     assert iou(read_mask(tmp_path / "o" / "other.png").ids == 1, scene(90)[1]) > 0.4
 
 
 def test_mark_takes_a_box_and_ids(incontext: Run, tmp_path: Path) -> None:
-    picture = saved(tmp_path / "disc.png")
-    done = incontext("mark", picture, "--box", "24,24,72,72,5", "-o", tmp_path / "mask.png")
+    image = saved(tmp_path / "disc.png")
+    done = incontext("mark", image, "--box", "24,24,72,72,5", "-o", tmp_path / "mask.png")
     assert done.status == 0, done.err
     found = read_mask(tmp_path / "mask.png").ids
     assert set(np.unique(found)) == {0, 5}
@@ -83,13 +83,13 @@ def test_mark_takes_a_box_and_ids(incontext: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ((), "expected something said of the picture, got nothing"),
+        ((), "expected something said of the image, got nothing"),
         (("--point", "10"), "expected --point as X,Y or X,Y,ID, got '10'"),
         (("--point", "a,b"), "expected --point as numbers"),
         (("--point", "1,2,1.5"), "whole number as its id"),
         (("--not", "1,2,3"), "expected --not as X,Y"),
         (("--box", "1,2,3"), "expected --box as LEFT,TOP,RIGHT,BOTTOM"),
-        (("--point", "144,2"), r"within the picture, 144 x 96 (width x height), got a point (144, 2)"),
+        (("--point", "144,2"), r"within the image, 144 x 96 (width x height), got a point (144, 2)"),
         (("--point", "1,2,255"), "255, which says nothing"),
         (("--not", "1,2"), "that point at something"),
         (("--hints", "none.json"), "expected a file of hints"),
@@ -105,13 +105,13 @@ def test_mark_refuses_in_a_sentence(incontext: Run, tmp_path: Path, given: tuple
 
 def test_propose_writes_masks_of_everything(incontext: Run, tmp_path: Path) -> None:
     saved(tmp_path / "in" / "a" / "disc.png")
-    (tmp_path / "in" / "bad.png").write_text("no picture")
+    (tmp_path / "in" / "bad.png").write_text("no image")
     done = incontext(
         "propose", tmp_path / "in", "-o", tmp_path / "out", "--points-per-side", "4", "--overlay",
         "--pred-iou-thresh", "0.3", "--stability-score-thresh", "0.2",
     )  # fmt: skip
     assert done.status == 1, done.err
-    assert "1 of 2 pictures" in done.out
+    assert "1 of 2 images" in done.out
     assert "Skipped: " in done.err
     assert "bad.png" in done.err
     found = Proposals.load(tmp_path / "out" / "a" / "disc.json")
@@ -126,7 +126,7 @@ def test_propose_writes_masks_of_everything(incontext: Run, tmp_path: Path) -> N
     assert done.status == 2
 
 
-def test_segment_takes_hints_on_some_pictures_or_on_all_without_an_example(incontext: Run, tmp_path: Path) -> None:
+def test_segment_takes_hints_on_some_images_or_on_all_without_an_example(incontext: Run, tmp_path: Path) -> None:
     for name, column in (("a", 40), ("sub/b", 100)):
         saved(tmp_path / "in" / f"{name}.png", column)
     example, mask = saved(tmp_path / "example.png", 70), tmp_path / "example_mask.png"
@@ -178,11 +178,11 @@ def test_segment_refuses_hints_that_do_not_go_with_the_job(incontext: Run, tmp_p
     assert "expected hints for every image where there is no example, got none for b.png" in told
     status, told = said({"a.png": Hints(points=[(1, 1, 1)])}, *example, "--watch")
     assert status == 2
-    assert "expected --hints for pictures that are there" in told
+    assert "expected --hints for images that are there" in told
     status, told = said({"a.png": Hints(points=[(500, 1, 1)])}, *example)  # which only its size says
     assert status == 1
     assert "Skipped: " in told
-    assert "within the picture, 144 x 96" in told
+    assert "within the image, 144 x 96" in told
 
 
 def test_track_follows_what_hints_point_at_and_is_corrected_by_them(incontext: Run, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_track_follows_what_hints_point_at_and_is_corrected_by_them(incontext: R
     assert "another job's results" in done.err
     for wrong, sentence in (
         ({"9": Hints(points=[(4, 4, 1)]), "0": hints["0"]}, "hints of frame 9 were of no use"),
-        ({"0": Hints(points=[(444, 4, 1)])}, "frame 0: expected hints within the picture"),
+        ({"0": Hints(points=[(444, 4, 1)])}, "frame 0: expected hints within the image"),
         ({"2": Hints(points=[(4, 4, 1)])}, "expected something to follow"),
         ({"first": Hints(points=[(4, 4, 1)])}, "expected hints by the numbers of frames"),
     ):

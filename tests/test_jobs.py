@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bright import PALETTE, PROMPT, Bright, files, picture, run_job
+from bright import PALETTE, PROMPT, Bright, files, image_file, run_job
 from killing import contents
 from PIL import Image
 from waiting import PATIENCE, wait_until
@@ -38,6 +38,7 @@ from incontext.folder import (
     work,
 )
 from incontext.folder.labelled import open_job
+from incontext.folder.overlays import OverlayWarning
 from incontext.images.masks import read_mask
 from incontext.images.write import HALF_WRITTEN, write_image
 from incontext.types import Prompt, Segmentation
@@ -48,11 +49,11 @@ class StoppedError(Exception):
 
 
 def folder(tmp_path: Path, count: int = 12) -> Path:
-    """Pictures of which each is different, and one that is broken."""
+    """Images of which each is different, and one that is broken."""
     root = tmp_path / "in"
     for number in range(count):
-        picture(root / f"{number:02}.png", bright=number % 12, width=12 + number)
-    (root / "05b.jpg").write_bytes(b"no picture")
+        image_file(root / f"{number:02}.png", bright=number % 12, width=12 + number)
+    (root / "05b.jpg").write_bytes(b"no image")
     return root
 
 
@@ -123,11 +124,11 @@ def test_nothing_is_done_twice(tmp_path: Path) -> None:
 def test_what_changed_is_done_again(tmp_path: Path) -> None:
     root, out = folder(tmp_path), tmp_path / "out"
     run_job(Bright(), [root], out)
-    picture(root / "00.png", bright=5)  # another picture
+    image_file(root / "00.png", bright=5)  # another image
     (out / "01.png").unlink()  # a mask that was thrown away
     (out / "02.png").write_bytes(b"")  # and one that a power cut left empty
-    picture(root / "05b.jpg", bright=2)  # mended
-    picture(root / "99.png", bright=1)  # new
+    image_file(root / "05b.jpg", bright=2)  # mended
+    image_file(root / "99.png", bright=1)  # new
     told: list[FileReport] = []
     report = run_job(Bright(), [root], out, on_file=told.append)
     assert [Path(file.query).name for file in told] == ["00.png", "01.png", "02.png", "05b.jpg", "99.png"]
@@ -136,7 +137,7 @@ def test_what_changed_is_done_again(tmp_path: Path) -> None:
     assert [Path(file.query).name for file in report.files] == sorted(path.name for path in root.iterdir())
 
 
-def test_a_picture_that_is_gone_is_not_in_the_report(tmp_path: Path) -> None:
+def test_a_image_that_is_gone_is_not_in_the_report(tmp_path: Path) -> None:
     root, out = folder(tmp_path), tmp_path / "out"
     run_job(Bright(), [root], out)
     (root / "03.png").unlink()
@@ -150,7 +151,11 @@ def test_a_picture_that_is_gone_is_not_in_the_report(tmp_path: Path) -> None:
     [
         ({"side": 160}, {"side": 224}, "side was 160, now 224"),
         ({}, {"task": "semantic"}, "task was instance, now semantic"),
-        ({}, {"ensemble": "spatial", "overlay": True}, "ensemble was auto, now spatial, overlay was false, now true"),
+        (
+            {},
+            {"ensemble": "spatial", "confidence": True},
+            "ensemble was auto, now spatial, confidence was false, now true",
+        ),
         ({"confidence": True}, {}, "confidence was true, now false"),
         (
             {},
@@ -367,7 +372,7 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
 
 def test_what_a_killed_run_had_half_written_is_swept(tmp_path: Path) -> None:
     root, out = folder(tmp_path, 4), tmp_path / "out"
-    picture(root / "sub" / "a.png")
+    image_file(root / "sub" / "a.png")
     (out / "sub").mkdir(parents=True)
     half = f".{'0a' * 16}.part"
     for name in (half, f"sub/{half}", "mine.part", ".part"):
@@ -421,10 +426,10 @@ def test_a_job_that_is_killed_again_and_again_loses_nothing(tmp_path: Path, monk
 # ------------------------------------------------------------------------------------------- the report
 
 
-def test_a_run_holds_few_reports_however_many_pictures_there_are(tmp_path: Path) -> None:
+def test_a_run_holds_few_reports_however_many_images_there_are(tmp_path: Path) -> None:
     root = tmp_path / "in"
     root.mkdir()
-    first = picture(root / "0.png").read_bytes()
+    first = image_file(root / "0.png").read_bytes()
     for number in range(1, 400):
         (root / f"{number}.png").write_bytes(first)
     most, told = 0, 0
@@ -573,10 +578,10 @@ def ticking(steps: list[Any], job: Any) -> Iterator[Any]:
         yield from arrivals(job)
 
 
-def test_pictures_are_segmented_as_they_arrive(tmp_path: Path) -> None:
+def test_images_are_segmented_as_they_arrive(tmp_path: Path) -> None:
     root, out = tmp_path / "in", tmp_path / "in" / "out"
-    picture(root / "a.png", bright=2)
-    whole = picture(tmp_path / "whole.png", bright=4).read_bytes()
+    image_file(root / "a.png", bright=2)
+    whole = image_file(tmp_path / "whole.png", bright=4).read_bytes()
     growing = root / "sub" / "b.png"
     growing.parent.mkdir()
     looked: list[list[str]] = []
@@ -591,13 +596,13 @@ def test_pictures_are_segmented_as_they_arrive(tmp_path: Path) -> None:
         lambda: growing.write_bytes(whole),  # still growing
         look,
         look,
-        lambda: picture(root / "a.png", bright=7),  # changed
+        lambda: image_file(root / "a.png", bright=7),  # changed
         look,
         look,
-        lambda: (root / "c.jpg").write_bytes(b"no picture"),
+        lambda: (root / "c.jpg").write_bytes(b"no image"),
         look,
         look,
-        lambda: picture(root / "c.jpg", bright=1),  # mended
+        lambda: image_file(root / "c.jpg", bright=1),  # mended
         look,
         look,
     ]
@@ -616,7 +621,7 @@ def test_pictures_are_segmented_as_they_arrive(tmp_path: Path) -> None:
 def test_watching_goes_on_where_it_ended(tmp_path: Path) -> None:
     root, out = folder(tmp_path, 4), tmp_path / "out"
     run_job(Bright(), [root], out)
-    picture(root / "new.png", bright=1)
+    image_file(root / "new.png", bright=1)
     job = plan([root], out, watch=True)
     told: list[FileReport] = []
     steps = [lambda: None] * 3
@@ -624,13 +629,13 @@ def test_watching_goes_on_where_it_ended(tmp_path: Path) -> None:
     assert [Path(file.query).name for file in told] == ["05b.jpg", "new.png"]
 
 
-def test_a_picture_that_arrives_under_a_taken_name_is_reported(tmp_path: Path) -> None:
+def test_a_image_that_arrives_under_a_taken_name_is_reported(tmp_path: Path) -> None:
     root, out = tmp_path / "in", tmp_path / "out"
-    picture(root / "a.png", bright=2)
+    image_file(root / "a.png", bright=2)
     mask = tmp_path / "mask.png"
-    picture(mask)
+    image_file(mask)
     job = plan([root], out, watch=True, prompt_files=[(root / "a.png", mask)])
-    steps = [lambda: None, lambda: picture(root / "a.jpg", bright=5), lambda: None, lambda: None]
+    steps = [lambda: None, lambda: image_file(root / "a.jpg", bright=5), lambda: None, lambda: None]
     report = segment_folder(Bright(), job, PROMPT, arrivals=ticking(steps, job))  # type: ignore[arg-type]
     (failure,) = report.failures
     assert failure.query == str(root / "a.jpg")
@@ -640,34 +645,34 @@ def test_a_picture_that_arrives_under_a_taken_name_is_reported(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("pattern", "names"), [("*.png", ["a.png"]), ("*", ["a.jpg", "a.png"])])
-def test_a_picture_that_arrives_is_not_overwritten(tmp_path: Path, pattern: str, names: list[str]) -> None:
+def test_a_image_that_arrives_is_not_overwritten(tmp_path: Path, pattern: str, names: list[str]) -> None:
     root = tmp_path / "in"
     root.mkdir()
     (tmp_path / "link").symlink_to(root)
 
     def copy() -> None:
         for number, name in enumerate(names):
-            picture(root / name, bright=number)
+            image_file(root / name, bright=number)
 
     job = plan([tmp_path / "link" / pattern], root, watch=True)
     steps = [copy, *[lambda: None] * 3]
     report = segment_folder(Bright(), job, PROMPT, arrivals=ticking(steps, job))  # type: ignore[arg-type]
-    whole = [picture(tmp_path / name, bright=number).read_bytes() for number, name in enumerate(names)]
+    whole = [image_file(tmp_path / name, bright=number).read_bytes() for number, name in enumerate(names)]
     assert [(root / name).read_bytes() for name in names] == whole
     assert [(Path(file.query).name, file.error) for file in report.failures] == [
-        (name, f"{root / 'a.png'}: this result would overwrite a picture") for name in names
+        (name, f"{root / 'a.png'}: this result would overwrite an image") for name in names
     ]
     assert report.done == 0
 
 
-def test_a_result_that_arrives_is_no_picture(tmp_path: Path) -> None:
+def test_a_result_that_arrives_is_no_image(tmp_path: Path) -> None:
     root = tmp_path / "in"
     root.mkdir()
     job = plan([root / "*"], root, watch=True)
     steps = [
-        lambda: picture(root / "a.jpg", bright=2),
+        lambda: image_file(root / "a.jpg", bright=2),
         *[lambda: None] * 3,
-        lambda: picture(root / "a.jpg", bright=5),  # changed
+        lambda: image_file(root / "a.jpg", bright=5),  # changed
         *[lambda: None] * 3,
     ]
     report = segment_folder(Bright(), job, PROMPT, arrivals=ticking(steps, job))  # type: ignore[arg-type]
@@ -677,7 +682,7 @@ def test_a_result_that_arrives_is_no_picture(tmp_path: Path) -> None:
     assert read_mask(root / "a.png").ids[0].tolist() == [3] * 5 + [0] * 7
 
 
-def test_ctrl_c_while_a_picture_is_segmented_ends_a_watch_too(tmp_path: Path) -> None:
+def test_ctrl_c_while_a_image_is_segmented_ends_a_watch_too(tmp_path: Path) -> None:
     root, out = folder(tmp_path, 6), tmp_path / "out"
 
     def interrupt(batch: int) -> None:
@@ -691,7 +696,7 @@ def test_ctrl_c_while_a_picture_is_segmented_ends_a_watch_too(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("told_before", "finished"), [(7, True), (6, False)])
-def test_ctrl_c_right_after_a_picture(tmp_path: Path, told_before: int, finished: bool) -> None:
+def test_ctrl_c_right_after_a_image(tmp_path: Path, told_before: int, finished: bool) -> None:
     """A watch is finished once all that arrived is, whatever its engine still does then."""
     root, out = folder(tmp_path, 6), tmp_path / "out"
     told: list[FileReport] = []
@@ -712,7 +717,7 @@ def test_an_input_must_be_there_and_a_pattern_may_match_later(tmp_path: Path) ->
         plan([tmp_path / "nowhere"], tmp_path / "out", watch=True)
     job = plan([tmp_path / "*.png"], tmp_path / "out", watch=True)
     assert job.queries == ()
-    waiting = ticking([lambda: picture(tmp_path / "a.png"), lambda: None], job)
+    waiting = ticking([lambda: image_file(tmp_path / "a.png"), lambda: None], job)
     assert [query.place.name for query in next(waiting)] == ["a.png"]
     waiting.close()
 
@@ -749,12 +754,12 @@ def test_a_rehearsal_measures_and_writes_nothing(tmp_path: Path, tiny: Any) -> N
     trial = rehearse(tiny, plan([root], out), PROMPT)
     assert (trial.queries, trial.before, len(trial.measured), len(trial.failures)) == (13, 11, 1, 1)
     assert rehearse(tiny, plan([root], out), PROMPT, resume=False).before == 0
-    with pytest.raises(ValueError, match="overlay was false, now true"):
-        rehearse(tiny, plan([root], out, overlay=True), PROMPT)
+    with pytest.raises(ValueError, match="confidence was false, now true"):
+        rehearse(tiny, plan([root], out, confidence=True), PROMPT)
     assert files(tmp_path) == kept
 
 
-def test_a_rehearsal_of_broken_pictures_says_so(tmp_path: Path, tiny: Any) -> None:
+def test_a_rehearsal_of_broken_images_says_so(tmp_path: Path, tiny: Any) -> None:
     for number in range(30):
         (tmp_path / f"{number}.jpg").touch()
     trial = rehearse(tiny, plan([tmp_path], tmp_path / "out"), PROMPT)
@@ -782,11 +787,11 @@ def tiny() -> Any:
 
 @pytest.fixture
 def command(tmp_path: Path, tiny: Any) -> list[str]:
-    """`incontext segment` in a folder with pictures, an example and weights."""
+    """`incontext segment` in a folder with images, an example and weights."""
     from incontext.network.checkpoint import save_model
 
     folder(tmp_path)
-    picture(tmp_path / "example.png", bright=4)
+    image_file(tmp_path / "example.png", bright=4)
     mask = np.zeros((8, 12), np.uint8)
     mask[:, :4] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
@@ -803,7 +808,7 @@ def test_the_command_watches_until_ctrl_c(tmp_path: Path, command: list[str]) ->
     try:
         wait_until(lambda: (out / "11.png").exists() or running.poll() is not None)
         assert running.poll() is None
-        picture(tmp_path / "in" / "late.png", bright=1)
+        image_file(tmp_path / "in" / "late.png", bright=1)
         wait_until((out / "late.png").exists)
         wait_until(lambda: b"late.png" in (out / JOURNAL_NAME).read_bytes())
     finally:
@@ -829,7 +834,7 @@ def test_the_command_rehearses_goes_on_and_refuses(
 
     status, shown, _ = run("--dry-run")
     assert status == 0
-    assert shown.startswith("13 pictures, 0 of them done: 13 to segment.\n")
+    assert shown.startswith("13 images, 0 of them done: 13 to segment.\n")
     assert "Would write out/00.png, out/01.png, ... and out/report.json. Nothing was written." in shown
     assert not (tmp_path / "out").exists()
     status, shown, told = run()
@@ -865,3 +870,23 @@ def test_the_command_says_in_one_sentence_that_the_disk_is_full(
     assert told.startswith("Error: out: no space left on device; stopped, and what was done is kept")
     assert told.count("\n") == 1
     assert threading.active_count() == threads
+
+
+def test_overlays_are_added_to_masks_that_are_there(tmp_path: Path) -> None:
+    root, out = folder(tmp_path), tmp_path / "out"
+    run_job(Bright(), [root], out)
+    masks = {path: path.read_bytes() for path in out.glob("*.png")}
+    first, second = sorted(masks)[:2]
+    first.with_name(f"{first.stem}_overlay.jpg").write_bytes(b"there already")
+    second.write_bytes(b"a broken mask")
+    with pytest.warns(OverlayWarning, match=rf"no overlay of .*{second.stem}.*{second.name}"):
+        report = run_job(Bright(), [root], out, overlay=True)
+    assert (report.done, report.masks) == (len(masks), 0)  # the network saw nothing again
+    drawn = {path.name for path in out.glob("*_overlay.jpg")}
+    assert drawn == {f"{path.stem}_overlay.jpg" for path in masks} - {f"{second.stem}_overlay.jpg"}
+    assert first.with_name(f"{first.stem}_overlay.jpg").read_bytes() == b"there already"
+    whole = run_job(Bright(), [root], tmp_path / "whole", overlay=True)
+    assert whole.masks == len(masks)
+    for path in set(masks) - {first, second}:
+        name = f"{path.stem}_overlay.jpg"
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

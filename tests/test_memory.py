@@ -30,7 +30,7 @@ with torch.inference_mode():
     small = torch.randn(1, 1, 3, 64, 64)
     model(small, small, small[0])  # what libraries set up once
     process = psutil.Process()
-    pictures = torch.randn(1, shots, 3, 256, 256)
+    images = torch.randn(1, shots, 3, 256, 256)
     queries = torch.randn(batch, 3, 256, 256)
     before = process.memory_info().rss
     peak, done = before, threading.Event()
@@ -40,12 +40,12 @@ with torch.inference_mode():
             peak = max(peak, process.memory_info().rss)
     thread = threading.Thread(target=watch)
     thread.start()
-    context = model.prepare(pictures, pictures, chunk=chunk)
+    context = model.prepare(images, images, chunk=chunk)
     model.answer(queries, context, chunk=chunk)
     done.set()
     thread.join()
 weights = sum(p.numel() for p in model.parameters()) * 4
-inputs = (2 * pictures.numel() + queries.numel()) * 4
+inputs = (2 * images.numel() + queries.numel()) * 4
 print(peak - before, weights, inputs)
 """
 MEASURED = ModelConfig(

@@ -1,4 +1,4 @@
-"""Which files are opened at all: the promised kinds of pictures and videos, and nothing that starts or reads others."""
+"""Which files are opened at all: the promised kinds of images and videos, and nothing that starts or reads others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from incontext.annotations import open_labels
-from incontext.annotations.values import picture_size
+from incontext.annotations.values import size_of_image
 from incontext.images.depth import RangeWarning, noted
 from incontext.images.ids import Pixels
 from incontext.images.masks import is_painted, read_mask
@@ -69,12 +69,12 @@ def test_postscript_under_any_name_starts_no_program(tmp_path: Path, name: str, 
         lambda: read_mask(path),
         lambda: read_colors(path),
         lambda: is_painted(path),
-        lambda: picture_size(path),
+        lambda: size_of_image(path),
         lambda: page_count(path),
         lambda: next(iter(open_frames(path))),
     ]
     for way in ways:
-        with pytest.raises(ValueError, match=r"expected a(n image| picture| video)"):
+        with pytest.raises(ValueError, match=r"expected a(n image| image| video)"):
             way()
     assert no_programs == []
 
@@ -179,7 +179,7 @@ def test_a_size_is_turned_once(tmp_path: Path, kind: str, orientation: int) -> N
     expected = (20, 12) if orientation > 4 else (12, 20)
     assert read_image(path).shape[:2] == expected
     assert image_size(path) == expected
-    assert picture_size(path) == expected
+    assert size_of_image(path) == expected
 
 
 # ------------------------------------------------------------------------------------------- animations

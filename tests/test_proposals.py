@@ -22,7 +22,7 @@ from incontext.proposals import (
 )
 
 IMAGE = np.zeros((60, 80, 3), np.uint8)
-THINGS = {  # rows and columns in a picture of 60 x 80 pixels
+THINGS = {  # rows and columns in an image of 60 x 80 pixels
     "left": (slice(10, 50), slice(5, 35)),
     "right": (slice(20, 40), slice(45, 75)),
 }
@@ -75,7 +75,7 @@ def test_everything_is_found_once_the_surest_first() -> None:
     assert len(found.best(1)) == 1
 
 
-def test_answers_are_stretched_over_the_whole_picture() -> None:
+def test_answers_are_stretched_over_the_whole_image() -> None:
     found = propose(Rigged({"left": 0.9, "right": 0.8}, small=5), IMAGE, points_per_side=8)
     assert len(found) == 2
     rows, columns = THINGS["left"]

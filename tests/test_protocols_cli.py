@@ -159,18 +159,18 @@ def test_what_a_benchmark_has_no_use_for_is_refused(
     assert said in done.err
 
 
-def test_a_key_stands_in_place_of_training_images(
+def test_a_prompt_tensor_stands_in_place_of_training_images(
     tmp_path: Path, evaluate: Callable[..., Done], weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = coco_panoptic(tmp_path / "data")
-    key = tmp_path / "key.safetensors"
-    tune = runner(capsys, "tune", str(data / "annotations/panoptic_train2017.json"), "-o", str(key))
+    learned = tmp_path / "learned.safetensors"
+    tune = runner(capsys, "tune", str(data / "annotations/panoptic_train2017.json"), "-o", str(learned))
     assert tune("--weights", weights, "--steps", 2, "--task", "semantic", "--device", "cpu").status == 0
     shutil.rmtree(data / "train2017")
-    done = evaluate("coco-panoptic", data, "-o", tmp_path / "out", "--prompt-tensor", key)
+    done = evaluate("coco-panoptic", data, "-o", tmp_path / "out", "--prompt-tensor", learned)
     assert done.status == 0, done.err
     content = report(tmp_path / "out")
     assert content["figures"][0]["name"] == "PQ, tuned prompt"
     assert "34.4" in done.out
-    refused = evaluate("coco-panoptic", data, "-o", tmp_path / "out", "--prompt-tensor", key, "--shots", 1)
-    assert "expected either --prompt-tensor or --shots" in refused.err
+    refused = evaluate("coco-panoptic", data, "-o", tmp_path / "out", "--prompt-tensor", learned, "--shots", 1)
+    assert "expected --prompt-tensor or --shots, got both" in refused.err

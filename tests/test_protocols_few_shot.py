@@ -33,7 +33,7 @@ from incontext.evaluation.protocols.drawing import draw
 from incontext.evaluation.protocols.few_shot import Lists, few_shot_gallery, few_shot_outcome, run_few_shot
 from incontext.evaluation.protocols.few_shot_data import (
     FewShotData,
-    FoldPictures,
+    FoldImages,
     published_classes,
     published_pairs,
     read_few_shot,
@@ -286,15 +286,15 @@ def test_limits_take_all_classes_and_too_few_images_are_refused(tmp_path: Path) 
 def brute_force(data: FewShotData, lists: Lists, shots: int, answer: Method) -> tuple[float, float]:
     """mIoU and FB-IoU pixel by pixel, as the definition says: summed per class over a fold, then averaged."""
     mious, fbs = [], []
-    pictures = FoldPictures(data)
+    images = FoldImages(data)
     for each in lists[shots]:
         inter: dict[tuple[int, int], int] = defaultdict(int)
         union: dict[tuple[int, int], int] = defaultdict(int)
         for episode in each.episodes:
-            prompts = [pictures.prompt(each, episode.id, name) for name in episode.prompts]
-            (found,) = answer.predict([pictures.image("", episode.query)], prompts)
+            prompts = [images.prompt(each, episode.id, name) for name in episode.prompts]
+            (found,) = answer.predict([images.image("", episode.query)], prompts)
             assert isinstance(found, np.ndarray)
-            truth = pictures.asked(each, episode.id, episode.query)
+            truth = images.asked(each, episode.id, episode.query)
             for f, t in zip(found.ravel().tolist(), truth.ravel().tolist(), strict=True):
                 if t != 255:
                     for side in (0, 1):

@@ -47,7 +47,7 @@ def example(mask: Sequence[int], grey: Sequence[int]) -> Prompt:
     return Prompt(np.repeat(np.array([grey], np.uint8)[..., None], 3, axis=2), np.array([mask], np.uint8))
 
 
-# In a and b, id 1 is 50; c shows another grey beside it; d marks 60, which no other picture marks.
+# In a and b, id 1 is 50; c shows another grey beside it; d marks 60, which no other image marks.
 EXAMPLES = (
     example([1, 1, 0, 0], [50, 50, 10, 10]),
     example([1, 1, 1, 0], [50, 50, 50, 60]),
@@ -72,7 +72,7 @@ def test_scores_are_those_of_leaving_one_out() -> None:
     assert ranking.union[0, 0, 0] == 0  # never on itself
 
 
-def test_a_picture_without_the_thing_counts_what_is_painted_in_it() -> None:
+def test_a_image_without_the_thing_counts_what_is_painted_in_it() -> None:
     nothing, traps = np.full((1, 4, 3), 10, np.uint8), np.full((1, 4, 3), 50, np.uint8)
     assert ranked(empty=[nothing]).score.tolist() == ranked().score.tolist()
     with_traps = ranked(empty=[traps])
@@ -101,7 +101,7 @@ def test_ids_that_an_example_lacks_do_not_count_against_it() -> None:
     # 4 knows id 2 well, and of id 1 it paints the background
     assert ranking.iou[4, 1] == pytest.approx((2 + 1) / (2 + 1 + 1))
     assert ranking.score[4] == pytest.approx((ranking.iou[4, 0] + ranking.iou[4, 1]) / 2)
-    assert np.isnan(ranking.iou[5]).all()  # id 3 is in no other picture, so nobody can tell
+    assert np.isnan(ranking.iou[5]).all()  # id 3 is in no other image, so nobody can tell
     assert np.isnan(ranking.score[5])
     assert ranking.order[-1] == 5
 

@@ -82,29 +82,29 @@ def weights(tmp_path_factory: pytest.TempPathFactory, tiny_config: ModelConfig) 
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Some in a subfolder, one of them broken."""
-    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     (folder / "more").mkdir()
     for number in range(COUNT):
         pixels = random.integers(0, 256, (24, 32, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / ("more" if number % 3 else "") / f"{number:03}.png")
-    (folder / "broken.jpg").write_bytes(b"no picture")
+    (folder / "broken.jpg").write_bytes(b"no image")
     return folder
 
 
 @pytest.fixture(scope="module")
-def prompt(pictures: Path) -> Prompt:
+def prompt(image_files: Path) -> Prompt:
     mask = np.zeros((24, 32), np.uint8)
     mask[6:20, 8:24] = 2
-    return Prompt(np.asarray(Image.open(pictures / "000.png")), mask)
+    return Prompt(np.asarray(Image.open(image_files / "000.png")), mask)
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory, pictures: Path, weights: Path, prompt: Prompt) -> Path:
+def expected(tmp_path_factory: pytest.TempPathFactory, image_files: Path, weights: Path, prompt: Prompt) -> Path:
     """What the local engine writes."""
     out = tmp_path_factory.mktemp("local") / "masks"
-    segment_folder(load(weights, device="cpu"), plan([pictures], out, confidence=True), prompt)
+    segment_folder(load(weights, device="cpu"), plan([image_files], out, confidence=True), prompt)
     return out
 
 
@@ -140,9 +140,9 @@ def setup_of(weights: Path, prompt: Prompt, outputs: Outputs) -> Setup:
 
 @pytest.mark.usefixtures("ours")
 def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_doubled(
-    tmp_path: Path, pictures: Path, weights: Path, prompt: Prompt, expected: Path
+    tmp_path: Path, image_files: Path, weights: Path, prompt: Prompt, expected: Path
 ) -> None:
-    job = plan([pictures], tmp_path / "out", confidence=True)
+    job = plan([image_files], tmp_path / "out", confidence=True)
     queries = list(job.queries)
     queries[12] = replace(queries[12], place=DeadlyOnce(queries[12].place))  # in the middle of a block
     job, told = replace(job, queries=tuple(queries)), []
@@ -159,10 +159,10 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_doubled(
 
 
 @pytest.mark.usefixtures("ours")
-def test_a_picture_that_kills_every_worker_is_given_up_and_its_neighbours_are_not(
-    tmp_path: Path, pictures: Path, weights: Path, prompt: Prompt, expected: Path
+def test_a_image_that_kills_every_worker_is_given_up_and_its_neighbours_are_not(
+    tmp_path: Path, image_files: Path, weights: Path, prompt: Prompt, expected: Path
 ) -> None:
-    job = plan([pictures], tmp_path, confidence=True)
+    job = plan([image_files], tmp_path, confidence=True)
     queries = [
         (number, replace(query, place=Deadly(query.place)) if number == 5 else query)
         for number, query in enumerate(job.queries[:10])
@@ -203,9 +203,9 @@ def test_nothing_but_this_machine_can_reach_a_ray_of_our_own() -> None:
     ],
 )
 def test_what_workers_cannot_use_is_said_before_anything_is_written(
-    tmp_path: Path, pictures: Path, weights: Path, prompt: Prompt, options: dict[str, Any], error: type, message: str
+    tmp_path: Path, image_files: Path, weights: Path, prompt: Prompt, options: dict[str, Any], error: type, message: str
 ) -> None:
-    job = plan([pictures], tmp_path / "out")
+    job = plan([image_files], tmp_path / "out")
     with pytest.raises(error, match=message):
         segment_on_ray(one_worker(options.pop("weights", weights)), job, prompt, **options)
     assert not (tmp_path / "out").exists()
@@ -229,9 +229,9 @@ def packed(job: FolderJob) -> dict[str, list[bytes]]:
 
 
 def test_a_machine_with_another_output_folder_is_named(
-    tmp_path: Path, pictures: Path, worker_on: Callable[..., Worker]
+    tmp_path: Path, image_files: Path, worker_on: Callable[..., Worker]
 ) -> None:
-    job = plan([pictures], tmp_path / "out")
+    job = plan([image_files], tmp_path / "out")
     worker = worker_on(job, tmp_path / "out" / "report.partial.jsonl")
     made: Made = pickle.loads(worker(packed(job))["made"][0])
     assert made.files == ()
@@ -241,9 +241,9 @@ def test_a_machine_with_another_output_folder_is_named(
 
 
 def test_a_full_disk_stops_the_job_and_keeps_what_was_done(
-    tmp_path: Path, pictures: Path, worker_on: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, image_files: Path, worker_on: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, put = plan([pictures], tmp_path), Outputs.put
+    job, put = plan([image_files], tmp_path), Outputs.put
     masks: list[str] = []
 
     def full_after_one(outputs: Outputs, name: str, content: bytes) -> None:
@@ -267,7 +267,7 @@ def test_a_full_disk_stops_the_job_and_keeps_what_was_done(
 @pytest.mark.usefixtures("ours")
 def test_what_stops_ray_is_one_sentence(
     tmp_path: Path,
-    pictures: Path,
+    image_files: Path,
     weights: Path,
     prompt: Prompt,
     monkeypatch: pytest.MonkeyPatch,
@@ -282,10 +282,10 @@ def test_what_stops_ray_is_one_sentence(
     Image.fromarray(prompt.image).save(tmp_path / "image.png")
     write_mask(tmp_path / "mask.png", prompt.mask, Palette.spread([2]).table)
     given = ["--prompt", tmp_path / "image.png", tmp_path / "mask.png", "--weights", weights, "--device", "cpu"]
-    command = ["segment", pictures, *given, "-o", tmp_path / "out", "--runner", "ray", "--workers", "1"]
+    command = ["segment", image_files, *given, "-o", tmp_path / "out", "--runner", "ray", "--workers", "1"]
     for results, sentence in (
         (lost, "Ray gave up: System error: the head node is gone"),
-        (lambda *_: (each for each in ()), f"expected a report for every picture from Ray, {COUNT + 1} are missing"),
+        (lambda *_: (each for each in ()), f"expected a report for every image from Ray, {COUNT + 1} are missing"),
     ):
         monkeypatch.setattr(RayRunner, "_results", results)
         with pytest.raises(SystemExit) as stopped:

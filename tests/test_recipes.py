@@ -30,11 +30,11 @@ THINGS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 7
 IDS = [*THINGS, *range(92, 144), 200]
 
 
-def panoptic(folder: Path, pictures: int) -> None:
-    """`annotations/panoptic_train2017.json` and all that belongs to it: each class in two of the pictures at least."""
+def panoptic(folder: Path, count: int) -> None:
+    """`annotations/panoptic_train2017.json` and all that belongs to it: each class in two of them at least."""
     rng = np.random.default_rng(0)
     images, annotations = [], []
-    for number in range(pictures):
+    for number in range(count):
         stripes = np.roll(np.array([*IDS, 0, 0]), 67 * (number % 2)).reshape(9, 15)  # the last has no label
         mask = np.repeat(np.repeat(stripes, 12, axis=0), 8, axis=1)
         name = f"{number:012d}"

@@ -133,7 +133,7 @@ def test_windows_follow_their_part_of_the_photograph() -> None:
     assert iou(refined > 0, truth) > max(0.985, iou(plain > 0, truth))
 
 
-def test_memory_does_not_grow_with_the_picture() -> None:
+def test_memory_does_not_grow_with_the_image() -> None:
     """Beside the answer itself, 5 bytes a pixel, only bands."""
     ids, confidence = answered(disc(LARGE))
     image = np.zeros((3000, 2000, 3), np.uint8)

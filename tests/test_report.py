@@ -1,4 +1,4 @@
-"""Reports of few-shot scores: tables, the page, its drawings and pictures."""
+"""Reports of few-shot scores: tables, the page, its drawings and images."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FIND, WHOLE = Method("find", upper), Method("whole", whole, baseline=True, uses_
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[EpisodeSet, ...]:
-    """Two sets of grey pictures, 400 x 200. Id 1 are the upper 50, 100, 150 rows of "1", "2", "3", id 2 the others."""
+    """Two sets of grey images, 400 x 200. Id 1 are the upper 50, 100, 150 rows of "1", "2", "3", id 2 the others."""
     root, made = tmp_path_factory.mktemp("sets"), []
     for name in ("a", "b & c"):
         for kind in ("images", "masks"):
@@ -117,7 +117,7 @@ class WellFormed(HTMLParser):
 
 def test_files_of_a_report(sets: tuple[EpisodeSet, ...], report: FewShotReport, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    shown = gallery(report, FIND, sets, shots=1, on_picture=lambda done, total: told.append((done, total)))
+    shown = gallery(report, FIND, sets, shots=1, on_image=lambda done, total: told.append((done, total)))
     assert [(each.set, each.rank) for each in shown] == [
         ("a", "best"), ("a", "median"), ("a", "worst"), ("b & c", "only one"),
     ]  # fmt: skip
@@ -150,7 +150,7 @@ def test_files_of_a_report(sets: tuple[EpisodeSet, ...], report: FewShotReport, 
     assert "prefers-color-scheme: dark" in html
 
 
-def test_hidden_sets_show_no_pictures(sets: tuple[EpisodeSet, ...], report: FewShotReport, tmp_path: Path) -> None:
+def test_hidden_sets_show_no_images(sets: tuple[EpisodeSet, ...], report: FewShotReport, tmp_path: Path) -> None:
     shown = gallery(report, FIND, sets, shots=2, hidden=["a"])
     assert [each.set for each in shown] == ["b & c"]
     write_report(tmp_path, report, [], ABOUT)
@@ -174,11 +174,11 @@ def pixels(jpeg: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(jpeg))).astype(int)
 
 
-def test_pictures_show_prompt_truth_answer_and_confidence(sets: tuple[EpisodeSet, ...], report: FewShotReport) -> None:
+def test_images_show_prompt_truth_answer_and_confidence(sets: tuple[EpisodeSet, ...], report: FewShotReport) -> None:
     shown = gallery(report, FIND, sets[1:], shots=1)
     (only,) = shown
     assert (only.captions[-1], only.score) == ("1", pytest.approx(0.5, abs=0.01))
-    prompt, truth, answer = (pixels(each) for each in only.pictures[:3] if each is not None)
+    prompt, truth, answer = (pixels(each) for each in only.images[:3] if each is not None)
     assert prompt.shape == truth.shape == answer.shape == (120, 240, 3), "240 pixels along the longer side"
     tinted = (answer[..., 0] - answer[..., 2] > 40).mean(axis=1) > 0.9
     assert np.flatnonzero(tinted).tolist() == pytest.approx(list(range(60)), abs=1)
@@ -187,15 +187,15 @@ def test_pictures_show_prompt_truth_answer_and_confidence(sets: tuple[EpisodeSet
     assert np.flatnonzero(outline).tolist() == pytest.approx([29], abs=1)
     assert abs(truth[100, 120] - 100).max() < 6, "else the query as it is"
     assert abs(prompt[100, 1] - 114).max() < 8, "what is not scored is greyed out"
-    assert only.pictures[3] is not None
-    grey = pixels(only.pictures[3])
+    assert only.images[3] is not None
+    grey = pixels(only.images[3])
     assert (grey[:, :110].mean(), grey[:, 130:].mean()) == (pytest.approx(235, abs=3), pytest.approx(56, abs=3))
 
 
-def test_a_method_without_confidence_shows_three_pictures(sets: tuple[EpisodeSet, ...], tmp_path: Path) -> None:
+def test_a_method_without_confidence_shows_three_images(sets: tuple[EpisodeSet, ...], tmp_path: Path) -> None:
     only = evaluate([Method("fill", whole)], sets[:1])
     shown: list[Shown] = gallery(only, Method("fill", whole), sets[:1], shots=1)
-    assert {each.pictures[3] for each in shown} == {None}
+    assert {each.images[3] for each in shown} == {None}
     write_report(tmp_path, only, shown, ABOUT)
     html = (tmp_path / "report.html").read_text()
     assert html.count("<img") == 9

@@ -14,12 +14,12 @@ MASK = RNG.integers(0, 5, (37, 61)).astype(np.uint8)
 
 @pytest.mark.parametrize("size", [(24, 24), (80, 30), (1, 1)])
 def test_sizes_are_rows_and_columns_and_filters_are_pillow_s(size: tuple[int, int]) -> None:
-    picture, mask = Image.fromarray(IMAGE), Image.fromarray(MASK)
-    np.testing.assert_array_equal(resized(IMAGE, size), np.asarray(picture.resize(size[::-1])))
+    image, mask = Image.fromarray(IMAGE), Image.fromarray(MASK)
+    np.testing.assert_array_equal(resized(IMAGE, size), np.asarray(image.resize(size[::-1])))
     np.testing.assert_array_equal(
         resized_mask(MASK, size), np.asarray(mask.resize(size[::-1], Image.Resampling.NEAREST))
     )
-    np.testing.assert_array_equal(averaged(IMAGE, size), np.asarray(picture.resize(size[::-1], Image.Resampling.BOX)))
+    np.testing.assert_array_equal(averaged(IMAGE, size), np.asarray(image.resize(size[::-1], Image.Resampling.BOX)))
 
 
 def test_what_has_the_size_is_returned_itself() -> None:
@@ -60,9 +60,9 @@ def test_cells_cover_a_square_once(grid: tuple[int, int]) -> None:
     assert (covered == 1).all()
 
 
-def test_a_mosaic_squeezes_each_picture_to_its_cell_and_cuts_what_nearly_fits() -> None:
-    pictures = [(np.full((8, 8, 3), 10 * n, np.uint8), np.full((8, 8), n, np.uint8)) for n in (1, 2)]
-    image, mask = mosaic(pictures, (2, 2), 10)
+def test_a_mosaic_squeezes_each_image_to_its_cell_and_cuts_what_nearly_fits() -> None:
+    images = [(np.full((8, 8, 3), 10 * n, np.uint8), np.full((8, 8), n, np.uint8)) for n in (1, 2)]
+    image, mask = mosaic(images, (2, 2), 10)
     assert mask[:5, :5].tolist() == mask[5:, :5].tolist() == np.full((5, 5), 1).tolist()
     assert (image[:, 5:] == 20).all()
     nearly = np.arange(36, dtype=np.uint8).reshape(6, 6)

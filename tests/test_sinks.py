@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bright import PROMPT, Bright, files, picture
+from bright import PROMPT, Bright, files, image_file
 from killing import contents, killed
 from PIL import Image
 
@@ -57,10 +57,10 @@ def stopping(batch: int) -> Bright:
 
 
 def photos(folder: Path, count: int = 10, *, first: int = 0) -> Path:
-    """Pictures of which each is different, one in a subfolder, and one that is broken."""
+    """Images of which each is different, one in a subfolder, and one that is broken."""
     for number in range(first, first + count):
-        picture(folder / ("sub" if number == 3 else "") / f"{number:02}.png", bright=number % 12, width=12 + number)
-    (folder / "05b.jpg").write_bytes(b"no picture")
+        image_file(folder / ("sub" if number == 3 else "") / f"{number:02}.png", bright=number % 12, width=12 + number)
+    (folder / "05b.jpg").write_bytes(b"no image")
     return folder
 
 
@@ -120,7 +120,7 @@ def test_tars_hold_what_the_folder_would(tmp_path: Path) -> None:
     assert (report.done, report.failed, report.finished) == (10, 1, True)
     first = members(tmp_path / "out" / "000000.tar")
     assert list(first)[:3] == ["00.png", "00.overlay.jpg", "00.confidence.png"]  # one sample of WebDataset
-    assert [len(members(tmp_path / "out" / f"00000{i}.tar")) for i in range(3)] == [12, 9, 9]  # 11 pictures, one broken
+    assert [len(members(tmp_path / "out" / f"00000{i}.tar")) for i in range(3)] == [12, 9, 9]  # 11 images, one broken
     single = {name: (tmp_path / "single" / name).read_bytes() for name in files(tmp_path / "single")}
     single.pop(REPORT_NAME)
     found = all_members(tmp_path / "out")
@@ -135,7 +135,7 @@ def test_a_tar_without_results_is_there(tmp_path: Path) -> None:
     for number in range(4):
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "in" / f"{number}.png").write_bytes(b"broken")
-    picture(tmp_path / "in" / "4.png")
+    image_file(tmp_path / "in" / "4.png")
     report = run([tmp_path / "in"], tmp_path / "out", per_tar=2)
     assert (report.done, report.failed) == (1, 4)
     assert [list(members(tmp_path / "out" / f"00000{i}.tar")) for i in range(3)] == [[], [], ["4.png"]]
@@ -165,7 +165,7 @@ def same_but_for_the_place(one: Path, other: Path) -> bool:
 
 
 class Shuffled:
-    """An engine that finishes pictures in any order, as many machines would."""
+    """An engine that finishes images in any order, as many machines would."""
 
     def __init__(self, job: Any, seed: int) -> None:
         segmenter: Any = Bright()
@@ -184,7 +184,7 @@ class Shuffled:
             finish(*each)
 
 
-def test_pictures_may_be_finished_in_any_order(tmp_path: Path) -> None:
+def test_images_may_be_finished_in_any_order(tmp_path: Path) -> None:
     root = photos(tmp_path / "in")
     run([root], tmp_path / "whole", per_tar=3)
     for seed in range(3):
@@ -226,14 +226,14 @@ def test_a_killed_job_of_tars_loses_nothing(tmp_path: Path) -> None:
     assert same_but_for_the_place(out, tmp_path / "whole")
 
 
-def test_when_pictures_come_go_and_change_the_tars_follow(tmp_path: Path) -> None:
+def test_when_images_come_go_and_change_the_tars_follow(tmp_path: Path) -> None:
     root, out = photos(tmp_path / "in"), tmp_path / "out"
     run([root], out, per_tar=3)
     steps: list[tuple[Any, int]] = [
-        (lambda: picture(root / "00a.png", bright=7), 1),  # near the front: all tars shift
-        (lambda: picture(root / "05b.jpg", bright=2), 1),  # mended
+        (lambda: image_file(root / "00a.png", bright=7), 1),  # near the front: all tars shift
+        (lambda: image_file(root / "05b.jpg", bright=2), 1),  # mended
         ((root / "02.png").unlink, 0),
-        (lambda: picture(root / "07.png", bright=1, width=30), 1),  # another picture of that name
+        (lambda: image_file(root / "07.png", bright=1, width=30), 1),  # another image of that name
         (lambda: (root / "08.png").write_bytes(b"broken"), 0),
         (lambda: [path.unlink() for path in sorted(root.glob("0*.png"))[3:]], 0),  # fewer tars
     ]
@@ -306,7 +306,7 @@ def test_remote_tars_of_before_go_when_everything_is_done_anew(tmp_path: Path, m
     assert sorted(stored(memory, "/bucket/out")) == ["000000.tar", REPORT_NAME]
 
 
-def test_another_number_of_pictures_is_another_job(tmp_path: Path) -> None:
+def test_another_number_of_images_is_another_job(tmp_path: Path) -> None:
     root, out = photos(tmp_path / "in"), tmp_path / "out"
     run([root], out, per_tar=4)
     for other in (5, None):
@@ -314,16 +314,16 @@ def test_another_number_of_pictures_is_another_job(tmp_path: Path) -> None:
             ValueError, match=f"per_tar was 4, now {'null' if other is None else other}; choose another"
         ):
             run([root], out, per_tar=other)
-    with pytest.raises(ValueError, match="expected at least 1 picture in a tar, got 0"):
+    with pytest.raises(ValueError, match="expected at least 1 image in a tar, got 0"):
         plan([root], out, per_tar=0)
 
 
 def test_a_tar_is_not_written_over_what_is_read(tmp_path: Path) -> None:
     tar = packed(tmp_path / "x" / "000000.tar", photos(tmp_path / "in"))
-    with pytest.raises(ValueError, match=r"x/000000\.tar: this result would overwrite a picture"):
+    with pytest.raises(ValueError, match=r"x/000000\.tar: this result would overwrite an image"):
         plan([tar], tmp_path / "x", per_tar=100)
     tar = tar.rename(tmp_path / "x" / "000007.tar")  # which a later run would take for its own
-    with pytest.raises(ValueError, match=r"x/000007\.tar: this result would overwrite a picture"):
+    with pytest.raises(ValueError, match=r"x/000007\.tar: this result would overwrite an image"):
         plan([tar], tmp_path / "x", per_tar=100)
     tar = tar.rename(tmp_path / "x" / "seven.tar")
     assert len(plan([tar], tmp_path / "x", per_tar=100).queries) == 11
@@ -343,7 +343,7 @@ def test_a_rehearsal_knows_what_tars_hold(tmp_path: Path) -> None:
     tiny = Segmenter(SegGPT(config), device="cpu", dtype="float32", name="tiny")
     root, out = photos(tmp_path / "in"), tmp_path / "out"
     run([root], out, per_tar=4, segmenter=tiny)
-    picture(root / "99.png")
+    image_file(root / "99.png")
     before = contents(out)
     trial = rehearse(tiny, plan([root], out, per_tar=4), PROMPT)
     assert (trial.queries, trial.before, len(trial.measured), len(trial.failures)) == (12, 10, 1, 1)
@@ -357,7 +357,7 @@ def test_tars_are_folders(tmp_path: Path) -> None:
     photos(tmp_path / "a")
     run([tmp_path / "a"], tmp_path / "expected")
     one = packed(tmp_path / "in" / "deep" / "one.tar", tmp_path / "a")
-    picture(tmp_path / "in" / "x.png")
+    image_file(tmp_path / "in" / "x.png")
     names = [query.name.as_posix() for query in plan([one], tmp_path / "out").queries]
     assert names == [
         *(f"0{i}.png" for i in (0, 1, 2, 4, 5)),
@@ -420,7 +420,7 @@ def test_lists_name_files_by_what_they_share(tmp_path: Path, monkeypatch: pytest
     job = plan(["-"], "out", listed=lines)
     names = [query.name.as_posix() for query in job.queries]
     in_tar = ["00.png", "01.png", "02.png", "05b.jpg", "sub/03.png"]
-    assert names == ["a/00.png", "b/gone.png", "a/sub/03.png", *in_tar]  # the folder's one picture is there already
+    assert names == ["a/00.png", "b/gone.png", "a/sub/03.png", *in_tar]  # the folder's one image is there already
     report = run(["-"], "out", listed=lines)
     assert (report.done, report.failed) == (6, 2)
     assert [file.error for file in report.failures if "gone" in file.query] == ["in/b/gone.png: there is no such file"]
@@ -438,7 +438,7 @@ def test_file_addresses_are_local_folders(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_with_a_line_costs_that_line(tmp_path: Path, memory: Any) -> None:
-    picture(tmp_path / "a.png")
+    image_file(tmp_path / "a.png")
     memory.pipe_file("/bucket/x.png", (tmp_path / "a.png").read_bytes())
     (tmp_path / "out").mkdir()
     lines = [
@@ -584,13 +584,13 @@ def test_a_bucket_that_is_not_there_is_not_made(tmp_path: Path, memory: Any, mon
     assert made == []
 
 
-def test_a_remote_picture_that_arrives_is_not_overwritten(memory: Any, tmp_path: Path) -> None:
-    content = picture(tmp_path / "a.png").read_bytes()
+def test_a_remote_image_that_arrives_is_not_overwritten(memory: Any, tmp_path: Path) -> None:
+    content = image_file(tmp_path / "a.png").read_bytes()
     job = plan(["memory://bucket/in/*"], "memory://bucket/in", watch=True)
     memory.pipe_file("/bucket/in/a.png", content)
     (arrived,) = next(arrivals(job, poll_seconds=0.0))
     assert isinstance(arrived, FileReport)
-    assert arrived.error == "memory://bucket/in/a.png: this result would overwrite a picture"
+    assert arrived.error == "memory://bucket/in/a.png: this result would overwrite an image"
 
 
 def test_tars_go_to_remote_folders(tmp_path: Path, memory: Any) -> None:
@@ -606,7 +606,7 @@ def test_tars_go_to_remote_folders(tmp_path: Path, memory: Any) -> None:
         path.name: path.read_bytes() for path in (tmp_path / "whole").glob("*.tar")
     }
     assert files(folder_for(out)) == [REPORT_NAME]
-    picture(root / "00a.png", bright=2)
+    image_file(root / "00a.png", bright=2)
     for path in sorted(root.glob("0[6-9].png")):
         path.unlink()
     shutil.rmtree(tmp_path / "cache")
@@ -631,7 +631,7 @@ def test_remote_folders_that_cannot_end_well(
     tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch, inputs: str, out: str, sentence: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    picture(Path("in/a.png"))
+    image_file(Path("in/a.png"))
     memory.pipe_file("/bucket/in/a.png", Path("in/a.png").read_bytes())
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
         plan([inputs], out)
@@ -681,7 +681,7 @@ def command(
     from incontext.network.model import SegGPT
 
     monkeypatch.chdir(tmp_path)
-    picture(tmp_path / "example.png", bright=4)
+    image_file(tmp_path / "example.png", bright=4)
     mask = np.zeros((8, 12), np.uint8)
     mask[:, :4] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
@@ -708,7 +708,7 @@ def test_the_command_reads_a_list_of_addresses(tmp_path: Path, web: str, command
     ]
     status, shown, told = command("\n".join([*lines, f"{web}/gone.png"]), "-", "-o", "out", "--per-tar", "5")
     assert status == 1
-    assert shown.startswith("10 masks in tars of 5 pictures in out")
+    assert shown.startswith("10 masks in tars of 5 images in out")
     assert f"Skipped: {web}/gone.png: there is no such file or folder" in told
     assert f"Skipped: {web}/05b.jpg: expected an image file" in told
     assert "2 of 12 failed; out/report.json says why." in told

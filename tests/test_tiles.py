@@ -1,4 +1,4 @@
-"""Windows over large pictures: where they lie, how prompts are cut to them, and how their answers become one."""
+"""Windows over large images: where they lie, how prompts are cut to them, and how their answers become one."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def shown(*colors: tuple[int, int, int], size: int = 16) -> Prompt:
 
 
 @pytest.mark.parametrize("size", [(100, 100), (101, 333), (40, 90), (32, 33), (1000, 7), (31, 20)])
-def test_windows_cover_a_picture_and_overlap(size: tuple[int, int]) -> None:
+def test_windows_cover_a_image_and_overlap(size: tuple[int, int]) -> None:
     made = windows(size, 32)
     seen = np.zeros(size, np.int64)
     for window in made:
         assert (window.height, window.width) == (min(32, size[0]), min(32, size[1]))
-        assert window.of(seen).shape == (window.height, window.width)  # inside the picture
+        assert window.of(seen).shape == (window.height, window.width)  # inside the image
         window.of(seen)[:] += 1
     assert seen.min() >= 1
     assert list(made) == sorted(made, key=lambda window: (window.top, window.left))
@@ -236,7 +236,7 @@ def test_small_things_are_found_in_windows_only(segmenter: Segmenter) -> None:
     assert found.confidence[truth == 0].min() > 0.9
 
 
-def test_a_picture_no_larger_than_a_window_is_answered_as_ever(segmenter: Segmenter) -> None:
+def test_a_image_no_larger_than_a_window_is_answered_as_ever(segmenter: Segmenter) -> None:
     image = field(30, 40, (5, 5, 20, RED))
     plain, tiled = (segmenter.segment(image, shown(RED), tiles=tiles) for tiles in (None, 40))
     np.testing.assert_array_equal(plain.mask, tiled.mask)
@@ -261,7 +261,7 @@ def test_windows_of_many_queries_fill_batches_and_find_back(batch_size: Any) -> 
 
 
 def test_queries_are_cut_as_they_are_needed(segmenter: Segmenter) -> None:
-    """A fitted query holds the picture, not its windows: memory does not double."""
+    """A fitted query holds the image, not its windows: memory does not double."""
     image = field(160, 160)
     fitted = segmenter.prepare(shown(RED), tiles=16).fit(image)
     assert fitted.image is image

@@ -83,7 +83,7 @@ def test_options_reach_the_job(run: Callable[..., Done], monkeypatch: pytest.Mon
     )  # fmt: skip
     assert done.status == 0, done.err
     assert asked == {
-        "name": "w", "device": "cuda:1", "dtype": "float16", "compile": False, "min_presence": None
+        "name": "w", "device": "cuda:1", "dtype": "float16", "compile": False, "min_presence": None, "backbone": None
     }  # fmt: skip
     settings = tracks()["settings"]
     wanted = {"memory": 3, "policy": "spaced", "start": 0, "stop": "0.3s", "every": 5, "side": 16, "task": "semantic"}
@@ -259,7 +259,7 @@ def mixed_sizes() -> None:
             "a.mp4: expected a video, a folder of",
         ),
         (lambda: write_sound(Path("a.m4a")), ["a.m4a", *USUAL[1:]], "a.m4a: expected a video stream, found only audio"),
-        (lambda: Path("none").mkdir(), ["none", *USUAL[1:]], "none: expected a folder with pictures in it, found none"),
+        (lambda: Path("none").mkdir(), ["none", *USUAL[1:]], "none: expected a folder with images in it, found none"),
         (change("first.png", scene_mask(0)[1:]), USUAL, "first.png: expected a mask of the image's size 64 x 48"),
         (change("first.png", np.zeros((48, 64), np.uint8)), USUAL, "first.png: expected a mask that marks something"),
         (too_many_ids, USUAL, "first.png: expected ids in 0..254 (255 = ignored), got 0..700"),

@@ -117,10 +117,10 @@ def test_tracks_say_where_objects_are_and_where_they_were_lost(folder: Path, tmp
 
 
 def test_colours_are_those_of_the_mask(folder: Path, tmp_path: Path) -> None:
-    picture = Image.fromarray(scene_mask(0))
-    picture.putpalette(np.random.default_rng(0).permutation(768).astype(np.uint8).tobytes(), "RGB")
-    table = np.array(picture.getpalette("RGB")).reshape(-1, 3)
-    picture.save(tmp_path / "mask.png")
+    image = Image.fromarray(scene_mask(0))
+    image.putpalette(np.random.default_rng(0).permutation(768).astype(np.uint8).tobytes(), "RGB")
+    table = np.array(image.getpalette("RGB")).reshape(-1, 3)
+    image.save(tmp_path / "mask.png")
     run(folder, tmp_path / "out", mask=tmp_path / "mask.png", overlay=False)
     for number in (0, 5, 11):
         written = read_mask(tmp_path / "out" / "masks" / f"{number}.png")
@@ -170,7 +170,7 @@ def test_a_mask_of_a_later_frame_adds_and_corrects(folder: Path, tmp_path: Path)
     assert report.problems == ()
 
 
-def test_prompts_from_another_picture(folder: Path, tmp_path: Path) -> None:
+def test_prompts_from_another_image(folder: Path, tmp_path: Path) -> None:
     prompt = Prompt(scene(0, width=80), scene_mask(0, ids=(4, 0), width=80))
     report = run(
         folder, tmp_path / "out", mask=None, prompts=[prompt], prompt_files=[("a.png", "b.png")], overlay=False
@@ -301,15 +301,40 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
 def test_a_run_that_stopped_after_its_last_frame_is_finished(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path / "whole", save_seconds=0)
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError("the disk is full")
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(jobs.Sheet, "write", refuse)
+        patched.setattr(jobs, "write_tracks", refuse)
         with pytest.raises(OSError, match="the disk is full"):
             run(folder, tmp_path / "out", save_seconds=0)
     assert run(folder, tmp_path / "out", save_seconds=0).before == COUNT
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "missing"),
+    [("Sheet", "write", "sheet.jpg"), ("Movie", "add", "overlay.mp4"), ("Movie", "finish", "overlay.mp4")],
+)
+def test_what_people_look_at_costs_no_tracks(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, name: str, missing: str
+) -> None:
+    whole = run(folder, tmp_path / "whole", overlay=True)
+    calls = []
+
+    def refuse(*_: object) -> None:
+        calls.append(name)
+        raise OSError(22, "no good")
+
+    monkeypatch.setattr(getattr(jobs, place), name, refuse)
+    report = run(folder, tmp_path / "out", overlay=True)
+    assert len(calls) == 1  # what failed is not tried again with each frame
+    assert (report.frames, report.objects) == (whole.frames, whole.objects)
+    assert [problem.split(":")[0] for problem in report.problems] == [f"{missing} is missing"]
+    assert "no good" in report.problems[0]
+    there = {each for each in files(tmp_path / "whole") if each != missing}
+    assert set(files(tmp_path / "out")) == there  # and nothing half-written
+    assert tracks(tmp_path / "out")["objects"] == tracks(tmp_path / "whole")["objects"]
 
 
 def test_a_finished_run_can_be_done_again(folder: Path, tmp_path: Path) -> None:

@@ -432,7 +432,7 @@ def test_an_unchanged_context_is_prepared_once(segmenter: Segmenter, network: By
     assert network.answers == 7
 
 
-def test_prompts_from_other_pictures(segmenter: Segmenter) -> None:
+def test_prompts_from_other_images(segmenter: Segmenter) -> None:
     prompts = [Prompt(*scene({3: (RED, 8, 8)})), Prompt(*scene({200: (BLUE, 1, 1)}))]
     video = moving(6)
     tracker = Tracker(segmenter, context=prompts, memory=8)
@@ -819,12 +819,12 @@ def test_options_and_contexts_that_cannot_be_used(segmenter: Segmenter) -> None:
         ({"memory": -1}, "expected a memory of 0 or more predicted frames, got -1"),
         ({"policy": "newest"}, "expected a policy among recent, spaced, confident, got 'newest'"),
         ({"side": 10}, "expected side to be a positive multiple of the patch, 4, got 10"),
-        ({"context": []}, r"a PromptTensor or a sequence of these, got no prompt in \[\]"),
-        ({"context": [Prompt(image, mask), mask]}, "sequence of these, got Prompt, ndarray"),
-        ({"context": 3}, "sequence of these, got no prompt in 3"),
+        ({"context": []}, "a PromptTensor or a sequence of these, got none"),
+        ({"context": [Prompt(image, mask), mask]}, "got ndarray in it"),
+        ({"context": 3}, "got int"),
         ({"context": raw}, "expected prompts with masks of ids, got raw colours"),
     ]:
-        with pytest.raises(ValueError, match=problem):
+        with pytest.raises((ValueError, TypeError), match=problem):
             Tracker(segmenter, **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="expected a memory of 0 or more"):
         track(segmenter, [], mask, memory=-1)
@@ -856,13 +856,13 @@ def test_judo_with_objects_that_come_later(shared: Path) -> None:
         if not path.exists():
             assert set(tracker.step(frame).ids) <= set(known)
             continue
-        with Image.open(frame) as picture:
-            size = picture.size
+        with Image.open(frame) as image:
+            size = image.size
         if number == 5:
             with pytest.raises(ValueError, match=r"size 854 x 480 .* got 853 x 480"):
                 tracker.step(frame, path)
-        with Image.open(path) as picture:
-            given = np.asarray(picture.resize(size, Image.Resampling.NEAREST))
+        with Image.open(path) as image:
+            given = np.asarray(image.resize(size, Image.Resampling.NEAREST))
         new = int(given.max())
         known = (*known, new)
         found = tracker.step(frame, given)

@@ -38,7 +38,7 @@ FROM_FOLDERS = Sampling(rendered=0.0)
 
 
 def discs(count: int = 8, size: int = 48, *, regions: bool = False, seed: int = 0) -> ImageSet:
-    """Grey pictures with a red disc (id 1) and a green one (id 2)."""
+    """Grey images with a red disc (id 1) and a green one (id 2)."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:size, :size]
     images, masks = [], []
@@ -88,7 +88,7 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="every mask is empty"):
         read_set(write_set(tmp_path / "empty", empty))
     other_size = replace(discs(1), masks=(discs(1).masks[0][:40],))
-    with pytest.raises(ValueError, match=r"its picture's size \(48, 48\), got \(40, 48\)"):
+    with pytest.raises(ValueError, match=r"its image's size \(48, 48\), got \(40, 48\)"):
         read_set(write_set(tmp_path / "size", other_size))
 
 
@@ -110,7 +110,7 @@ def test_what_a_set_says_of_itself_is_checked(tmp_path: Path) -> None:
             read_set(folder)
 
 
-def test_annotations_without_their_pictures_are_told(tmp_path: Path) -> None:
+def test_annotations_without_their_images_are_told(tmp_path: Path) -> None:
     source, annotations = discs(2), tmp_path / "instances.json"
     square = {"category_id": 1, "iscrowd": 0, "segmentation": [[8, 8, 40, 8, 40, 40, 8, 40]], "area": 1024}
     annotations.write_text(
@@ -125,11 +125,11 @@ def test_annotations_without_their_pictures_are_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="found none of 2"):
         read_set(annotations)
     Image.fromarray(source.images[0]).save(tmp_path / "1.png")
-    with pytest.warns(UserWarning, match="1 of 2 pictures are not there"):
+    with pytest.warns(UserWarning, match="1 of 2 images are not there"):
         assert len(read_set(annotations).images) == 1
 
 
-def test_held_out_pictures_are_not_trained_on() -> None:
+def test_held_out_images_are_not_trained_on() -> None:
     source = discs(40)
     (kept, small), (held,) = hold_out([source, discs(9)], every=10)
     assert len(small.images) == 9, "too few to hold one out"
@@ -174,7 +174,7 @@ def test_semantic_ids_are_the_same_thing_in_prompt_and_query() -> None:
             redder = []
             for image, mask in zip(episode.images.astype(int), episode.masks, strict=True):
                 red, green, _ = image[mask == label].mean(axis=0) if (mask == label).sum() > 8 else (0, 0, 0)
-                if abs(red - green) > 5:  # not so in pictures that were made grey
+                if abs(red - green) > 5:  # not so in images that were made grey
                     redder.append(red > green)
             if len(redder) == 2:
                 assert redder[0] == redder[1]

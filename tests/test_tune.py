@@ -32,7 +32,7 @@ from incontext.prompt_tensor import PromptTensor
 from incontext.tuning import TuningStep, tune
 from incontext.tuning import group as learning
 from incontext.tuning.group import FrozenNetwork, Group, _Tested, frozen, mean_iou
-from incontext.tuning.pictures import LabelledImage, changed, covering, fitted, split, tiled
+from incontext.tuning.images import LabelledImage, changed, covering, fitted, split, tiled
 from incontext.types import Palette, Prompt
 
 SIDE = 16
@@ -42,7 +42,7 @@ CONFIG = ModelConfig(
 
 
 def discs(count: int, ids: Sequence[int] = (1,), *, size: int = 24, seed: int = 0) -> list[Prompt]:
-    """Grey pictures with a bright disc for each id."""
+    """Grey images with a bright disc for each id."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:size, :size]
     made = []
@@ -113,10 +113,10 @@ def test_it_learns(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_what_comes_back_is_what_scored_best_and_it_says_so(segmenter: Segmenter) -> None:
     prompts = discs(6)
-    made = tune(segmenter, prompts, steps=20, lr=0.1, pictures=[f"{n}.jpg" for n in range(6)], names={1: "disc"})
+    made = tune(segmenter, prompts, steps=20, lr=0.1, image_names=[f"{n}.jpg" for n in range(6)], names={1: "disc"})
     judging = [int(Path(name).stem) for name in made.origin.held_out]
     assert len(judging) == 2
-    assert {*made.origin.pictures, *made.origin.held_out} == {f"{n}.jpg" for n in range(6)}
+    assert {*made.origin.images, *made.origin.held_out} == {f"{n}.jpg" for n in range(6)}
     assert dict(made.names) == {1: "disc"}
     assert (made.origin.weights, made.origin.sha256, made.origin.task) == ("tiny", segmenter.sha256, "instance")
     assert made.origin.version == incontext.__version__
@@ -156,9 +156,9 @@ def test_starts_are_what_they_are_called(segmenter: Segmenter) -> None:
     )
     palette = Palette.spread([1])
     with frozen(segmenter.model, checkpointing=False):
-        pictures = [fitted(LabelledImage(prompt.image, prompt.mask), SIDE) for prompt in prompts]
-        group = Group(FrozenNetwork(segmenter, "instance"), palette, pictures, [])
-        real = group._batch(pictures)
+        images = [fitted(LabelledImage(prompt.image, prompt.mask), SIDE) for prompt in prompts]
+        group = Group(FrozenNetwork(segmenter, "instance"), palette, images, [])
+        real = group._batch(images)
         tested = []
         for candidate in range(4):
             others = [n for n in range(4) if n != candidate]
@@ -168,7 +168,7 @@ def test_starts_are_what_they_are_called(segmenter: Segmenter) -> None:
     np.testing.assert_allclose(mean.groups[0].masks[0], real.mask_canvas.mean(dim=0), atol=1e-5)
     assert noise.groups[0].images.std() == pytest.approx(1, abs=0.1)
     assert best.origin.held_out == ()
-    assert best.origin.pictures == tuple(f"picture {n}" for n in range(4))
+    assert best.origin.images == tuple(f"image {n}" for n in range(4))
 
 
 @pytest.mark.parametrize(("share", "taken"), [(0.5, True), (0.25, False)])
@@ -193,9 +193,9 @@ def test_the_start_learns_even_if_it_was_held_out(
     real = normalise(torch.tensor(shown[None]))[0]
     starts_with_it = np.allclose(made.groups[0].images[0], real, atol=1e-5)
     assert starts_with_it == taken
-    assert (f"picture {wanted}" in made.origin.held_out) == (not taken)
+    assert (f"image {wanted}" in made.origin.held_out) == (not taken)
     assert len(made.origin.held_out) == 1
-    assert len(made.origin.pictures) == 3
+    assert len(made.origin.images) == 3
 
 
 def test_many_shots_leave_one_to_judge(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,9 +271,9 @@ def test_checkpointing_changes_nothing_but_memory(segmenter: Segmenter) -> None:
 
 def test_the_loss_is_that_of_training_on_the_whole_query(segmenter: Segmenter) -> None:
     with torch.no_grad():
-        pictures = [fitted(LabelledImage(prompt.image, prompt.mask), SIDE) for prompt in discs(2, (1, 2))]
-        group = Group(FrozenNetwork(segmenter, "instance"), Palette.spread([1, 2]), pictures, [])
-        batch = group._batch(pictures)
+        images = [fitted(LabelledImage(prompt.image, prompt.mask), SIDE) for prompt in discs(2, (1, 2))]
+        group = Group(FrozenNetwork(segmenter, "instance"), Palette.spread([1, 2]), images, [])
+        batch = group._batch(images)
         right, _ = training_loss(batch.mask_canvas, batch, LossWeights(), beta=0.1)
         black, _ = training_loss(
             batch.mask_canvas.amin() * torch.ones_like(batch.mask_canvas), batch, LossWeights(), beta=0.1
@@ -311,7 +311,7 @@ def test_bfloat16_tunes_float32_values() -> None:
     assert made.groups[0].images.dtype == np.float32
 
 
-# --- which pictures, and what is done to them
+# --- which images, and what is done to them
 
 
 def test_a_split_keeps_every_id_among_those_that_learn() -> None:
@@ -328,7 +328,7 @@ def test_a_split_keeps_every_id_among_those_that_learn() -> None:
     assert split(prompts[:1], 0.25) == ((0,), (0,))
 
 
-def test_mosaics_show_more_ids_than_any_picture_alone() -> None:
+def test_mosaics_show_more_ids_than_any_image_alone() -> None:
     ids = [{1}, {2}, {1, 3}, {4}, set(), {1}, {2}, {5}]
     found = covering(ids, 4, 8, np.random.default_rng(0))
     assert 1 < len(found) <= 8
@@ -342,16 +342,16 @@ def test_mosaics_show_more_ids_than_any_picture_alone() -> None:
     assert covering([{1}, {2}, {3}], 4, 8, np.random.default_rng(0)) == []  # too few
 
 
-def test_a_mosaic_has_its_pictures_in_their_places() -> None:
-    pictures = [LabelledImage(np.full((9, 9, 3), 10 * n, np.uint8), np.full((9, 9), n, np.uint8)) for n in range(4)]
-    made = tiled(pictures, 9)
+def test_a_mosaic_has_its_images_in_their_places() -> None:
+    images = [LabelledImage(np.full((9, 9, 3), 10 * n, np.uint8), np.full((9, 9), n, np.uint8)) for n in range(4)]
+    made = tiled(images, 9)
     assert made.mask.shape == (9, 9)
     assert [made.mask[row, column] for row in (0, 8) for column in (0, 8)] == [0, 1, 2, 3]
     np.testing.assert_array_equal(made.image, 10 * np.stack([made.mask] * 3, axis=-1))
-    np.testing.assert_array_equal(tiled(pictures[3:], 9).image, pictures[3].image)
+    np.testing.assert_array_equal(tiled(images[3:], 9).image, images[3].image)
 
 
-def test_where_no_picture_shows_all_ids_mosaics_are_tried_as_a_start(segmenter: Segmenter) -> None:
+def test_where_no_image_shows_all_ids_mosaics_are_tried_as_a_start(segmenter: Segmenter) -> None:
     prompts = [prompt for i in (1, 2, 3) for prompt in discs(4, (i,), seed=i)]
     tried: list[tuple[int, int]] = []
     tune(segmenter, prompts, steps=0, on_tried=lambda *told: tried.append(told))
@@ -373,21 +373,21 @@ def test_where_no_picture_shows_all_ids_mosaics_are_tried_as_a_start(segmenter: 
     assert {n for each in mosaics for n in each} <= set(parts.learning)
     started, now = group.started("best", 1, parts, np.random.default_rng(0), mosaics[:1], lambda: None)
     assert now == parts
-    expected = tiled([group._pictures[n] for n in mosaics[0]], SIDE)
+    expected = tiled([group._images[n] for n in mosaics[0]], SIDE)
     np.testing.assert_allclose(unpaint(torch.tensor(started.images))[0], expected.image, atol=0.01)
 
 
-def test_pictures_without_the_ids_teach_where_nothing_is(segmenter: Segmenter) -> None:
+def test_images_without_the_ids_teach_where_nothing_is(segmenter: Segmenter) -> None:
     empty = LabelledImage(np.full((SIDE, SIDE, 3), 7, np.uint8), np.zeros((SIDE, SIDE), np.uint8))
-    pictures = [LabelledImage(prompt.image, prompt.mask) for prompt in discs(3)]
-    group = Group(FrozenNetwork(segmenter, "instance"), Palette.spread([1]), pictures, [empty])
+    images = [LabelledImage(prompt.image, prompt.mask) for prompt in discs(3)]
+    group = Group(FrozenNetwork(segmenter, "instance"), Palette.spread([1]), images, [empty])
     queries = group._queries(range(3), 4, np.random.default_rng(0))
-    marked = [bool(picture.ids) for _ in range(50) for picture in next(queries)]
+    marked = [bool(image.ids) for _ in range(50) for image in next(queries)]
     assert 0.02 < 1 - np.mean(marked) < 0.3
-    lacking = Group(FrozenNetwork(segmenter, "instance"), Palette.spread([1]), [*pictures, empty], [])
+    lacking = Group(FrozenNetwork(segmenter, "instance"), Palette.spread([1]), [*images, empty], [])
     for numbers, share in ((range(4), 0.1), (range(3), 0)):  # not by one that only judges
         queries = lacking._queries(numbers, 4, np.random.default_rng(0))
-        marked = [bool(picture.ids) for _ in range(50) for picture in next(queries)]
+        marked = [bool(image.ids) for _ in range(50) for image in next(queries)]
         assert 1 - np.mean(marked) == pytest.approx(share, abs=0.09)
 
 
@@ -439,9 +439,9 @@ def test_mean_iou_sums_pixels_and_leaves_out_what_is_ignored() -> None:
         (None, {"lr": float("nan")}, "lr above 0"),
         (None, {"start": "worst"}, "start among best, mean, noise, got 'worst'"),
         (None, {"held_out": 1.0}, "held_out as a share"),
-        (None, {"pictures": ["a"]}, "a name for each of 2 pictures, got 1"),
+        (None, {"image_names": ["a"]}, "a name for each of 2 images, got 1"),
         (None, {"names": {5: "five"}}, r"names of the ids \[1\], got one for \[5\]"),
-        (None, {"shots": 2}, r"at least 2 pictures to learn from that show one of the ids \[1\].*got 1; ask for fewer"),
+        (None, {"shots": 2}, r"at least 2 images to learn from that show one of the ids \[1\].*got 1; ask for fewer"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(
@@ -460,7 +460,7 @@ def test_what_cannot_be_tuned_is_refused(
 
 @pytest.fixture
 def labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder: tiny weights, LABELLED with four pictures and one with nothing in it, PHOTOS with two."""
+    """The working folder: tiny weights, LABELLED with four images and one with nothing in it, PHOTOS with two."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     save_model(tmp_path / "tiny.safetensors", SegGPT(CONFIG))
@@ -494,14 +494,14 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
 TINY = ("--weights", "tiny.safetensors", "--device", "cpu", "--dtype", "float32")
 
 
-def test_from_labelled_pictures_to_masks(labelled: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+def test_from_labelled_images_to_masks(labelled: Path, run: Callable[..., tuple[int, str, str]]) -> None:
     status, out, err = run(
         "tune", "LABELLED", "-o", "keys/rust.safetensors", "--steps", "12", "--names", "1=rust", *TINY
     )
     assert (status, err.count("Error")) == (0, 0), err
     made = PromptTensor.load("keys/rust.safetensors")
     assert f"mean IoU {made.origin.before:.3f} before, {made.origin.after:.3f} after" in out
-    assert sorted(made.origin.pictures + made.origin.held_out) == [f"images/{n}.png" for n in range(4)]
+    assert sorted(made.origin.images + made.origin.held_out) == [f"images/{n}.png" for n in range(4)]
     page = (labelled / "keys/rust.html").read_text()
     assert page.count("<img") == 2 * len(made.origin.held_out)
     assert "<polyline" in page
@@ -543,7 +543,7 @@ def test_what_the_command_line_refuses(labelled: Path, run: Callable[..., tuple[
             "--names of ids that the masks show, [1]",
         ),
         (("tune", "LABELLED", "-o", "new.safetensors", "--names", "rust"), "got 'rust'"),
-        (("tune", "LABELLED", "-o", "new.safetensors", "--shots", "9", *TINY), "at least 9 pictures"),
+        (("tune", "LABELLED", "-o", "new.safetensors", "--shots", "9", *TINY), "at least 9 images"),
     ):
         status, out, err = run(*arguments)
         assert (status, out) == (2, ""), (arguments, err)
@@ -569,7 +569,7 @@ def test_the_documented_recipe_for_ade20k_runs_on_a_folder_of_its_layout(
     rng = np.random.default_rng(0)
     for part, count in (("training", 4), ("validation", 1)):
         for number in range(count):
-            stripes = 1 + (np.arange(75) + 75 * (number % 2)) % 150  # each class in two pictures
+            stripes = 1 + (np.arange(75) + 75 * (number % 2)) % 150  # each class in two images
             mask = np.repeat(np.repeat(stripes.reshape(5, 15), 20, axis=0), 8, axis=1).astype(np.uint8)
             mask[:4] = 0
             for kind, name, pixels in (
@@ -587,8 +587,8 @@ def test_the_documented_recipe_for_ade20k_runs_on_a_folder_of_its_layout(
     made = PromptTensor.load("ade20k.safetensors")
     assert made.ids == tuple(range(1, 151))
     assert (len(made.groups), made.origin.task) == (22, "semantic")
-    pictures = "ADEChallengeData2016/images/validation"
-    status, _, err = run("segment", pictures, "--prompt-tensor", "ade20k.safetensors", "-o", "ADE", *options)
+    images = "ADEChallengeData2016/images/validation"
+    status, _, err = run("segment", images, "--prompt-tensor", "ade20k.safetensors", "-o", "ADE", *options)
     assert status == 0, err
     assert (labelled / "ADE/ADE_validation_00000000.png").is_file()
 
@@ -608,8 +608,8 @@ def test_the_benchmark_cuts_measures_and_goes_on_where_it_was(labelled: Path, mo
     (measured,) = recorded[0]["sets"]
     assert recorded[0]["name"] == f"tune_tiny_side{SIDE}"
     assert (measured["set"], measured["ids"], len(measured["labelled"]), measured["test"]) == ("discs", [1], 3, 1)
-    assert [row["pictures"] for row in measured["untuned"]] == [1, 3]
-    assert [(row["pictures"], row["steps"]) for row in measured["tuned"]] == [(2, 2), (3, 2)]
+    assert [row["images"] for row in measured["untuned"]] == [1, 3]
+    assert [(row["images"], row["steps"]) for row in measured["tuned"]] == [(2, 2), (3, 2)]
     for row in (*measured["untuned"], *measured["tuned"]):
         assert 0 <= row["mean_iou"] <= 1
         assert row["seconds"] > 0

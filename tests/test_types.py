@@ -288,7 +288,7 @@ def test_the_overlay_shows_ids_and_outlines() -> None:
     assert (image == 100).all()
 
 
-def test_outlines_grow_with_the_picture() -> None:
+def test_outlines_grow_with_the_image() -> None:
     mask = np.zeros((1600, 1600), np.uint8)
     mask[400:1200, 400:1200] = 1
     shown = segmentation(mask).overlay(np.full((1600, 1600, 3), 100, np.uint8))
@@ -322,9 +322,9 @@ def test_notebooks_draw_the_mask_in_its_colours() -> None:
 def test_a_saved_segmentation_opens_as_a_prompt(tmp_path: Path) -> None:
     found = segmentation(MASK)
     found.save(tmp_path / "mask.png")
-    with Image.open(tmp_path / "mask.png") as picture:
-        assert picture.mode == "P"
-        shown = np.asarray(picture.convert("RGB"))
+    with Image.open(tmp_path / "mask.png") as image:
+        assert image.mode == "P"
+        shown = np.asarray(image.convert("RGB"))
     np.testing.assert_array_equal(shown, found.palette.table[MASK])
     prompt = Prompt.open(IMAGE, tmp_path / "mask.png")
     np.testing.assert_array_equal(prompt.mask, MASK)

@@ -79,7 +79,7 @@ def test_ids_come_back_from_the_canvas(shape: tuple[int, int]) -> None:
     assert np.array_equal(paint.ids_from_canvas(canvas, shape), ids)
 
 
-def test_a_large_picture_comes_back_from_the_canvas_in_its_own_size() -> None:
+def test_a_large_image_comes_back_from_the_canvas_in_its_own_size() -> None:
     ids = np.zeros((3000, 1000), np.uint8)
     ids[600:1800, 300:800] = 2
     back = paint.ids_from_canvas(paint.ids_on_canvas(ids), ids.shape)
@@ -474,7 +474,7 @@ def segmenter(tiny_config: ModelConfig) -> Segmenter:
     return Segmenter(SegGPT(tiny_config), device="cpu", dtype="float32", name="tiny")
 
 
-def test_pictures_become_results_and_results_examples(session: Session, segmenter: Segmenter, tmp_path: Path) -> None:
+def test_images_become_results_and_results_examples(session: Session, segmenter: Segmenter, tmp_path: Path) -> None:
     model = Model(segmenter, Places(()))
     with pytest.raises(ValueError, match="expected an example, got none; paint what you mean"):
         model.prepared(session, [])
@@ -485,7 +485,7 @@ def test_pictures_become_results_and_results_examples(session: Session, segmente
     results.take_files(session, [*map(str, files), str(bad)])
     prepared = model.prepared(session, [])
     assert model.prepared(session, []) is prepared  # nothing changed
-    done = list(results.segment_pictures(session, segmenter, prepared))
+    done = list(results.segment_images(session, segmenter, prepared))
     assert [each.problem is None for each in done] == [True, True, True, False]
     assert done[3].problem is not None
     assert done[3].problem.endswith("bad.png: expected an image file, got something else or a kind that cannot be read")
@@ -508,7 +508,7 @@ def test_a_job_stops_where_it_is_told_to(session: Session, segmenter: Segmenter,
     results.add_example(session, "first", scene(0), scene_mask(0, ids=(1, 2)))
     files = sorted(write_frames(tmp_path / "frames", [scene(number) for number in range(3)]).iterdir())
     results.take_files(session, list(map(str, files)))
-    coming = results.segment_pictures(session, segmenter, Model(segmenter, Places(())).prepared(session, []))
+    coming = results.segment_images(session, segmenter, Model(segmenter, Places(())).prepared(session, []))
     next(coming)
     session.stops["track"].set()
     session.stops["tune"].set()
@@ -526,19 +526,19 @@ def test_uploads_go_with_the_round_that_showed_them(session: Session, segmenter:
 
     def given(path: str) -> Path:
         results.take_files(session, [path])
-        return session.pictures[0].path
+        return session.images[0].path
 
     shown = given(first)
-    done = list(results.segment_pictures(session, segmenter, prepared))
+    done = list(results.segment_images(session, segmenter, prepared))
     unused, waiting = given(second), given(third)
     assert not unused.parent.exists()
-    assert done[0].picture.path == shown
+    assert done[0].image.path == shown
     assert shown.exists()  # it is opened when its result is accepted or corrected
-    list(results.segment_pictures(session, segmenter, prepared))
+    list(results.segment_images(session, segmenter, prepared))
     assert not shown.parent.exists()
     assert waiting.exists()
     results.take_folder(session, Places.open([opened]), str(opened))
-    list(results.segment_pictures(session, segmenter, prepared))
+    list(results.segment_images(session, segmenter, prepared))
     assert not waiting.parent.exists()
     assert given(fourth).exists()
     assert len(list(opened.iterdir())) == 4
@@ -562,16 +562,16 @@ def test_folders_and_names_in_archives(session: Session, tmp_path: Path) -> None
     (folder / "link.png").symlink_to(outside)
     places = Places.open([folder])
     results.take_folder(session, places, str(folder))
-    assert [each.name for each in session.pictures] == ["a.jpg", "a.png", "sub/a.png"]
+    assert [each.name for each in session.images] == ["a.jpg", "a.png", "sub/a.png"]
     with pytest.raises(ValueError, match="expected something in the folders"):
         results.take_folder(session, places, str(tmp_path))
     told: list[str] = []
     with pytest.raises(ValueError, match="expected results to download, got none"):
         results.zip_masks(session, "indexed", apart=False, on_problem=told.append)
-    for picture in session.pictures:
+    for image in session.images:
         mask = session.new_file(".png")
         Image.fromarray(np.full((6, 8), 3, np.uint8)).save(mask)
-        session.results.append(results.SegmentedImage(picture, mask, (6, 8), {3: 48}))
+        session.results.append(results.SegmentedImage(image, mask, (6, 8), {3: 48}))
     session.results.append(results.SegmentedImage(SessionImage("bad.png", folder), problem="broken"))
     path = results.zip_masks(session, "indexed", apart=False, on_problem=told.append)
     with zipfile.ZipFile(path) as archive:
@@ -644,7 +644,7 @@ def tracked(segmenter: Segmenter, frames: list[Pixels], given: dict[int, Pixels]
     return np.stack([tracker.step(frame, given.get(number)).mask for number, frame in steps])
 
 
-def test_prompts_of_other_pictures_follow_from_the_first_frame(
+def test_prompts_of_other_images_follow_from_the_first_frame(
     session: Session, segmenter: Segmenter, tmp_path: Path
 ) -> None:
     video = follow.open_video(session, write_frames(tmp_path / "frames", [scene(number) for number in range(4)]))
@@ -680,7 +680,7 @@ def test_tuning_tells_its_steps_and_ends_with_a_key(session: Session, segmenter:
     assert ids.shape == (32, 32)
     assert set(np.unique(ids)) <= {0, 1, 2}
     assert key.origin.held_out == (given.names[judge],)
-    session.keys["mine"] = key
+    session.prompt_tensors["mine"] = key
     model = Model(segmenter, Places(()))
     session.examples.clear()
     assert model.prepared(session, ["mine"]).shots == 1
@@ -725,7 +725,7 @@ def test_other_weights_come_from_this_machine_alone(
     model = Model(segmenter, Places.open([inside]), LoadOptions(device="cpu", dtype="float32"))
     assert str(inside / "w.safetensors") in model.choices()
     assert "default" in model.choices()
-    assert model.seconds_per_picture() > 0
+    assert model.seconds_per_image() > 0
     example = results.add_example(session, "first", scene(0), scene_mask(0, ids=(1, 2)))
     model.prepared(session, [])
     video = follow.open_video(session, write_frames(tmp_path / "frames", [scene(0)]))
@@ -833,14 +833,14 @@ def test_a_stop_is_for_one_kind_of_job_which_may_be_waiting(page: Page, session:
     for step in asked:
         page.run(step)
     assert "Stopping" in page.does("stop")
-    (told,) = page.run(job, keys=[])
+    (told,) = page.run(job, prompt_tensors=[])
     assert ["Stopped before it began" in each for each in told.values()] == [True]
     assert session.results == []
     assert [kind for kind, stop in session.stops.items() if stop.is_set()] == ["segment"]
     for step in asked:
         page.run(step)
     page.does("stop-tune")
-    assert "3 of 3 pictures segmented" in page.run(job, keys=[])[-1][1]
+    assert "3 of 3 images segmented" in page.run(job, prompt_tensors=[])[-1][1]
 
 
 def test_a_click_does_not_take_back_the_stop_of_a_job_that_is_ending(session: Session) -> None:
@@ -881,7 +881,7 @@ def test_ids_without_a_brush_are_not_corrected(page: Page, session: Session, tmp
     told = "expected ids in 0..7, for which there are brushes, got 9; number what examples show from 1 to 7"
     with pytest.raises(error, match=told):
         page.does("results", "edit", SimpleNamespace(number=0))
-    assert session.picture is None
+    assert session.image is None
     video = follow.open_video(session, tmp_path / "clip")
     video.done += [Followed(number, f"{number}", mask, mask, (1, 9)) for number in range(2)]
     with pytest.raises(error, match=told):
@@ -911,7 +911,9 @@ def test_without_gradio_a_sentence_says_what_to_install() -> None:
     program = "import sys; sys.modules['gradio'] = None; from incontext.cli import main; main(['ui', '--no-open'])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "Error: expected gradio to be installed for the page; run: pip install 'incontext[ui]'\n"
+    starting, told = done.stderr.splitlines(keepends=True)
+    assert starting == "Starting the page; this takes some seconds.\n"
+    assert told == "Error: expected gradio to be installed for the page; run: pip install 'incontext[ui]'\n"
 
 
 def test_nothing_else_needs_the_page() -> None:

@@ -42,7 +42,7 @@ FRAMES = """count => new Promise(done => {
 EDITED = re.compile(r"/image\.png$")  # what an editor fetches
 QUEUED = re.compile(r"/queue/join")  # asks for a job
 WAIT = 300_000  # milliseconds: these wait for the network, on machines that may be busy
-SHOTS = os.environ.get("INCONTEXT_UI_PICTURES")  # a folder for pictures of the page, as the README has them
+SHOTS = os.environ.get("INCONTEXT_UI_IMAGES")  # a folder for images of the page, as the README has them
 
 pytestmark = [pytest.mark.browser]
 pytest.importorskip("gradio", reason="needs gradio, of the extra ui", exc_type=ImportError)
@@ -132,14 +132,14 @@ class Visit:
 
     @contextmanager
     def editing(self, where: str) -> Iterator[None]:
-        """What is done in the block puts a picture into an editor; go on once it is there."""
+        """What is done in the block puts an image into an editor; go on once it is there."""
         with self.page.expect_response(EDITED, timeout=WAIT):
             yield
         self.page.locator(f"#{where} button[aria-label='Brush']").wait_for()
         self.settled(where)
 
     def settled(self, where: str) -> None:
-        """Wait until an editor has moved its picture into its place: until it looks the same twenty frames on."""
+        """Wait until an editor has moved its image into its place: until it looks the same twenty frames on."""
         editor, before = self.page.locator(f"#{where} canvas").first, b""
         for _ in range(WAIT // 100):
             self.page.evaluate(FRAMES, 20)
@@ -150,7 +150,7 @@ class Visit:
         raise AssertionError(f"{where} moves on and on")
 
     def paint(self, where: str, shape: tuple[int, int], discs: list[tuple[int, int, int]], color: int = 0) -> None:
-        """Fill discs (row, column, radius) of a picture of this shape with the mouse, in the brush of that number."""
+        """Fill discs (row, column, radius) of an image of this shape with the mouse, in the brush of that number."""
         self.page.click(f"#{where} button[aria-label='Brush']")
         if color:
             self.page.click(f"#{where} button[aria-label='Color']")
@@ -184,8 +184,8 @@ class Visit:
         toast.locator(".toast-close").click()
         return said
 
-    def picture(self, name: str) -> None:
-        """A picture of the whole page, in 256 colours."""
+    def image(self, name: str) -> None:
+        """An image of the whole page, in 256 colours."""
         if SHOTS:
             shot = Image.open(io.BytesIO(self.page.screenshot(full_page=True))).convert("RGB")
             shot.thumbnail((800, 4000))
@@ -256,20 +256,20 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-def mask_of(picture: Path) -> Path:
-    return picture.with_name(f"{picture.stem}_mask.png")
+def mask_of(image: Path) -> Path:
+    return image.with_name(f"{image.stem}_mask.png")
 
 
 def iou(found: Pixels, truth: Pixels) -> float:
     return float(np.count_nonzero(found & truth) / np.count_nonzero(found | truth))
 
 
-def load_example(visit: Visit, picture: Path) -> None:
-    """The quick way: a picture and its mask as files."""
+def load_example(visit: Visit, image: Path) -> None:
+    """The quick way: an image and its mask as files."""
     with visit.editing("editor"):
-        visit.choose("picture", picture)
+        visit.choose("image", image)
     with visit.editing("editor"):
-        visit.choose("mask", mask_of(picture))
+        visit.choose("mask", mask_of(image))
     visit.page.click("#add")
     visit.count("#examples figure", 1)
 
@@ -278,7 +278,7 @@ def test_paint_segment_accept_and_download(visits: Any, files: list[Path]) -> No
     visit = visits()
     page = visit.page
     with visit.editing("editor"):
-        visit.choose("picture", files[0])
+        visit.choose("image", files[0])
     visit.paint("editor", SHAPE, DISCS[0][:1])
     page.click("#editor button[aria-label='Undo']")
     page.click("#add")
@@ -287,10 +287,10 @@ def test_paint_segment_accept_and_download(visits: Any, files: list[Path]) -> No
     page.click("#add")
     visit.count("#examples figure", 1)
 
-    visit.choose("pictures", *files[1:])
-    page.get_by_text("3 pictures to segment").wait_for()
+    visit.choose("images", *files[1:])
+    page.get_by_text("3 images to segment").wait_for()
     page.click("#segment")
-    visit.says("status", "3 of 3 pictures segmented.")
+    visit.says("status", "3 of 3 images segmented.")
     visit.count("#results .ic-card", 3)
     visit.says("results", re.compile(r"1: \d+\.\d% \(\d+ px\)"))
     mask = page.locator("#results .ic-mask").first
@@ -306,7 +306,7 @@ def test_paint_segment_accept_and_download(visits: Any, files: list[Path]) -> No
     page.locator("[data-accept='1']").click()
     visit.count("#examples figure", 2)
     page.click("#segment")
-    visit.says("status", "3 of 3 pictures segmented.")
+    visit.says("status", "3 of 3 images segmented.")
     with zipfile.ZipFile(io.BytesIO(visit.download("zip"))) as archive:
         assert sorted(archive.namelist()) == ["disc1.png", "disc2.png", "disc3.png"]
         for number in (1, 2, 3):
@@ -339,29 +339,29 @@ def test_a_folder_bad_files_and_what_they_say(visits: Any, files: list[Path], tm
     visit = visits()
     page = visit.page
     page.click("#segment")
-    visit.complains("expected pictures to segment, got none")
+    visit.complains("expected images to segment, got none")
     bad, small = tmp_path / "bad.png", tmp_path / "small.png"
-    bad.write_text("no picture")
+    bad.write_text("no image")
     Image.fromarray(np.eye(8, dtype=np.uint8)).save(small)
-    visit.choose("picture", bad)
+    visit.choose("image", bad)
     said = visit.complains("bad.png: expected an image file, got something else")
     assert "/" not in said.replace("- /", "")
-    page.click("#picture button[aria-label='Clear']")
+    page.click("#image button[aria-label='Clear']")
     load_example(visit, files[0])
     page.click("#mask button[aria-label='Clear']")
     visit.choose("mask", small)
-    visit.complains("expected a mask of the picture's size, 144 x 96, got 8 x 8")
+    visit.complains("expected a mask of the image's size, 144 x 96, got 8 x 8")
 
     page.locator("#folder input").click()
     page.get_by_role("option", name=re.compile("discs$")).click()
-    page.get_by_text("2 pictures to segment").wait_for()  # the link out of the folder is none of them
+    page.get_by_text("2 images to segment").wait_for()  # the link out of the folder is none of them
     page.click("#segment")
     visit.says("results", "in_folder_4.png")
-    visit.says("status", "2 of 2 pictures segmented.")
-    visit.choose("pictures", bad, *files[1:3])
-    page.get_by_text("3 pictures to segment").wait_for()
+    visit.says("status", "2 of 2 images segmented.")
+    visit.choose("images", bad, *files[1:3])
+    page.get_by_text("3 images to segment").wait_for()
     page.click("#segment")
-    visit.says("status", "2 of 3 pictures segmented, 1 could not be read.")
+    visit.says("status", "2 of 3 images segmented, 1 could not be read.")
     visit.says("results", "bad.png: expected an image file")
 
 
@@ -425,7 +425,7 @@ def ids_in(png: bytes) -> Pixels:
     return read_mask(Image.open(io.BytesIO(png))).ids
 
 
-def test_tune_and_use_the_key(visits: Any, files: list[Path], tmp_path: Path) -> None:
+def test_tune_and_use_the_prompt_tensor(visits: Any, files: list[Path], tmp_path: Path) -> None:
     visit = visits()
     page = visit.page
     visit.tab("Tune")
@@ -435,34 +435,34 @@ def test_tune_and_use_the_key(visits: Any, files: list[Path], tmp_path: Path) ->
     visit.choose("labelled", *[each for path in files[:3] for each in (path, mask_of(path))])
     page.locator("#steps input[type=number]").fill("10")
     page.locator("#steps input[type=number]").press("Tab")
-    page.locator("#key-name input, #key-name textarea").first.fill("discs")
+    page.locator("#prompt-tensor-name input, #prompt-tensor-name textarea").first.fill("discs")
     page.click("#tune")
     visit.says("tune-status", re.compile(r"10 steps\. Mean IoU 0\.\d+ before, 0\.\d+ after: discs is ready"))
     assert page.locator("#curve svg polyline").count() == 2
     visit.count("#judges figure", 1)
-    visit.says("key-list", "discs")
+    visit.says("prompt-tensor-list", "discs")
     saved = tmp_path / "discs.safetensors"
-    saved.write_bytes(visit.download("save-key"))
+    saved.write_bytes(visit.download("save-prompt-tensor"))
     key = PromptTensor.load(saved)
     assert key.ids == (1,)
-    assert len(key.origin.pictures) == 2
+    assert len(key.origin.images) == 2
 
     visit.tab("Segment")
-    visit.choose("pictures", files[1])
-    page.get_by_text("1 picture to segment").wait_for()
+    visit.choose("images", files[1])
+    page.get_by_text("1 image to segment").wait_for()
     page.get_by_label("discs").check()
     page.click("#segment")
-    visit.says("status", "1 of 1 pictures segmented.")
+    visit.says("status", "1 of 1 images segmented.")
     with zipfile.ZipFile(io.BytesIO(visit.download("zip"))) as archive:
         assert iou(ids_in(archive.read("disc1.png")), scene(1)[1]) > 0.6
 
     visit.tab("Tune")
-    visit.choose("load-key", saved)
-    visit.says("key-list", "discs_2")
+    visit.choose("load-prompt-tensor", saved)
+    visit.says("prompt-tensor-list", "discs_2")
     visit.tab("Model")
     visit.says("about-model", "default")
     page.click("#measure")
-    visit.says("model-status", re.compile(r"\d\.\d{3} s for a picture"))
+    visit.says("model-status", re.compile(r"\d\.\d{3} s for an image"))
     page.click("#load-weights")
     visit.complains("expected weights to load, got none")
     page.click("#use-backbone")
@@ -473,8 +473,8 @@ def test_each_job_has_its_own_stop(visits: Any, files: list[Path]) -> None:
     visit = visits()
     page = visit.page
     load_example(visit, files[0])
-    visit.choose("pictures", *files[1:])
-    page.get_by_text("3 pictures to segment").wait_for()
+    visit.choose("images", *files[1:])
+    page.get_by_text("3 images to segment").wait_for()
     visit.tab("Tune")
     page.get_by_label("Files", exact=True).check()
     visit.choose("labelled", *[each for path in files[:3] for each in (path, mask_of(path))])
@@ -490,12 +490,12 @@ def test_each_job_has_its_own_stop(visits: Any, files: list[Path]) -> None:
     visit.tab("Tune")
     visit.says("tune-status", re.compile(r"Step \d+ of 1000"))
     page.click("#stop-tune")
-    visit.says("tune-status", re.compile(r"Stopped after \d+ steps; there is no key"))
+    visit.says("tune-status", re.compile(r"Stopped after \d+ steps; there is no prompt tensor"))
     visit.tab("Segment")
     visit.says("status", "Stopped before it began.")
     visit.count("#results .ic-card", 0)
     page.click("#segment")
-    visit.says("status", "3 of 3 pictures segmented.")
+    visit.says("status", "3 of 3 images segmented.")
 
 
 def test_two_visitors_at_once(visits: Any, files: list[Path], server: Server) -> None:
@@ -503,14 +503,14 @@ def test_two_visitors_at_once(visits: Any, files: list[Path], server: Server) ->
     assert brightness(one) > 200
     load_example(one, files[0])
     load_example(other, files[2])
-    one.choose("pictures", *files[1:])
-    other.choose("pictures", files[3])
-    one.page.get_by_text("3 pictures to segment").wait_for()
-    other.page.get_by_text("1 picture to segment").wait_for()
+    one.choose("images", *files[1:])
+    other.choose("images", files[3])
+    one.page.get_by_text("3 images to segment").wait_for()
+    other.page.get_by_text("1 image to segment").wait_for()
     one.page.click("#segment")
     other.page.click("#segment")
-    one.says("status", "3 of 3 pictures segmented.")
-    other.says("status", "1 of 1 pictures segmented.")
+    one.says("status", "3 of 3 images segmented.")
+    other.says("status", "1 of 1 images segmented.")
     one.count("#results .ic-card", 3)
     other.count("#results .ic-card", 1)
     other.says("results", "disc3.png")
@@ -553,8 +553,8 @@ def brightness(visit: Visit) -> float:
     return sum(int(value) for value in re.findall(r"\d+", background)[:3]) / 3
 
 
-@pytest.mark.skipif(SHOTS is None, reason="INCONTEXT_UI_PICTURES names no folder for pictures of the page")
-def test_pictures_of_the_page(visits: Any, tmp_path: Path) -> None:
+@pytest.mark.skipif(SHOTS is None, reason="INCONTEXT_UI_IMAGES names no folder for images of the page")
+def test_images_of_the_page(visits: Any, tmp_path: Path) -> None:
     """docs/images/ui_segment.png and ui_track.png: coins, as in the demo."""
     data = pytest.importorskip("skimage.data", reason="needs scikit-image, of the extra demo")
     coins = np.repeat(data.coins()[..., None], 3, axis=2)
@@ -567,11 +567,11 @@ def test_pictures_of_the_page(visits: Any, tmp_path: Path) -> None:
         Image.fromarray(crop.of(coins)).save(path)
     visit = visits(viewport={"width": 1200, "height": 900})
     load_example(visit, example)
-    visit.choose("pictures", *queries[:4])
-    visit.page.get_by_text("4 pictures to segment").wait_for()
+    visit.choose("images", *queries[:4])
+    visit.page.get_by_text("4 images to segment").wait_for()
     visit.page.click("#segment")
-    visit.says("status", "4 of 4 pictures segmented.")
-    visit.picture("ui_segment")
+    visit.says("status", "4 of 4 images segmented.")
+    visit.image("ui_segment")
 
     clip = write_video(tmp_path / "coins.mp4", [coins[150:300, 4 * step : 4 * step + 200] for step in range(10)])
     visit.tab("Track")
@@ -583,7 +583,7 @@ def test_pictures_of_the_page(visits: Any, tmp_path: Path) -> None:
     visit.says("given-masks", "Masks of frames 0.")
     visit.page.click("#track")
     visit.says("track-status", "10 frames tracked, done.")
-    visit.picture("ui_track")
+    visit.image("ui_track")
     assert {"ui_segment.png", "ui_track.png"} <= {path.name for path in Path(str(SHOTS)).iterdir()}
 
 
@@ -624,8 +624,8 @@ def test_a_session_cannot_be_asked_for_other_files(server: Server, tmp_path: Pat
     config = json.loads(urllib.request.urlopen(server.address + "config", timeout=WAIT / 1000).read())
     by_name = {each["props"].get("elem_id"): each["id"] for each in config["components"]}
     for element, value in (
-        ("picture", {"path": str(secret), "meta": {"_type": "gradio.FileData"}}),
-        ("picture", {"path": "http://evil.example/x.png", "meta": {"_type": "gradio.FileData"}}),
+        ("image", {"path": str(secret), "meta": {"_type": "gradio.FileData"}}),
+        ("image", {"path": "http://evil.example/x.png", "meta": {"_type": "gradio.FileData"}}),
         ("folder", str(tmp_path)),
         ("folder", str(server.folder / ".." / tmp_path.name)),
         ("video-path", str(secret)),

@@ -1,4 +1,4 @@
-"""Clicks on the page in a real browser: by mouse, keyboard and touch, on the picture and on results; undo.
+"""Clicks on the page in a real browser: by mouse, keyboard and touch, on the image and on results; undo.
 
 In place of the network the page asks a stand-in, which fills what has the colour under a click: right answers are known
 whatever the weights are.
@@ -43,17 +43,17 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 import clicked
 clicked.stand_in()
 {test_ui_browser.SERVER}"""
-PICTURE = "#clicked [data-hint='picture']"
+IMAGE = "#clicked [data-hint='image']"
 
 
-def choose(visit: Visit, picture: Path) -> None:
+def choose(visit: Visit, image: Path) -> None:
     with visit.editing("editor"):
-        visit.choose("picture", picture)
-    visit.page.locator(PICTURE).wait_for()
+        visit.choose("image", image)
+    visit.page.locator(IMAGE).wait_for()
 
 
 def at(visit: Visit, where: str, row: float, column: float) -> tuple[float, float]:
-    """Where a pixel of a picture is on the screen."""
+    """Where a pixel of an image is on the screen."""
     place = visit.page.locator(where)
     place.scroll_into_view_if_needed()
     visit.page.wait_for_function(
@@ -77,7 +77,7 @@ def click(visit: Visit, where: str, row: float, column: float, **how: Any) -> No
 
 
 def mask(visit: Visit, where: str) -> Pixels:
-    """(H, W) bool: where the mask that is shown has a colour, at the picture's size."""
+    """(H, W) bool: where the mask that is shown has a colour, at the image's size."""
     shown = visit.page.locator(f"{where} .ic-mask")
     pixels = shown.evaluate(
         """async (image, [height, width]) => {
@@ -96,36 +96,36 @@ def mask(visit: Visit, where: str) -> Pixels:
 def test_one_click_makes_an_example_and_undo_takes_it_back(visits: Any, files: list[Path]) -> None:
     visit = visits()
     page = visit.page
-    page.click("#accept-picture")
-    visit.complains("expected a picture to click on")
+    page.click("#accept-image")
+    visit.complains("expected an image to click on")
     choose(visit, files[2])
-    page.click("#accept-picture")
+    page.click("#accept-image")
     visit.complains("expected a click on what you mean")
     (row, column, _), truth = DISCS[2][0], scene(2)[1]
-    click(visit, PICTURE, row, column)
-    one = mask(visit, PICTURE)
+    click(visit, IMAGE, row, column)
+    one = mask(visit, IMAGE)
     assert iou(one, truth) > 0.95
-    visit.count(f"{PICTURE} .ic-said circle[data-id='1']", 1)
+    visit.count(f"{IMAGE} .ic-said circle[data-id='1']", 1)
     page.get_by_label("Not this", exact=True).check()
-    click(visit, PICTURE, row + 4, column)
-    visit.count(f"{PICTURE} .ic-said circle[data-id='0']", 1)
-    two = mask(visit, PICTURE)
+    click(visit, IMAGE, row + 4, column)
+    visit.count(f"{IMAGE} .ic-said circle[data-id='0']", 1)
+    two = mask(visit, IMAGE)
     assert not two.any()
     page.get_by_label("This", exact=True).check()
-    click(visit, PICTURE, row - 4, column)
-    three = mask(visit, PICTURE)
+    click(visit, IMAGE, row - 4, column)
+    three = mask(visit, IMAGE)
     assert iou(three, truth) > 0.95
 
     for keys, expected in (
         *(("Control+z", two), ("Control+z", one), ("Control+Shift+z", two)),
         *(("Control+z", one), ("Control+y", two), ("Control+y", three)),
     ):
-        before = page.locator(PICTURE).get_attribute("data-answers")
+        before = page.locator(IMAGE).get_attribute("data-answers")
         page.keyboard.press(keys)
-        answered(visit, PICTURE, before)
-        np.testing.assert_array_equal(mask(visit, PICTURE), expected)
+        answered(visit, IMAGE, before)
+        np.testing.assert_array_equal(mask(visit, IMAGE), expected)
 
-    page.click("#accept-picture")
+    page.click("#accept-image")
     visit.count("#examples figure", 1)
     visit.says("examples", "disc2.png: 1")
     page.keyboard.press("Control+z")  # also after Accept
@@ -133,20 +133,20 @@ def test_one_click_makes_an_example_and_undo_takes_it_back(visits: Any, files: l
     page.keyboard.press("Control+y")
     visit.count("#examples figure", 1)
 
-    visit.choose("pictures", *files[:2])
-    page.get_by_text("2 pictures to segment").wait_for()
+    visit.choose("images", *files[:2])
+    page.get_by_text("2 images to segment").wait_for()
     page.click("#segment")
-    visit.says("status", "2 of 2 pictures segmented.")
+    visit.says("status", "2 of 2 images segmented.")
 
 
 def test_results_are_corrected_by_clicks_and_downloaded(visits: Any, files: list[Path]) -> None:
     visit = visits()
     page = visit.page
     load_example(visit, files[0])
-    visit.choose("pictures", *files[1:3])
-    page.get_by_text("2 pictures to segment").wait_for()
+    visit.choose("images", *files[1:3])
+    page.get_by_text("2 images to segment").wait_for()
     page.click("#segment")
-    visit.says("status", "2 of 2 pictures segmented.")
+    visit.says("status", "2 of 2 images segmented.")
     where, (row, column, radius) = "#results [data-hint='0']", DISCS[1][1]
     click(visit, where, row, column, button="right")  # not this: one of the two discs
     left = mask(visit, where)
@@ -175,23 +175,23 @@ def test_a_box_by_two_clicks_and_a_scribble(visits: Any, files: list[Path]) -> N
     choose(visit, files[2])
     (row, column, radius), truth = DISCS[2][0], scene(2)[1]
     page.get_by_label("Box", exact=True).check()
-    before = page.locator(PICTURE).get_attribute("data-answers")
-    page.mouse.click(*at(visit, PICTURE, row - radius, column - radius))
-    page.mouse.click(*at(visit, PICTURE, row + radius, column + radius))
-    answered(visit, PICTURE, before)
-    visit.count(f"{PICTURE} .ic-said rect", 1)
-    assert iou(mask(visit, PICTURE), truth) > 0.9
+    before = page.locator(IMAGE).get_attribute("data-answers")
+    page.mouse.click(*at(visit, IMAGE, row - radius, column - radius))
+    page.mouse.click(*at(visit, IMAGE, row + radius, column + radius))
+    answered(visit, IMAGE, before)
+    visit.count(f"{IMAGE} .ic-said rect", 1)
+    assert iou(mask(visit, IMAGE), truth) > 0.9
 
     page.get_by_label("Scribble", exact=True).check()
-    before = page.locator(PICTURE).get_attribute("data-answers")
-    page.mouse.move(*at(visit, PICTURE, row - 8, column - 8))
+    before = page.locator(IMAGE).get_attribute("data-answers")
+    page.mouse.move(*at(visit, IMAGE, row - 8, column - 8))
     page.mouse.down()
     for step in (-4, 0, 4, 8):
-        page.mouse.move(*at(visit, PICTURE, row + step, column + step))
+        page.mouse.move(*at(visit, IMAGE, row + step, column + step))
     page.mouse.up()
-    answered(visit, PICTURE, before)
-    visit.count(f"{PICTURE} .ic-said polyline", 1)
-    assert iou(mask(visit, PICTURE), truth) > 0.9
+    answered(visit, IMAGE, before)
+    visit.count(f"{IMAGE} .ic-said polyline", 1)
+    assert iou(mask(visit, IMAGE), truth) > 0.9
     with visit.editing("editor"):
         page.click("#to-brush")
     page.click("#add")
@@ -203,32 +203,32 @@ def test_keyboard_and_touch_do(visits: Any, files: list[Path]) -> None:
     page = visit.page
     choose(visit, files[2])
     row, column, _ = DISCS[2][0]
-    before = page.locator(PICTURE).get_attribute("data-answers")
-    page.touchscreen.tap(*at(visit, PICTURE, row, column))
-    answered(visit, PICTURE, before)
-    assert iou(mask(visit, PICTURE), scene(2)[1]) > 0.9
-    page.locator(PICTURE).focus()
+    before = page.locator(IMAGE).get_attribute("data-answers")
+    page.touchscreen.tap(*at(visit, IMAGE, row, column))
+    answered(visit, IMAGE, before)
+    assert iou(mask(visit, IMAGE), scene(2)[1]) > 0.9
+    page.locator(IMAGE).focus()
     for _ in range(4):
         page.keyboard.press("Shift+ArrowRight")
     page.keyboard.press("ArrowDown")
-    visit.count(f"{PICTURE} .ic-cross", 1)
-    before = page.locator(PICTURE).get_attribute("data-answers")
+    visit.count(f"{IMAGE} .ic-cross", 1)
+    before = page.locator(IMAGE).get_attribute("data-answers")
     page.keyboard.press("Enter")
-    answered(visit, PICTURE, before)
-    visit.count(f"{PICTURE} .ic-said circle[data-id='1']", 2)
-    assert mask(visit, PICTURE)[round(0.52 * SHAPE[0]), round(0.9 * SHAPE[1])]
-    before = page.locator(PICTURE).get_attribute("data-answers")
+    answered(visit, IMAGE, before)
+    visit.count(f"{IMAGE} .ic-said circle[data-id='1']", 2)
+    assert mask(visit, IMAGE)[round(0.52 * SHAPE[0]), round(0.9 * SHAPE[1])]
+    before = page.locator(IMAGE).get_attribute("data-answers")
     page.keyboard.press("Shift+Enter")
-    answered(visit, PICTURE, before)
-    visit.count(f"{PICTURE} .ic-said circle[data-id='0']", 1)
-    assert not mask(visit, PICTURE)[round(0.52 * SHAPE[0]), round(0.9 * SHAPE[1])]
+    answered(visit, IMAGE, before)
+    visit.count(f"{IMAGE} .ic-said circle[data-id='0']", 1)
+    assert not mask(visit, IMAGE)[round(0.52 * SHAPE[0]), round(0.9 * SHAPE[1])]
     page.keyboard.press("Escape")
 
 
 def test_what_a_browser_sends_is_checked() -> None:
     from incontext.ui.hinting import Said
 
-    good = Said.of("picture", "box", [[0.5, 0.25], [0.0, 1.0]])
+    good = Said.of("image", "box", [[0.5, 0.25], [0.0, 1.0]])
     assert good.hints((100, 200), 3).boxes == ((0.0, 25.0, 100.0, 99.5, 3),)
     assert Said.of("3", "click", [[1.0, 1]]).hints((100, 200), 0).points == ((199.5, 99.5, 0),)
     scribble = Said.of("3", "scribble", [[0.1, 0.1], [0.9, 0.1]]).hints((100, 200), 2).scribbles
@@ -250,7 +250,7 @@ def test_what_a_browser_sends_is_checked() -> None:
             Said.of(key, kind, places)
 
 
-def test_pictures_larger_than_what_is_clicked_on_are_accepted_at_their_own_size() -> None:
+def test_images_larger_than_what_is_clicked_on_are_accepted_at_their_own_size() -> None:
     from test_hinting import image, made
 
     from incontext.ui import hinting
@@ -258,8 +258,8 @@ def test_pictures_larger_than_what_is_clicked_on_are_accepted_at_their_own_size(
 
     segmenter = made()
     large = np.asarray(Image.fromarray(image(60, 100)).resize((1000, 600)))
-    session = Session(Path("unused"), picture=("large.png", large))
-    target = hinting.say(session, segmenter, hinting.Said("picture", "click", ((0.5, 0.5),)), 1)
+    session = Session(Path("unused"), image=("large.png", large))
+    target = hinting.say(session, segmenter, hinting.Said("image", "click", ((0.5, 0.5),)), 1)
     assert target.rounds.query.shape == (384, 640, 3)
     whole = target.whole(segmenter)
     assert whole.shape == (600, 1000)

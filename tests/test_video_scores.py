@@ -61,7 +61,7 @@ NOTHING = left_of(0)
         (left_of(40), left_of(40), 1, 1),
         (left_of(40), left_of(42), 40 / 42, 1),  # 0.8 % of the diagonal are 1.13 pixels, so 2
         (left_of(40), left_of(43), 40 / 43, 0),
-        (left_of(100), NOTHING, 0, 1),  # no outline runs along the picture's edge
+        (left_of(100), NOTHING, 0, 1),  # no outline runs along the image's edge
         (
             left_of(40) ^ left_of(20),
             left_of(40),
@@ -254,7 +254,7 @@ def test_clips_that_cannot_be_used(tmp_path: Path) -> None:
         read_clips(tmp_path)
     for path in (tmp_path / "masks").iterdir():
         path.unlink()
-    with pytest.raises(ValueError, match=r"expected pictures in .*frames and in .*masks, got 1 and 0"):
+    with pytest.raises(ValueError, match=r"expected images in .*frames and in .*masks, got 1 and 0"):
         read_clips(tmp_path)
 
 

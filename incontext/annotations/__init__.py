@@ -1,4 +1,4 @@
-"""Labelled pictures as other tools write and read them: COCO, YOLO, LabelMe and more, in and out.
+"""Labelled images as other tools write and read them: COCO, YOLO, LabelMe and more, in and out.
 
 The public names, nothing else: `open_labels` reads what lies at a path, whatever it is; `FORMATS` are the formats.
 """

@@ -1,6 +1,6 @@
 """Label Studio's run-length encoding of brush strokes: a stream of bits, the most significant first.
 
-It packs the bytes of an RGBA picture, row by row. A header has the number of bytes (32 bits), the bits of a value less
+It packs the bytes of an RGBA image, row by row. A header has the number of bytes (32 bits), the bits of a value less
 one (5), and four widths of a count, each less one (4 bits each). Then come runs: a bit that says "one value, repeated",
 2 bits that choose a width, the count less one in that width, and the value, or as many values as counted. What was
 brushed is the alpha channel. The layout is that of the package rle-pack (thi.ng), which the labelling page uses.
@@ -49,7 +49,7 @@ def unpack(packed: bytes, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """Brush strokes -> (H, W) bool: where at least half opaque.
 
     Args:
-        size: (H, W) of the picture.
+        size: (H, W) of the image.
 
     Raises:
         ValueError: The stream is of another size, or ends too early.

@@ -20,18 +20,18 @@ import numpy as np
 from incontext.annotations.agree import agreed, renumbered
 from incontext.annotations.coco_out import write, write_semantic
 from incontext.annotations.core import Categories, Format, Labelled, Labels, Source, Thing
-from incontext.annotations.joining import Pictures, relative_name
+from incontext.annotations.joining import Images, relative_name
 from incontext.annotations.shapes import Region, drawn, united
-from incontext.annotations.values import Problems, brief, checked_size, is_number, picture_size
+from incontext.annotations.values import Problems, brief, checked_size, is_number, size_of_image
 from incontext.images import rle
 from incontext.images.ids import MOST_IDS, Color
 from incontext.images.outlines import filled_as_coco
 
 Image: TypeAlias = tuple[PurePosixPath, tuple[int, int], Path | None]
-"""A picture's name in results, its size (H, W), and where it lies, if it is there."""
+"""An image's name in results, its size (H, W), and where it lies, if it is there."""
 
 _SPLIT_FILE: Final = "_annotations.coco.json"
-_FARTHEST: Final = 1e6  # pixels that a corner may lie outside of a picture: what lies beyond is a mistake
+_FARTHEST: Final = 1e6  # pixels that a corner may lie outside of an image: what lies beyond is a mistake
 
 
 # ------------------------------------------------------------------------------------------------- in
@@ -55,7 +55,7 @@ def _is_panoptic(document: Mapping[str, Any]) -> bool:
 
 
 def read(source: Source) -> Labels:
-    """The pictures of a COCO file, or of the files of all splits, with their objects; what cannot be used is left out,
+    """The images of a COCO file, or of the files of all splits, with their objects; what cannot be used is left out,
     and told."""
     if not source.is_folder:
         return _read_file(source)
@@ -92,8 +92,8 @@ def _read_file(source: Source, problems: Problems | None = None) -> Labels:
     empty = [name for key, (name, _, _) in images.items() if key not in objects]
     if strange and empty:
         problems.add(
-            f"{path}: left out {len(empty)} pictures without annotations, such as {empty[0]}, as {strange} of "
-            "the annotations are of pictures that are not listed, and may be meant for them"
+            f"{path}: left out {len(empty)} images without annotations, such as {empty[0]}, as {strange} of "
+            "the annotations are of images that are not listed, and may be meant for them"
         )
     found = []
     for key, (name, size, image) in images.items():
@@ -116,7 +116,7 @@ def _sorted(
     ids: Mapping[object, int],
     crowds: set[object],
 ) -> tuple[dict[object, list[_Annotation]], int]:
-    """The usable annotations of each picture that has some, and how many are of pictures that are not listed."""
+    """The usable annotations of each image that has some, and how many are of images that are not listed."""
     objects: dict[object, list[_Annotation]] = {}
     strange = 0
     for number, annotation in annotations:
@@ -143,7 +143,7 @@ def _sorted(
 
 
 class _Annotation(NamedTuple):
-    """An annotation that belongs to a picture. called: its own id, for sentences. category: its id here."""
+    """An annotation that belongs to an image. called: its own id, for sentences. category: its id here."""
 
     called: str
     category: int
@@ -243,9 +243,9 @@ def _color(value: object) -> Color | None:
 
 def read_images(source: Source, problems: Problems) -> tuple[dict[object, Image], set[object]]:
     """id -> each image that can be used, and the ids of those that cannot."""
-    path, pictures = source.path, pictures_of(source)
+    path, places = source.path, images_of(source)
     entries = listed(path, source.document, "images", problems)
-    named = pictures.named_all(text for _, entry in entries if isinstance(text := entry.get("file_name"), str))
+    named = places.named_all(text for _, entry in entries if isinstance(text := entry.get("file_name"), str))
     images: dict[object, Image] = {}
     refused: set[object] = set()
     for number, entry in entries:
@@ -266,22 +266,22 @@ def read_images(source: Source, problems: Problems) -> tuple[dict[object, Image]
 
 
 def _size(entry: Mapping[str, Any], image: Path | None) -> tuple[int, int]:
-    """(H, W) as the file says it, or as the picture has it where the file does not."""
+    """(H, W) as the file says it, or as the image has it where the file does not."""
     height, width = entry.get("height"), entry.get("width")
     if (height is None or width is None) and image is not None:
-        return picture_size(image)
+        return size_of_image(image)
     return checked_size(height, width)
 
 
-def pictures_of(source: Source) -> Pictures:
-    """Where the pictures of a COCO file are looked for: beside it, in images/, in the folder that it is named after
+def images_of(source: Source) -> Images:
+    """Where the images of a COCO file are looked for: beside it, in images/, in the folder that it is named after
     (train2017 for instances_train2017.json), and in all of these one folder further up."""
     if source.images is not None:
-        return Pictures(source.images, deep=[source.images])
+        return Images(source.images, deep=[source.images])
     here, split = source.path.absolute().parent, source.path.stem.rpartition("_")[2]
     inside = ("", "images", split, f"images/{split}")
     folders = [folder / each for folder in (here, here.parent) for each in inside if (folder / each).is_dir()]
-    return Pictures(*folders, deep=[folder for folder in folders if folder not in (here, here.parent)])
+    return Images(*folders, deep=[folder for folder in folders if folder not in (here, here.parent)])
 
 
 def _usable(segmentation: object, size: tuple[int, int], where: str, problems: Problems) -> object:
@@ -299,7 +299,7 @@ def _usable(segmentation: object, size: tuple[int, int], where: str, problems: P
         came = segmentation.get("size")
         if came == list(size):
             return segmentation
-        raise ValueError(f"expected runs of the picture's size {list(size)} (height, width), got {brief(came)}")
+        raise ValueError(f"expected runs of the image's size {list(size)} (height, width), got {brief(came)}")
     raise ValueError(f"expected polygons or run lengths as segmentation, got {brief(segmentation)}")
 
 
@@ -307,7 +307,7 @@ def _ring_trouble(ring: object, size: tuple[int, int]) -> str | None:
     if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2 or not _are_numbers(ring):
         return f"expected a polygon [x1, y1, x2, y2, ...] of at least 3 corners and finite numbers, got {brief(ring)}"
     if max(map(abs, ring)) > _FARTHEST:
-        return f"expected a polygon in its picture of {size[1]} x {size[0]}, got {brief(ring)}"
+        return f"expected a polygon in its image of {size[1]} x {size[0]}, got {brief(ring)}"
     return None
 
 

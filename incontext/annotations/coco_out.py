@@ -33,7 +33,7 @@ def write(out: Path, categories: Categories) -> Iterator[Add]:
 
 @contextmanager
 def write_semantic(out: Path, categories: Categories) -> Iterator[Add]:
-    """`semantic.json`: an annotation for each category that a picture shows, as COCO's stuff segmentation has it."""
+    """`semantic.json`: an annotation for each category that an image shows, as COCO's stuff segmentation has it."""
     with coco_file(out / SEMANTIC_FILE_NAME, categories) as put:
 
         def add(result: Result) -> None:
@@ -64,7 +64,7 @@ Put = Callable[[Result, Iterator[dict[str, Any]]], None]
 
 @contextmanager
 def coco_file(path: Path, categories: Categories, *, numbered: bool = True) -> Iterator[Put]:
-    """A COCO file that takes pictures with their annotations one after another, and appears when all are there.
+    """A COCO file that takes images with their annotations one after another, and appears when all are there.
 
     numbered: annotations get ids. Annotations wait on disk, as they come after all images in the file.
     """

@@ -1,4 +1,4 @@
-"""What every annotation format is turned into, and made of: pictures, the things in them, and the names of ids.
+"""What every annotation format is turned into, and made of: images, the things in them, and the names of ids.
 
 A format is a module with a `FORMAT`: how to tell it (`recognises`), how to read it (`read`) and how to write it
 (`write`), each of them None where there is no such thing. known.py lists them all. Refuses to know any of them, and
@@ -87,11 +87,11 @@ class Categories:
 
 @dataclass(frozen=True, eq=False)
 class Thing:
-    """An object, or all of a kind, in a picture; made by :meth:`cut`.
+    """An object, or all of a kind, in an image; made by :meth:`cut`.
 
     Attributes:
         category: Its id (0 where it is ignored).
-        selected: (h, w) bool, its pixels inside of its box, whose upper left pixel is (top, left) of the picture.
+        selected: (h, w) bool, its pixels inside of its box, whose upper left pixel is (top, left) of the image.
         confidence: 0..1, or None where nobody said.
         is_ignored: Painted as 255.
     """
@@ -132,15 +132,15 @@ class Thing:
         return self.left, self.top, width, height
 
     def whole(self, size: tuple[int, int]) -> Flags:
-        """(H, W) bool: its pixels in a picture of that size."""
+        """(H, W) bool: its pixels in an image of that size."""
         selected = np.zeros(size, np.bool_)
         self.seen_in(selected)[...] = self.selected
         return selected
 
-    def seen_in(self, picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def seen_in(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The part of an (H, W, ...) array inside of its box: a view."""
         height, width = self.selected.shape
-        return picture[self.top : self.top + height, self.left : self.left + width]
+        return image[self.top : self.top + height, self.left : self.left + width]
 
 
 def paint(things: Sequence[Thing], size: tuple[int, int], meaning: Meaning = "semantic") -> Pixels:
@@ -154,7 +154,7 @@ def paint(things: Sequence[Thing], size: tuple[int, int], meaning: Meaning = "se
     for thing in things:
         number += not thing.is_ignored
         if meaning == "instances" and number > MOST_IDS:
-            raise ValueError("expected at most 254 objects in a picture with an id each; read it as semantic")
+            raise ValueError("expected at most 254 objects in an image with an id each; read it as semantic")
         value = IGNORED if thing.is_ignored else thing.category if meaning == "semantic" else number
         thing.seen_in(mask)[thing.selected] = value
     return mask
@@ -176,17 +176,17 @@ def things_of(mask: Pixels, confidences: Mapping[int, float] | None = None) -> l
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """A picture with its labels, as they are in `file`.
+    """An image with its labels, as they are in `file`.
 
     Nothing is decoded before it is asked for.
 
     Attributes:
-        name: The picture's path, from the folder that all pictures lie in, with its suffix; never leads out of a
+        name: The image's path, from the folder that all images lie in, with its suffix; never leads out of a
             folder.
         size: (H, W).
         draw: Its things in painting order; ValueError in a sentence where they are broken.
-        image: Where the picture lies, None where there is no such file.
-        embedded: Reads a picture that is part of the annotation file.
+        image: Where the image lies, None where there is no such file.
+        embedded: Reads an image that is part of the annotation file.
     """
 
     name: PurePosixPath
@@ -209,12 +209,12 @@ class Labelled:
         if self.embedded is not None:
             return self.embedded()
         if self.image is None:
-            raise FileNotFoundError(f"{self.file}: names the picture {self.name}, and there is no such file")
+            raise FileNotFoundError(f"{self.file}: names the image {self.name}, and there is no such file")
         return read_image(self.image)
 
 
 class Collected(Protocol):
-    """Pictures that can be counted, and gone through more than once."""
+    """Images that can be counted, and gone through more than once."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Labelled]: ...
@@ -222,29 +222,29 @@ class Collected(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """The labelled pictures of an annotation file or folder, in its own order.
+    """The labelled images of an annotation file or folder, in its own order.
 
     problems: what had to be left out of it, as far as it is known by now, a sentence each, with the name of the file.
     """
 
     path: Path
     format: str
-    pictures: Collected
+    images: Collected
     categories: Categories
     problems: Sequence[str] = ()
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __iter__(self) -> Iterator[Labelled]:
-        return iter(self.pictures)
+        return iter(self.images)
 
 
 class Source:
     """What lies at a path, looked at once, so that many formats can be tried on it."""
 
     def __init__(self, path: Path, *, images: Path | None = None) -> None:
-        """images: the folder that the pictures lie in, where they lie elsewhere than the format says."""
+        """images: the folder that the images lie in, where they lie elsewhere than the format says."""
         if not path.exists():
             raise FileNotFoundError(f"{path}: there is no such file or folder")
         if not (path.is_dir() or path.is_file()):
@@ -296,7 +296,7 @@ class Format:
             folder `out`, which exists, when it ends well; nothing half-written is left when it raises. A result that
             the format cannot hold is a ValueError of `add`, before anything of it is written. Memory does not grow with
             the number of results.
-        by_name: A picture gets a file called after it, so two of them must differ in more than their suffixes.
+        by_name: An image gets a file called after it, so two of them must differ in more than their suffixes.
     """
 
     name: str
@@ -312,13 +312,13 @@ class Format:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A picture and what was found in it, to be written.
+    """An image and what was found in it, to be written.
 
     Attributes:
-        name: The picture's path, as in `Labelled`, with its suffix.
+        name: The image's path, as in `Labelled`, with its suffix.
         mask: (H, W) uint8 ids of categories, 255 ignored.
         things: Its objects in painting order, ignored ones among them.
-        image: Where the picture lies, if that is known.
+        image: Where the image lies, if that is known.
     """
 
     name: PurePosixPath

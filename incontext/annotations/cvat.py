@@ -25,7 +25,7 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 
 from incontext.annotations.core import Add, Categories, Format, Labelled, Labels, Result, Source, Thing
-from incontext.annotations.joining import Pictures, relative_name
+from incontext.annotations.joining import Images, relative_name
 from incontext.annotations.shapes import (
     IGNORED_NAME,
     Piece,
@@ -38,7 +38,7 @@ from incontext.annotations.shapes import (
     rectangle,
     visible,
 )
-from incontext.annotations.values import Problems, brief, checked_size, picture_size
+from incontext.annotations.values import Problems, brief, checked_size, size_of_image
 from incontext.images import rle
 from incontext.images.ids import Color
 from incontext.images.write import whole_file
@@ -174,9 +174,9 @@ def _read(source: Source) -> Labels:
     listed = [name for name in outline.names if name not in {"", IGNORED_NAME}]
     categories = Categories.listed(listed, _colors(listed, outline.colors))
     near = [path.parent / "images", path.parent, path.parent.parent / "images"]
-    finder = Pictures(*near, deep=near[:1]) if source.images is None else Pictures(source.images, deep=[source.images])
+    finder = Images(*near, deep=near[:1]) if source.images is None else Images(source.images, deep=[source.images])
     named = finder.named_all(each.about.get("name", "") for each in outline.images)
-    pictures: dict[PurePosixPath, Labelled] = {}
+    images: dict[PurePosixPath, Labelled] = {}
     for each in outline.images:
         try:
             found = named[each.about.get("name", "")]
@@ -184,22 +184,22 @@ def _read(source: Source) -> Labels:
                 raise found
             own, image = found
             size = _size(each.about, image)
-            name = own if own not in pictures else relative_name(f"task_{each.about.get('task_id', '2')}/{own}")
+            name = own if own not in images else relative_name(f"task_{each.about.get('task_id', '2')}/{own}")
         except ValueError as error:
             problems.add(f"{path}, image {brief(each.about.get('name'))}: {error}")
             continue
-        if name in pictures:
+        if name in images:
             problems.add(f"{path}: left out the image {own}, which is there already")
             continue
         draw = partial(_draw, path, each, size, categories, problems)
-        pictures[name] = Labelled(name, size, path, draw, image)
-    return Labels(path, FORMAT.name, list(pictures.values()), categories, problems)
+        images[name] = Labelled(name, size, path, draw, image)
+    return Labels(path, FORMAT.name, list(images.values()), categories, problems)
 
 
 def _size(about: Attributes, image: Path | None) -> tuple[int, int]:
-    """(H, W) as the file says it, or as the picture has it where the file does not."""
+    """(H, W) as the file says it, or as the image has it where the file does not."""
     if image is not None and not about.get("height") and not about.get("width"):
-        return picture_size(image)
+        return size_of_image(image)
     return checked_size(_whole(about.get("height")), _whole(about.get("width")))
 
 
@@ -291,7 +291,7 @@ def _number(about: Attributes, key: str, default: float | None = None) -> float:
 def _mask(about: Attributes, size: tuple[int, int]) -> Region:
     left, top, width, height = (int(_number(about, key)) for key in ("left", "top", "width", "height"))
     if not (0 < width <= size[1] and 0 < height <= size[0]):
-        raise ValueError(f"expected a mask inside of the picture, got one of {width} x {height}")
+        raise ValueError(f"expected a mask inside of the image, got one of {width} x {height}")
     text = about.get("rle", "")
     if not re.fullmatch(r"\s*\d{1,9}(\s*,\s*\d{1,9})*\s*", text):
         raise ValueError(f"expected runs as numbers with commas, got {brief(text)}")

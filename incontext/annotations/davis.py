@@ -1,4 +1,4 @@
-"""Masks of videos in the layout of DAVIS (arXiv 1704.00675), in: pictures and masks of the same names.
+"""Masks of videos in the layout of DAVIS (arXiv 1704.00675), in: images and masks of the same names.
 
     ROOT/JPEGImages/480p/VIDEO/00000.jpg
     ROOT/Annotations/480p/VIDEO/00000.png     ids of objects
@@ -21,34 +21,34 @@ from typing import Final, Self
 import numpy as np
 
 from incontext.annotations.core import Categories, Format, Labelled, Labels, Source, Thing, things_of
-from incontext.annotations.joining import Pictures
+from incontext.annotations.joining import Images
 from incontext.annotations.mask_files import checked
 from incontext.annotations.values import Problems
 from incontext.images.ids import IGNORED, MOST_IDS, Color
 from incontext.images.masks import is_painted, read_ids, read_mask
 from incontext.images.names import natural_order
 
-_PICTURES: Final = "JPEGImages"
+_IMAGES: Final = "JPEGImages"
 _MASKS: Final = "Annotations"
 _USUAL_RESOLUTION: Final = "480p"
 
 
 def _recognises(source: Source) -> bool:
     root = source.path
-    return (root / _PICTURES).is_dir() and any(path.parent != root / _MASKS for path in _masks(root / _MASKS))
+    return (root / _IMAGES).is_dir() and any(path.parent != root / _MASKS for path in _masks(root / _MASKS))
 
 
 def _read(source: Source) -> Labels:
     problems = Problems()
     below = _resolution(source.path / _MASKS, problems)
     folder = source.path / _MASKS / below
-    images = Pictures(source.path / _PICTURES / below) if source.images is None else Pictures(source.images)
+    images = Images(source.path / _IMAGES / below) if source.images is None else Images(source.images)
     clips: defaultdict[Path, list[Path]] = defaultdict(list)
     for path in sorted(_masks(folder), key=natural_order):
         clips[path.parent].append(path)
     opened = [_Clip.open(masks, problems) for masks in clips.values()]
     categories = Categories.plain({i for clip in opened for i in clip.ids})
-    pictures = []
+    labelled = []
     for clip in opened:
         for path, size in clip.masks.items():
             stem = PurePosixPath(path.relative_to(folder).with_suffix("").as_posix())
@@ -58,12 +58,12 @@ def _read(source: Source) -> Labels:
                 problems.add(f"{path}: {error}")
                 continue
             name = stem.with_name(stem.name + (".jpg" if image is None else image.suffix))
-            pictures.append(Labelled(name, size, path, partial(_draw, path, clip.colors, categories), image))
-    if not pictures:
+            labelled.append(Labelled(name, size, path, partial(_draw, path, clip.colors, categories), image))
+    if not labelled:
         raise ValueError(problems[0])
-    if len(videos := {picture.name.parent for picture in pictures}) > 1 and len(categories.ids) > 1:
+    if len(videos := {each.name.parent for each in labelled}) > 1 and len(categories.ids) > 1:
         problems.note(f"{folder}: ids are objects of their own video, and there are {len(videos)} videos")
-    return Labels(source.path, FORMAT.name, pictures, categories, problems)
+    return Labels(source.path, FORMAT.name, labelled, categories, problems)
 
 
 @dataclass(frozen=True)

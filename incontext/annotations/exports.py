@@ -12,6 +12,7 @@ from pathlib import Path
 from incontext.annotations.core import Add, Categories, Format, Result
 from incontext.annotations.known import FORMATS
 from incontext.images.gate import folder_below
+from incontext.words import did_you_mean
 
 
 def writable(names: Iterable[str]) -> tuple[Format, ...]:
@@ -23,7 +24,8 @@ def writable(names: Iterable[str]) -> tuple[Format, ...]:
     known = {each.name: each for each in FORMATS if each.write is not None}
     asked = list(names)
     if unknown := [name for name in asked if name not in known]:
-        raise ValueError(f"expected formats out of {', '.join(known)}, got {', '.join(map(repr, unknown))}")
+        told = ", ".join(map(repr, unknown)) + did_you_mean(unknown, known)
+        raise ValueError(f"expected formats out of {', '.join(known)}, got {told}")
     if len(set(asked)) < len(asked) or not asked:
         raise ValueError(f"expected at least one format, each once, got {', '.join(asked) or 'none'}")
     return tuple(known[name] for name in asked)
@@ -47,13 +49,13 @@ def write_all(
 
     Memory grows by a number for each.
 
-    Files of all pictures together appear at the end, and not at all when a result or a disk raises on the way.
+    Files of all images together appear at the end, and not at all when a result or a disk raises on the way.
 
     Args:
         on_problem: Told in a sentence what a format cannot hold, and so does not have.
     """
     count = 0
-    named: dict[int, int] = {}  # hashes of names without their suffixes -> the number of the picture
+    named: dict[int, int] = {}  # hashes of names without their suffixes -> the number of the image
     with ExitStack() as stack:
         adds: list[tuple[Format, Add]] = []
         for each in formats:
@@ -66,7 +68,7 @@ def write_all(
             for each, add in adds:
                 try:
                     if each.by_name and not is_first:
-                        raise ValueError("expected a name that differs in more than its suffix from another picture's")
+                        raise ValueError("expected a name that differs in more than its suffix from another image's")
                     add(result)
                 except ValueError as error:
                     if on_problem is not None:

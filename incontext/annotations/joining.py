@@ -1,10 +1,10 @@
-"""Which picture a label means: one way for all formats, whatever their tools make of a name.
+"""Which image a label means: one way for all formats, whatever their tools make of a name.
 
 A name is tried as it stands; percent-decoded; with backslashes as separators; without its folders; without what an
 upload put before it (`cb0618f1-name.jpg`). The two ways to write an accent (Unicode's NFC and NFD) are alike, and so
-are suffixes in capitals. Where several pictures are meant by a name, none is taken, and both are named.
+are suffixes in capitals. Where several images are meant by a name, none is taken, and both are named.
 
-Refuses to know what labels are, and what is inside of pictures.
+Refuses to know what labels are, and what is inside of images.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def readings(text: str) -> Iterator[PurePosixPath]:
 
 
 def relative_name(text: object) -> PurePosixPath:
-    """A picture's name for results, as a file says it. ValueError for one that leads out of a folder, or is none."""
+    """An image's name for results, as a file says it. ValueError for one that leads out of a folder, or is none."""
     return checked_name(_slashed(text) if isinstance(text, str) else text)
 
 
 def alike(name: str) -> str:
-    """Equal for names of one picture: accents in either form, suffixes in small letters or capitals."""
+    """Equal for names of one image: accents in either form, suffixes in small letters or capitals."""
     suffix = PurePosixPath(name).suffix
     return unicodedata.normalize("NFC", name.removesuffix(suffix)) + suffix.lower()
 
@@ -66,7 +66,7 @@ def uploaded_as(name: str) -> str | None:
 
 
 def likeness(said: str, name: str) -> int | None:
-    """How far the name of a picture that a label says is from that of a picture: 0 where they are the same, None where
+    """How far the name of an image that a label says is from that of an image: 0 where they are the same, None where
     another one is meant. Both are without folders."""
     spelled = [reading.name for reading in readings(said)]
     if said == name:
@@ -84,15 +84,15 @@ def _slashed(text: str) -> str:
     return text.replace("\\", "/")
 
 
-# ------------------------------------------------------------------------------------------- finding pictures
+# ------------------------------------------------------------------------------------------- finding images
 
 
 Named: TypeAlias = tuple[PurePosixPath, Path | None]
-"""The name of a picture in results, and where it lies, if it is there."""
+"""The name of an image in results, and where it lies, if it is there."""
 
 
-class Pictures:
-    """Finds pictures below some folders, the first folder first.
+class Images:
+    """Finds images below some folders, the first folder first.
 
     deep: of these folders the subfolders are searched as well, in the end, by names without folders.
     """
@@ -103,7 +103,7 @@ class Pictures:
         self._listings: dict[Path, Mapping[str, Sequence[str]]] = {}
 
     def find(self, text: str | PurePosixPath) -> Path | None:
-        """The picture that a name means, or None where there is none. ValueError where there are several."""
+        """The image that a name means, or None where there is none. ValueError where there are several."""
         names = list(readings(str(text)))
         for name in names:
             for folder in self._folders:
@@ -115,7 +115,7 @@ class Pictures:
         return self._loosely(str(text), [name.name for name in names], self._below)
 
     def find_stem(self, stem: PurePosixPath) -> Path | None:
-        """The picture of this name, to which the suffix of a picture is still to be added, or None. ValueError where
+        """The image of this name, to which the suffix of an image is still to be added, or None. ValueError where
         there are several."""
         names = [name.as_posix() for name in readings(str(stem))]
         for name in names:
@@ -126,32 +126,32 @@ class Pictures:
             if found := _only(str(stem), self._stems(loosely_alike).get(loosely_alike(name), ())):
                 return found
         if len(stem.parts) > 1:
-            return None  # labels in folders of their own are not those of pictures in other ones
+            return None  # labels in folders of their own are not those of images in other ones
         return self._loosely(str(stem), [PurePosixPath(name).name for name in names], self._last_stems)
 
     def called(self, stem: str) -> Path | None:
-        """The picture that lies in one of the folders itself and has this name before its suffix, or None. ValueError
+        """The image that lies in one of the folders itself and has this name before its suffix, or None. ValueError
         where there are several."""
         for folder in self._folders:
             names = (name for names in self._listed(folder).values() for name in names)
-            pictures = filter(_is_picture, (folder / name for name in names))
-            if found := _only(stem, (path for path in pictures if _composed(path.stem) == _composed(stem))):
+            images = filter(_is_image, (folder / name for name in names))
+            if found := _only(stem, (path for path in images if _composed(path.stem) == _composed(stem))):
                 return found
         return None
 
     def _loosely(self, said: str, names: Iterable[str], paths: Mapping[str, Sequence[Path]]) -> Path | None:
-        """The picture that is called so in any folder, in capitals or not, before or after an upload."""
+        """The image that is called so in any folder, in capitals or not, before or after an upload."""
         for key in dict.fromkeys(map(loosely_alike, names)):
             if found := _only(said, paths.get(key, ())):
                 return found
         if any(map(uploaded_as, names)):
-            return None  # another upload of an equal name is another picture
+            return None  # another upload of an equal name is another image
         keys = dict.fromkeys(_BEFORE + loosely_alike(name) for name in names)
         return next((found for key in keys if (found := _only(said, paths.get(key, ())))), None)
 
     def named(self, text: str | PurePosixPath) -> Named:
-        """The name that a picture has in results, and where it lies: its own name below its folder, where the label's
-        name is only like it. ValueError where there are several, or the name leads out and there is no picture."""
+        """The name that an image has in results, and where it lies: its own name below its folder, where the label's
+        name is only like it. ValueError where there are several, or the name leads out and there is no image."""
         path = self.find(text)
         try:
             name = relative_name(str(text))
@@ -163,7 +163,7 @@ class Pictures:
         return (name if is_said or path is None else self._own_name(path)), path
 
     def named_all(self, texts: Iterable[str]) -> dict[str, Named | ValueError]:
-        """What `named` gives for each of the names of a set, or raises. Where several of them mean one picture, it is
+        """What `named` gives for each of the names of a set, or raises. Where several of them mean one image, it is
         that of the one that is exactly its name, else of none."""
         found: dict[str, Named | ValueError] = {}
         claims: defaultdict[str, list[str]] = defaultdict(list)
@@ -206,9 +206,9 @@ class Pictures:
 
     @cached_property
     def _below(self) -> Mapping[str, Sequence[Path]]:
-        """All pictures, those in subfolders of deep folders too, by the loosest likeness of their names."""
+        """All images, those in subfolders of deep folders too, by the loosest likeness of their names."""
         pairs = ((folder, names) for folder in self._folders for names in self._listed(folder).values())
-        listed = filter(_is_picture, (folder / name for folder, names in pairs for name in names))
+        listed = filter(_is_image, (folder / name for folder, names in pairs for name in names))
         deep = (path for folder in self._deep for path in walked(folder))
         return _by_name((path.name, path) for path in (*listed, *deep))
 
@@ -217,7 +217,7 @@ class Pictures:
         return _by_name((PurePosixPath(stem).name, path) for stems in self._stems_of for stem, path in stems)
 
     def _stems(self, key: Callable[[str], str]) -> Mapping[str, Sequence[Path]]:
-        """Pictures below the folders by their paths without suffixes; of one path, those of the first folder."""
+        """Images below the folders by their paths without suffixes; of one path, those of the first folder."""
         name = key.__name__
         if name not in self._by_stem:
             found: dict[str, list[Path]] = {}
@@ -235,7 +235,7 @@ class Pictures:
 
     @cached_property
     def _stems_of(self) -> list[list[tuple[str, Path]]]:
-        """For each folder the pictures below it, each with its path from there without the suffix."""
+        """For each folder the images below it, each with its path from there without the suffix."""
         return [
             [(path.relative_to(folder).with_suffix("").as_posix(), path) for path in walked(folder)]
             for folder in self._folders
@@ -272,15 +272,15 @@ def _composed(stem: str) -> str:
     return unicodedata.normalize("NFC", stem)
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def walked(folder: Path) -> Iterator[Path]:
-    """The pictures below a folder, in order, hidden ones passed over; links to folders are not followed."""
+    """The images below a folder, in order, hidden ones passed over; links to folders are not followed."""
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name[0] != ".")
-        yield from (path for name in sorted(files) if name[0] != "." and _is_picture(path := Path(parent, name)))
+        yield from (path for name in sorted(files) if name[0] != "." and _is_image(path := Path(parent, name)))
 
 
 def is_file(path: Path) -> bool:
@@ -296,7 +296,7 @@ def is_file(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Joined:
-    """Files of labels and the pictures that they mean. pairs: by picture. alone: labels that mean no picture, or not
+    """Files of labels and the images that they mean. pairs: by image. alone: labels that mean no image, or not
     clearly one; problems: a sentence for each of those that mean several."""
 
     pairs: Mapping[Path, Path]
@@ -304,32 +304,32 @@ class Joined:
     problems: Sequence[str]
 
 
-def join(labels: Mapping[PurePosixPath, Path], pictures: Pictures) -> Joined:
-    """Join files of labels, by their paths without suffixes, with the pictures of the same names.
+def join(labels: Mapping[PurePosixPath, Path], images: Images) -> Joined:
+    """Join files of labels, by their paths without suffixes, with the images of the same names.
 
-    Where two mean one picture, the one that is called exactly like it has it; without such a one neither has it.
+    Where two mean one image, the one that is called exactly like it has it; without such a one neither has it.
     """
     claims: defaultdict[Path, list[tuple[PurePosixPath, Path]]] = defaultdict(list)
     alone: list[Path] = []
     problems: list[str] = []
     for stem, label in labels.items():
         try:
-            picture = pictures.find_stem(stem)
+            image = images.find_stem(stem)
         except ValueError as error:
             problems.append(f"{label}: {error}")
             alone.append(label)
             continue
-        if picture is None:
+        if image is None:
             alone.append(label)
         else:
-            claims[picture].append((stem, label))
+            claims[image].append((stem, label))
     pairs: dict[Path, Path] = {}
-    for picture, claim in claims.items():
-        exact = [label for stem, label in claim if picture.stem == stem.name] if len(claim) > 1 else [claim[0][1]]
+    for image, claim in claims.items():
+        exact = [label for stem, label in claim if image.stem == stem.name] if len(claim) > 1 else [claim[0][1]]
         if len(exact) == 1:
-            pairs[picture] = exact[0]
+            pairs[image] = exact[0]
         else:
             first, second = (label for _, label in claim[:2])
-            problems.append(f"{picture} may be meant by {first} or {second}; rename one of them, or move it away")
-        alone += [label for _, label in claim if label != pairs.get(picture)]
+            problems.append(f"{image} may be meant by {first} or {second}; rename one of them, or move it away")
+        alone += [label for _, label in claim if label != pairs.get(image)]
     return Joined(pairs, alone, problems)

@@ -28,10 +28,10 @@ _LARGE = 16 << 20  # bytes of an annotation file that is not read only to see wh
 
 
 def open_labels(path: Path, *, images: Path | None = None) -> Labels:
-    """The labelled pictures of a file or folder, in whichever format it is.
+    """The labelled images of a file or folder, in whichever format it is.
 
     Args:
-        images: The folder of the pictures, where they lie elsewhere than the format says.
+        images: The folder of the images, where they lie elsewhere than the format says.
 
     Raises:
         FileNotFoundError, ValueError: It is none of the formats, several, or of no use at all.

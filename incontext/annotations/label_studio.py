@@ -1,12 +1,12 @@
 """Label Studio: a JSON export with brush strokes, polygons, rectangles and ellipses; predictions out.
 
 Of a task's annotations one is read: a ground truth if there is one, else the latest that was not skipped; predictions
-only where nobody annotated. Coordinates are percentages of the picture. A region with several labels has the first.
-Regions called __ignore__ are ignored. Pictures are found by the last part of their address. Of a task with several
-pictures each region is on the one that it is tied to (to_name), and in a list of them on that of its place
+only where nobody annotated. Coordinates are percentages of the image. A region with several labels has the first.
+Regions called __ignore__ are ignored. Images are found by the last part of their address. Of a task with several
+images each region is on the one that it is tied to (to_name), and in a list of them on that of its place
 (item_index).
 
-Written are tasks with predictions as brush strokes, one for each thing, whose pictures are addressed below the folder
+Written are tasks with predictions as brush strokes, one for each thing, whose images are addressed below the folder
 that Label Studio serves local files from, and beside them the labelling page that fits them.
 """
 
@@ -27,7 +27,7 @@ import numpy as np
 
 from incontext.annotations.brush import pack, unpack
 from incontext.annotations.core import Add, Categories, Format, Labelled, Labels, Result, Source, Thing
-from incontext.annotations.joining import Pictures, relative_name
+from incontext.annotations.joining import Images, relative_name
 from incontext.annotations.shapes import (
     IGNORED_NAME,
     Piece,
@@ -39,7 +39,7 @@ from incontext.annotations.shapes import (
     rectangle,
     visible,
 )
-from incontext.annotations.values import Problems, brief, checked_size, is_number, picture_size
+from incontext.annotations.values import Problems, brief, checked_size, is_number, size_of_image
 from incontext.images.read import IMAGE_SUFFIXES
 from incontext.images.write import whole_file
 
@@ -90,32 +90,32 @@ def _read(source: Source) -> Labels:
             if chosen is None:
                 others["tasks that nobody annotated"] += 1
                 continue
-            for slot, regions in _by_picture(task, chosen, others):
+            for slot, regions in _by_image(task, chosen, others):
                 found.append(_Shown(number, task.get("id", number), slot, *_sorted(regions, others)))
         except ValueError as error:
             problems.add(f"{path}, task {number}: {error}")
     categories = Categories.listed(sorted({each.name for shown in found for each in shown.regions} - {IGNORED_NAME}))
-    pictures = _labelled(source, found, categories, problems)
-    if not pictures:
+    images = _labelled(source, found, categories, problems)
+    if not images:
         raise ValueError(problems[0] if problems else f"{path}: expected annotated tasks, got none")
     for what, count in sorted((+others).items()):
         problems.add(f"{path}: left out {what}: {count}")
-    return Labels(path, FORMAT.name, pictures, categories, problems)
+    return Labels(path, FORMAT.name, images, categories, problems)
 
 
 def _labelled(source: Source, found: Sequence[_Shown], categories: Categories, problems: Problems) -> list[Labelled]:
-    """The pictures of all tasks that can be used."""
+    """The images of all tasks that can be used."""
     path = source.path
     near = [path.parent, *(path.parent / each for each in ("images", "upload"))]
-    finder = Pictures(*near, deep=near[1:]) if source.images is None else Pictures(source.images, deep=[source.images])
+    finder = Images(*near, deep=near[1:]) if source.images is None else Images(source.images, deep=[source.images])
     named = finder.named_all(shown.slot.name for shown in found)
-    pictures: dict[PurePosixPath, Labelled] = {}
+    images: dict[PurePosixPath, Labelled] = {}
     for shown in found:
         try:
             name, joined = relative_name(shown.slot.name), named[shown.slot.name]
             if isinstance(joined, ValueError):
                 raise joined
-            if name in pictures:
+            if name in images:
                 name = relative_name(f"task_{shown.task}/{name}")
             size = _size(shown.about, joined[1])
             bad = [(f"{path}, task {shown.number}", error) for error in shown.bad]
@@ -125,8 +125,8 @@ def _labelled(source: Source, found: Sequence[_Shown], categories: Categories, p
             problems.add(str(error) if str(error).startswith(where) else f"{where}: {error}")
             continue
         draw = partial(_draw, f"{path}, {name}", shown.regions, size, categories, problems)
-        pictures[name] = Labelled(name, size, path, draw, joined[1])
-    return list(pictures.values())
+        images[name] = Labelled(name, size, path, draw, joined[1])
+    return list(images.values())
 
 
 def _chosen(task: object) -> list[Mapping[str, Any]] | None:
@@ -146,7 +146,7 @@ def _dicts(value: object) -> list[Mapping[str, Any]]:
 
 
 class _Slot(NamedTuple):
-    """A picture of a task: the key of its data, its place where that is a list, and the name that its address says."""
+    """An image of a task: the key of its data, its place where that is a list, and the name that its address says."""
 
     key: str
     place: int | None
@@ -155,7 +155,7 @@ class _Slot(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Shown:
-    """What was found of a picture. number: of its task in the file, task: what the file calls that; about: its regions
+    """What was found of an image. number: of its task in the file, task: what the file calls that; about: its regions
     as they are in the file; bad: what is wrong with those that cannot be used."""
 
     number: int
@@ -167,7 +167,7 @@ class _Shown:
 
 
 def _slots(data: Mapping[str, Any]) -> list[_Slot]:
-    """The pictures of a task, in the order of its data."""
+    """The images of a task, in the order of its data."""
     slots = []
     for key, value in data.items():
         listed = value if isinstance(value, list) else [value]
@@ -177,15 +177,15 @@ def _slots(data: Mapping[str, Any]) -> list[_Slot]:
                 relative_name(name.as_posix())  # for what it says of a name that leads out
                 slots.append(_Slot(str(key), place if isinstance(value, list) else None, name.as_posix()))
     if not slots:
-        raise ValueError(f"expected data with the address of a picture, got {brief(data)}")
+        raise ValueError(f"expected data with the address of an image, got {brief(data)}")
     return slots
 
 
-def _by_picture(
+def _by_image(
     task: Mapping[str, Any], regions: Sequence[Mapping[str, Any]], others: Counter[str]
 ) -> list[tuple[_Slot, list[Mapping[str, Any]]]]:
-    """Each picture that was annotated, with the regions on it. Of a list of pictures these are all, of several data
-    with a picture each those that a region is on, or else the first."""
+    """Each image that was annotated, with the regions on it. Of a list of images these are all, of several data
+    with an image each those that a region is on, or else the first."""
     slots = _slots(task["data"])
     on: dict[_Slot, list[Mapping[str, Any]]] = {slot: [] for slot in slots}
     unclear = 0
@@ -195,14 +195,14 @@ def _by_picture(
             on[slot].append(region)
         elif _has_area(region):
             unclear += 1
-    others["regions of which it is not clear on which picture they are"] += unclear
+    others["regions of which it is not clear on which image they are"] += unclear
     keys = {slot.key for slot, found in on.items() if found} or {slots[0].key}
     shown = [(slot, found) for slot, found in on.items() if slot.key in keys]
     return [(slot, found) for slot, found in shown if found or not unclear]
 
 
 def _slot_of(region: Mapping[str, Any], slots: Sequence[_Slot]) -> _Slot | None:
-    """The picture that a region is on: by what it is tied to (to_name), and by its place in a list (item_index)."""
+    """The image that a region is on: by what it is tied to (to_name), and by its place in a list (item_index)."""
     keys = list(dict.fromkeys(slot.key for slot in slots))
     to = str(region.get("to_name", "")).casefold()
     like = [key for key in keys if key.casefold() == to]
@@ -231,11 +231,11 @@ def _size(regions: Sequence[Mapping[str, Any]], image: Path | None) -> tuple[int
     for region in regions:
         if region.get("original_height") is not None:
             if region.get("image_rotation"):
-                raise ValueError(f"expected an upright picture, got one turned by {brief(region['image_rotation'])}")
+                raise ValueError(f"expected an upright image, got one turned by {brief(region['image_rotation'])}")
             return checked_size(region["original_height"], region.get("original_width"))
     if image is None:
-        raise ValueError("expected the picture or its size, got neither; name the pictures' folder (--images)")
-    return picture_size(image)
+        raise ValueError("expected the image or its size, got neither; name the images' folder (--images)")
+    return size_of_image(image)
 
 
 def _sorted(
@@ -275,7 +275,7 @@ def _sorted(
 
 
 def _has_area(region: Mapping[str, Any]) -> bool:
-    """Whether it says where something is, rather than what a picture shows on the whole."""
+    """Whether it says where something is, rather than what an image shows on the whole."""
     value = region.get("value")
     said = str(region.get("type", "")).lower()
     return said in _OTHERS or (isinstance(value, dict) and bool(value.keys() & _PLACES))
@@ -368,7 +368,7 @@ def _task(result: Result, categories: Categories) -> dict[str, object]:
 
 
 def _page(categories: Categories) -> str:
-    """The labelling page: the picture, and a brush for each category."""
+    """The labelling page: the image, and a brush for each category."""
     lines = ['<View><Image name="image" value="$image"/>', '<BrushLabels name="label" toName="image">']
     colors = categories.palette.colors[1:].tolist()
     for name, (r, g, b) in zip(categories.names.values(), colors, strict=True):

@@ -1,11 +1,11 @@
-"""LabelMe: a JSON file for each picture, with polygons, rectangles, circles and small masks.
+"""LabelMe: a JSON file for each image, with polygons, rectangles, circles and small masks.
 
 Shapes of one label and group_id are one thing. `mask` shapes hold a PNG, as base64, of the box between their two
 points, both inside of it. Lines and points cover nothing and are left out. Shapes called __ignore__ are ignored. The
-picture lies at imagePath, seen from the JSON file, or is part of the file (imageData).
+image lies at imagePath, seen from the JSON file, or is part of the file (imageData).
 
 Written are polygons, which every version reads; an object's parts share a group_id, and the rings of holes are joined
-to their part's (bridges.py says what other tools make of it). The picture is named, not copied into the file.
+to their part's (bridges.py says what other tools make of it). The image is named, not copied into the file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 
 from incontext.annotations.bridges import bridged
 from incontext.annotations.core import Add, Categories, Flags, Format, Labelled, Labels, Result, Source, Thing
-from incontext.annotations.joining import Pictures, is_file
+from incontext.annotations.joining import Images, is_file
 from incontext.annotations.shapes import (
     IGNORED_NAME,
     Piece,
@@ -44,14 +44,14 @@ from incontext.annotations.values import (
     brief,
     checked_size,
     glimpse_json,
-    picture_size,
     place_of,
     read_json,
+    size_of_image,
 )
 from incontext.images.ids import Pixels
 from incontext.images.names import natural_order
 from incontext.images.outlines import parts
-from incontext.images.read import image_size, open_picture, read_image
+from incontext.images.read import image_size, open_image, read_image
 from incontext.images.text import decoded, other_encodings, python_name
 from incontext.images.write import whole_file
 
@@ -62,7 +62,7 @@ _AREAS: Final = _POLYGONS | {"rectangle", "circle", "mask"}
 _OTHERS: Final = frozenset({"line", "linestrip", "point", "points"})
 _VERSION: Final = "5.5.0"  # of LabelMe, whose layout this is
 _TRIED: Final = 3  # JSON files of a folder that are looked at to tell what they are
-_LARGEST: Final = 32 << 20  # bytes of such a file: a picture may be in it, but not the labels of a whole data set
+_LARGEST: Final = 32 << 20  # bytes of such a file: an image may be in it, but not the labels of a whole data set
 _USUAL_FOLDERS: Final = ("images", "img", "JPEGImages")
 
 
@@ -115,7 +115,7 @@ def _read(source: Source) -> Labels:
             problems.add(str(error))
             continue
         if each.encoding is not None:
-            problems.note(f"{path}: read as {each.encoding}, in which it names its picture; save it as UTF-8")
+            problems.note(f"{path}: read as {each.encoding}, in which it names its image; save it as UTF-8")
         names |= dict.fromkeys(_names(document, others))
         opened.append(each)
     if not opened:
@@ -141,7 +141,7 @@ def _read(source: Source) -> Labels:
 
 @dataclass(frozen=True, eq=False)
 class _Opened:
-    """A file that can be used. encoding: what people call it, where it is not UTF-8; image: where its picture lies;
+    """A file that can be used. encoding: what people call it, where it is not UTF-8; image: where its image lies;
     is_embedded: it has none, but is part of the file."""
 
     path: Path
@@ -153,7 +153,7 @@ class _Opened:
 
 
 def _opened(path: Path, finder: _Finder) -> tuple[_Opened, Mapping[str, Any]]:
-    document, encoding, image = _with_picture(path, finder)
+    document, encoding, image = _with_image(path, finder)
     said = document.get("imagePath")
     suffix = PurePosixPath(said.replace("\\", "/")).suffix if isinstance(said, str) else ""
     name = PurePosixPath(path.relative_to(finder.root).as_posix()).with_suffix(suffix or ".png")
@@ -162,10 +162,10 @@ def _opened(path: Path, finder: _Finder) -> tuple[_Opened, Mapping[str, Any]]:
     return _Opened(path, encoding, name, size, image, is_embedded), document
 
 
-def _with_picture(path: Path, finder: _Finder) -> tuple[Mapping[str, Any], str | None, Path | None]:
-    """What a file holds, its encoding where that is not UTF-8, and its picture, if it is there.
+def _with_image(path: Path, finder: _Finder) -> tuple[Mapping[str, Any], str | None, Path | None]:
+    """What a file holds, its encoding where that is not UTF-8, and its image, if it is there.
 
-    An encoding that the file does not say is known by the picture: it is the one in which that is named. Text in an
+    An encoding that the file does not say is known by the image: it is the one in which that is named. Text in an
     older one may pass for UTF-8.
     """
     content = path.read_bytes()
@@ -230,30 +230,30 @@ def _size(
         if height is not None and width is not None:
             return checked_size(height, width)
         if image is not None:
-            return picture_size(image)
+            return size_of_image(image)
         if is_embedded:
             shape = _embedded(path, encoding).shape
             return shape[0], shape[1]
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
     said = document.get("imagePath")
-    raise ValueError(f"{path}: expected the picture {brief(said)} or its size, got neither; name its folder (--images)")
+    raise ValueError(f"{path}: expected the image {brief(said)} or its size, got neither; name its folder (--images)")
 
 
 class _Finder:
-    """Finds the pictures of the files below a folder."""
+    """Finds the images of the files below a folder."""
 
     def __init__(self, root: Path, images: Path | None) -> None:
         self.root = root
-        self._images = None if images is None else Pictures(images, deep=[images])
-        self._near: dict[Path, Pictures] = {}  # by the folder that a file lies in
+        self._images = None if images is None else Images(images, deep=[images])
+        self._near: dict[Path, Images] = {}  # by the folder that a file lies in
 
     def beside(self, path: Path) -> Path | None:
-        """The picture beside a file that has its name. ValueError where there are several."""
-        return Pictures(path.parent).called(path.stem) if self._images is None else None
+        """The image beside a file that has its name. ValueError where there are several."""
+        return Images(path.parent).called(path.stem) if self._images is None else None
 
     def find(self, path: Path, document: Mapping[str, Any]) -> Path | None:
-        """The picture that a file names, if it is there.
+        """The image that a file names, if it is there.
 
         imagePath may lead up to two folders above the one that was opened, and no further up unless that is below the
         working folder: what comes from others is not to say which file of this machine is shown. ValueError where the
@@ -276,15 +276,15 @@ class _Finder:
         allowed = any(target.is_relative_to(each) for each in near if each != each.parent)
         return target if allowed and is_file(target) else None
 
-    def _beside(self, folder: Path) -> Pictures:
+    def _beside(self, folder: Path) -> Images:
         if folder not in self._near:
             usual = [root / each for root in (self.root, self.root.parent) for each in _USUAL_FOLDERS]
-            self._near[folder] = Pictures(folder, *usual)
+            self._near[folder] = Images(folder, *usual)
         return self._near[folder]
 
 
 def _embedded(path: Path, encoding: str | None) -> Pixels:
-    """(H, W, 3) uint8: the picture that is part of a file."""
+    """(H, W, 3) uint8: the image that is part of a file."""
     return read_image(_bytes(_document(path, encoding).get("imageData"), "imageData"), name=f"{path}: imageData")
 
 
@@ -339,11 +339,11 @@ def _small_mask(text: object, size: tuple[int, int]) -> Flags:
     try:
         height, width = image_size(content, name="its mask")
         if width > size[1] or height > size[0]:
-            raise ValueError(f"expected a mask inside of the picture, got one of {width} x {height}")
-        picture, _ = open_picture(content, "mask", name="its mask")
+            raise ValueError(f"expected a mask inside of the image, got one of {width} x {height}")
+        image, _ = open_image(content, "mask", name="its mask")
     except ValueError as error:
         raise ValueError(f"mask: expected an image file as base64, got something else ({error})") from None
-    return np.asarray(picture if picture.mode in {"1", "L", "P"} else picture.convert("L")) > 0
+    return np.asarray(image if image.mode in {"1", "L", "P"} else image.convert("L")) > 0
 
 
 # -------------------------------------------------------------------------------------------------- out
@@ -390,4 +390,4 @@ def _shapes(things: Sequence[Thing], categories: Categories) -> Iterator[dict[st
             }
 
 
-FORMAT: Final = Format("labelme", "LabelMe: a JSON file for each picture", _recognises, _read, _write, by_name=True)
+FORMAT: Final = Format("labelme", "LabelMe: a JSON file for each image", _recognises, _read, _write, by_name=True)

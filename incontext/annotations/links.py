@@ -1,4 +1,4 @@
-"""Pictures beside labels, for layouts that want them there: links, as copies would double what a disk holds."""
+"""Images beside labels, for layouts that want them there: links, as copies would double what a disk holds."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 from incontext.annotations.values import place_of
 
 
-def link_picture(out: Path, name: PurePosixPath, image: Path | None) -> None:
-    """Make a link of that name below `out` to a picture, seen from there, so that both can move together.
+def link_image(out: Path, name: PurePosixPath, image: Path | None) -> None:
+    """Make a link of that name below `out` to an image, seen from there, so that both can move together.
 
-    What is no link stays as it is, and where a system allows no links there is none: put the pictures there by hand.
+    What is no link stays as it is, and where a system allows no links there is none: put the images there by hand.
     """
     if image is None:
         return

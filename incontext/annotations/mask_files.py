@@ -1,4 +1,4 @@
-"""Labels that are pictures themselves: one file of ids for each labelled picture, as VOC and DAVIS lay them out."""
+"""Labels that are images themselves: one file of ids for each labelled image, as VOC and DAVIS lay them out."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Masks as pictures, out: an indexed PNG for each picture, of categories or objects, or a black and white one for each
+"""Masks as images, out: an indexed PNG for each image, of categories or objects, or a black and white one for each
 class in it.
 
-Reading masks is images/masks.py's, and finding the picture of each is that of folders of prompts.
+Reading masks is images/masks.py's, and finding the image of each is that of folders of prompts.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def write_indexed(out: Path, categories: Categories) -> Iterator[Add]:
 
 @contextmanager
 def write_objects(out: Path, _categories: Categories) -> Iterator[Add]:
-    """NAME.png: an id for each object of a picture, counted from 1 in painting order; at most 254 in a picture."""
+    """NAME.png: an id for each object of an image, counted from 1 in painting order; at most 254 in an image."""
     table = Palette.spread(range(1, MOST_IDS + 1)).table
 
     def add(result: Result) -> None:
@@ -50,7 +50,7 @@ def write_objects(out: Path, _categories: Categories) -> Iterator[Add]:
 
 @contextmanager
 def write_classes(out: Path, categories: Categories) -> Iterator[Add]:
-    """CLASS/NAME.png for each class that a picture shows: white where it is, grey (128) where it is ignored."""
+    """CLASS/NAME.png for each class that an image shows: white where it is, grey (128) where it is ignored."""
     folders = _folders(categories)
 
     def add(result: Result) -> None:
@@ -72,8 +72,8 @@ def _folders(categories: Categories) -> dict[int, str]:
     }
 
 
-INDEXED: Final = Format("indexed", "PNG with a palette, one for each picture", write=write_indexed, by_name=True)
+INDEXED: Final = Format("indexed", "PNG with a palette, one for each image", write=write_indexed, by_name=True)
 OBJECTS: Final = Format("objects", "PNG with a palette, an id for each object", write=write_objects, by_name=True)
 CLASSES: Final = Format(
-    "classes", "black and white PNG, one for each class and picture", write=write_classes, by_name=True
+    "classes", "black and white PNG, one for each class and image", write=write_classes, by_name=True
 )

@@ -1,4 +1,4 @@
-"""COCO's panoptic format (arXiv 1801.00868), in and out: a JSON file, and a PNG for each picture whose colours are ids.
+"""COCO's panoptic format (arXiv 1801.00868), in and out: a JSON file, and a PNG for each image whose colours are ids.
 
 A segment's id is R + 256 G + 65536 B of its pixels; 0 is unlabelled, read as background. Crowds (iscrowd 1) are read as
 ignored; what is ignored and has no category is written as a crowd of the first one.
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from incontext.annotations.coco import key_of, listed, read_categories, read_images
 from incontext.annotations.coco_out import coco_file
 from incontext.annotations.core import Add, Categories, Format, Labelled, Labels, Result, Source, Thing
-from incontext.annotations.joining import Pictures, relative_name
+from incontext.annotations.joining import Images, relative_name
 from incontext.annotations.values import Problems, brief, place_of
 from incontext.images.read import read_colors
 from incontext.images.write import write_image
@@ -39,7 +39,7 @@ def recognises(source: Source) -> bool:
 
 
 def read(source: Source) -> Labels:
-    """The pictures of a panoptic file; what cannot be used is left out, and told."""
+    """The images of a panoptic file; what cannot be used is left out, and told."""
     path, document = source.path, source.document
     problems = Problems()
     annotations = listed(path, document, "annotations", problems)
@@ -47,7 +47,7 @@ def read(source: Source) -> Labels:
     categories, ids = read_categories(path, document, used, problems)
     images, refused = read_images(source, problems)
     here = path.absolute().parent
-    masks = Pictures(here / path.stem, here, here / "masks")
+    masks = Images(here / path.stem, here, here / "masks")
     found = []
     for number, annotation in annotations:
         what, key = f"{path}: annotation {number + 1}", key_of(annotation.get("image_id"))
@@ -109,7 +109,7 @@ def _draw(path: Path, segments: Mapping[int, Segment], size: tuple[int, int]) ->
     colors = read_colors(path)
     if colors.shape[:2] != size:
         height, width = colors.shape[:2]
-        raise ValueError(f"{path}: expected the picture's size {size[1]} x {size[0]}, got {width} x {height}")
+        raise ValueError(f"{path}: expected the image's size {size[1]} x {size[0]}, got {width} x {height}")
     numbers: npt.NDArray[np.uint32] = (colors * _WEIGHTS).sum(axis=2, dtype=np.uint32)
     present = set(np.unique(numbers).tolist()) - {0}
     if unknown := sorted(present - segments.keys()):
@@ -127,7 +127,7 @@ def _draw(path: Path, segments: Mapping[int, Segment], size: tuple[int, int]) ->
 
 @contextmanager
 def write(out: Path, categories: Categories) -> Iterator[Add]:
-    """`panoptic.json`, and for each picture a PNG in `panoptic/`, in colours near those of its categories."""
+    """`panoptic.json`, and for each image a PNG in `panoptic/`, in colours near those of its categories."""
     base = {i: int((color * _WEIGHTS).sum()) for i, color in _colors(categories)}
     with coco_file(out / FILE_NAME, categories, numbered=False) as put:
 
@@ -172,5 +172,5 @@ def _entry(
 
 
 FORMAT: Final = Format(
-    "panoptic", "COCO panoptic: JSON with a PNG for each picture", recognises, read, write, by_name=True
+    "panoptic", "COCO panoptic: JSON with a PNG for each image", recognises, read, write, by_name=True
 )

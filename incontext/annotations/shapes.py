@@ -20,7 +20,7 @@ from incontext.annotations.values import brief, is_number
 from incontext.images.outlines import filled
 
 IGNORED_NAME: Final = "__ignore__"  # the category that means "ignored", as LabelMe's own tools have it
-_FARTHEST: Final = 1e6  # pixels from the picture's corner: what lies beyond is a mistake
+_FARTHEST: Final = 1e6  # pixels from the image's corner: what lies beyond is a mistake
 _LEAST_CORNERS: Final = 3
 _PIXELS_AT_ONCE: Final = 1 << 20  # looked at together: each takes some tens of bytes
 
@@ -28,7 +28,7 @@ Points = npt.NDArray[np.float64]
 
 
 class Region(NamedTuple):
-    """selected: (h, w) bool from the picture's row `top` and column `left` on, all of it inside of the picture."""
+    """selected: (h, w) bool from the image's row `top` and column `left` on, all of it inside of the image."""
 
     selected: Flags
     top: int
@@ -78,7 +78,7 @@ def assembled(pieces: Iterable[Piece], categories: Categories) -> list[Thing]:
 def visible(region: Region) -> Region:
     """The same region. ValueError where it has no pixel."""
     if not region.selected.any():
-        raise ValueError("expected something in its picture, got what covers no pixel of it")
+        raise ValueError("expected something in its image, got what covers no pixel of it")
     return region
 
 
@@ -119,7 +119,7 @@ def points(listed: object, *, least: int = 0) -> Points:
         raise ValueError(f"expected at least {least} points, got {len(listed)}")
     array = np.array(listed, np.float64).reshape(-1, 2)
     if np.abs(array).max(initial=0) > _FARTHEST:
-        raise ValueError(f"expected points in or near the picture, got coordinates up to {np.abs(array).max():g}")
+        raise ValueError(f"expected points in or near the image, got coordinates up to {np.abs(array).max():g}")
     return array
 
 
@@ -175,10 +175,10 @@ def ellipse(
 
 
 def pasted(selected: Flags, top: int, left: int, size: tuple[int, int]) -> Region:
-    """A small mask (h, w) whose upper left pixel is (top, left) of the picture, cut where it leaves it."""
+    """A small mask (h, w) whose upper left pixel is (top, left) of the image, cut where it leaves it."""
     height, width = selected.shape
     if abs(top) > _FARTHEST or abs(left) > _FARTHEST:
-        raise ValueError(f"expected a mask in or near the picture, got one at {left}, {top}")
+        raise ValueError(f"expected a mask in or near the image, got one at {left}, {top}")
     first_row, first_column = max(0, -top), max(0, -left)
     rows, columns = (
         slice(first_row, max(first_row, min(height, size[0] - top))),

@@ -47,12 +47,12 @@ class Problems(Sequence[str]):
         reason = str(error).partition(", got")[0]
         self._parts.setdefault(reason, (f"{where}: {error}", set()))[1].add(where)
 
-    def settle(self, bad: Sequence[tuple[str, ValueError]], picture: str, *, is_any_left: bool) -> None:
-        """Parts of a picture's labels, and what is wrong with each: left out where others are left, so that nobody
-        takes it for a picture that shows nothing. ValueError, with the first of them, where none is."""
+    def settle(self, bad: Sequence[tuple[str, ValueError]], image: str, *, is_any_left: bool) -> None:
+        """Parts of an image's labels, and what is wrong with each: left out where others are left, so that nobody
+        takes it for an image that shows nothing. ValueError, with the first of them, where none is."""
         if bad and not is_any_left:
             where, error = bad[0]
-            raise ValueError(f"{where}: {error}; of {len(bad)} parts nothing is left in {picture}")
+            raise ValueError(f"{where}: {error}; of {len(bad)} parts nothing is left in {image}")
         for where, error in bad:
             self.leave_out(where, error)
 
@@ -137,20 +137,20 @@ def place_of(out: Path, name: PurePosixPath) -> Path:
     return gate.below(out, gate.checked_name(name.as_posix()))
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """(H, W) of a picture as `read_image` gives it, from its header. ValueError where it cannot be read."""
+def size_of_image(path: Path) -> tuple[int, int]:
+    """(H, W) of an image as `read_image` gives it, from its header. ValueError where it cannot be read."""
     try:
         return image_size(path)
     except (ValueError, OSError) as error:
         what = (error.strerror if isinstance(error, OSError) else None) or str(error).removeprefix(f"{path}: ")
-        raise ValueError(f"{path}: expected a picture, got a file that cannot be read ({what})") from None
+        raise ValueError(f"{path}: expected an image, got a file that cannot be read ({what})") from None
 
 
 # ------------------------------------------------------------------------------------------------ values
 
 
 def checked_size(height: object, width: object) -> tuple[int, int]:
-    """(H, W) as a file says it, as integers. ValueError unless that is a picture of at most 100 megapixels."""
+    """(H, W) as a file says it, as integers. ValueError unless that is an image of at most 100 megapixels."""
     whole = [int(side) for side in (height, width) if is_number(side) and float(side) == int(side) and side > 0]
     if len(whole) < 2:
         raise ValueError(f"expected height and width of at least 1 pixel, got {brief(height)} and {brief(width)}")

@@ -1,4 +1,4 @@
-"""The layout of PASCAL VOC's segmentation: masks of classes, masks of objects, and the pictures, in folders.
+"""The layout of PASCAL VOC's segmentation: masks of classes, masks of objects, and the images, in folders.
 
     ROOT/JPEGImages/NAME.jpg
     ROOT/SegmentationClass/NAME.png     ids of classes; 255 (in colour: 224, 224, 192), the border, is ignored
@@ -7,7 +7,7 @@
 
 Class masks are indexed, or in the colours of labelmap.txt, or of VOC where there is none. labelme's class_names.txt is
 understood, too. Without names, folders called VOC2007 or VOC2012 have VOC's, others the numbers of their ids. Written
-is the same, with links to the pictures; a picture with more than 254 objects has no object mask.
+is the same, with links to the images; an image with more than 254 objects has no object mask.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Final
 import numpy as np
 
 from incontext.annotations.core import Add, Categories, Format, Labelled, Labels, Result, Source, Thing, paint
-from incontext.annotations.joining import Pictures, is_file
-from incontext.annotations.links import link_picture
+from incontext.annotations.joining import Images, is_file
+from incontext.annotations.links import link_image
 from incontext.annotations.mask_files import checked, used_ids
-from incontext.annotations.values import Problems, brief, picture_size, place_of
+from incontext.annotations.values import Problems, brief, place_of, size_of_image
 from incontext.images.ids import IGNORED, MOST_IDS, Color, Pixels
 from incontext.images.masks import is_painted, read_mask
 from incontext.images.names import natural_order
@@ -38,7 +38,7 @@ from incontext.types import IGNORED_COLOR
 
 CLASS_FOLDER: Final = "SegmentationClass"
 OBJECT_FOLDER: Final = "SegmentationObject"
-_PICTURES: Final = "JPEGImages"
+_IMAGES: Final = "JPEGImages"
 _LEGEND_LINE: Final = re.compile(r"(.*?):\s*(\d{1,3}\s*,\s*\d{1,3}\s*,\s*\d{1,3}|)\s*(?::[^:]*){0,2}")
 _LEGEND_FILE: Final = "labelmap.txt"
 _NAMES_FILE: Final = "class_names.txt"
@@ -82,22 +82,22 @@ def _read(source: Source) -> Labels:
     masks = _masks(folder)
     problems = Problems()
     legend = _legend(root, masks, problems)
-    images = Pictures(root / _PICTURES) if source.images is None else Pictures(source.images)
+    images = Images(root / _IMAGES) if source.images is None else Images(source.images)
     numbers = {_stem(path, root / OBJECT_FOLDER): path for path in _masks(root / OBJECT_FOLDER)}
-    pictures = []
+    labelled = []
     for path in masks:
         stem = _stem(path, folder)
         try:
-            size, image = picture_size(path), images.find_stem(stem)
+            size, image = size_of_image(path), images.find_stem(stem)
         except ValueError as error:
             problems.add(str(error) if str(path) in str(error) else f"{path}: {error}")
             continue
         name = stem.with_name(stem.name + (".jpg" if image is None else image.suffix))
         draw = partial(_draw, path, numbers.get(stem), legend, problems)
-        pictures.append(Labelled(name, size, path, draw, image))
-    if not pictures:
+        labelled.append(Labelled(name, size, path, draw, image))
+    if not labelled:
         raise ValueError(problems[0])
-    return Labels(root, FORMAT.name, pictures, legend.categories, problems)
+    return Labels(root, FORMAT.name, labelled, legend.categories, problems)
 
 
 def _stem(path: Path, folder: Path) -> PurePosixPath:
@@ -252,7 +252,7 @@ def _write(out: Path, categories: Categories) -> Iterator[Add]:
             if sum(not thing.is_ignored for thing in result.things) <= MOST_IDS:
                 numbers = paint(result.things, result.size, "instances")
                 write_mask(place_of(out, OBJECT_FOLDER / name), numbers, objects_table)
-            link_picture(out, _PICTURES / result.name, result.image)
+            link_image(out, _IMAGES / result.name, result.image)
             listing.write(f"{result.name.with_suffix('')}\n".encode("utf-8", "surrogateescape"))
 
         yield add

@@ -1,11 +1,11 @@
-"""YOLO segmentation: a line of text for each object, its class and the corners of one polygon as shares of the picture.
+"""YOLO segmentation: a line of text for each object, its class and the corners of one polygon as shares of the image.
 
     ROOT/data.yaml              names: the classes, counted from 0 (or classes.txt, obj.names: one in each line; these
                                 may lie in labels/ as well)
-    ROOT/images/NAME.jpg        or ROOT/SPLIT/images, ROOT/images/SPLIT, or the pictures beside the text files
+    ROOT/images/NAME.jpg        or ROOT/SPLIT/images, ROOT/images/SPLIT, or the images beside the text files
     ROOT/labels/NAME.txt        likewise: 0 0.1 0.2 0.5 0.2 0.5 0.9
 
-Written are data.yaml, labels/ and, in images/, links to the pictures. A polygon has no holes and no parts, so an
+Written are data.yaml, labels/ and, in images/, links to the images. A polygon has no holes and no parts, so an
 object's rings are joined by bridges (bridges.py says who sees them). What is ignored, and how confident an answer was,
 is not written: there is no place for it.
 """
@@ -25,10 +25,10 @@ import numpy as np
 
 from incontext.annotations.bridges import one_ring
 from incontext.annotations.core import Add, Categories, Format, Labelled, Labels, Result, Source, Thing
-from incontext.annotations.joining import Pictures, is_file, join, walked
-from incontext.annotations.links import link_picture
+from incontext.annotations.joining import Images, is_file, join, walked
+from incontext.annotations.links import link_image
 from incontext.annotations.shapes import Points, Region, drawn, polygon, rectangle
-from incontext.annotations.values import Problems, brief, is_number, picture_size, place_of
+from incontext.annotations.values import Problems, brief, is_number, place_of, size_of_image
 from incontext.images.gate import folder_below
 from incontext.images.names import natural_order
 from incontext.images.read import IMAGE_SUFFIXES
@@ -45,7 +45,7 @@ _LOOKED_AT: Final = 256  # bytes of such a file
 _FIRST_LINE: Final = re.compile(r"\s*\d+(\.0*)?(\s+[-+.\deE]+){4}")
 _CLASS: Final = re.compile(r"\s*(\d{1,6})(?:\.0*)?\s")
 _DIGITS: Final = 6  # at least, behind the point
-_OUTSIDE: Final = 0.5  # of a side, by which corners may leave the picture before they are taken for a mistake
+_OUTSIDE: Final = 0.5  # of a side, by which corners may leave the image before they are taken for a mistake
 
 
 # --------------------------------------------------------------------------------------------------- in
@@ -134,20 +134,20 @@ def _read(source: Source) -> Labels:
         problems.note(f"{root}: names no classes; the first is called {names[0]}")
     categories = Categories.listed(names.values())
     ids = dict(zip(names, categories.ids, strict=True))
-    pictures = []
+    images = []
     for name, image, label in files:
         try:
-            size = picture_size(image)
+            size = size_of_image(image)
         except ValueError as error:
             problems.add(str(error))
             continue
         draw = partial(_draw, label, size, ids, str(name), problems)
-        pictures.append(Labelled(name, size, label or image, draw, image))
-    return Labels(source.path, FORMAT.name, pictures, categories, problems)
+        images.append(Labelled(name, size, label or image, draw, image))
+    return Labels(source.path, FORMAT.name, images, categories, problems)
 
 
 def _hint(problems: Sequence[str]) -> str:
-    return f"; name the pictures' folder (--images); {problems[0]}" if problems else ""
+    return f"; name the images' folder (--images); {problems[0]}" if problems else ""
 
 
 def _names(path: Path) -> dict[int, str]:
@@ -169,39 +169,39 @@ def _names(path: Path) -> dict[int, str]:
 def _files(
     root: Path, folders: Sequence[Path], images: Path | None, problems: Problems
 ) -> Iterator[tuple[PurePosixPath, Path, Path | None]]:
-    """Each picture's name, its file, and that of its labels, None where it has none: nothing is in it, then, if all
-    labels of its set have found their pictures."""
+    """Each image's name, its file, and that of its labels, None where it has none: nothing is in it, then, if all
+    labels of its set have found their images."""
     rest: dict[Path, None] = {}
     used: set[Path] = set()
     for labels in folders or [root]:
         split = PurePosixPath(labels.parent.relative_to(root).as_posix()) if folders else PurePosixPath()
         below = images or (_images_beside(labels) if folders else root)
         stems = {_stem(path, labels): path for path in sorted(labels.rglob("*")) if _is_label(path)}
-        joined = join(stems, Pictures(below))
+        joined = join(stems, Images(below))
         for sentence in joined.problems:
             problems.add(sentence)
         if joined.alone:
             told = f"{len(joined.alone)}, such as {min(joined.alone)}"
-            problems.add(f"{labels}: left out labels without a picture in {below}: {told}")
-        pictures = sorted(walked(below), key=natural_order)
-        unlabelled = [picture for picture in pictures if picture not in joined.pairs]
+            problems.add(f"{labels}: left out labels without an image in {below}: {told}")
+        found = sorted(walked(below), key=natural_order)
+        unlabelled = [each for each in found if each not in joined.pairs]
         is_whole = not any(map(_is_like_labels, joined.alone))
         if not is_whole and unlabelled:
             told = f"{len(unlabelled)}, such as {unlabelled[0]}"
-            problems.add(f"{below}: left out pictures without labels, of which those without a picture may be: {told}")
+            problems.add(f"{below}: left out images without labels, of which those without an image may be: {told}")
         of_one_set = images is None or len(folders) < 2
-        for picture in pictures:
-            label = joined.pairs.get(picture)
+        for image in found:
+            label = joined.pairs.get(image)
             if label is not None or (of_one_set and is_whole):
-                yield split / picture.relative_to(below).as_posix(), picture, label
+                yield split / image.relative_to(below).as_posix(), image, label
         used |= joined.pairs.keys()
         rest |= dict.fromkeys([] if of_one_set else unlabelled)
-    if others := [picture for picture in rest if picture not in used]:
-        problems.add(f"{images}: left out pictures of no set: {len(others)}, such as {others[0]}")
+    if others := [each for each in rest if each not in used]:
+        problems.add(f"{images}: left out images of no set: {len(others)}, such as {others[0]}")
 
 
 def _images_beside(labels: Path) -> Path:
-    """The folder of the pictures for one of labels."""
+    """The folder of the images for one of labels."""
     return next(iter(sorted(labels.parent.glob("[iI][mM][aA][gG][eE][sS]/"))), labels.parent / "images")
 
 
@@ -257,7 +257,7 @@ def _shape(words: Sequence[str], size: tuple[int, int]) -> tuple[int, Region]:
     pairs: Points = np.array(values, np.float64).reshape(-1, 2)
     low, high = float(pairs.min()), float(pairs.max())
     if low < -_OUTSIDE or high > 1 + _OUTSIDE:
-        raise ValueError(f"expected corners as shares of the picture, 0..1, got {low:g}..{high:g}")
+        raise ValueError(f"expected corners as shares of the image, 0..1, got {low:g}..{high:g}")
     corners = pairs * (size[1], size[0])
     if len(values) > _BOX:
         return int(index), polygon(corners, size)
@@ -277,7 +277,7 @@ def _write(out: Path, categories: Categories) -> Iterator[Add]:
             for thing in result.things:
                 if not thing.is_ignored:
                     stream.write(f"{index[thing.category]} {_shares(thing, result.size)}\n".encode())
-        link_picture(out, "images" / result.name, result.image)
+        link_image(out, "images" / result.name, result.image)
 
     folder_below(out, "labels")
     yield add
@@ -286,7 +286,7 @@ def _write(out: Path, categories: Categories) -> Iterator[Add]:
 
 
 def _shares(thing: Thing, size: tuple[int, int]) -> str:
-    """The corners of a thing's one ring as shares of the picture's sides, exact to a hundredth of a pixel."""
+    """The corners of a thing's one ring as shares of the image's sides, exact to a hundredth of a pixel."""
     ring = one_ring(thing.selected) + np.array([thing.left, thing.top])
     digits = max(_DIGITS, 2 + math.ceil(math.log10(max(size))))
     columns = [
@@ -301,7 +301,7 @@ def _data_yaml(categories: Categories) -> str:
 
     document = {"path": ".", "train": "images", "val": "images", "names": dict(enumerate(categories.names.values()))}
     text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-    return "# In images/ are links to the pictures; where there are none, put the pictures there.\n" + text
+    return "# In images/ are links to the images; where there are none, put the images there.\n" + text
 
 
 FORMAT: Final = Format(

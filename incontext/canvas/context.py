@@ -1,4 +1,4 @@
-"""From a context to what the network is shown: which colours, which groups of ids, which pictures go together.
+"""From a context to what the network is shown: which colours, which groups of ids, which images go together.
 
 Refuses to know the network, tensors and devices.
 """
@@ -115,9 +115,8 @@ def shown_palette(context: Sequence[Prompt | PromptTensor]) -> Palette:
 
 
 def _check(context: Sequence[Prompt | PromptTensor]) -> None:
-    if not context or not all(isinstance(each, Prompt | PromptTensor) for each in context):
-        kinds = ", ".join(sorted({type(each).__name__ for each in context})) or "nothing"
-        raise ValueError(f"expected a Prompt, a PromptTensor or a sequence of these as the context, got {kinds}")
+    if not context:
+        raise ValueError("expected a Prompt, a PromptTensor or a sequence of these as the context, got none")
     kinds_of_paint = {isinstance(each, Prompt) and each.colors is not None for each in context}
     if len(kinds_of_paint) > 1:
         raise ValueError(
@@ -125,8 +124,8 @@ def _check(context: Sequence[Prompt | PromptTensor]) -> None:
             "use one kind for all, or masks with prompt tensors"
         )
     names: dict[int, str] = {}
-    for key in (each for each in context if isinstance(each, PromptTensor)):
-        for i, name in key.names.items():
+    for learned in (each for each in context if isinstance(each, PromptTensor)):
+        for i, name in learned.names.items():
             if names.setdefault(i, name) != name:
                 raise ValueError(
                     f"expected prompt tensors that mean the same by id {i}, got {names[i]!r} and {name!r}; "
@@ -134,10 +133,10 @@ def _check(context: Sequence[Prompt | PromptTensor]) -> None:
                 )
 
 
-def _learned(keys: Sequence[PromptTensor]) -> list[tuple[Palette, tuple[LearnedGroup, ...]]]:
+def _learned(prompt_tensors: Sequence[PromptTensor]) -> list[tuple[Palette, tuple[LearnedGroup, ...]]]:
     """Gather the groups of prompt tensors, together where they show the same things in the same colours."""
     passes: list[tuple[Palette, tuple[LearnedGroup, ...]]] = []
-    for group in (group for key in keys for group in key.groups):
+    for group in (group for each in prompt_tensors for group in each.groups):
         joined = [_agreed(palette, group.palette) for palette, _ in passes]
         place = next((number for number, palette in enumerate(joined) if palette is not None), None)
         if place is None:

@@ -1,9 +1,9 @@
 """Edges that follow the photograph: a guided filter on the votes for an id.
 
 Around each pixel of the network's answer a vote is explained by the photograph's colours, as a line v = a . colour + b
-fitted to a small neighbourhood; the lines, spread to the picture's own size, then meet its own colours. Guided image
+fitted to a small neighbourhood; the lines, spread to the image's own size, then meet its own colours. Guided image
 filtering (He, Sun, Tang, TPAMI 2013), computed at the answer's resolution as in the fast one (He, Sun, arXiv
-1505.00996): memory does not grow with the picture. Refuses to know ids, files and the network.
+1505.00996): memory does not grow with the image. Refuses to know ids, files and the network.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SMOOTHNESS: Final = 1e-4  # of colours in 0..1: how much an edge of the photogra
 
 
 class Guide:
-    """What the photograph contributes to all ids: made once for a picture or a window of it."""
+    """What the photograph contributes to all ids: made once for an image or a window of it."""
 
     def __init__(self, small: Tensor, *, radius: int = RADIUS, smoothness: float = SMOOTHNESS) -> None:
         """small: (3, h, w) float32 in 0..1, the photograph at the answer's resolution."""

@@ -65,17 +65,17 @@ def reveal(hints: Hints, size: Size, grid: int, ids: Collection[int], *, window:
     The later wins, but what is outside of boxes gives way to everything that is pointed at.
 
     Args:
-        hints: In pixels of the picture.
-        size: (H, W) of the picture.
-        grid: Patches along a side of what the network sees, which is the picture squeezed to a square.
+        hints: In pixels of the image.
+        size: (H, W) of the image.
+        grid: Patches along a side of what the network sees, which is the image squeezed to a square.
         ids: Those asked for in this pass through the network; a hint of another id says "background" there.
-        window: The part of the picture that the network sees, None: all of it. Hints outside of it are left out.
+        window: The part of the image that the network sees, None: all of it. Hints outside of it are left out.
 
     Returns:
         (grid, grid) uint8: ids, and 255 where nothing is said.
 
     Raises:
-        ValueError: A hint does not lie within the picture.
+        ValueError: A hint does not lie within the image.
     """
     hints.check(size)
     view = window or Window(0, 0, *size)
@@ -104,12 +104,12 @@ def check_hints(hints: Hints | None, ids: Collection[int]) -> None:
 
 
 def patch_of(x: float, y: float, size: Size, grid: int) -> tuple[int, int]:
-    """Find the row and column of the patch that shows the pixel at (x, y) of a picture (H, W)."""
+    """Find the row and column of the patch that shows the pixel at (x, y) of an image (H, W)."""
     return (2 * int(y) + 1) * grid // (2 * size[0]), (2 * int(x) + 1) * grid // (2 * size[1])
 
 
 def middles(size: Size, grid: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """List the rows and the columns, (grid,) each, of the pixels of a picture (H, W) in the middles of patches."""
+    """List the rows and the columns, (grid,) each, of the pixels of an image (H, W) in the middles of patches."""
     steps = 2 * np.arange(grid) + 1
     return steps * size[0] // (2 * grid), steps * size[1] // (2 * grid)
 
@@ -139,7 +139,7 @@ def reveal_pixels(pointed: Pixels, grid: int) -> Pixels:
 
 
 def outside(boxes: Iterable[Iterable[float]], size: Size, grid: int) -> Flags:
-    """Find patches of a picture (H, W) wholly outside of boxes (left, top, right, bottom): (grid, grid)."""
+    """Find patches of an image (H, W) wholly outside of boxes (left, top, right, bottom): (grid, grid)."""
     away = np.ones((grid, grid), np.bool_)
     low = np.arange(grid)
     for left, top, right, bottom in boxes:
@@ -192,7 +192,7 @@ def _reveal(said: Pixels, mark: Mark, view: Window, grid: int) -> None:
 
 
 def _point_at(said: Pixels, x: float, y: float, i: int, size: Size) -> None:
-    """Reveal the patch of a pixel, if it is in the picture."""
+    """Reveal the patch of a pixel, if it is in the image."""
     if 0 <= x < size[1] and 0 <= y < size[0]:
         said[patch_of(x, y, size, len(said))] = i
 

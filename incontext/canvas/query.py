@@ -51,7 +51,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class FittedQuery:
-    """A query squeezed to what a network sees: pixels (side, side, 3) uint8; size (H, W) of the picture itself.
+    """A query squeezed to what a network sees: pixels (side, side, 3) uint8; size (H, W) of the image itself.
 
     Attributes:
         image: The image, (H, W, 3) uint8, where windows are cut from it or edges follow it.

@@ -1,6 +1,6 @@
-"""From what was read at the network's resolution to a mask at the picture's own: votes for ids, and the election.
+"""From what was read at the network's resolution to a mask at the image's own: votes for ids, and the election.
 
-Each pixel that the network painted has a vote for its id, weighted by its confidence. Votes are spread to the picture's
+Each pixel that the network painted has a vote for its id, weighted by its confidence. Votes are spread to the image's
 pixels, those of windows summed where they overlap, and the id with most of them wins. Memory is that of a band of rows,
 for any number of ids. Refuses to know colours of ids, palettes and the network.
 """
@@ -22,7 +22,7 @@ from incontext.canvas.windows import OVERLAP, Window
 from incontext.images.ids import Pixels
 from incontext.images.resize import averaged
 
-_BAND_PIXELS = 1 << 18  # of the picture, at a time: what fits a processor's cache
+_BAND_PIXELS = 1 << 18  # of the image, at a time: what fits a processor's cache
 _LEAST_MARGIN = 1e-6  # so that a pixel half way between two colours still has a vote
 _LEAST_WEIGHT = 1e-3  # of a window at its edge
 
@@ -31,7 +31,7 @@ Elected = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What was read in a window of a picture: ids (h, w) uint8, confidence (h, w) of floats in 0..1."""
+    """What was read in a window of an image: ids (h, w) uint8, confidence (h, w) of floats in 0..1."""
 
     window: Window
     ids: Tensor

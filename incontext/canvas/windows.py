@@ -1,7 +1,7 @@
-"""Windows over large pictures: how large beside what the prompts mark, where they lie, and how prompts are cut to them.
+"""Windows over large images: how large beside what the prompts mark, where they lie, and how prompts are cut to them.
 
 A network in context finds what looks like the prompt, so things must appear in the windows at the scale at which the
-prompt shows them: one length, in pixels of the pictures themselves, holds for queries and prompts. Refuses to know
+prompt shows them: one length, in pixels of the images themselves, holds for queries and prompts. Refuses to know
 tensors, the network and files.
 """
 
@@ -27,7 +27,7 @@ _STEPS = 8  # places tried for a prompt's window along its side
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of a picture, in its pixels."""
+    """A rectangle of an image, in its pixels."""
 
     top: int
     left: int
@@ -59,7 +59,7 @@ def extent(mask: npt.NDArray[np.uint8]) -> float:
     """Measure how wide a typical marked part of a mask (H, W) is: four times the area over the outline's length.
 
     That is the side of squares and the double width of long strips, and needs no parts to be told apart. Outlines run
-    where ids meet too; the picture's own edge counts.
+    where ids meet too; the image's own edge counts.
     """
     area = outline = 0
     for i in ids_in(mask):

@@ -1,7 +1,7 @@
 """The command line: thin commands over the Python API, progress on stderr, one sentence for whatever a user gets wrong.
 
 Each command imports what it needs when it runs, so that help costs no import of torch. Exit status: 0 all is well,
-1 some pictures failed (the report says which), 2 nothing was done, or not all, for a reason that stderr names, 130
+1 some images failed (the report says which), 2 nothing was done, or not all, for a reason that stderr names, 130
 Ctrl-C.
 """
 

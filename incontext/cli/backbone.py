@@ -32,7 +32,7 @@ def backbone_calibrate(
         Path,
         typer.Argument(
             metavar="DATA",
-            help="Labelled pictures that the weights did not learn from: a folder with images/ and masks/, files of "
+            help="Labelled images that the weights did not learn from: a folder with images/ and masks/, files of "
             "the same names, or a folder of such folders.",
         ),
     ],
@@ -41,10 +41,10 @@ def backbone_calibrate(
     sets: Annotated[str | None, typer.Option("--sets", metavar="NAME,...", help="Only these sets.")] = None,
     every: Annotated[
         int,
-        typer.Option("--every", min=1, help="Of each set, every N-th picture only, as `train` holds them out: 20."),
+        typer.Option("--every", min=1, help="Of each set, every N-th image only, as `train` holds them out: 20."),
     ] = 1,
     whole: Annotated[
-        str, typer.Option("--whole", metavar="NAME,...", help="Sets of which, all the same, every picture serves.")
+        str, typer.Option("--whole", metavar="NAME,...", help="Sets of which, all the same, every image serves.")
     ] = "",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the episodes that are drawn.")] = 0,
     out: Annotated[
@@ -56,7 +56,7 @@ def backbone_calibrate(
     """Find what a backbone's votes count beside the network's, once for all uses, and keep it.
 
     The numbers are kept under the SHA-256 of the backbone's weights, and found there whenever it is used. Never do this
-    on pictures that anything is to be scored on.
+    on images that anything is to be scored on.
     """
     counts = sorted(numbers("--shots", shots))
 

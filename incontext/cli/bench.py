@@ -19,14 +19,14 @@ def bench(
         str, typer.Option("--shots", metavar="N,...", help="How many examples; several with commas.")
     ] = "1",
     batch_size: Annotated[
-        str, typer.Option("--batch-size", metavar="N,...", help="Pictures at a time; several with commas.")
+        str, typer.Option("--batch-size", metavar="N,...", help="Images at a time; several with commas.")
     ] = "1",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network first, which takes minutes.")] = False,
     seconds: Annotated[float, typer.Option("--seconds", min=0, help="How long each figure may take, about.")] = 10.0,
 ) -> None:
     """Measure speed and memory on this machine: a table, and as the last line the same as JSON.
 
-    Times are from 640 x 480 pictures in memory to their masks. Medians of repeated calls after one that warms up.
+    Times are from 640 x 480 images in memory to their masks. Medians of repeated calls after one that warms up.
     """
     counts, sizes = numbers("--shots", shots), numbers("--batch-size", batch_size)
 

@@ -9,6 +9,7 @@ import typer
 
 from incontext.cli.exporting import Instances, Smallest, export
 from incontext.cli.options import SnapColors, Strict, app, named_ids, names
+from incontext.words import counted
 
 
 @app.command()
@@ -17,7 +18,7 @@ def convert(
         Path,
         typer.Argument(
             metavar="MASKS|LABELS",
-            help="What `incontext segment` wrote; a folder of masks, with their pictures or without; annotations in "
+            help="What `incontext segment` wrote; a folder of masks, with their images or without; annotations in "
             "any format (COCO, YOLO, LabelMe, CVAT, Label Studio, VOC).",
         ),
     ],
@@ -36,7 +37,7 @@ def convert(
     ],
     images: Annotated[
         Path | None,
-        typer.Option("--images", metavar="FOLDER", help="Where the pictures are, if not where the annotations say."),
+        typer.Option("--images", metavar="FOLDER", help="Where the images are, if not where the annotations say."),
     ] = None,
     instances: Instances = False,
     smallest: Smallest = 1,
@@ -59,7 +60,7 @@ def convert(
     _refuse_inside(source, out)
     refuse_unwritable(out)
     if images is not None and not images.is_dir():
-        raise FileNotFoundError(f"{images}: there is no such folder of pictures")
+        raise FileNotFoundError(f"{images}: there is no such folder of images")
     labels = open_any(source, images=images, snap=snap_colors)
     known = labels.categories
     own = named_ids(called, set(known.ids))
@@ -67,7 +68,7 @@ def convert(
         labels = replace(labels, categories=Categories({**known.names, **own}, known.colors))
     apart = len(formats) > 1
     made = export(labels, formats, out, apart=apart, instances=instances, smallest=smallest, strict=strict)
-    print(f"{made.written} pictures in {out} ({', '.join(each.name for each in formats)})")
+    print(f"{counted(made.written, 'image')} in {out} ({', '.join(each.name for each in formats)})")
     print(made)
     if made.lost:
         raise typer.Exit(1)

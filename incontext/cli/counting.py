@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Final
 
-# What lies beside pictures and is none: notes, annotations, what cameras and systems write. It is counted, and nobody
+from incontext.words import counted
+
+# What lies beside images and is none: notes, annotations, what cameras and systems write. It is counted, and nobody
 # misses it.
 COMPANIONS: Final = frozenset(
     {
@@ -11,11 +13,6 @@ COMPANIONS: Final = frozenset(
         *(".tsv", ".txt", ".xml", ".xmp", ".yaml", ".yml", "masks of samples"),
     }
 )
-
-
-def counted(number: int, noun: str) -> str:
-    """Say how many: 1 image, 2 images."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def passed_over_words(kinds: Mapping[str, int]) -> str:

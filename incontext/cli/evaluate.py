@@ -64,7 +64,7 @@ def evaluate_few_shot(
         ),
     ] = None,
     hide: Annotated[
-        str, typer.Option("--hide", metavar="NAME,...", help="Sets of which report.html shows no pictures.")
+        str, typer.Option("--hide", metavar="NAME,...", help="Sets of which report.html shows no images.")
     ] = "",
 ) -> None:
     """Score mean IoU of episodes, beside baselines that need no network: a table on stdout.

@@ -10,6 +10,7 @@ from incontext.cli.options import evaluate_app, names, numbers, with_options
 from incontext.identity import about, settings_of
 from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 from incontext.progress import ProgressLine
+from incontext.words import did_you_mean
 
 if TYPE_CHECKING:
     from incontext.evaluation.clicks import ClickMethod
@@ -63,7 +64,7 @@ def evaluate_clicks(
 ) -> None:
     """Count clicks until masks are good (NoC@85, NoC@90), and score IoU after some, as RITM does: a table on stdout.
 
-    With an example of the thing in another picture, and alone; beside baselines that have learnt nothing.
+    With an example of the thing in another image, and alone; beside baselines that have learnt nothing.
     """
     counts = sorted(numbers("--iou-after", iou_after))
     asked = None if methods is None else names(methods)
@@ -114,7 +115,8 @@ def _chosen(asked: list[str] | None, network: "list[ClickMethod]") -> "list[Clic
         return there
     known = [WITH_EXAMPLE, ALONE, *(each.name for each in BASELINES)]
     if not set(asked) <= set(known) or len(set(asked)) < len(asked):
-        raise ValueError(f"expected --methods out of {', '.join(known)}, each once; got {', '.join(asked)}")
+        told = ", ".join(asked) + did_you_mean(asked, known)
+        raise ValueError(f"expected --methods out of {', '.join(known)}, each once; got {told}")
     if missing := set(asked) & ({each.name for each in BASELINES} - {each.name for each in there}):
         told = ", ".join(sorted(missing))
         raise ValueError(f"expected the library of {told} to be installed; run: pip install 'incontext[bench]'")

@@ -111,7 +111,7 @@ def evaluate_protocol(
     all_frames: _AllFrames = False,
     memory: _Memory = None,
     policy: _Policy = None,
-    keys: PromptTensors = None,
+    prompt_tensor: PromptTensors = None,
     smallest: _Smallest = None,
     task: _Task = None,
     options: SegmentOptions = DEFAULTS,
@@ -144,7 +144,7 @@ def evaluate_protocol(
         all_frames=all_frames,
         memory=memory,
         policy=policy,
-        keys=tuple(keys or ()),
+        prompt_tensors=tuple(prompt_tensor or ()),
         smallest=smallest,
     )
     run = _opened(request)

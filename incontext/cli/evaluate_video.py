@@ -11,6 +11,7 @@ from incontext.cli.options import evaluate_app, names, with_options
 from incontext.identity import about, settings_of
 from incontext.options import DEFAULTS, LOADING, LoadOptions, Policy, SegmentOptions
 from incontext.progress import ProgressLine
+from incontext.words import did_you_mean
 
 if TYPE_CHECKING:
     from incontext.engine import Segmenter
@@ -134,7 +135,8 @@ def policies_of(text: str) -> list[Policy]:
     """Read names of policies, with commas between."""
     asked, known = names(text), get_args(Policy)
     if not set(asked) <= set(known) or len(set(asked)) < len(asked):
-        raise ValueError(f"expected --policy out of {', '.join(known)}, each once; got {', '.join(asked)}")
+        told = ", ".join(asked) + did_you_mean(asked, known)
+        raise ValueError(f"expected --policy out of {', '.join(known)}, each once; got {told}")
     return [each for each in known if each in asked]
 
 

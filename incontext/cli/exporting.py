@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from incontext.cli.counting import counted
 from incontext.cli.options import names
 from incontext.progress import ProgressLine
+from incontext.words import counted
 
 if TYPE_CHECKING:
     from incontext.annotations import Labels, Result
@@ -90,7 +90,7 @@ def export(
     from incontext.folder.labelled import results_of
 
     objects = ignored = read = 0
-    with ProgressLine("pictures", len(labels)) as progress:
+    with ProgressLine("images", len(labels)) as progress:
         problems = _Problems(progress.say, strict=strict)
         problems.tell_of(labels.problems)
 
@@ -109,7 +109,7 @@ def export(
                 yield result
                 problems.tell_of(labels.problems)
 
-        results = seen(results_of(labels, instances=instances, smallest=smallest, on_picture=tell))
+        results = seen(results_of(labels, instances=instances, smallest=smallest, on_image=tell))
         folders = folders_for(formats, out, apart=apart)
         count = write_all(results, formats, folders, labels.categories, on_problem=problems.tell)
         problems.tell_of(labels.problems, parts=True)
@@ -154,7 +154,7 @@ def export_job(job: "FolderJob", beside: Beside) -> int:
         return 0
     sweep([out / each.name for each in formats])
     made = export(open_job(out), formats, out, apart=True, instances=beside.instances, smallest=beside.smallest)
-    print(f"{made.written} pictures as {', '.join(str(out / each.name) for each in formats)}")
+    print(f"{counted(made.written, 'image')} as {', '.join(str(out / each.name) for each in formats)}")
     print(made)
     return made.lost
 

@@ -1,4 +1,4 @@
-"""`incontext mark`: a mask of one picture by hints."""
+"""`incontext mark`: a mask of one image by hints."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @app.command(cls=PairsCommand)
 @with_options()
 def mark(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The picture.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The image.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="MASK", help="The mask, an indexed PNG.")],
     point: Annotated[
         list[str] | None,
@@ -56,13 +56,13 @@ def mark(
         Path | None, typer.Option("--save-hints", metavar="FILE", help="Write all that was said as JSON.")
     ] = None,
     overlay: Annotated[
-        Path | None, typer.Option("--overlay", metavar="FILE", help="Also write the picture under its coloured mask.")
+        Path | None, typer.Option("--overlay", metavar="FILE", help="Also write the image under its coloured mask.")
     ] = None,
     snap_colors: SnapColors = False,
     options: SegmentOptions = DEFAULTS,
     loading: LoadOptions = LOADING,
 ) -> None:
-    """Find a thing in a picture by what you say of it: pixels of it, pixels that are not, a box.
+    """Find a thing in an image by what you say of it: pixels of it, pixels that are not, a box.
 
     No example is needed.
 
@@ -78,9 +78,7 @@ def mark(
     if hints is not None:
         said = Hints.load(hints) if said is None else Hints.load(hints) + said
     if said is None:
-        raise ValueError(
-            "expected something said of the picture, got nothing; give --point X,Y, --box, or --hints FILE"
-        )
+        raise ValueError("expected something said of the image, got nothing; give --point X,Y, --box, or --hints FILE")
     pixels = read_image(image)
     said.check((pixels.shape[0], pixels.shape[1]))
     given = open_context(pairs_of(prompt), prompts, prompt_tensor or [], snap=snap_colors, needed=False)
@@ -137,4 +135,4 @@ def told(image: Path, out: Path, found: "Segmentation") -> str:
     if found.is_empty:
         return f"Nothing found; {out} is empty. Say more of the thing, or where it is not."
     shares = ", ".join(f"{i}: {(found.mask == i).mean():.1%}" for i in found.ids)
-    return f"{out}: {shares} of the picture. To find the like: incontext segment FOLDER --prompt {image} {out} -o MASKS"
+    return f"{out}: {shares} of the image. To find the like: incontext segment FOLDER --prompt {image} {out} -o MASKS"

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 import typer
-from typer.core import TyperCommand
 
 from incontext import __version__
+from incontext.cli.help import Command, Program
 from incontext.options import Ensemble, LoadOptions, SegmentOptions, declared
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
-app = typer.Typer(
+app = Program(
     help="Show one example, segment everything like it.",
     no_args_is_help=True,
     add_completion=False,
@@ -24,9 +24,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-weights_app = typer.Typer(help="Weights: what there is, what is in a file, checks, other layouts, downloads.")
-evaluate_app = typer.Typer(help="Scores on data with masks.")
-backbone_app = typer.Typer(help="Second opinions: what is known of a backbone, and what its votes are worth.")
+weights_app = Program(help="Weights: what there is, what is in a file, checks, other layouts, downloads.")
+evaluate_app = Program(help="Scores on data with masks.")
+backbone_app = Program(help="Second opinions: what is known of a backbone, and what its votes are worth.")
 app.add_typer(backbone_app, name="backbone", no_args_is_help=True)
 app.add_typer(weights_app, name="weights", no_args_is_help=True)
 app.add_typer(evaluate_app, name="evaluate", no_args_is_help=True)
@@ -36,7 +36,7 @@ PromptTensors = Annotated[
     list[Path] | None,
     typer.Option(
         "--prompt-tensor",
-        metavar="KEY",
+        metavar="FILE",
         help="What `incontext tune` learned, in place of examples or beside them. May be given several times.",
     ),
 ]
@@ -180,7 +180,7 @@ def _value(option: Field[Any], given: Any) -> Any:
     return option.metadata["parse"](given) if "parse" in option.metadata and given is not None else given
 
 
-class PairsCommand(TyperCommand):
+class PairsCommand(Command):
     """Lets `--prompt IMAGE MASK` come several times: typer takes lists, and it takes pairs, but no lists of pairs.
 
     An option is one of those when its metavar is two words.

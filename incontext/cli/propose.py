@@ -1,4 +1,4 @@
-"""`incontext propose`: masks of everything in pictures."""
+"""`incontext propose`: masks of everything in images."""
 
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +8,7 @@ import typer
 from incontext.cli.options import app, with_options
 from incontext.options import LOADING, LoadOptions
 from incontext.progress import ProgressLine
+from incontext.words import counted
 
 if TYPE_CHECKING:
     from incontext.folder import FolderJob, Query
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def propose(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT", help="Pictures, folders of them, or patterns, as `incontext segment` takes."),
+        typer.Argument(metavar="INPUT", help="Images, folders of them, or patterns, as `incontext segment` takes."),
     ],
     out: Annotated[str, typer.Option("--out", "-o", help="The folder for results; made if need be.")],
     points_per_side: Annotated[
@@ -44,13 +45,13 @@ def propose(
         int, typer.Option("--min-mask-region-area", min=0, help="Remove smaller specks and holes, in pixels.")
     ] = 64,
     overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also write NAME_overlay.jpg: the picture under all masks.")
+        bool, typer.Option("--overlay", help="Also write NAME_overlay.jpg: the image under all masks.")
     ] = False,
     loading: LoadOptions = LOADING,
 ) -> None:
-    """Find masks of everything in pictures, which nobody has named, by a grid of clicks.
+    """Find masks of everything in images, which nobody has named, by a grid of clicks.
 
-    Writes for each picture NAME.json, its masks as COCO's run-length encodings, the surest first; and NAME.png, an
+    Writes for each image NAME.json, its masks as COCO's run-length encodings, the surest first; and NAME.png, an
     indexed PNG of them, the smaller over the larger.
     """
     from incontext.folder import plan
@@ -67,14 +68,14 @@ def propose(
     failed = list(job.skipped)
     with ProgressLine("clicks", each * len(job.queries)) as progress:
         for number, query in enumerate(job.queries):
-            picture = read(query)
-            if not isinstance(picture, DecodedQuery):
-                failed.append(picture)
-                progress.say(f"Skipped: {picture.error}")
+            image = read(query)
+            if not isinstance(image, DecodedQuery):
+                failed.append(image)
+                progress.say(f"Skipped: {image.error}")
                 continue
             found = find(
                 segmenter,
-                picture.image,
+                image.image,
                 points_per_side=points_per_side,
                 points_per_batch=points_per_batch,
                 pred_iou_thresh=PRED_IOU_THRESH if pred_iou_thresh is None else pred_iou_thresh,
@@ -85,15 +86,16 @@ def propose(
                 min_mask_region_area=min_mask_region_area,
                 on_points=partial(_went_on, progress, number * each),
             )
-            write(job, query, picture.image, found)
-            progress.say(f"{query.name}: {len(found)} masks")
-    print(f"{len(job.queries) - len(failed) + len(job.skipped)} of {len(job.queries)} pictures in {job.outputs.where}")
+            write(job, query, image.image, found)
+            progress.say(f"{query.name}: {counted(len(found), 'mask')}")
+    done = len(job.queries) - len(failed) + len(job.skipped)
+    print(f"{done} of {counted(len(job.queries), 'image')} in {job.outputs.where}")
     if failed:
         raise typer.Exit(1)
 
 
 def write(job: "FolderJob", query: "Query", image: "Pixels", found: "Proposals") -> None:
-    """Write what was found in a picture: JSON, an indexed PNG, and perhaps the picture under it."""
+    """Write what was found in an image: JSON, an indexed PNG, and perhaps the image under it."""
     import numpy as np
 
     from incontext.images.write import encode_image, encode_mask

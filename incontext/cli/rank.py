@@ -10,6 +10,7 @@ import typer
 from incontext.cli.options import SnapColors, app, name_below, with_options
 from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 from incontext.progress import ProgressLine
+from incontext.words import counted
 
 if TYPE_CHECKING:
     from incontext.engine import Segmenter
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from incontext.images.ids import Pixels
     from incontext.types import Prompt
 
-_LONGEST = 512  # pixels along a picture's longer side: several times what the network sees, and quick to score
+_LONGEST = 512  # pixels along an image's longer side: several times what the network sees, and quick to score
 
 
 @app.command()
@@ -51,7 +52,7 @@ def rank(
 ) -> None:
     """Find out which example works best for the others: each in turn is the only prompt for all of them.
 
-    A table on stdout, best first: IoU with the true masks, summed over the pictures for each id that an example shows,
+    A table on stdout, best first: IoU with the true masks, summed over the images for each id that an example shows,
     then the mean of these. --top N takes the N best such that each id is shown by about as many.
     """
     from incontext.examples import gather, open_prompts, read_empty
@@ -82,7 +83,7 @@ def rank(
         if missing := [i for k, i in enumerate(ranking.ids) if not ranking.shown[list(chosen), k].any()]:
             print(f"None of them shows id {', '.join(map(str, missing))}; choose more with --top")
     if trial is not None:
-        others = f"the other {trial.queries} pictures"
+        others = f"the other {counted(trial.queries, 'image')}"
         alone = f"{ranking.names[chosen[0]]} alone {trial.alone:.3f}"
         print(f"Mean IoU on {others}: together {trial.together:.3f}, {alone}")
 
@@ -140,7 +141,7 @@ def _target(out: Path | None, top: int | None, examples: int) -> Path | None:
     try:
         read_context(target)
     except FileNotFoundError:
-        pass  # a new file, or one whose pictures have gone
+        pass  # a new file, or one whose images have gone
     except ValueError:
         raise ValueError(f"{target}: expected a new file, or a context file to replace; name another with -o") from None
     return target

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from incontext.cli.counting import are_missed, counted, passed_over_words
+from incontext.cli.counting import are_missed, passed_over_words
 from incontext.cli.exporting import Beside, Formats, Instances, Smallest, export_job, formats_beside
 from incontext.cli.options import PairsCommand, PromptTensors, SnapColors, Strict, app, pairs_of, with_options
 from incontext.options import DEFAULTS, LOADING, BatchSize, LoadOptions, RunnerName, SegmentOptions
 from incontext.progress import ProgressLine
+from incontext.words import counted
 
 if TYPE_CHECKING:
     from incontext.folder import FileReport, FolderJob, FolderReport, Rehearsal
@@ -32,7 +33,7 @@ def segment(
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help="Folders, with all their subfolders; pictures; tars of pictures; patterns in quotes, such as "
+            help="Folders, with all their subfolders; images; tars of images; patterns in quotes, such as "
             "'PHOTOS/**/*.jpg'; addresses of any of these, such as s3://bucket/photos; - for a list of them on stdin.",
         ),
     ],
@@ -50,7 +51,7 @@ def segment(
         typer.Option(
             "--prompt",
             metavar="IMAGE MASK",
-            help="An example: a picture, and a mask of what to find in it, or the annotation file that has it (COCO, "
+            help="An example: an image, and a mask of what to find in it, or the annotation file that has it (COCO, "
             "LabelMe, ...). May be given several times.",
         ),
     ] = None,
@@ -70,7 +71,7 @@ def segment(
         typer.Option(
             "--hints",
             metavar="FILE",
-            help="What is said of some of the pictures, as JSON by their names: {NAME: {points: [[x, y, id]], boxes: "
+            help="What is said of some of the images, as JSON by their names: {NAME: {points: [[x, y, id]], boxes: "
             "[[left, top, right, bottom, id]], ...}}; id 0 is: not this. With hints for all of them no example is "
             "needed.",
         ),
@@ -82,10 +83,10 @@ def segment(
         typer.Option("--pages", help="Segment every page of a TIFF and every frame of a DICOM file, as NAME_p001.png."),
     ] = False,
     batch_size: Annotated[
-        str, typer.Option("--batch-size", metavar="auto|N", help="Pictures at a time. auto: as memory has room for.")
+        str, typer.Option("--batch-size", metavar="auto|N", help="Images at a time. auto: as memory has room for.")
     ] = "auto",
     overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also write NAME_overlay.jpg: the picture under its coloured mask.")
+        bool, typer.Option("--overlay", help="Also write NAME_overlay.jpg: the image under its coloured mask.")
     ] = False,
     save_confidence: Annotated[
         bool, typer.Option("--save-confidence", help="Also write NAME_confidence.png: grey, white where it is sure.")
@@ -96,7 +97,7 @@ def segment(
             "--per-tar",
             metavar="N",
             min=1,
-            help="Write tars of the results of N pictures each, 000000.tar and so on, in place of single files.",
+            help="Write tars of the results of N images each, 000000.tar and so on, in place of single files.",
         ),
     ] = None,
     snap_colors: SnapColors = False,
@@ -137,13 +138,13 @@ def segment(
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Say how many pictures, how long, how much memory; write nothing."),
+        typer.Option("--dry-run", help="Say how many images, how long, how much memory; write nothing."),
     ] = False,
 ) -> None:
-    """Segment pictures by examples (--prompt, --prompts), by what was learned from them (--prompt-tensor), or both.
+    """Segment images by examples (--prompt, --prompts), by what was learned from them (--prompt-tensor), or both.
 
-    Each picture's mask becomes an indexed PNG of the same name, with the ids and colours of the examples' masks.
-    Subfolders are kept. A picture that cannot be read is skipped; report.json lists everything. A run that is stopped,
+    Each image's mask becomes an indexed PNG of the same name, with the ids and colours of the examples' masks.
+    Subfolders are kept. An image that cannot be read is skipped; report.json lists everything. A run that is stopped,
     or killed, goes on when the same command is given again.
     """
     from incontext.examples import open_context
@@ -156,7 +157,7 @@ def segment(
     size, networks = batch_size_of(batch_size), RayNetworks(loading, workers, address)
     check_runner(runner, networks, dry_run=dry_run)
     if hints is not None and watch:
-        raise ValueError("expected --hints for pictures that are there, got --watch as well; leave one out")
+        raise ValueError("expected --hints for images that are there, got --watch as well; leave one out")
     said = {} if hints is None else load_many(hints)
     given = open_context(pairs_of(prompt), prompts, prompt_tensor or [], snap=snap_colors, needed=hints is None)
     job = plan(
@@ -285,14 +286,14 @@ class _Listener:
 
     def stopped(self) -> None:
         """Hear that the user wants no more."""
-        of_all = f"{self._done} of {counted(len(self._job.queries), 'picture')}"
+        of_all = f"{self._done} of {counted(len(self._job.queries), 'image')}"
         where = self._job.outputs.place("report.json")
         self._progress.say(f"Stopped after {of_all}; {where} lists them, and the same command goes on from there.")
 
     def finished(self, report: "FolderReport") -> None:
         """Print what came of it."""
         outputs = self._job.outputs
-        tars = "" if outputs.per_tar is None else f"tars of {counted(outputs.per_tar, 'picture')} in "
+        tars = "" if outputs.per_tar is None else f"tars of {counted(outputs.per_tar, 'image')} in "
         parts = [f"{counted(report.done, 'mask')} in {tars}{outputs.where}"]
         if report.totals.empty:
             parts.append(f"{report.totals.empty} of them empty")
@@ -309,15 +310,15 @@ class _Listener:
 def rehearsal_lines(job: "FolderJob", trial: "Rehearsal") -> list[str]:
     """Say what a job would take, and what it would write."""
     rest = trial.queries - trial.before
-    lines = [f"{counted(trial.queries, 'picture')}, {trial.before} of them done: {rest} to segment."]
+    lines = [f"{counted(trial.queries, 'image')}, {trial.before} of them done: {rest} to segment."]
     lines += [f"Would skip: {failure.error}" for failure in (*job.skipped, *trial.failures)]
     if trial.seconds is not None and trial.seconds_each is not None:
         parts = ("reading", "network", "writing")
         means = (sum(getattr(each, part) for each in trial.measured) / len(trial.measured) for part in parts)
         told = ", ".join(f"{part} {mean:.3f} s" for part, mean in zip(parts, means, strict=True))
         lines += [
-            f"Time: about {timedelta(seconds=round(trial.seconds))}, {trial.seconds_each:.3f} s a picture",
-            f"  ({told}; measured on {counted(len(trial.measured), 'picture')}).",
+            f"Time: about {timedelta(seconds=round(trial.seconds))}, {trial.seconds_each:.3f} s an image",
+            f"  ({told}; measured on {counted(len(trial.measured), 'image')}).",
         ]
     if trial.memory is not None and trial.disk is not None:
         device = f", and {trial.device_bytes / 1e9:.1f} GB on the device" if trial.device_bytes else ""
@@ -342,7 +343,7 @@ def warn_of_many(count: int, options: SegmentOptions) -> None:
 
     if count > _MANY_PROMPTS and options.ensemble != "spatial":
         warnings.warn(
-            f"{count} prompts: a picture takes {count // 2} times as long as with one, or longer; "
+            f"{count} prompts: an image takes {count // 2} times as long as with one, or longer; "
             "`incontext rank --top N` chooses the best few, and --ensemble spatial is quicker",
             PromptWarning,
             stacklevel=2,

@@ -9,6 +9,7 @@ import typer
 from incontext.cli.options import PairsCommand, PromptTensors, SnapColors, app, names, pairs_of, with_options
 from incontext.options import DEFAULTS, LOADING, Export, LoadOptions, Policy, SegmentOptions
 from incontext.progress import ProgressLine
+from incontext.words import counted, did_you_mean
 
 if TYPE_CHECKING:
     from incontext.engine import Segmenter
@@ -39,7 +40,7 @@ def track(
     ] = None,
     prompt_frame: Annotated[
         Path | None,
-        typer.Option("--prompt-frame", metavar="IMAGE", help="The picture that --mask belongs to, if it is another."),
+        typer.Option("--prompt-frame", metavar="IMAGE", help="The image that --mask belongs to, if it is another."),
     ] = None,
     mask_at: Annotated[
         list[str] | None,
@@ -55,7 +56,7 @@ def track(
         typer.Option(
             "--prompt",
             metavar="IMAGE MASK",
-            help="An example from another picture, in place of --mask or beside it. May be given several times.",
+            help="An example from another image, in place of --mask or beside it. May be given several times.",
         ),
     ] = None,
     prompts: Annotated[
@@ -115,7 +116,7 @@ def track(
     pairs, first = pairs_of(prompt), mask
     if prompt_frame is not None:
         if mask is None:
-            raise ValueError("expected --mask with --prompt-frame, got none; give the mask of that picture")
+            raise ValueError("expected --mask with --prompt-frame, got none; give the mask of that image")
         pairs, first = [(prompt_frame, mask), *pairs], None
     given = open_context(pairs, prompts, prompt_tensor or [], snap=snap_colors, needed=False)
     job = plan_track(
@@ -164,7 +165,7 @@ def carry_out(segmenter: "Segmenter", job: "TrackJob") -> bool:
         try:
             report = track_job(segmenter, job, on_frame=tell)
         except KeyboardInterrupt:
-            progress.say(f"Stopped after {done} frames; the same command goes on from there.")
+            progress.say(f"Stopped after {counted(done, 'frame')}; the same command goes on from there.")
             raise typer.Exit(130) from None
     print(*summary(report), sep="\n")
     for problem in report.problems:
@@ -178,7 +179,8 @@ def exports_of(text: str | None) -> list[Export]:
 
     asked = [] if text is None else names(text)
     if not set(asked) <= set(FILES):
-        raise ValueError(f"expected --format out of {', '.join(FILES)}, several with commas; got {text!r}")
+        told = f"{text!r}{did_you_mean(asked, FILES)}"
+        raise ValueError(f"expected --format out of {', '.join(FILES)}, several with commas; got {told}")
     return [each for each in FILES if each in asked]
 
 
@@ -217,7 +219,7 @@ def mark(option: str, text: str) -> "Mark":
 
 def summary(report: "TrackReport") -> list[str]:
     """Say how many masks there are, and in which frames each object was lost."""
-    lines = [f"{report.frames} masks in {report.out / 'masks'} ({report.frames_per_second:.1f} frames/s)"]
+    lines = [f"{counted(report.frames, 'mask')} in {report.out / 'masks'} ({report.frames_per_second:.1f} frames/s)"]
     for each in report.objects:
         spans = [f"{first}-{last}" if last > first else f"{first}" for first, last in each.lost]
         more = f" and {len(spans) - _MOST_SPANS} more times" if len(spans) > _MOST_SPANS else ""

@@ -101,7 +101,7 @@ def train(
 
     Stop with Ctrl-C; the same command goes on where the last state was saved.
 
-    Of every set of 20 pictures or more, one in 20 is held out for validation. Under `torchrun -m incontext train ...`
+    Of every set of 20 images or more, one in 20 is held out for validation. Under `torchrun -m incontext train ...`
     the processes share every batch, and the weights come out as from one.
     """
     from incontext.training.request import Asked, settled

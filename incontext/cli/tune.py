@@ -10,13 +10,14 @@ import typer
 from incontext.cli.options import SnapColors, app, name_below, named_ids, with_options
 from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions, Start
 from incontext.progress import ProgressLine
+from incontext.words import counted
 
 if TYPE_CHECKING:
     from incontext.prompt_tensor import PromptTensor
     from incontext.tuning import TuningStep
 
 
-_LONGEST = 768  # pixels along a picture's longer side: more than tuning looks at
+_LONGEST = 768  # pixels along an image's longer side: more than tuning looks at
 
 
 @app.command()
@@ -38,9 +39,9 @@ def tune(
         Start, typer.Option("--start", help="From the best of the examples, their mean, or noise.")
     ] = "best",
     val_share: Annotated[
-        float, typer.Option("--val-share", help="Of the pictures, held out to judge by. 0: all learn and all judge.")
+        float, typer.Option("--val-share", help="Of the images, held out to judge by. 0: all learn and all judge.")
     ] = 0.25,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures in a step.")] = 4,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images in a step.")] = 4,
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Slower, with less memory: for large networks.")
     ] = False,
@@ -52,17 +53,17 @@ def tune(
     loading: LoadOptions = LOADING,
     snap_colors: SnapColors = False,
 ) -> None:
-    """Learn from labelled pictures what `segment --prompt-tensor` then takes in place of examples.
+    """Learn from labelled images what `segment --prompt-tensor` then takes in place of examples.
 
-    The network stays as it is; the file holds what it is shown. Pictures without anything marked teach where to find
-    nothing. Beside KEY.safetensors, KEY.html shows how it went and what is found in the held-out pictures.
+    The network stays as it is; the file holds what it is shown. Images without anything marked teach where to find
+    nothing. Beside KEY.safetensors, KEY.html shows how it went and what is found in the held-out images.
     """
     from incontext.examples import gather, open_prompts, read_empty
 
     # What a user can get wrong is found before the weights are loaded.
     _check_target(out)
     opened = open_prompts(gather(source=labelled), snap=snap_colors, longest=_LONGEST)
-    pictures = [name_below(image, labelled) for image, _ in opened.pairs]
+    images = [name_below(image, labelled) for image, _ in opened.pairs]
     called = {**opened.names, **named_ids(names, {i for prompt in opened.prompts for i in prompt.ids})}
     empty = [read_empty(pair, longest=_LONGEST) for pair in opened.empty]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -87,15 +88,15 @@ def tune(
         task=options.task,
         empty=empty,
         names=called,
-        pictures=pictures,
+        image_names=images,
         checkpointing=checkpointing,
         seed=seed,
     )
-    key, told = listened(run, steps)
-    key.save(out)
-    page = write_page(out.with_suffix(".html"), segmenter, key, told, opened.prompts, pictures)
-    made = key.origin
-    judges = f"{len(made.held_out)} held-out pictures" if made.held_out else "the pictures it was tuned on"
+    learned, told = listened(run, steps)
+    learned.save(out)
+    page = write_page(out.with_suffix(".html"), segmenter, learned, told, opened.prompts, images)
+    made = learned.origin
+    judges = f"{len(made.held_out)} held-out images" if made.held_out else "the images it was tuned on"
     print(f"{out}: mean IoU {made.before:.3f} before, {made.after:.3f} after tuning, on {judges}; {page} shows them")
 
 
@@ -119,7 +120,7 @@ def listened(run: "Callable[..., PromptTensor]", steps: int) -> "tuple[PromptTen
         try:
             return run(on_step=tell, on_tried=tell_start), told
         except KeyboardInterrupt:
-            progress.say(f"Stopped after {len(told)} steps; nothing was written.")
+            progress.say(f"Stopped after {counted(len(told), 'step')}; nothing was written.")
             raise typer.Exit(130) from None
 
 

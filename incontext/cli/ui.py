@@ -19,7 +19,7 @@ def ui(
         typer.Option(
             "--folder",
             metavar="DIR",
-            help="A folder that the page may read: pictures, videos, labelled sets, weights. May be given several "
+            help="A folder that the page may read: images, videos, labelled sets, weights. May be given several "
             "times. Without one it sees what is uploaded and no more.",
         ),
     ] = None,
@@ -35,9 +35,10 @@ def ui(
     options: SegmentOptions = DEFAULTS,
     loading: LoadOptions = LOADING,
 ) -> None:
-    """Open a local page in the browser: paint one example, see all your pictures segmented.
+    """Open a local page in the browser: paint one example, see all your images segmented.
 
-    Track videos and tune keys there, too. Nothing leaves this machine. Ctrl-C ends it and removes what was uploaded.
+    Track videos and tune prompt tensors there, too. Nothing leaves this machine. Ctrl-C ends it and removes what was
+    uploaded.
     """
     from incontext.ui import PageOptions, serve
 
@@ -46,6 +47,7 @@ def ui(
         if open_browser:
             webbrowser.open(address)
 
+    print("Starting the page; this takes some seconds.", file=sys.stderr, flush=True)
     try:
         serve(PageOptions(host, port, folder or (), loading, options), on_ready=ready)
     except KeyboardInterrupt:

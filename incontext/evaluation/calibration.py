@@ -1,4 +1,4 @@
-"""What a backbone's votes are worth beside a network's: found on labelled pictures that neither learned from.
+"""What a backbone's votes are worth beside a network's: found on labelled images that neither learned from.
 
 Each episode is answered by both, apart; then the weights with the best mean IoU are looked up, how sure the sum of both
 is, and what presence is by both. Weights are the same for all sets and numbers of shots. Refuses to know how votes are
@@ -24,7 +24,7 @@ from incontext.canvas.query import PaintedAnswer
 from incontext.canvas.read import read_colors
 from incontext.engine import Segmenter
 from incontext.evaluation.few_shot.episodes import Absent, Episode, EpisodeSet, draw, files, sets_in, what_is_shown
-from incontext.evaluation.few_shot.pictures import EpisodeImages
+from incontext.evaluation.few_shot.images import EpisodeImages
 from incontext.images.dataset import has_regions
 from incontext.images.ids import IGNORED, Pixels
 from incontext.images.resize import resized
@@ -82,20 +82,20 @@ def held_out_sets(
     names: Sequence[str] | None = None,
     seed: int = 0,
 ) -> tuple[EpisodeSet, ...]:
-    """Draw episodes from pictures that training holds out, each with a query of its set without the thing, if any.
+    """Draw episodes from images that training holds out, each with a query of its set without the thing, if any.
 
     Args:
         data: A folder with images/ and masks/, or a folder of such folders.
         prompts: Of each episode.
         episodes: Of each set.
-        every: Of each set every so-manieth picture is drawn from, as `incontext train` holds them out (20); 1: all.
-        whole: Sets of which all pictures are, as nothing was learned from them.
+        every: Of each set every so-manieth image is drawn from, as `incontext train` holds them out (20); 1: all.
+        whole: Sets of which all images are, as nothing was learned from them.
         names: Only these sets.
         seed: Of what is drawn.
 
     Raises:
         FileNotFoundError: there are no sets.
-        ValueError: no set has enough pictures, or there is none of some name.
+        ValueError: no set has enough images, or there is none of some name.
     """
     there = sets_in(data)
     if unknown := sorted({*(names or ()), *whole} - {each.name for each in there}):
@@ -118,8 +118,8 @@ def held_out_sets(
         made.append(replace(each, episodes=tuple(_with_absence(e, each, shown, seed + n) for n, e in enumerate(drawn))))
     if not made:
         raise ValueError(
-            f"{data}: expected a set with a thing in at least {prompts + 1} pictures that are held out, got none; "
-            "give more pictures, fewer shots, or a smaller --every"
+            f"{data}: expected a set with a thing in at least {prompts + 1} images that are held out, got none; "
+            "give more images, fewer shots, or a smaller --every"
         )
     return tuple(made)
 
@@ -133,14 +133,14 @@ def collect(
     on_episode: Callable[[int], None] | None = None,
 ) -> list[Opinion]:
     """Ask a network without a backbone, and a backbone, all episodes with each number of shots."""
-    pictures, found, done = EpisodeImages(sets), list[Opinion](), 0
+    images, found, done = EpisodeImages(sets), list[Opinion](), 0
     for each in sets:
         for episode in each.episodes:
-            prompts = [pictures.prompt(each, episode.id, stem) for stem in episode.prompts[: max(shots)]]
-            queries = [pictures.image(each.name, episode.query)]
+            prompts = [images.prompt(each, episode.id, stem) for stem in episode.prompts[: max(shots)]]
+            queries = [images.image(each.name, episode.query)]
             if episode.absent is not None:
-                queries.append(pictures.image(episode.absent.set, episode.absent.query))
-            mask = pictures.asked(each, episode.id, episode.query)
+                queries.append(images.image(episode.absent.set, episode.absent.query))
+            mask = images.asked(each, episode.id, episode.query)
             truth, known = _small(mask == 1), _small(mask != IGNORED)
             for count in shots:
                 found += _opinions(segmenter, voter, each.name, queries, prompts[:count], truth, known)

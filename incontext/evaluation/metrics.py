@@ -26,7 +26,7 @@ REPLICATES = 1000  # of the bootstrap
 
 @dataclass(frozen=True)
 class Overlap:
-    """Pixels in both masks and pixels in either; the sum of two is the overlap over both pictures."""
+    """Pixels in both masks and pixels in either; the sum of two is the overlap over both images."""
 
     intersection: int = 0
     union: int = 0

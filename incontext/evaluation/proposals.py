@@ -17,8 +17,8 @@ from incontext.images.resize import resized_mask, shrunk
 THRESHOLDS = np.arange(0.5, 1.0, 0.05)  # of IoU, as COCO's average recall has them
 COUNTS = (10, 50, 100)  # proposals
 
-_LONGEST = 320  # pixels along a picture's longer side that is cut into superpixels
-_PIECES = (8, 16, 32, 64)  # of a picture, the coarse ones first
+_LONGEST = 320  # pixels along an image's longer side that is cut into superpixels
+_PIECES = (8, 16, 32, 64)  # of an image, the coarse ones first
 
 
 def best_ious(
@@ -56,7 +56,7 @@ def average_recall(ious: npt.NDArray[np.float64]) -> float:
 
 
 def superpixels(image: Pixels) -> Iterator[Flags]:
-    """Propose the pieces of a picture (H, W, 3) that SLIC (TPAMI 34, 2012) cuts it into, coarse cuts before fine ones.
+    """Propose the pieces of an image (H, W, 3) that SLIC (TPAMI 34, 2012) cuts it into, coarse cuts before fine ones.
 
     Within a cut the largest piece comes first. Needs scikit-image.
     """

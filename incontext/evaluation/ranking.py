@@ -1,6 +1,6 @@
 """Which example works best for the others: each in turn is the only prompt, and the others are segmented by it.
 
-Refuses to know files, and how pictures are segmented. Ids mean the same in all prompts. As in `few_shot`,
+Refuses to know files, and how images are segmented. Ids mean the same in all prompts. As in `few_shot`,
 intersections and unions are summed over the queries and then divided, ignored pixels (255) left out: what is painted
 in a query that does not show an id counts against it, and a query in which an id neither is nor is painted says
 nothing.
@@ -36,7 +36,7 @@ class Ranking:
         names: (C) of the candidates.
         ids: (K) ascending.
         shown: (C, K) bool, the candidate's mask has the id.
-        queries: (Q) numbers of pictures, those below C being the candidates themselves; nobody is tried on itself.
+        queries: (Q) numbers of images, those below C being the candidates themselves; nobody is tried on itself.
         wanted: (Q, K) bool, the query shows the id.
         intersection, union: (C, Q, K) pixels, zeros where nothing was tried.
     """
@@ -154,11 +154,11 @@ def rank(
 
     Args:
         names: Of the prompts, for the tables; None: their numbers.
-        empty: (H, W, 3) uint8 pictures in which nothing is to be found; queries only.
+        empty: (H, W, 3) uint8 images in which nothing is to be found; queries only.
         limit: At most so many queries, the same for all candidates, drawn with `seed` so that each id is among them;
             the cost is candidates x queries answers.
         options: See `SegmentOptions`. on_answer(done, total) is called after each answer. Answers are scored at the
-            queries' own sizes, so large pictures cost time.
+            queries' own sizes, so large images cost time.
 
     Raises:
         ValueError: fewer than two prompts, no id that two of them show, or an option that cannot be used.
@@ -175,13 +175,13 @@ def rank(
     everything = np.concatenate([shown, np.zeros((len(empty), len(ids)), np.bool_)])
     queries = _sample(everything, limit, seed)
     chosen = SegmentOptions(**options)
-    pictures = _pictures(segmenter, prompts, empty, queries.tolist(), chosen)
+    images = _images(segmenter, prompts, empty, queries.tolist(), chosen)
     shape = (len(prompts), len(queries), len(ids))
     intersection, union = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     total, done = int((np.arange(len(prompts))[:, None] != queries).sum()), 0
     for c, prompt in enumerate(prompts):
         columns, rows = np.flatnonzero(queries != c).tolist(), np.flatnonzero(shown[c]).tolist()
-        scores = _scores(segmenter, prompt, [pictures[n] for n in columns], [ids[k] for k in rows], chosen)
+        scores = _scores(segmenter, prompt, [images[n] for n in columns], [ids[k] for k in rows], chosen)
         for n, overlaps in zip(columns, scores, strict=True):
             intersection[c, n, rows] = [each.intersection for each in overlaps]
             union[c, n, rows] = [each.union for each in overlaps]
@@ -212,17 +212,17 @@ def try_together(
     if not wanted:
         return None
     asked = SegmentOptions(**options)
-    pictures = _pictures(segmenter, prompts, empty, ranking.queries[columns].tolist(), asked)
+    images = _images(segmenter, prompts, empty, ranking.queries[columns].tolist(), asked)
     context, ids = [prompts[c] for c in chosen], [ranking.ids[k] for k in wanted]
     sums = [Overlap() for _ in ids]
-    for overlaps in _scores(segmenter, context, pictures, ids, asked):
+    for overlaps in _scores(segmenter, context, images, ids, asked):
         sums = [total + each for total, each in zip(sums, overlaps, strict=True)]
     first = np.ix_([chosen[0]], columns, wanted)
     alone = _ratio(ranking.intersection[first].sum(axis=1), ranking.union[first].sum(axis=1))  # 0 for ids it lacks
     return Trial(mean(each.iou for each in sums), float(alone.mean()), len(columns))
 
 
-def _pictures(
+def _images(
     segmenter: Segmenter,
     prompts: Sequence[Prompt],
     empty: Sequence[Pixels],
@@ -242,13 +242,13 @@ def _pictures(
 def _scores(
     segmenter: Segmenter,
     context: Context,
-    pictures: Sequence[tuple[FittedQuery | Pixels, Pixels]],
+    images: Sequence[tuple[FittedQuery | Pixels, Pixels]],
     ids: Sequence[int],
     options: SegmentOptions,
 ) -> Iterator[list[Overlap]]:
     """Count for each image the overlaps of what the context finds in it with its true mask, one for each id."""
-    answers = segmenter.segment_many((query for query, _ in pictures), context, **options.keywords())
-    for answer, (_, truth) in zip(answers, pictures, strict=True):
+    answers = segmenter.segment_many((query for query, _ in images), context, **options.keywords())
+    for answer, (_, truth) in zip(answers, images, strict=True):
         ignored = truth == IGNORED
         yield [overlap(answer.mask == i, truth == i, ignored) for i in ids]
 

@@ -22,7 +22,7 @@ def shared_processors(segmenter: Segmenter) -> Iterator[int]:
     """
     threads = torch.get_num_threads()
     if segmenter.device.type != "cpu":
-        yield min(_MOST_WORKERS, max(2, (os.cpu_count() or 2) // 2))  # some read pictures while others compute
+        yield min(_MOST_WORKERS, max(2, (os.cpu_count() or 2) // 2))  # some read images while others compute
         return
     workers = min(threads, _MOST_WORKERS)
     torch.set_num_threads(max(1, threads // workers))

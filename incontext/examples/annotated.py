@@ -1,4 +1,4 @@
-"""Prompts out of annotation files: which labels belong to which picture, and ids that mean the same in all of them.
+"""Prompts out of annotation files: which labels belong to which image, and ids that mean the same in all of them.
 
 Refuses to know what a format is (annotations/), and folders of masks (pairs.py).
 """
@@ -24,7 +24,7 @@ def is_annotation(path: Path) -> bool:
 
 
 class Annotations:
-    """The annotation files of a context, each opened once, and the pictures taken from them."""
+    """The annotation files of a context, each opened once, and the images taken from them."""
 
     def __init__(self) -> None:
         self._opened: dict[Path, _Opened] = {}
@@ -42,7 +42,7 @@ class Annotations:
             self._opened[file] = _Opened(open_labels(file, images=None))
         opened = self._opened[file]
         found = opened.find(image)
-        if image != file:  # else the picture is part of the annotation file
+        if image != file:  # else the image is part of the annotation file
             found = replace(found, image=image, embedded=None)
         self._taken[image, file] = found, opened.labels
 
@@ -58,11 +58,11 @@ class Annotations:
             pairs.append(pair)
         if not pairs:
             raise ValueError(
-                f"{labels.path}: expected the pictures that it names in their folder, found none of "
+                f"{labels.path}: expected the images that it names in their folder, found none of "
                 f"{_some(missing) or 'them, as it names none'}{_told(labels.problems)}"
             )
         told = (
-            [f"{labels.path}: left out {len(missing)} pictures that are not there: {_some(missing)}"] if missing else []
+            [f"{labels.path}: left out {len(missing)} images that are not there: {_some(missing)}"] if missing else []
         )
         return pairs, told + list(labels.problems[:_MOST_PROBLEMS]) + _rest(labels.problems)
 
@@ -76,7 +76,7 @@ class Annotations:
 
 
 class _Opened:
-    """Labels, and which of them belong to a picture."""
+    """Labels, and which of them belong to an image."""
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
@@ -100,7 +100,7 @@ class _Opened:
             names = f" ({found[0].name} and {found[1].name})" if found else ""
             raise ValueError(
                 f"{self.labels.path}: expected labels of {image}, found {len(found) or 'none'}{names} among those of "
-                f"{len(every)} pictures{_told(self.labels.problems)}"
+                f"{len(every)} images{_told(self.labels.problems)}"
             )
         return found[0]
 

@@ -66,13 +66,13 @@ def open_context(
     """
     for path in (*(path for pair in pairs for path in pair), *([] if source is None else [source])):
         _refuse_address(path)
-    keys = tuple(PromptTensor.load(path) for path in prompt_tensors)
-    if not pairs and source is None and (keys or not needed):
-        return GivenContext(prompt_tensors=keys)
+    learned = tuple(PromptTensor.load(path) for path in prompt_tensors)
+    if not pairs and source is None and (learned or not needed):
+        return GivenContext(prompt_tensors=learned)
     files = gather(pairs, source)
     opened = open_prompts(files, snap=snap)
     _tell_about_empty(opened)
-    return GivenContext(opened.prompts, keys, opened.pairs, files.masks, opened.names)
+    return GivenContext(opened.prompts, learned, opened.pairs, files.masks, opened.names)
 
 
 def _refuse_address(path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Which mask belongs to which picture: in folders of examples, and in context files, which list the pairs.
+"""Which mask belongs to which image: in folders of examples, and in context files, which list the pairs.
 
-Refuses to know what is inside of pictures, masks and annotation files, and that a context will be made of them
+Refuses to know what is inside of images, masks and annotation files, and that a context will be made of them
 (prompts.py).
 """
 
@@ -22,13 +22,14 @@ from incontext.annotations.known import open_one, recognised
 from incontext.examples.annotated import Annotations, is_annotation
 from incontext.images.names import natural_order
 from incontext.images.write import whole_file
-from incontext.sources.places import StrPath, alike, is_picture
+from incontext.sources.places import StrPath, alike, is_image
+from incontext.words import counted
 
 Pair: TypeAlias = tuple[Path, Path]
 """The files of a prompt: its image, and its mask or the annotation file that has it."""
 
 CONTEXT_FORMAT: Final = "incontext context 1"
-IMAGE_FOLDERS: Final = ("images", "image", "imgs", "img", "jpegimages", "photos", "pictures")
+IMAGE_FOLDERS: Final = ("images", "image", "imgs", "img", "jpegimages", "photos", "images")
 MASK_FOLDERS: Final = ("masks", "mask", "labels", "label", "annotations", "segmentationclass", "ground_truth", "gt")
 MASK_ENDINGS: Final = ("mask", "masks", "label", "labels", "gt", "seg", "segmentation")  # NAME_mask, NAME-mask, ...
 
@@ -71,7 +72,7 @@ class PromptFiles:
 def gather(prompts: Iterable[tuple[StrPath, StrPath]] = (), source: StrPath | None = None) -> PromptFiles:
     """Gather the files of a context: those given one by one, then those of a folder, a context file or annotations.
 
-    A folder holds images/ and masks/ (subfolders included) with files of the same names, or pictures with their masks
+    A folder holds images/ and masks/ (subfolders included) with files of the same names, or images with their masks
     beside them; in natural order. Annotations are a file or a folder in any format of `incontext.annotations`, and such
     a file may also stand for a mask. Files of a folder that are no pair are told in a `PromptWarning`, and so is a pair
     that comes twice, which is kept once.
@@ -109,7 +110,7 @@ def gather(prompts: Iterable[tuple[StrPath, StrPath]] = (), source: StrPath | No
 def _labels(source: Path) -> Labels | None:
     """Open a source that is in an annotation format; None for any other.
 
-    A folder that is in one itself goes before pictures with masks, and these go before annotation files that lie beside
+    A folder that is in one itself goes before images with masks, and these go before annotation files that lie beside
     them.
     """
     if not source.exists() or not (source.is_dir() or is_annotation(source)):
@@ -126,15 +127,15 @@ def _labels(source: Path) -> Labels | None:
 
 
 def _has_masks(folder: Path) -> bool:
-    pictures, masks = _subfolder(folder, IMAGE_FOLDERS), _subfolder(folder, MASK_FOLDERS)
-    return (pictures is not None and masks is not None) or bool(_beside(folder)[1])
+    images, masks = _subfolder(folder, IMAGE_FOLDERS), _subfolder(folder, MASK_FOLDERS)
+    return (images is not None and masks is not None) or bool(_beside(folder)[1])
 
 
 def _search(folder: Path) -> tuple[list[Pair], list[Path]]:
     """Find the pairs of a folder, and the masks that belong to no image."""
-    pictures, masks = _subfolder(folder, IMAGE_FOLDERS), _subfolder(folder, MASK_FOLDERS)
-    if pictures is not None and masks is not None:
-        images, candidates = _keyed(_walk(pictures), pictures), _keyed(_walk(masks), masks)
+    of_images, masks = _subfolder(folder, IMAGE_FOLDERS), _subfolder(folder, MASK_FOLDERS)
+    if of_images is not None and masks is not None:
+        images, candidates = _keyed(_walk(of_images), of_images), _keyed(_walk(masks), masks)
     else:
         images, candidates = _beside(folder)
     pairs, lonely_masks = _matched(images, candidates)
@@ -142,12 +143,12 @@ def _search(folder: Path) -> tuple[list[Pair], list[Path]]:
     lonely = sorted((path for paths in images.values() for path in paths if path not in paired), key=natural_order)
     if not pairs:
         raise ValueError(
-            f"{folder}: expected {_LAYOUTS}; found {_count(len(lonely), 'picture')} without a mask, "
-            f"{_count(len(lonely_masks), 'mask')} without a picture{_hint(folder)}"
+            f"{folder}: expected {_LAYOUTS}; found {counted(len(lonely), 'image')} without a mask, "
+            f"{counted(len(lonely_masks), 'mask')} without an image{_hint(folder)}"
         )
-    for paths, noun, lacks in ((lonely, "picture", "mask"), (lonely_masks, "mask", "picture")):
+    for paths, noun, lacks in ((lonely, "image", "a mask"), (lonely_masks, "mask", "an image")):
         if paths:
-            _warn(f"{folder}: left out {_count(len(paths), noun)} without a {lacks}: {some_of(paths)}")
+            _warn(f"{folder}: left out {counted(len(paths), noun)} without {lacks}: {some_of(paths)}")
     return sorted(pairs, key=lambda pair: natural_order(pair[0])), lonely_masks
 
 
@@ -157,7 +158,7 @@ def _subfolder(folder: Path, names: Sequence[str]) -> Path | None:
     if len(found) > 1:
         raise ValueError(
             f"{folder}: expected one of the folders {', '.join(p.name for p in found)}, got {len(found)}, each with "
-            "pictures in it; move those that are not meant, or list the pairs in a context file"
+            "images in it; move those that are not meant, or list the pairs in a context file"
         )
     return found[0] if found else None
 
@@ -166,7 +167,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     """List the images below a folder, by their names; hidden ones are passed over."""
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name[0] != "."]
-        yield from (path for name in files if name[0] != "." and is_picture(path := Path(parent, name)))
+        yield from (path for name in files if name[0] != "." and is_image(path := Path(parent, name)))
 
 
 def _keyed(paths: Iterable[Path], root: Path) -> dict[str, list[Path]]:
@@ -180,9 +181,9 @@ def _keyed(paths: Iterable[Path], root: Path) -> dict[str, list[Path]]:
 def _beside(folder: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
     """Tell the images and the masks of one folder apart.
 
-    A mask is called after another picture, or is the PNG among two files of one name.
+    A mask is called after another image, or is the PNG among two files of one name.
     """
-    images = _keyed((path for path in folder.iterdir() if path.name[0] != "." and is_picture(path)), folder)
+    images = _keyed((path for path in folder.iterdir() if path.name[0] != "." and is_image(path)), folder)
     masks = {key: paths for key, paths in images.items() if (name := _ENDING.sub("", key)) != key and name in images}
     images = {key: paths for key, paths in images.items() if key not in masks}
     for key, paths in images.items():
@@ -197,7 +198,7 @@ def _matched(images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]) 
     """Match pairs of equal names, the mask's with or without an ending; and list the masks of no image."""
     owned: defaultdict[str, list[Path]] = defaultdict(list)
     lonely: list[Path] = []
-    before: defaultdict[str, list[str]] = defaultdict(list)  # what pictures were called before an upload -> their names
+    before: defaultdict[str, list[str]] = defaultdict(list)  # what images were called before an upload -> their names
     for key in images:
         if (plain := uploaded_as(key)) is not None:
             before[plain].append(key)
@@ -207,7 +208,7 @@ def _matched(images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]) 
     for key, paths in owned.items():
         if len(paths) > 1 or len(images[key]) > 1:
             raise ValueError(
-                f"expected one picture and one mask of a name, got {some_of([*images[key], *paths], len(paths) + 2)}; "
+                f"expected one image and one mask of a name, got {some_of([*images[key], *paths], len(paths) + 2)}; "
                 "move those that are not meant, or list the pairs in a context file"
             )
     return [(images[key][0], paths[0]) for key, paths in owned.items()], sorted(lonely, key=natural_order)
@@ -216,7 +217,7 @@ def _matched(images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]) 
 def _owner(key: str, images: Mapping[str, list[Path]]) -> str | None:
     """Find the image that a mask's name means: as it stands or as `joining` reads it, with its ending or without."""
     names = dict.fromkeys([key, _ENDING.sub("", key)])
-    depth = key.count("/")  # masks in folders of their own are not those of pictures in other ones
+    depth = key.count("/")  # masks in folders of their own are not those of images in other ones
     spelled = (alike(Path(each)) for name in names for each in readings(name) if len(each.parts) == depth + 1)
     return next((name for name in (*names, *spelled) if name in images), None)
 
@@ -236,7 +237,7 @@ def _distinct(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
         if kept.setdefault(place, pair) is not pair:
             twice.append(pair[0])
     if twice:
-        _warn(f"{_count(len(twice), 'prompt')} given twice, used once: {some_of(twice)}")
+        _warn(f"{counted(len(twice), 'prompt')} given twice, used once: {some_of(twice)}")
     return tuple(kept.values())
 
 
@@ -244,10 +245,6 @@ def some_of(paths: Sequence[Path], most: int = _MOST_NAMES) -> str:
     """Name the first few paths, and how many more there are, for a sentence."""
     more = f" and {len(paths) - most} more" if len(paths) > most else ""
     return ", ".join(str(path) for path in paths[:most]) + more
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _warn(sentence: str) -> None:
@@ -274,7 +271,7 @@ def read_context(path: StrPath) -> tuple[Pair, ...]:
         document = json.loads(path.read_bytes().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path}: expected a folder of pictures and masks, or a context file, which is JSON; got something else "
+            f"{path}: expected a folder of images and masks, or a context file, which is JSON; got something else "
             f"({str(error) or type(error).__name__})"
         ) from None
     if not isinstance(document, dict) or document.get("format") != CONTEXT_FORMAT:

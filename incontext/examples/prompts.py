@@ -43,7 +43,7 @@ def open_prompts(files: PromptFiles, *, snap: bool = False, longest: int | None 
 
     Args:
         snap: See `formats.read_mask`.
-        longest: Shrink pictures whose longer side has more pixels, as long as no id gets lost; None keeps them as they
+        longest: Shrink images whose longer side has more pixels, as long as no id gets lost; None keeps them as they
             are. Colours of RGB masks are counted over all of them in ascending order of (R, G, B), so that a colour is
             the same id in each; where the masks agree on the colour of each id, all prompts know all of these colours.
 

@@ -1,6 +1,6 @@
-"""Folder jobs: every picture of some folders segmented by one context, masks and a report on disk.
+"""Folder jobs: every image of some folders segmented by one context, masks and a report on disk.
 
-The public names, nothing else: `plan` finds the pictures and refuses what cannot end well, `segment_folder` runs it.
+The public names, nothing else: `plan` finds the images and refuses what cannot end well, `segment_folder` runs it.
 """
 
 from incontext.folder.hinted import with_hints

@@ -20,12 +20,13 @@ def identify(
 ) -> dict[str, object]:
     """Name everything that changes a mask, or what is written beside it, in plain values.
 
-    Neither the images to be segmented are in it, nor how many go through the network together, nor the device.
+    Neither the images to be segmented are in it, nor how many go through the network together, nor the device; nor
+    overlays, where they can be drawn later: beside single files in a local folder.
     """
     return {
         **of_network(segmenter, prepared.options, prepared.side),
         "context": context_hash(context),
-        "overlay": outputs.overlay,
+        **({} if outputs.draws_later else {"overlay": outputs.overlay}),
         "confidence": outputs.confidence,
         "per_tar": outputs.per_tar,
     }

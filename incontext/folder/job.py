@@ -1,7 +1,7 @@
 """A folder job from its beginning to its report, however often it is interrupted, by whatever runs it.
 
 The journal is kept while the runner works, and the report is made of it at the end. Memory does not grow with the
-number of pictures but for the plan's list. Refuses to know how a runner works (run.py) and terminals (cli).
+number of images but for the plan's list. Refuses to know how a runner works (run.py) and terminals (cli).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, Unpack
 
 from incontext.folder.identity import identify
 from incontext.folder.journal import JOURNAL_NAME, Journal, find_earlier, wrote_tars
+from incontext.folder.overlays import draw_missing
 from incontext.folder.plan import FolderJob, Query
 from incontext.folder.report import REPORT_NAME, FileReport, FolderReport
 from incontext.folder.run import Finish, LocalRunner
@@ -29,7 +30,7 @@ if TYPE_CHECKING:  # the engine brings torch, and a plan needs none
 
 
 class Runner(Protocol):
-    """Where pictures are segmented: `run.LocalRunner`, or many machines."""
+    """Where images are segmented: `run.LocalRunner`, or many machines."""
 
     @property
     def waited(self) -> float:
@@ -60,7 +61,8 @@ def segment_folder(
     """Segment the images of a plan and write their results, and `report.json`, into its output folder.
 
     An image that cannot be read, or a result that cannot be written, is noted and skipped. Every file appears whole or
-    not at all, an image's mask after its overlay and confidence.
+    not at all, an image's mask after its overlay and confidence; overlays that an earlier run was not asked for are
+    drawn of its masks.
 
     Args:
         segmenter: The network.
@@ -131,7 +133,7 @@ def run_job(
     Args:
         settings, segmenter: For the report.
         identity: What all masks depend on, see `identity.identify`.
-        resume: Leave out pictures that are done: their masks are there, and their files have not changed since. Those
+        resume: Leave out images that are done: their masks are there, and their files have not changed since. Those
             that failed are tried again. False does everything anew.
         arrivals: What comes in place of the plan's queries, see `watch.arrivals`; Ctrl-C is then the way to end.
         on_file: Called in this thread for each file when it is finished or has failed; the local runner keeps the order
@@ -157,6 +159,8 @@ def run_job(
             before = run.begin(resume=earlier is not None, had_tars=had_tars)
             if before and on_resume is not None:
                 on_resume(before)
+            if job.outputs.overlay and job.outputs.draws_later:
+                draw_missing(job.outputs, run.done())
             if job.outputs.remote is not None:
                 run.announce()
             try:
@@ -176,7 +180,7 @@ def run_job(
 
 @dataclass(frozen=True)
 class _Heading:
-    """What a report says of a run before any picture: see `FolderReport`."""
+    """What a report says of a run before any image: see `FolderReport`."""
 
     settings: dict[str, object]
     segmenter: dict[str, object]
@@ -207,7 +211,7 @@ class _Run:
     def begin(self, *, resume: bool, had_tars: bool) -> int:
         """Take over what is done, if anything.
 
-        Returns how many pictures that are.
+        Returns how many images that are.
 
         Args:
             had_tars: Of the last run.
@@ -230,6 +234,11 @@ class _Run:
         for file in self._job.skipped:
             self._finish(self._number(file), file)
         return before
+
+    def done(self) -> Iterator[Query]:
+        """List the queries whose masks earlier runs left."""
+        skipped = len(self._job.skipped)
+        return (each for number, each in enumerate(self._job.queries, start=skipped) if number in self._journal)
 
     def work(self, arrivals: Iterable[Arrived] | None) -> None:
         """Do everything that is not done."""
@@ -345,4 +354,6 @@ def _names(context: Context | None) -> dict[int, str]:
 
 def _learned(context: Context | None) -> list[dict[str, object]]:
     """Note what tells the context's prompt tensors from others."""
-    return [{"ids": list(key.ids), **asdict(key.origin)} for key in listed(context) if isinstance(key, PromptTensor)]
+    return [
+        {"ids": list(each.ids), **asdict(each.origin)} for each in listed(context) if isinstance(each, PromptTensor)
+    ]

@@ -1,7 +1,7 @@
-"""The journal of a job: a line for each picture as soon as it is done, so that a job that is killed can go on.
+"""The journal of a job: a line for each image as soon as it is done, so that a job that is killed can go on.
 
 It lies in the output folder while a run is not finished, and `report.json` is made of it. Its first line says what all
-masks depend on. Nothing but the place of each line is held in memory. Refuses to know how pictures are segmented.
+masks depend on. Nothing but the place of each line is held in memory. Refuses to know how images are segmented.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Journal:
 
     A context manager.
 
-    Pictures are known by their numbers, which are those of this run.
+    Images are known by their numbers, which are those of this run.
 
     Args:
         job: What all masks depend on.
@@ -130,7 +130,7 @@ class Journal:
         Returns how many do.
 
         Args:
-            number_of: The number of a picture whose line still holds, else None.
+            number_of: The number of an image whose line still holds, else None.
         """
         for place, line in whole_lines(self._path):
             file = parse(line) if place else None
@@ -139,7 +139,7 @@ class Journal:
         return sum(place != _ABSENT for place in self._places)
 
     def add(self, number: int, file: FileReport) -> None:
-        """Write a picture's line, in any order of the numbers; the last one of a number counts.
+        """Write an image's line, in any order of the numbers; the last one of a number counts.
 
         It is in the file when this returns, and all of it or nothing when this raises OSError.
         """

@@ -17,21 +17,21 @@ import numpy as np
 from incontext.annotations import Categories, Labelled, Labels, Result, Thing
 from incontext.annotations.core import paint, things_of
 from incontext.annotations.instances import split
-from incontext.annotations.joining import Pictures, is_file
+from incontext.annotations.joining import Images, is_file
 from incontext.annotations.known import open_one, recognised
-from incontext.annotations.values import Problems, picture_size
+from incontext.annotations.values import Problems, size_of_image
 from incontext.examples.pairs import IMAGE_FOLDERS, MASK_FOLDERS, gather
 from incontext.folder.report import REPORT_NAME, FileReport, FolderReport, open_report
 from incontext.images.ids import IGNORED, MOST_IDS, Color
 from incontext.images.masks import MaskFile, is_painted, read_ids, read_mask
 from incontext.images.names import natural_order
 from incontext.images.write import remove_half_written
-from incontext.sources.places import is_picture
+from incontext.sources.places import is_image
 
 
 @dataclass(frozen=True, eq=False)
-class _Pictures:
-    """As many pictures as that, made each time they are asked for."""
+class _Images:
+    """As many images as that, made each time they are asked for."""
 
     count: int
     make: Callable[[], Iterable[Labelled]]
@@ -64,17 +64,17 @@ def open_any(path: Path, *, images: Path | None = None, snap: bool = False) -> L
     if hits:
         return open_one(path, hits)
     labels = open_job(path) if is_job else _open_gathered(path, snap)
-    return labels if images is None else _with_pictures(labels, images)
+    return labels if images is None else _with_images(labels, images)
 
 
-def _with_pictures(labels: Labels, images: Path) -> Labels:
+def _with_images(labels: Labels, images: Path) -> Labels:
     """Take what is called like the labels' images in a folder, whatever its suffix, as their images."""
-    pictures = Pictures(images, deep=[images])
+    below = Images(images, deep=[images])
 
     def make() -> Iterator[Labelled]:
         for each in labels:
             try:
-                found = pictures.find(each.name) or pictures.find_stem(each.name.with_suffix(""))
+                found = below.find(each.name) or below.find_stem(each.name.with_suffix(""))
             except ValueError as error:
                 yield replace(each, draw=partial(_broken, f"{each.file}: {error}"))
                 continue
@@ -84,7 +84,7 @@ def _with_pictures(labels: Labels, images: Path) -> Labels:
                 name = PurePosixPath(found.relative_to(images).as_posix())
                 yield replace(each, name=name, image=found, embedded=None)
 
-    return replace(labels, pictures=_Pictures(len(labels), make))
+    return replace(labels, images=_Images(len(labels), make))
 
 
 def _open_gathered(path: Path, snap: bool) -> Labels:
@@ -105,8 +105,8 @@ def _open_gathered(path: Path, snap: bool) -> Labels:
 
 def _only_masks(folder: Path) -> list[Path]:
     """List the masks of a folder that has nothing but PNG files."""
-    pictures = sorted((p for p in folder.rglob("*") if p.name[0] != "." and is_picture(p)), key=natural_order)
-    return pictures if all(p.suffix.lower() == ".png" for p in pictures) else []
+    images = sorted((p for p in folder.rglob("*") if p.name[0] != "." and is_image(p)), key=natural_order)
+    return images if all(p.suffix.lower() == ".png" for p in images) else []
 
 
 # ------------------------------------------------------------------------------------------- what a job wrote
@@ -135,7 +135,7 @@ def open_job(out: Path) -> Labels:
     categories = Categories.plain(ids | (names := _names(report)).keys(), names)
     if colors is not None:
         categories = _colored(categories, colors)
-    return Labels(out, "masks", _Pictures(count, partial(_of_report, out, report)), categories, problems)
+    return Labels(out, "masks", _Images(count, partial(_of_report, out, report)), categories, problems)
 
 
 def _names(report: FolderReport) -> dict[int, str]:
@@ -164,7 +164,7 @@ def _of_file(out: Path, file: FileReport, mask: str) -> Labelled:
     image = Path(file.query)
     name = PurePosixPath(mask).with_suffix(PurePosixPath(file.query).suffix)
     try:
-        size = picture_size(path)
+        size = size_of_image(path)
     except ValueError as error:
         return Labelled(name, (1, 1), path, partial(_broken, str(error)))
     return Labelled(name, size, path, partial(_draw, path, file.confidences), image if is_file(image) else None)
@@ -235,7 +235,7 @@ def _of_pair(root: Path, image: Path | None, mask: Path, draw: Callable[[], list
     inside = shown.relative_to(root) if shown.is_relative_to(root) else Path(shown.name)
     if len(inside.parts) > 1 and inside.parts[0].lower() in (*IMAGE_FOLDERS, *MASK_FOLDERS):
         inside = Path(*inside.parts[1:])
-    return Labelled(PurePosixPath(inside.as_posix()), picture_size(mask), mask, draw, image)
+    return Labelled(PurePosixPath(inside.as_posix()), size_of_image(mask), mask, draw, image)
 
 
 def _draw_mask(mask: Path, numbers: Mapping[Color, int], snap: bool) -> list[Thing]:
@@ -250,14 +250,14 @@ def results_of(
     *,
     instances: bool = False,
     smallest: int = 1,
-    on_picture: Callable[[str | None], None] | None = None,
+    on_image: Callable[[str | None], None] | None = None,
 ) -> Iterator[Result]:
     """Give labels as results, one after another.
 
     Args:
         instances: Each connected part of a thing is a thing of its own.
         smallest: Leave out those with fewer pixels.
-        on_picture: Called after each picture, with a sentence where it could not be read and is left out, else None.
+        on_image: Called after each image, with a sentence where it could not be read and is left out, else None.
     """
     for labelled in labels:
         try:
@@ -266,12 +266,12 @@ def results_of(
                 things = split(things, smallest=smallest) if instances else _large(things, smallest)
             result = Result(labelled.name, paint(things, labelled.size), things, labelled.image)
         except (ValueError, OSError) as error:
-            if on_picture is not None:
-                on_picture(str(error))
+            if on_image is not None:
+                on_image(str(error))
             continue
         yield result
-        if on_picture is not None:
-            on_picture(None)
+        if on_image is not None:
+            on_image(None)
 
 
 def _large(things: Iterable[Thing], smallest: int) -> list[Thing]:

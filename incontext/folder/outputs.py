@@ -1,6 +1,6 @@
-"""Where the results of each picture go. Small: it travels to other processes.
+"""Where the results of each image go. Small: it travels to other processes.
 
-Refuses to know what is inside of results (work.py), which pictures there are (plan.py) and which are done (sinks.py).
+Refuses to know what is inside of results (work.py), which images there are (plan.py) and which are done (sinks.py).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Outputs:
     Attributes:
         out: The local folder of journal and report; and of the results, unless they go elsewhere.
         remote: The address of a folder that they go to in its place, see `folder_for`.
-        per_tar: The results of so many pictures go into one tar, in the layout of WebDataset: what belongs to one
-            picture differs after a dot of the name.
+        per_tar: The results of so many images go into one tar, in the layout of WebDataset: what belongs to one
+            image differs after a dot of the name.
     """
 
     out: Path
@@ -52,6 +52,11 @@ class Outputs:
         if self.per_tar is not None:
             return self.out / UNPACKED
         return self.out if self.remote is None else None
+
+    @property
+    def draws_later(self) -> bool:
+        """Whether overlays can be added to masks that are there: to single files in a local folder."""
+        return self.remote is None and self.per_tar is None
 
     def at(self, out: Path) -> Outputs:
         """Describe the same results as single files in a local folder."""

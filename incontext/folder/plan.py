@@ -1,6 +1,6 @@
-"""What a folder job is: which pictures, and where the results of each go. Nothing is written or decoded here.
+"""What a folder job is: which images, and where the results of each go. Nothing is written or decoded here.
 
-Everything that a user can get wrong about names is found before the first picture is segmented. Refuses to know the
+Everything that a user can get wrong about names is found before the first image is segmented. Refuses to know the
 network, and what is inside of files.
 """
 
@@ -28,7 +28,7 @@ from incontext.sources.places import (
     StrPath,
     TarMember,
     alike,
-    is_picture_name,
+    is_image_name,
     is_tar_name,
     protocol,
     shown,
@@ -40,11 +40,11 @@ STDIN: Final = "-"  # among the inputs: a list
 
 @dataclass(frozen=True, slots=True)  # slots: there may be very many
 class Query:
-    """A picture to segment.
+    """An image to segment.
 
     Attributes:
         name: Its path from the folder that it was found through; results are named after it.
-        page: Of a file of several pictures, from 0.
+        page: Of a file of several images, from 0.
         hints: What is said of it.
     """
 
@@ -60,7 +60,7 @@ class Query:
 
 @dataclass(frozen=True)
 class FolderJob:
-    """The pictures to segment and what to write for each; made by :func:`plan`."""
+    """The images to segment and what to write for each; made by :func:`plan`."""
 
     queries: tuple[Query, ...]
     outputs: Outputs
@@ -71,7 +71,7 @@ class FolderJob:
     listed: tuple[str, ...] = ()  # what "-" among the inputs stands for
     names: Mapping[int, str] = field(default_factory=dict)  # what ids mean, for the report
     pages: bool = False  # each page of a file is a query
-    passed_over: Mapping[str, int] = field(default_factory=dict)  # files of the inputs that are no pictures, by suffix
+    passed_over: Mapping[str, int] = field(default_factory=dict)  # files of the inputs that are no images, by suffix
 
 
 def plan(
@@ -87,34 +87,34 @@ def plan(
     watch: bool = False,
     pages: bool = False,
 ) -> FolderJob:
-    """Find the pictures and decide where their results go.
+    """Find the images and decide where their results go.
 
     Nothing is written.
 
     What is wrong with one member of a tar, or one line of a list, does not keep the others from being segmented.
 
     Args:
-        inputs: Folders, whose pictures are found in all subfolders (hidden ones, what lies in ``out`` and files that
-            are no pictures are passed over; links to folders are not followed); files, taken whatever they are;
+        inputs: Folders, whose images are found in all subfolders (hidden ones, what lies in ``out`` and files that
+            are no images are passed over; links to folders are not followed); files, taken whatever they are;
             patterns such as ``PHOTOS/**/*.jpg``. Results keep the path from the folder, from the fixed part of the
             pattern, or just the file's name. Their order is that of the inputs, within each by name. A tar counts as a
-            folder, in its own order. Addresses of pictures, tars, folders and patterns, such as ``s3://bucket/photos``,
+            folder, in its own order. Addresses of images, tars, folders and patterns, such as ``s3://bucket/photos``,
             are inputs like any other, and ``out`` may be the address of a folder.
         overlay, confidence: Write these beside each mask.
         prompt_files: The (image, mask) files of the context, for the report; no result may overwrite them, and a mask
             among them is no query.
-        leave_out: Other files that are no queries and are not overwritten, such as masks without a picture.
+        leave_out: Other files that are no queries and are not overwritten, such as masks without an image.
         listed: Files, folders, tars and addresses that the input ``-`` stands for; the files are named by their path
             from the folder that all of them share.
-        per_tar: Write tars of the results of so many pictures.
-        watch: Pictures will come later, so there may be none yet.
-        pages: Each page of a TIFF, and each frame of a DICOM file, is a picture, named NAME_p001 and so on; such files
+        per_tar: Write tars of the results of so many images.
+        watch: Images will come later, so there may be none yet.
+        pages: Each page of a TIFF, and each frame of a DICOM file, is an image, named NAME_p001 and so on; such files
             are opened to count them.
 
     Raises:
         FileNotFoundError: there is nothing at an input's path, or nothing that matches it.
-        ValueError: there are no pictures, two would get results of the same name (for file systems that ignore case,
-            too), a result would overwrite a picture, an address cannot be used, or ``out`` is a file, an input, or
+        ValueError: there are no images, two would get results of the same name (for file systems that ignore case,
+            too), a result would overwrite an image, an address cannot be used, or ``out`` is a file, an input, or
             cannot be written to.
     """
     given = tuple(os.fspath(each) for each in inputs)
@@ -129,7 +129,7 @@ def plan(
     if not found and not watch:
         kinds, places = ", ".join(sorted(IMAGE_SUFFIXES)), ", ".join(map(shown, given)) or "the inputs"
         problems = "".join(f"; {report.error}" for report in search.unreadable)
-        raise ValueError(f"expected pictures ({kinds}) in {places}, found none{problems}")
+        raise ValueError(f"expected images ({kinds}) in {places}, found none{problems}")
     job = replace(job, queries=found, skipped=tuple(search.unreadable), passed_over=dict(search.passed_over))
     _refuse_equal_names(job)
     _refuse_overwriting(job, search)
@@ -148,7 +148,7 @@ def _outputs(out: StrPath, *, overlay: bool, confidence: bool, per_tar: int | No
         ValueError: Nothing can be written there.
     """
     if per_tar is not None and per_tar < 1:
-        raise ValueError(f"expected at least 1 picture in a tar, got {per_tar}")
+        raise ValueError(f"expected at least 1 image in a tar, got {per_tar}")
     where = path_or_address(out)
     if isinstance(where, Path):
         refuse_unwritable(where)
@@ -163,7 +163,7 @@ def _refuse_unwatchable(given: Iterable[str]) -> None:
         name = file_name(each)
         if each == STDIN or (
             is_address(each)
-            and (protocol(each) in WEB or ((is_picture_name(name) or is_tar_name(name)) and not is_pattern(each)))
+            and (protocol(each) in WEB or ((is_image_name(name) or is_tar_name(name)) and not is_pattern(each)))
         ):
             raise ValueError(f"{shown(each)}: expected folders or patterns to watch, got something else; leave it out")
 
@@ -202,7 +202,7 @@ def _refuse_overwriting(job: FolderJob, search: Search) -> None:
     for name in names:
         path = job.outputs.place(name)
         if _alike(search, path) in kept:
-            raise ValueError(f"{path}: this result would overwrite a picture; choose another output folder")
+            raise ValueError(f"{path}: this result would overwrite an image; choose another output folder")
 
 
 def _file_of(place: Place) -> Path | RemoteFile:

@@ -1,4 +1,4 @@
-"""What a job would take, before it runs: measured on a few of its pictures, whose results are thrown away.
+"""What a job would take, before it runs: measured on a few of its images, whose results are thrown away.
 
 Refuses to know terminals (cli).
 """
@@ -30,13 +30,13 @@ if TYPE_CHECKING:  # the engine brings torch
 
 MOST_MEASURED: Final = 3
 
-_MOST_TRIED = 10  # where pictures cannot be read
-_BYTES_BEFORE, _BYTES_BEHIND = 3, 8  # of a picture that waits before the network and behind it, for each pixel
+_MOST_TRIED = 10  # where images cannot be read
+_BYTES_BEFORE, _BYTES_BEHIND = 3, 8  # of an image that waits before the network and behind it, for each pixel
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one picture took: seconds, alone and one after the other.
+    """What one image took: seconds, alone and one after the other.
 
     Attributes:
         size: Bytes of its results.
@@ -55,7 +55,7 @@ class Rehearsal:
 
     Attributes:
         before: Of the queries, how many are done already.
-        device_bytes: Of the network on a device with memory of its own, 0 on a CPU. The rest is None where no picture
+        device_bytes: Of the network on a device with memory of its own, 0 on a CPU. The rest is None where no image
             could be measured.
     """
 
@@ -157,13 +157,13 @@ def _measured(
     with tempfile.TemporaryDirectory() as name:
         trial = replace(job, outputs=job.outputs.at(Path(name)))
         for query in _spread(rest):
-            picture = read(query)
-            if isinstance(picture, FileReport):
-                failures.append(picture)
+            image = read(query)
+            if isinstance(image, FileReport):
+                failures.append(image)
                 continue
             if not done:
-                _answered(segmenter, prepared, picture, count)  # the first pass of a network is slower than the others
-            measured, report = _measure(segmenter, prepared, trial, picture, count)
+                _answered(segmenter, prepared, image, count)  # the first pass of a network is slower than the others
+            measured, report = _measure(segmenter, prepared, trial, image, count)
             done.append(measured)
             if on_file is not None:
                 on_file(report)
@@ -173,22 +173,22 @@ def _measured(
 
 
 def _measure(
-    segmenter: Segmenter, prepared: PreparedContext, trial: FolderJob, picture: DecodedQuery, count: int
+    segmenter: Segmenter, prepared: PreparedContext, trial: FolderJob, image: DecodedQuery, count: int
 ) -> tuple[Measured, FileReport]:
     start = time.perf_counter()
-    answer = _answered(segmenter, prepared, picture, count)
+    answer = _answered(segmenter, prepared, image, count)
     network = (time.perf_counter() - start) / count
-    report = write(trial.outputs, replace(picture, seconds=0.0), answer)
-    paths = trial.outputs.all_paths(picture.query.name)
+    report = write(trial.outputs, replace(image, seconds=0.0), answer)
+    paths = trial.outputs.all_paths(image.query.name)
     size = sum(path.stat().st_size for path in paths if path.exists())
-    return Measured(picture.pixels, picture.seconds, network, report.seconds, size), report
+    return Measured(image.pixels, image.seconds, network, report.seconds, size), report
 
 
-def _answered(segmenter: Segmenter, prepared: PreparedContext, picture: DecodedQuery, count: int) -> Answer:
+def _answered(segmenter: Segmenter, prepared: PreparedContext, image: DecodedQuery, count: int) -> Answer:
     """Answer a batch of so many times this image."""
     from incontext.canvas.query import PaintedAnswer
 
-    fitted = prepared.fit(picture.image, hints=picture.query.hints)
+    fitted = prepared.fit(image.image, hints=image.query.hints)
     *_, answer = segmenter.answer_many([fitted] * count, prepared, batch_size=count)
     if isinstance(answer, PaintedAnswer):
         for each in answer.painted:

@@ -1,6 +1,6 @@
-"""What became of each picture of a job, and `report.json`, which says it: written and read line by line.
+"""What became of each image of a job, and `report.json`, which says it: written and read line by line.
 
-Neither writing nor reading holds more than one picture's line, however many there are. Refuses to know how pictures
+Neither writing nor reading holds more than one image's line, however many there are. Refuses to know how images
 are segmented and what a job depends on.
 """
 
@@ -21,7 +21,7 @@ from incontext.images.write import refuse_special, whole_file
 REPORT_NAME: Final = "report.json"
 REPORT_FORMAT: Final = "incontext report 2"
 
-_FILES, _END = b' "files": [', b" ]"  # the lines between which each line is a picture
+_FILES, _END = b' "files": [', b" ]"  # the lines between which each line is an image
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class FileReport:
     areas: dict[int, int] | None = None  # id -> pixels
     confidences: dict[int, float] | None = None  # id -> mean over its pixels, 0..1
     presence: dict[int, float] | None = None  # id that was asked for -> how likely it is there at all, 0..1
-    confidence: float | None = None  # mean over the picture, 0..1
+    confidence: float | None = None  # mean over the image, 0..1
     is_empty: bool | None = None  # nothing was found
-    version: str | None = None  # of the picture: what changes when its file does
+    version: str | None = None  # of the image: what changes when its file does
     seconds: float = 0.0  # reading it, its share of its batch in the network, and writing
     error: str | None = None
-    note: str | None = None  # what was guessed of the picture
+    note: str | None = None  # what was guessed of the image
 
     def to_line(self) -> bytes:
         """Write it as JSON in one line. A name that is not UTF-8 becomes a JSON escape."""
@@ -128,7 +128,7 @@ class Totals:
 
 
 class ReportedFiles:
-    """The pictures of a `report.json`, read from it each time they are asked for."""
+    """The images of a `report.json`, read from it each time they are asked for."""
 
     def __init__(self, path: Path, count: int) -> None:
         self._path = path
@@ -183,7 +183,7 @@ class FolderReport:
     totals: Totals
     started: str  # of the last run; ISO 8601, UTC
     seconds: float  # of that run
-    waiting_seconds: float  # of those, the network waited for pictures to be read or results to be written
+    waiting_seconds: float  # of those, the network waited for images to be read or results to be written
     masks: int  # that the last run wrote; earlier ones wrote the others
 
     @property
@@ -203,7 +203,7 @@ class FolderReport:
 
     @property
     def failed(self) -> int:
-        """How many pictures were skipped."""
+        """How many images were skipped."""
         return self.totals.failed
 
     @property

@@ -1,7 +1,7 @@
 """The network of this process: threads decode ahead of it and encode behind it, so that it never waits for a file.
 
-Memory stays bounded whatever the pictures' sizes and however many there are. Refuses to know the network (engine.py),
-what is done for one picture (work.py) and what becomes of the reports (job.py).
+Memory stays bounded whatever the images' sizes and however many there are. Refuses to know the network (engine.py),
+what is done for one image (work.py) and what becomes of the reports (job.py).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:  # the engine brings torch, and a plan needs none
     from incontext.engine import Answer, FittedQuery, PreparedContext, Segmenter
     from incontext.options import BatchSize
 
-MOST_WAITING: Final = 64  # pictures before the network, decoded or queued for it, and as many behind it
-PIXELS_WAITING: Final = 64_000_000  # of decoded pictures before the network (0.2 GB), and behind it (0.5 GB)
+MOST_WAITING: Final = 64  # images before the network, decoded or queued for it, and as many behind it
+PIXELS_WAITING: Final = 64_000_000  # of decoded images before the network (0.2 GB), and behind it (0.5 GB)
 
 _MOST_THREADS = 8  # for reading, and as many for writing
 _MOST_LANES = 4
@@ -42,8 +42,8 @@ Finish: TypeAlias = Callable[[int, FileReport], None]
 class LocalRunner:
     """Runs queries through a Segmenter of this process. waited: seconds that its network waited for files.
 
-    On a CPU several pictures go through the network at a time, each in a thread of its own: threads that share one
-    picture wait for each other.
+    On a CPU several images go through the network at a time, each in a thread of its own: threads that share one
+    image wait for each other.
 
     Args:
         lanes: How many; None is what `count_lanes` says.
@@ -170,7 +170,7 @@ class _Results:
 
 @dataclass(frozen=True, eq=False)
 class _Waiting:
-    """A picture before the network, squeezed to what that sees.
+    """An image before the network, squeezed to what that sees.
 
     Attributes:
         position: In the order of the queries.
@@ -178,34 +178,34 @@ class _Waiting:
 
     position: int
     number: int
-    picture: work.DecodedQuery
+    image: work.DecodedQuery
     fitted: FittedQuery
 
     def after(self, seconds: float) -> _Waiting:
         """Add so much to what it has cost."""
-        return replace(self, picture=replace(self.picture, seconds=self.picture.seconds + seconds))
+        return replace(self, image=replace(self.image, seconds=self.image.seconds + seconds))
 
 
 class _Reader:
-    """The pictures in their order, decoded and squeezed to what the network sees by threads while it is at work.
+    """The images in their order, decoded and squeezed to what the network sees by threads while it is at work.
 
     Iterated once, by one thread.
     """
 
     def __init__(self, prepared: PreparedContext, queries: Iterable[tuple[int, Query]], results: _Results) -> None:
-        self.waited = 0.0  # seconds that the network waited for a picture
+        self.waited = 0.0  # seconds that the network waited for an image
         self._prepared = prepared
         self._queries = queries
         self._results = results
         self._threads = ThreadPoolExecutor(_thread_count(), "read", _compute_alone)
         self._gate = threading.Condition()  # guards the next three
         self._held = 0  # pixels decoded and not yet taken
-        self._wanted = -1  # the position of the picture that is waited for, and so is never held back
+        self._wanted = -1  # the position of the image that is waited for, and so is never held back
         self._closed = False
         self._unanswered: deque[_Waiting] = deque()
-        self._batch = 0  # pictures handed out since the last answer
+        self._batch = 0  # images handed out since the last answer
         self._handed_out = 0.0  # when the last of them was
-        self._share = 0.0  # seconds of the network for each picture of the batch that is being answered
+        self._share = 0.0  # seconds of the network for each image of the batch that is being answered
 
     def __enter__(self) -> Self:
         return self
@@ -256,25 +256,25 @@ class _Reader:
         self.waited += time.perf_counter() - start
         if isinstance(waiting, _Waiting):
             with self._gate:
-                self._held -= waiting.picture.pixels
+                self._held -= waiting.image.pixels
                 self._gate.notify_all()
         return waiting
 
     def _read(self, position: int, number: int, query: Query) -> _Waiting | FileReport:
-        with self._gate:  # pictures are begun in order, so the one that is waited for always gets here
+        with self._gate:  # images are begun in order, so the one that is waited for always gets here
             self._gate.wait_for(lambda: self._held < PIXELS_WAITING or position <= self._wanted or self._closed)
         start = time.perf_counter()
-        picture = work.read(query)
-        if isinstance(picture, FileReport):
-            return picture
+        image = work.read(query)
+        if isinstance(image, FileReport):
+            return image
         try:
-            fitted = self._prepared.fit(picture.image, hints=query.hints)
+            fitted = self._prepared.fit(image.image, hints=query.hints)
         except Exception as error:  # noqa: BLE001  as in work.read
             seconds = time.perf_counter() - start
-            return work.failure(query, str(query), error, version=picture.version, seconds=seconds)
+            return work.failure(query, str(query), error, version=image.version, seconds=seconds)
         with self._gate:
-            self._held += picture.pixels
-        return _Waiting(position, number, replace(picture, seconds=time.perf_counter() - start), fitted)
+            self._held += image.pixels
+        return _Waiting(position, number, replace(image, seconds=time.perf_counter() - start), fitted)
 
 
 class _Writer:
@@ -296,19 +296,19 @@ class _Writer:
             self._unwritten.popleft()[0].result()
 
     def write(self, waiting: _Waiting, answer: Answer) -> None:
-        picture = waiting.picture
+        image = waiting.image
         future: Future[FileReport] = Future()
         self._results.expect(waiting.position, waiting.number, future)  # first: an interrupt may come between
-        self._threads.submit(self._write, picture, answer, future)
-        self._unwritten.append((future, picture.pixels))
+        self._threads.submit(self._write, image, answer, future)
+        self._unwritten.append((future, image.pixels))
         start = time.perf_counter()
         while self._unwritten and (self._unwritten[0][0].done() or self._is_too_much()):
             self._unwritten.popleft()[0].result()
         self.waited += time.perf_counter() - start
 
-    def _write(self, picture: work.DecodedQuery, answer: Answer, future: Future[FileReport]) -> None:
+    def _write(self, image: work.DecodedQuery, answer: Answer, future: Future[FileReport]) -> None:
         try:
-            future.set_result(work.write(self._outputs, picture, answer))
+            future.set_result(work.write(self._outputs, image, answer))
         except BaseException as error:  # noqa: BLE001  the future's, as an executor would have it
             future.set_exception(error)
 

@@ -1,4 +1,4 @@
-"""Pictures in the inputs of a job: local folders, files, patterns and tars; addresses; lists of any of them.
+"""Images in the inputs of a job: local folders, files, patterns and tars; addresses; lists of any of them.
 
 Refuses to know what becomes of them.
 """
@@ -22,8 +22,8 @@ from incontext.sources.places import (
     RemoteFile,
     TarMember,
     is_hidden,
-    is_picture,
-    is_picture_name,
+    is_image,
+    is_image_name,
     is_tar_name,
     may_be_read,
     protocol,
@@ -35,7 +35,7 @@ from incontext.sources.tars import find_in_tar
 
 
 class Search:
-    """Finds pictures, and remembers what could not be read.
+    """Finds images, and remembers what could not be read.
 
     Args:
         needs_inputs, needs_matches: An input that is not there, a pattern that matches nothing is a mistake.
@@ -44,13 +44,13 @@ class Search:
     def __init__(self, outputs: Outputs, *, needs_inputs: bool, needs_matches: bool) -> None:
         self._needs_inputs, self._needs_matches = needs_inputs, needs_matches
         self.unreadable: list[FileReport] = []
-        self.passed_over: Counter[str] = Counter()  # files that are no pictures by their names, by suffix
+        self.passed_over: Counter[str] = Counter()  # files that are no images by their names, by suffix
         self._real_folders: dict[Path, Path] = {}  # what os.path.realpath said, as it asks the disk about every part
         self._out = Path(os.path.realpath(outputs.out))
         self._remote = None if outputs.remote is None else _plain(outputs.remote)
 
     def place(self, place: Place) -> Place:
-        """Find where a picture lies: the same for all ways to write its path. The name itself is not followed."""
+        """Find where an image lies: the same for all ways to write its path. The name itself is not followed."""
         if isinstance(place, Path):
             return self._real(place.parent) / place.name
         if isinstance(place, RemoteFile):
@@ -95,7 +95,7 @@ class Search:
             if isinstance(source, Path):
                 return list(self._find_local(source)) if source.is_dir() or is_tar_name(source.name) else source
             name = file_name(source)
-            if not is_tar_name(name) and (is_picture_name(name) or protocol(source) in WEB) and not is_pattern(source):
+            if not is_tar_name(name) and (is_image_name(name) or protocol(source) in WEB) and not is_pattern(source):
                 return RemoteFile(source)
             return list(self.find(line))
         except (OSError, ValueError) as error:
@@ -179,13 +179,13 @@ class Search:
 
 
 def is_source(path: Path) -> bool:
-    """Tell whether it is a picture, or may hold some."""
-    return is_picture(path) or (is_tar_name(path.name) and may_be_read(path))
+    """Tell whether it is an image, or may hold some."""
+    return is_image(path) or (is_tar_name(path.name) and may_be_read(path))
 
 
 def _same(given: str, other: str) -> str:
     return (
-        f"{given}: expected another folder to write to than the one that is read, or masks and pictures get mixed; "
+        f"{given}: expected another folder to write to than the one that is read, or masks and images get mixed; "
         f"name a new one, such as {other}"
     )
 

@@ -1,6 +1,6 @@
 """What becomes of results beyond writing them: which are there already, tars of them, copies in remote folders.
 
-A sink is what a run has; engines only know `Outputs`. It learns of pictures by their positions in the job. Refuses to
+A sink is what a run has; engines only know `Outputs`. It learns of images by their positions in the job. Refuses to
 know what is inside of results, and how the journal is kept.
 """
 
@@ -21,7 +21,7 @@ from incontext.sources.places import RemoteFile, TarMember
 from incontext.sources.remote import fetch_to, join, listing, remove, upload
 from incontext.sources.tars import members_of
 
-_UNDONE, _DONE, _FAILED = 0, 1, 2  # what became of a picture
+_UNDONE, _DONE, _FAILED = 0, 1, 2  # what became of an image
 
 
 def sink_for(outputs: Outputs) -> FolderSink:
@@ -102,10 +102,10 @@ class RemoteSink(FolderSink):
 
 
 class TarSink(FolderSink):
-    """Tars of the results of so many pictures, in the order of the queries; the same results are the same bytes.
+    """Tars of the results of so many images, in the order of the queries; the same results are the same bytes.
 
-    Results are single files in a hidden folder until all pictures of their tar are finished. So nothing is lost when a
-    run is killed, and pictures may be finished in any order. Where a tar's pictures are others than in an earlier run,
+    Results are single files in a hidden folder until all images of their tar are finished. So nothing is lost when a
+    run is killed, and images may be finished in any order. Where a tar's images are others than in an earlier run,
     it is unpacked and packed anew.
     """
 
@@ -115,7 +115,7 @@ class TarSink(FolderSink):
         self._unpacked = outputs.folder or outputs.out
         self._names: list[PurePosixPath | None] = []  # by position
         self._states = bytearray()
-        self._open: Counter[int] = Counter()  # by tar: how many of its pictures are not finished
+        self._open: Counter[int] = Counter()  # by tar: how many of its images are not finished
         self._left: dict[int, list[TarMember] | None] = {}  # what is in tars of earlier runs, None: they are broken
         self._held: frozenset[str] = frozenset()
         self._packed: set[int] = set()  # tars that are there, with nothing but results of this job
@@ -201,7 +201,7 @@ class TarSink(FolderSink):
                 yield name
 
     def _fits(self, number: int, members: Sequence[str]) -> bool:
-        """Tell whether a tar holds what is done of its pictures, and nothing else."""
+        """Tell whether a tar holds what is done of its images, and nothing else."""
         there = set(members)
         in_order = [each for name in self._queries(number) for each in self.outputs.names(name) if each in there]
         masks = (self.outputs.mask_name(name) for name in self._queries(number))
@@ -222,7 +222,7 @@ class TarSink(FolderSink):
             remove(tar.url)
 
     def _pack(self, number: int) -> None:
-        """Write a tar, if all of its pictures are finished and it is not there as it should be."""
+        """Write a tar, if all of its images are finished and it is not there as it should be."""
         if self._open[number]:
             return
         results = [each for name in self._queries(number) for each in self.outputs.names(name)]

@@ -1,4 +1,4 @@
-"""Pictures that arrive while a job runs: the inputs are looked through again and again.
+"""Images that arrive while a job runs: the inputs are looked through again and again.
 
 Refuses to know what becomes of them.
 """
@@ -20,18 +20,18 @@ POLL_SECONDS: Final = 1.0
 _MOST_SHARE = 5  # it is looked for at most this part of the time
 
 Arrived: TypeAlias = list[Query | FileReport]
-"""Pictures to segment, and what became of those that cannot be."""
+"""Images to segment, and what became of those that cannot be."""
 
 
 def arrivals(job: FolderJob, *, poll_seconds: float = POLL_SECONDS) -> Iterator[Arrived]:
     """Wait for what is in the inputs of a plan, and whatever comes there later, for ever, list by list.
 
-    A picture has arrived once its file has not changed between two looks, ``poll_seconds`` apart; longer where looking
-    takes long. One that changes later arrives again. One whose results would go where another's are, or over a picture,
+    An image has arrived once its file has not changed between two looks, ``poll_seconds`` apart; longer where looking
+    takes long. One that changes later arrives again. One whose results would go where another's are, or over an image,
     arrives as a failure.
     """
     names = _Names(job)
-    arrived: dict[str, str] = {}  # the version of each picture when it arrived
+    arrived: dict[str, str] = {}  # the version of each image when it arrived
     before: dict[str, str] = {}  # the versions of the others at the last look
     while True:
         start, now, fresh = monotonic(), {}, []
@@ -54,7 +54,7 @@ def arrivals(job: FolderJob, *, poll_seconds: float = POLL_SECONDS) -> Iterator[
 
 
 class _Names:
-    """Which names of results are taken, by which pictures, and where pictures are that no result may overwrite."""
+    """Which names of results are taken, by which images, and where images are that no result may overwrite."""
 
     def __init__(self, job: FolderJob) -> None:
         self._outputs = job.outputs
@@ -74,7 +74,7 @@ class _Names:
         for result in map(self._outputs.place, self._outputs.names(query.name)):
             same = self._alike(result)
             if same in self._kept and self._outputs.per_tar is None:
-                return FileReport(path, version=version, error=f"{result}: this result would overwrite a picture")
+                return FileReport(path, version=version, error=f"{result}: this result would overwrite an image")
             other = self._taken.setdefault(same, path)
             if other != path:
                 error = f"{path}: its result would overwrite that of {other}, {result}; rename one of them"

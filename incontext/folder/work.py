@@ -1,7 +1,7 @@
-"""What is done for one picture before and after the network: read it; write its results and describe them.
+"""What is done for one image before and after the network: read it; write its results and describe them.
 
 Functions of a module, with arguments that can be sent to other processes. Whatever is wrong with a file becomes its
-`FileReport`. Refuses to know the network, the order of pictures and how many there are.
+`FileReport`. Refuses to know the network, the order of images and how many there are.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from incontext.types import Segmentation
 if TYPE_CHECKING:  # the engine brings torch
     from incontext.engine import Answer
 
-_STOPS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})  # what no other picture would escape
+_STOPS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})  # what no other image would escape
 _PIXELS_AT_ONCE = 1_000_000  # counted together: numpy needs 16 bytes for each
 
 
@@ -79,26 +79,26 @@ def read(query: Query) -> DecodedQuery | FileReport:
     return DecodedQuery(query, image, version, time.perf_counter() - start, "; ".join(notes) or None)
 
 
-def write(outputs: Outputs, picture: DecodedQuery, painted: Answer) -> FileReport:
-    """Read the mask from the network's painting, write the results of a picture and describe them.
+def write(outputs: Outputs, image: DecodedQuery, painted: Answer) -> FileReport:
+    """Read the mask from the network's painting, write the results of an image and describe them.
 
     The mask comes last: where it is, the others are. Every file appears whole or not at all.
 
     Raises:
         UnwritableError: nothing can be written any more, so that the job had better stop.
     """
-    start, query = time.perf_counter(), picture.query
+    start, query = time.perf_counter(), image.query
     mask = outputs.mask_name(query.name)
     try:
-        with one_large(picture.pixels):
+        with one_large(image.pixels):
             answer = painted.read()
-            _put(outputs, picture, answer)
+            _put(outputs, image, answer)
             areas, confidences = by_id(answer)
     except (OSError, ValueError, MemoryError) as error:
         if isinstance(error, OSError):
             raise_if_unwritable(error, outputs.out)
-        seconds = picture.seconds + time.perf_counter() - start
-        return failure(query, f"{outputs.where}/{mask}", error, version=picture.version, seconds=seconds)
+        seconds = image.seconds + time.perf_counter() - start
+        return failure(query, f"{outputs.where}/{mask}", error, version=image.version, seconds=seconds)
     return FileReport(
         str(query.place),
         mask=mask,
@@ -108,18 +108,18 @@ def write(outputs: Outputs, picture: DecodedQuery, painted: Answer) -> FileRepor
         presence={i: round(value, 4) for i, value in answer.presence.items()},
         confidence=round(float(answer.confidence.mean()), 4),
         is_empty=not areas,
-        version=picture.version,
-        seconds=round(picture.seconds + time.perf_counter() - start, 4),
-        note=picture.note,
+        version=image.version,
+        seconds=round(image.seconds + time.perf_counter() - start, 4),
+        note=image.note,
     )
 
 
-def _put(outputs: Outputs, picture: DecodedQuery, answer: Segmentation) -> None:
-    """Write all results of a picture."""
-    query = picture.query
+def _put(outputs: Outputs, image: DecodedQuery, answer: Segmentation) -> None:
+    """Write all results of an image."""
+    query = image.query
     if outputs.overlay:
         name = outputs.overlay_name(query.name, answer.shape)
-        outputs.put(name, encode_image(answer.overlay(picture.image), name=name))
+        outputs.put(name, encode_image(answer.overlay(image.image), name=name))
     if outputs.confidence:
         name = outputs.confidence_name(query.name)
         outputs.put(name, encode_gray(answer.confidence, name=name))

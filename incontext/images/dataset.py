@@ -1,4 +1,4 @@
-"""What a folder of labelled pictures says of itself, in its dataset.json. Refuses to know pictures and masks."""
+"""What a folder of labelled images says of itself, in its dataset.json. Refuses to know images and masks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def described(folder: Path) -> dict[str, Any]:
 
 
 def has_regions(folder: Path) -> bool:
-    """Tell whether the ids of its masks are regions of their own picture, which mean nothing in another one."""
+    """Tell whether the ids of its masks are regions of their own image, which mean nothing in another one."""
     return _masks(folder).startswith("regions")
 
 

@@ -26,12 +26,12 @@ _NOTES: ContextVar[list[str] | None] = ContextVar("notes", default=None)
 
 
 class RangeWarning(UserWarning):
-    """A picture is seen by a range of its values that its file does not say."""
+    """An image is seen by a range of its values that its file does not say."""
 
 
 @contextmanager
 def noted() -> Iterator[list[str]]:
-    """Collect what is said of pictures that are read in here, in place of warnings: for threads, which share those."""
+    """Collect what is said of images that are read in here, in place of warnings: for threads, which share those."""
     notes: list[str] = []
     token = _NOTES.set(notes)
     try:
@@ -40,56 +40,56 @@ def noted() -> Iterator[list[str]]:
         _NOTES.reset(token)
 
 
-def grey_of(picture: Image.Image, name: str) -> npt.NDArray[np.uint8]:
+def grey_of(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
     """Scale a decoded grey image of up to 16 bits to (H, W) uint8.
 
     A TIFF says what white is where it is not 65535; where nothing says it and no value needs all 16 bits, white is that
     of the 8, 10, 12 or 14 bits that they need.
     """
-    values = np.asarray(picture)
+    values = np.asarray(image)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > _WHITE:
         raise ValueError(f"{name}: expected grey values in 0..65535, got {low}..{high}; save it with 16 bits")
-    bits, said = tag_of(picture, _BITS_TAG), tag_of(picture, _MOST_TAG)
+    bits, said = tag_of(image, _BITS_TAG), tag_of(image, _MOST_TAG)
     white = min(2 ** int(bits) - 1 if bits else _WHITE, int(said) if said else _WHITE)
     if white < max(high, 1) or white >= _WHITE:
         white = _seen_white(high, name)
     grey = ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
-    return 255 - grey if tag_of(picture, _PHOTOMETRIC_TAG) == 0 else grey
+    return 255 - grey if tag_of(image, _PHOTOMETRIC_TAG) == 0 else grey
 
 
-def is_deep(picture: Image.Image) -> bool:
+def is_deep(image: Image.Image) -> bool:
     """Tell whether an opened image has 16 bits for each of several channels, of which Pillow drops the lower 8."""
-    if picture.format == "PNG":
-        tiles: Any = getattr(picture, "tile", ())
-        return not picture.mode.startswith("I") and any(str(each.args).endswith(";16B") for each in tiles)
-    bits = getattr(picture, "tag_v2", {}).get(_BITS_TAG)
+    if image.format == "PNG":
+        tiles: Any = getattr(image, "tile", ())
+        return not image.mode.startswith("I") and any(str(each.args).endswith(";16B") for each in tiles)
+    bits = getattr(image, "tag_v2", {}).get(_BITS_TAG)
     return isinstance(bits, tuple) and len(bits) > 1 and max(bits) == 16
 
 
-def deep_colors(picture: Image.Image, stream: BinaryIO, name: str) -> Image.Image:
+def deep_colors(image: Image.Image, stream: BinaryIO, name: str) -> Image.Image:
     """Scale a decoded image of 16 bits a channel by the range that its values have.
 
     Where they need all bits it stays as it is, and so it does where no other decoder is at hand.
     """
-    bands = [band for band in picture.getbands() if band != "A"]
-    if max(high for band in bands for high in [picture.getchannel(band).getextrema()[1]]) >= _DARK:  # type: ignore[operator]
-        return picture
-    values = _sixteen_bits(stream, "png_pipe" if picture.format == "PNG" else "tiff_pipe")
-    if values is None or values.shape[:2] != picture.size[::-1]:
-        return picture
+    bands = [band for band in image.getbands() if band != "A"]
+    if max(high for band in bands for high in [image.getchannel(band).getextrema()[1]]) >= _DARK:  # type: ignore[operator]
+        return image
+    values = _sixteen_bits(stream, "png_pipe" if image.format == "PNG" else "tiff_pipe")
+    if values is None or values.shape[:2] != image.size[::-1]:
+        return image
     white = _seen_white(int(values[..., :3].max()), name)
     seen = ((values[..., :3].astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
     made = Image.fromarray(seen)
-    if "A" in picture.getbands():
-        made.putalpha(picture.getchannel("A"))
-    made.format, made.info = picture.format, picture.info
+    if "A" in image.getbands():
+        made.putalpha(image.getchannel("A"))
+    made.format, made.info = image.format, image.info
     return made
 
 
-def tag_of(picture: Image.Image, tag: int) -> Any:
+def tag_of(image: Image.Image, tag: int) -> Any:
     """Return the value of a TIFF's tag, the first where it has several; None for what is no TIFF."""
-    value = getattr(picture, "tag_v2", {}).get(tag)
+    value = getattr(image, "tag_v2", {}).get(tag)
     return value[0] if isinstance(value, tuple) else value
 
 

@@ -1,4 +1,4 @@
-"""DICOM pictures as people see them: frames to grey or RGB, rescaled and windowed as the file says.
+"""DICOM images as people see them: frames to grey or RGB, rescaled and windowed as the file says.
 
 Knows pydicom (the extra `dicom`) and numpy. Refuses to know paths and the limits on sizes. What is wrong with a file
 is whatever pydicom raises, or a ValueError without the file's name: read.py makes a sentence of either.
@@ -43,7 +43,7 @@ def read_header(stream: BinaryIO) -> DicomHeader:
     """Read the size and the number of frames. The stream is at its start; no pixel is decoded."""
     data = _dataset(stream)
     if "Rows" not in data or "Columns" not in data:
-        raise ValueError("it holds no picture, as a report or a structured file does not")
+        raise ValueError("it holds no image, as a report or a structured file does not")
     return DicomHeader((int(data.Rows), int(data.Columns)), max(1, int(data.get("NumberOfFrames") or 1)))
 
 

@@ -4,25 +4,27 @@ Knows Pillow and numpy. Refuses to know what a prompt, a palette or a tensor is.
 file is a ValueError (or FileNotFoundError) in one sentence: what was expected, what came, what to do.
 """
 
+import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from incontext.images.arrays import array_of
 from incontext.images.ids import IGNORED, Color, Pixels, check_ids
 from incontext.images.opening import MAX_PIXELS, too_large
 from incontext.images.read import (
     ImageLike,
     as_rgb,
-    open_picture,
-    picture_mode,
+    image_mode,
+    open_image,
     rgb_from_array,
-    rgb_from_picture,
+    rgb_from_image,
 )
 from incontext.images.smoothing import indexed, is_smoothed_grey, main_colors, nearest_rows, thin_blends
 
@@ -68,40 +70,43 @@ def read_mask(mask: ImageLike, *, snap: bool = False) -> MaskFile:
     JPEG any are. A mask without ids can be read; a prompt refuses it.
 
     Args:
-        mask: A path, a PIL image or an array.
+        mask: A path, a PIL image, an array or a PyTorch tensor, see `arrays.array_of`.
         snap: Snap stray colours however many there are, and say nothing.
 
     Raises:
         FileNotFoundError: There is no such file.
+        TypeError: It is nothing of these.
         ValueError: It cannot be read as a mask; the file is named.
     """
-    if isinstance(mask, np.ndarray):
-        return _mask_from_array(mask, snap=snap)
-    picture, name = open_picture(mask, "mask")
-    lossy = picture.format in {"JPEG", "MPO"}
-    if picture.mode == "1":
-        return MaskFile(np.asarray(picture).astype(np.uint8), None)
-    if picture.mode == "P":
-        return _mask_from_indexed(picture, name)
-    if picture.mode == "F":
+    given = array_of(mask, "mask")
+    if isinstance(given, np.ndarray):
+        return _mask_from_array(given, snap=snap)
+    image, name = open_image(mask, "mask")
+    lossy = image.format in {"JPEG", "MPO"}
+    if image.mode == "1":
+        return MaskFile(np.asarray(image).astype(np.uint8), None)
+    if image.mode == "P":
+        return _mask_from_indexed(image, name)
+    if image.mode == "F":
         raise ValueError(
             f"{name}: expected a mask of integer ids or colours, got floating point; save it as an 8-bit PNG"
         )
-    if picture.mode.startswith("I"):
-        return MaskFile(_ids_from_grey_picture(np.asarray(picture), name), None)
-    if picture.mode in {"L", "LA"}:
-        grey = rgb_from_picture(picture, name, paper=0)[..., 0]
+    if image.mode.startswith("I"):
+        return MaskFile(_ids_from_grey_image(np.asarray(image), name), None)
+    if image.mode in {"L", "LA"}:
+        grey = rgb_from_image(image, name, paper=0)[..., 0]
         if lossy or is_smoothed_grey(grey):
             return _mask_from_colors(as_rgb(grey), name, snap=snap, lossy=lossy)
-        return MaskFile(_ids_from_grey_picture(grey, name), None)
-    return _mask_from_colors(rgb_from_picture(picture, name, paper=0), name, snap=snap, lossy=lossy)
+        return MaskFile(_ids_from_grey_image(grey, name), None)
+    return _mask_from_colors(rgb_from_image(image, name, paper=0), name, snap=snap, lossy=lossy)
 
 
 def is_painted(mask: ImageLike) -> bool:
     """Tell whether a readable mask's ids stand for colours, counted anew in each file, and are not ids themselves."""
-    if isinstance(mask, np.ndarray):
-        return mask.ndim == 3 and mask.shape[2] > 1
-    mode = mask.mode if isinstance(mask, Image.Image) else picture_mode(mask)
+    given = array_of(mask, "mask")
+    if isinstance(given, np.ndarray):
+        return given.ndim == 3 and given.shape[2] > 1
+    mode = given.mode if isinstance(given, Image.Image) else image_mode(cast("str | os.PathLike[str]", given))
     return mode not in {"1", "P", "L", "LA", "F"} and not mode.startswith("I")
 
 
@@ -157,7 +162,7 @@ def _mask_from_array(array: npt.NDArray[Any], *, snap: bool) -> MaskFile:
     return MaskFile(ids, None)
 
 
-def _ids_from_grey_picture(values: npt.NDArray[Any], name: str) -> Pixels:
+def _ids_from_grey_image(values: npt.NDArray[Any], name: str) -> Pixels:
     present = set(np.unique(values).tolist())
     if present <= {0, 255} or present <= {0, 65535}:
         return (values > 0).astype(np.uint8)
@@ -170,12 +175,12 @@ def _ids_from_grey_picture(values: npt.NDArray[Any], name: str) -> Pixels:
     return ids
 
 
-def _mask_from_indexed(picture: Image.Image, name: str) -> MaskFile:
-    ids = np.array(picture)
+def _mask_from_indexed(image: Image.Image, name: str) -> MaskFile:
+    ids = np.array(image)
     colors = np.zeros((256, 3), np.uint8)
-    table = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    table = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
     colors[: len(table)] = table
-    clear = picture.info.get("transparency")
+    clear = image.info.get("transparency")
     if clear is not None:
         alpha = np.frombuffer(clear, np.uint8) if isinstance(clear, bytes) else None
         hidden = np.flatnonzero(alpha == 0) if alpha is not None else np.array([clear])

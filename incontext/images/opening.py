@@ -1,4 +1,4 @@
-"""Picture files opened by what is in them: the promised kinds and no other, and what their headers say.
+"""Image files opened by what is in them: the promised kinds and no other, and what their headers say.
 
 Some decoders of Pillow start other programs, and all of them widen what a hostile file can reach, so only those are
 asked that are promised. Knows Pillow. Refuses to know pixels, masks and paths.
@@ -28,7 +28,7 @@ _HEAD_BYTES = 32
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"heif"})
 _PNG_MARK: Final = b"\x89PNG\r\n\x1a\n"
-_PNG_WORDS: Final = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})  # chunks without which the picture is the same
+_PNG_WORDS: Final = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})  # chunks without which the image is the same
 _ONE_LARGE = threading.Lock()
 _WARNINGS_LOCK = threading.Lock()  # the filters of warnings belong to the process, and folder jobs decode in threads
 
@@ -79,7 +79,7 @@ def opened(stream: BinaryIO, name: str) -> Image.Image:
     if brands & _AVIF_BRANDS and "AVIF" in Image.OPEN:
         raise ValueError(broken(name, ValueError("it begins like AVIF")))
     if brands & _AVIF_BRANDS:
-        raise ValueError(f"{name}: expected a picture that can be read, got AVIF, for which Pillow 11.3 is needed")
+        raise ValueError(f"{name}: expected an image that can be read, got AVIF, for which Pillow 11.3 is needed")
     if brands & _HEIF_BRANDS:
         return _heif(stream, name)
     raise ValueError(f"{name}: expected an image file, got something else or a kind that cannot be read")
@@ -91,17 +91,17 @@ def loaded(stream: BinaryIO, name: str, turn_to: Callable[[Image.Image], None]) 
     Raises:
         ValueError: It is broken; its name is said.
     """
-    picture = opened(stream, name)
-    turn_to(picture)
+    image = opened(stream, name)
+    turn_to(image)
     try:
-        with one_large(picture.width * picture.height):
-            picture.load()
+        with one_large(image.width * image.height):
+            image.load()
     except Exception as error:  # as in opened
-        plain = without_words(stream) if picture.format == "PNG" else None
+        plain = without_words(stream) if image.format == "PNG" else None
         if plain is not None:
             return loaded(plain, name, turn_to)
         raise ValueError(broken(name, error)) from error
-    return picture
+    return image
 
 
 @contextmanager
@@ -111,16 +111,16 @@ def one_large(pixels: int) -> Iterator[None]:
         yield
 
 
-def size_of(picture: Image.Image) -> tuple[int, int]:
+def size_of(image: Image.Image) -> tuple[int, int]:
     """Return (H, W) of an opened image as people see it, turned upright by its orientation."""
-    width, height = picture.size
+    width, height = image.size
     try:
         with quiet():
-            lies = picture.getexif().get(ORIENTATION_TAG, 1) in _LYING
-    except Exception:  # noqa: BLE001  unreadable metadata must not cost the picture
+            lies = image.getexif().get(ORIENTATION_TAG, 1) in _LYING
+    except Exception:  # noqa: BLE001  unreadable metadata must not cost the image
         lies = False
-    if picture.format == "TIFF":  # some versions of Pillow have swapped the sides already
-        tags: Any = getattr(picture, "tag_v2", {})
+    if image.format == "TIFF":  # some versions of Pillow have swapped the sides already
+        tags: Any = getattr(image, "tag_v2", {})
         width, height = tags.get(_WIDTH_TAG, width), tags.get(_HEIGHT_TAG, height)
     return (width, height) if lies else (height, width)
 
@@ -182,11 +182,11 @@ def _heif(stream: BinaryIO, name: str) -> Image.Image:
         from pillow_heif import HeifImageFile
     except ImportError:
         raise ValueError(
-            f"{name}: expected a picture that can be read, got HEIC; reading it needs: pip install 'incontext[heif]'"
+            f"{name}: expected an image that can be read, got HEIC; reading it needs: pip install 'incontext[heif]'"
         ) from None
     try:
         with quiet():
-            picture: Image.Image = HeifImageFile(stream)  # type: ignore[no-untyped-call, unused-ignore]
-            return picture
+            image: Image.Image = HeifImageFile(stream)  # type: ignore[no-untyped-call, unused-ignore]
+            return image
     except Exception as error:  # as in opened
         raise ValueError(broken(name, error)) from error

@@ -16,7 +16,7 @@ Ring: TypeAlias = npt.NDArray[np.int32]
 Corners: TypeAlias = npt.NDArray[np.floating[Any]] | npt.NDArray[np.integer[Any]]
 
 _MOST_STEPS: Final = 1 << 21  # taken along edges at a time, to bound memory
-_MOST_CROSSINGS: Final = 1 << 23  # of one outline: there and back over the largest picture hundreds of times
+_MOST_CROSSINGS: Final = 1 << 23  # of one outline: there and back over the largest image hundreds of times
 _COCO_STEPS: Final = 5  # of a pixel: how finely pycocotools rounds corners
 
 
@@ -212,7 +212,7 @@ def _coco_crossings(
     """Find where edges (n, 2) in fifths of a pixel cross the middles of columns: columns and y in fifths.
 
     pycocotools walks along an edge, from fifth to fifth of its longer direction, and looks where x steps over a middle.
-    Here that step is found at once, so that the work does not grow with what lies outside of the picture.
+    Here that step is found at once, so that the work does not grow with what lies outside of the image.
     """
     along = np.abs(end - start)
     flat = along[:, 0] >= along[:, 1]  # more columns than rows, so it is walked from column to column

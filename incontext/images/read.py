@@ -1,4 +1,4 @@
-"""Picture files to arrays: every kind of file that may hold a picture, and everything that may be wrong with one.
+"""Image files to arrays: every kind of file that may hold an image, and everything that may be wrong with one.
 
 Knows Pillow, numpy and dicom.py. Refuses to know masks, palettes and tensors. Whatever a user can get wrong about a
 file is a ValueError (or FileNotFoundError) in one sentence: what was expected, what came, what to do.
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from incontext.images import dicom
+from incontext.images.arrays import TensorLike, array_of
 from incontext.images.depth import deep_colors, grey_of, is_deep, tag_of
 from incontext.images.ids import Pixels
 from incontext.images.opening import (
@@ -31,8 +32,8 @@ from incontext.images.opening import (
     too_large,
 )
 
-ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
-Encoded: TypeAlias = bytes | BinaryIO  # a picture file's contents; a stream must be able to seek
+ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[Any] | TensorLike
+Encoded: TypeAlias = bytes | BinaryIO  # an image file's contents; a stream must be able to seek
 
 IMAGE_SUFFIXES: Final = frozenset(
     {
@@ -65,26 +66,29 @@ def read_image(image: ImageLike | Encoded, *, name: str | None = None, page: int
 
     Args:
         image: A path; the bytes of a file, or a stream of them that can seek; a PIL image; a uint8 array (H, W), (H, W,
-            1), (H, W, 3: not copied) or (H, W, 4).
+            1), (H, W, 3: not copied) or (H, W, 4); a PyTorch tensor, see `arrays.array_of`.
         name: What messages call it; None: its path.
         page: Of a TIFF or DICOM file, from 0; `page_count` says how many there are.
 
     Raises:
         FileNotFoundError: There is no such file.
+        TypeError: It is nothing of these.
         ValueError: It cannot be read as an image; the file is named.
     """
-    if isinstance(image, np.ndarray):
-        return rgb_from_array(image, "image", paper=255)
-    picture, called = open_picture(image, "image", name=name, page=page, by_range=True)
-    return rgb_from_picture(picture, called, paper=255)
+    given = array_of(image, "image")
+    if isinstance(given, np.ndarray):
+        return rgb_from_array(given, "image", paper=255)
+    decoded, called = open_image(image, "image", name=name, page=page, by_range=True)
+    return rgb_from_image(decoded, called, paper=255)
 
 
 def read_colors(mask: ImageLike | Encoded, *, name: str | None = None) -> Pixels:
     """Read a mask's colours as they are, (H, W, 3) uint8 RGB; what is transparent is black."""
-    if isinstance(mask, np.ndarray):
-        return rgb_from_array(mask, "mask", paper=0)
-    picture, called = open_picture(mask, "mask", name=name)
-    return rgb_from_picture(picture, called, paper=0)
+    given = array_of(mask, "mask")
+    if isinstance(given, np.ndarray):
+        return rgb_from_array(given, "mask", paper=0)
+    image, called = open_image(mask, "mask", name=name)
+    return rgb_from_image(image, called, paper=0)
 
 
 def page_count(source: str | os.PathLike[str] | Encoded, *, name: str | None = None) -> int:
@@ -101,8 +105,8 @@ def page_count(source: str | os.PathLike[str] | Encoded, *, name: str | None = N
         if _is_dicom(stream):
             count = _dicom_header(stream, called).frames
         else:
-            with opened(stream, called) as picture:
-                count = len(_tiff_pages(picture, called)) if picture.format == "TIFF" else 1
+            with opened(stream, called) as image:
+                count = len(_tiff_pages(image, called)) if image.format == "TIFF" else 1
     if count > MAX_PAGES:
         raise ValueError(f"{called}: expected at most {MAX_PAGES} pages, got {count}; split the file")
     return count
@@ -113,15 +117,15 @@ def image_size(source: str | os.PathLike[str] | Encoded, *, name: str | None = N
     with _stream(source, "image", name) as (stream, called):
         if _is_dicom(stream):
             return _dicom_header(stream, called).size
-        with opened(stream, called) as picture:
-            return size_of(picture)
+        with opened(stream, called) as image:
+            return size_of(image)
 
 
 # ------------------------------------------------------------------------------------------ for masks.py
 
 
-def open_picture(
-    source: str | os.PathLike[str] | Image.Image | Encoded,
+def open_image(
+    source: ImageLike | Encoded,
     noun: str,
     *,
     name: str | None = None,
@@ -142,63 +146,63 @@ def open_picture(
             return _from_dicom(stream, called, page), called
         deep = False
 
-        def turn_to(picture: Image.Image) -> None:
+        def turn_to(image: Image.Image) -> None:
             nonlocal deep
-            _turn_to(picture, called, page)
-            deep = by_range and page == 0 and is_deep(picture)
+            _turn_to(image, called, page)
+            deep = by_range and page == 0 and is_deep(image)
 
-        picture = loaded(stream, called, turn_to)
-        return _upright(deep_colors(picture, stream, called) if deep else picture), called
+        image = loaded(stream, called, turn_to)
+        return _upright(deep_colors(image, stream, called) if deep else image), called
 
 
 def open_animation(stream: BinaryIO, name: str) -> Image.Image:
     """Open an image whose frames can be sought, the first one decoded; the stream stays open for them."""
-    return loaded(stream, name, partial(_check_picture, name=name))
+    return loaded(stream, name, partial(_check_image, name=name))
 
 
-def picture_mode(source: str | os.PathLike[str]) -> str:
+def image_mode(source: str | os.PathLike[str]) -> str:
     """Read Pillow's mode of a file, from its header."""
     with _stream(source, "mask", None) as (stream, called):
         if _is_dicom(stream):
             return _from_dicom(stream, called, 0).mode
-        with opened(stream, called) as picture:
-            return picture.mode
+        with opened(stream, called) as image:
+            return image.mode
 
 
-def rgb_from_picture(picture: Image.Image, name: str, *, paper: int) -> Pixels:
+def rgb_from_image(image: Image.Image, name: str, *, paper: int) -> Pixels:
     """Convert a decoded image to (H, W, 3) uint8.
 
     Args:
         paper: The grey value that what is transparent is laid over.
     """
-    if picture.mode == "F":
+    if image.mode == "F":
         raise ValueError(f"{name}: expected 8 or 16 bits per channel, got floating point; save it as an 8-bit PNG")
-    if picture.mode.startswith("I"):
-        return as_rgb(grey_of(picture, name))
-    (width, height), rows = picture.size, max(1, _PIXELS_AT_ONCE // picture.size[0])
+    if image.mode.startswith("I"):
+        return as_rgb(grey_of(image, name))
+    (width, height), rows = image.size, max(1, _PIXELS_AT_ONCE // image.size[0])
     rgb = np.empty((height, width, 3), np.uint8)
     try:
         with one_large(width * height):
             for top in range(0, height, rows):
-                band = picture if rows >= height else picture.crop((0, top, width, min(height, top + rows)))
+                band = image if rows >= height else image.crop((0, top, width, min(height, top + rows)))
                 rgb[top : top + rows] = np.asarray(_on_paper(band, paper).convert("RGB"))
     except ValueError as error:
-        raise ValueError(f"{name}: cannot convert mode {picture.mode} to RGB ({error}); save it as RGB") from error
+        raise ValueError(f"{name}: cannot convert mode {image.mode} to RGB ({error}); save it as RGB") from error
     return rgb
 
 
-def _on_paper(picture: Image.Image, paper: int) -> Image.Image:
-    if not picture.has_transparency_data:
-        return picture
-    backdrop = Image.new("RGBA", picture.size, (paper, paper, paper, 255))
-    return Image.alpha_composite(backdrop, picture.convert("RGBA"))
+def _on_paper(image: Image.Image, paper: int) -> Image.Image:
+    if not image.has_transparency_data:
+        return image
+    backdrop = Image.new("RGBA", image.size, (paper, paper, paper, 255))
+    return Image.alpha_composite(backdrop, image.convert("RGBA"))
 
 
 def rgb_from_array(array: npt.NDArray[Any], noun: str, *, paper: int) -> Pixels:
     """Check and convert an array that a user gave to (H, W, 3) uint8.
 
     Args:
-        paper: As for `rgb_from_picture`.
+        paper: As for `rgb_from_image`.
     """
     expected = f"expected the {noun} as a uint8 array (H, W, 3) of RGB or (H, W) of grey values"
     if array.dtype != np.uint8:
@@ -214,7 +218,7 @@ def rgb_from_array(array: npt.NDArray[Any], noun: str, *, paper: int) -> Pixels:
     if array.shape[0] * array.shape[1] > MAX_PIXELS:
         raise ValueError(too_large(f"the {noun}", array.shape[0] * array.shape[1]))
     if array.shape[2] == 4:
-        return rgb_from_picture(Image.fromarray(np.ascontiguousarray(array)), f"the {noun}", paper=paper)
+        return rgb_from_image(Image.fromarray(np.ascontiguousarray(array)), f"the {noun}", paper=paper)
     return array
 
 
@@ -239,8 +243,9 @@ def _stream(source: object, noun: str, name: str | None) -> Iterator[tuple[Binar
     if isinstance(source, bytes):
         source = io.BytesIO(source)
     if not (hasattr(source, "read") and hasattr(source, "seek")):
-        raise ValueError(
-            f"expected the {noun} as the bytes of a file, a path, a PIL image or an array, got {type(source).__name__}"
+        raise TypeError(
+            f"expected the {noun} as a path, the bytes of a file, a PIL image, an array or a tensor, got "
+            f"{type(source).__name__}"
         )
     stream = cast("BinaryIO", source)
     if stream.seek(0, os.SEEK_END) == 0:
@@ -266,31 +271,31 @@ def _nothing_in(name: str) -> str:
     return f"{name}: the file is empty (0 bytes)"
 
 
-def _decoded(picture: Image.Image, name: str) -> Image.Image:
+def _decoded(image: Image.Image, name: str) -> Image.Image:
     """Decode what a user opened."""
-    _check_picture(picture, name)
+    _check_image(image, name)
     try:
-        with one_large(picture.width * picture.height):
-            picture.load()
+        with one_large(image.width * image.height):
+            image.load()
     except Exception as error:  # a broken file makes decoders raise nearly anything
         raise ValueError(broken(name, error)) from error
-    return _upright(picture)
+    return _upright(image)
 
 
-def _check_picture(picture: Image.Image, name: str) -> None:
-    _check_size(*picture.size, name)
+def _check_image(image: Image.Image, name: str) -> None:
+    _check_size(*image.size, name)
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
     try:
         with quiet():
-            turn = _UPRIGHT.get(picture.getexif().get(ORIENTATION_TAG, 1))
+            turn = _UPRIGHT.get(image.getexif().get(ORIENTATION_TAG, 1))
     except Exception:  # noqa: BLE001  unreadable metadata must not cost the pixels
         turn = None
     if turn is None:
-        return picture
-    upright = picture.transpose(turn)
-    upright.format = picture.format
+        return image
+    upright = image.transpose(turn)
+    upright.format = image.format
     return upright
 
 
@@ -301,42 +306,42 @@ def _check_size(width: int, height: int, name: str) -> None:
         raise ValueError(f"{name}: expected at least one pixel, got {width} x {height}")
 
 
-def _turn_to(picture: Image.Image, name: str, page: int) -> None:
+def _turn_to(image: Image.Image, name: str, page: int) -> None:
     """Make the page that is wanted the current one before an image is decoded, and check the size."""
-    if page or picture.format == "TIFF":
-        _turn_page(picture, name, page)
-    elif getattr(picture, "default_image", False):  # of an animated PNG: a stand-in for programs that know no animation
-        picture.seek(1)
-    _check_picture(picture, name)
+    if page or image.format == "TIFF":
+        _turn_page(image, name, page)
+    elif getattr(image, "default_image", False):  # of an animated PNG: a stand-in for programs that know no animation
+        image.seek(1)
+    _check_image(image, name)
 
 
-def _turn_page(picture: Image.Image, name: str, page: int) -> None:
+def _turn_page(image: Image.Image, name: str, page: int) -> None:
     """Make a page of a TIFF the current one."""
-    pages = _tiff_pages(picture, name, page + 1) if picture.format == "TIFF" else [0]
+    pages = _tiff_pages(image, name, page + 1) if image.format == "TIFF" else [0]
     if not 0 <= page < len(pages):
         raise ValueError(f"{name}: expected a page from 0 to {len(pages) - 1}, got {page}")
     try:
         with quiet():
-            picture.seek(pages[page])
+            image.seek(pages[page])
     except Exception as error:  # as in _decoded
         raise ValueError(broken(name, error)) from error
 
 
-def _tiff_pages(picture: Image.Image, name: str, most: int = MAX_PAGES + 1) -> list[int]:
+def _tiff_pages(image: Image.Image, name: str, most: int = MAX_PAGES + 1) -> list[int]:
     """List the first pages of a TIFF, up to `most`; those that hold a smaller copy are left out."""
     pages: list[int] = []
     try:
         with quiet():
             for directory in range(MAX_PAGES + 1):
                 try:
-                    picture.seek(directory)
+                    image.seek(directory)
                 except EOFError:
                     break
-                if not int(tag_of(picture, _REDUCED_TAG) or 0) & 1:
+                if not int(tag_of(image, _REDUCED_TAG) or 0) & 1:
                     pages.append(directory)
                 if len(pages) == most:
                     break
-            picture.seek(0)
+            image.seek(0)
     except Exception as error:  # as in _decoded
         raise ValueError(broken(name, error)) from error
     return pages or [0]
@@ -357,7 +362,7 @@ def _dicom_header(stream: BinaryIO, name: str) -> dicom.DicomHeader:
             header = dicom.read_header(stream)
     except ImportError:
         raise ValueError(
-            f"{name}: expected a picture that can be read, got DICOM; reading it needs: pip install 'incontext[dicom]'"
+            f"{name}: expected an image that can be read, got DICOM; reading it needs: pip install 'incontext[dicom]'"
         ) from None
     except Exception as error:  # as in _decoded
         raise ValueError(broken(name, error)) from error

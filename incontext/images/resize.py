@@ -85,25 +85,25 @@ def shrunk_pair(image: Pixels, mask: Pixels, longest: int) -> tuple[Pixels, Pixe
 
 
 def mosaic(
-    pictures: Sequence[tuple[Pixels, Pixels]], grid: tuple[int, int], side: int, *, cut: int = 0
+    images: Sequence[tuple[Pixels, Pixels]], grid: tuple[int, int], side: int, *, cut: int = 0
 ) -> tuple[Pixels, Pixels]:
-    """Tile pictures with their masks into a square, row by row; where there are fewer than cells, they repeat.
+    """Tile images with their masks into a square, row by row; where there are fewer than cells, they repeat.
 
     Each is squeezed once, straight to its cell, whatever its own shape.
 
     Args:
-        pictures: Images (h, w, 3) and masks (h, w) or (h, w, 3), at least one, all masks of a kind.
+        images: Images (h, w, 3) and masks (h, w) or (h, w, 3), at least one, all masks of a kind.
         grid: Rows and columns of cells.
         side: Pixels along a side of the square.
-        cut: Pictures that are larger than their cell by at most so many pixels are cut, not squeezed.
+        cut: Images that are larger than their cell by at most so many pixels are cut, not squeezed.
 
     Returns:
         The image (side, side, 3) and the mask (side, side) or (side, side, 3).
     """
     image = np.empty((side, side, 3), np.uint8)
-    mask = np.empty((side, side, *pictures[0][1].shape[2:]), np.uint8)
+    mask = np.empty((side, side, *images[0][1].shape[2:]), np.uint8)
     for number, at in enumerate(cells(grid, side)):
-        shown, marked = pictures[number % len(pictures)]
+        shown, marked = images[number % len(images)]
         height, width = at[0].stop - at[0].start, at[1].stop - at[1].start
         if 0 <= shown.shape[0] - height <= cut and 0 <= shown.shape[1] - width <= cut:
             shown, marked = shown[:height, :width], marked[:height, :width]

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-_MOST_GROUPS: Final = 8  # of 5 bits for one run: far more than pictures need
+_MOST_GROUPS: Final = 8  # of 5 bits for one run: far more than images need
 
 
 def from_mask(selected: npt.NDArray[np.bool_]) -> dict[str, Any]:

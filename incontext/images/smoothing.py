@@ -9,7 +9,7 @@ import numpy.typing as npt
 from incontext.images.ids import Pixels
 
 _SOLID = 5  # pixels: the side of a square that no blend at an edge fills, even magnified fourfold
-_MAX_STROKES = 64  # colours; a picture with more of them is a photograph, and looking on would take long
+_MAX_STROKES = 64  # colours; an image with more of them is a photograph, and looking on would take long
 
 
 def indexed(rgb: Pixels) -> tuple[npt.NDArray[np.int32], Pixels, npt.NDArray[np.int64]]:

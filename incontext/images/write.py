@@ -89,9 +89,9 @@ def encode_mask(mask: npt.NDArray[Any], colors: Pixels, *, name: str = "the mask
     """
     if colors.shape != (256, 3):
         raise ValueError(f"{name}: expected colours (256, 3), got {colors.shape}")
-    picture = Image.fromarray(check_ids(mask, name))
-    picture.putpalette(colors.astype(np.uint8).tobytes(), "RGB")
-    return _saved(picture, "PNG")
+    image = Image.fromarray(check_ids(mask, name))
+    image.putpalette(colors.astype(np.uint8).tobytes(), "RGB")
+    return _saved(image, "PNG")
 
 
 def write_image(path: str | os.PathLike[str], image: Pixels) -> None:
@@ -117,9 +117,9 @@ def encode_image(image: Pixels, *, name: str) -> bytes:
     return _saved(Image.fromarray(np.ascontiguousarray(image)), kind)
 
 
-def _saved(picture: Image.Image, kind: str) -> bytes:
+def _saved(image: Image.Image, kind: str) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, format=kind, quality=92)  # of which PNG takes no notice
+    image.save(stream, format=kind, quality=92)  # of which PNG takes no notice
     return stream.getvalue()
 
 

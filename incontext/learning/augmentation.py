@@ -1,8 +1,8 @@
-"""How a picture and its mask are cut, squashed and bent before they enter an episode, and how good the picture is.
+"""How an image and its mask are cut, squashed and bent before they enter an episode, and how good the image is.
 
-Geometry moves picture and mask together; quality touches the picture alone, and so does light (light.py). Refuses to
+Geometry moves image and mask together; quality touches the image alone, and so does light (light.py). Refuses to
 know sets, episodes and tensors.
-Everything is Pillow on pictures of the episode's size, which is what a worker can afford.
+Everything is Pillow on images of the episode's size, which is what a worker can afford.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strongly pictures are changed. Shares are probabilities; the rest are largest amounts."""
+    """How strongly images are changed. Shares are probabilities; the rest are largest amounts."""
 
-    mirror: float = 0.5  # episodes in which both pictures are mirrored
-    turn: float = 0.12  # episodes in which both pictures are turned by a multiple of 90 degrees
-    bend: float = 0.25  # pictures that are rotated, sheared and scaled a little
+    mirror: float = 0.5  # episodes in which both images are mirrored
+    turn: float = 0.12  # episodes in which both images are turned by a multiple of 90 degrees
+    bend: float = 0.25  # images that are rotated, sheared and scaled a little
     rotation: float = 14.0  # degrees
     shear: float = 0.12
-    light: float = 0.8  # pictures whose contrast, saturation, gamma and white balance change
+    light: float = 0.8  # images whose contrast, saturation, gamma and white balance change
     hue: float = 18.0  # degrees, in a third of those
-    grey: float = 0.04  # pictures without colour
+    grey: float = 0.04  # images without colour
     blur: float = 0.1
     noise: float = 0.1
-    jpeg: float = 0.1  # pictures that went through a low-quality JPEG
+    jpeg: float = 0.1  # images that went through a low-quality JPEG
 
 
 NO_AUGMENTATION = Augmentation(mirror=0, turn=0, bend=0, light=0, grey=0, blur=0, noise=0, jpeg=0)
@@ -43,11 +43,11 @@ NO_AUGMENTATION = Augmentation(mirror=0, turn=0, bend=0, light=0, grey=0, blur=0
 
 @dataclass(frozen=True)
 class Cut:
-    """Which part of a picture a view shows. Areas are fractions of the picture."""
+    """Which part of an image a view shows. Areas are fractions of the image."""
 
-    whole: bool = True  # the whole picture, unless the thing would be too small to see
+    whole: bool = True  # the whole image, unless the thing would be too small to see
     min_area: float = 0.15  # of the smallest box
-    min_object: float = 0.004  # the least of a box that the thing must cover, if it is in the picture at all
+    min_object: float = 0.004  # the least of a box that the thing must cover, if it is in the image at all
     small: float = 96.0  # a thing with fewer pixels in the view is zoomed in on, mostly
     zoom: float = 0.6  # ... with this probability
 
@@ -104,7 +104,7 @@ def view(image: np.ndarray, mask: np.ndarray, box: Box | None, size: tuple[int, 
     """Cut and squash: (H, W, 3) and (H, W) -> (h, w, 3) and (h, w), uint8.
 
     Args:
-        size: (h, w); no box: the whole picture.
+        size: (h, w); no box: the whole image.
     """
     left, top, right, bottom = box or (0, 0, mask.shape[1], mask.shape[0])
     part = slice(top, bottom), slice(left, right)
@@ -155,17 +155,17 @@ def _mirrored(length: int, pad: int) -> np.ndarray:
 
 def degrade(image: np.ndarray, rng: Rng, changes: Augmentation) -> np.ndarray:
     """Lower the quality of an image (H, W, 3) uint8: blur, a lower resolution, a JPEG's blocks."""
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    scale = min(picture.size) / 128
+    degraded = Image.fromarray(np.ascontiguousarray(image))
+    scale = min(degraded.size) / 128
     if rng.random() < changes.blur:
         if rng.random() < 0.5:
-            picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.1)) * scale))
+            degraded = degraded.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.1)) * scale))
         else:  # seen at a lower resolution
-            low = [max(8, round(length * float(rng.uniform(0.4, 0.9)))) for length in picture.size]
-            small = picture.resize((low[0], low[1]), Image.Resampling.BOX)
-            picture = small.resize(picture.size, Image.Resampling.BICUBIC)
+            low = [max(8, round(length * float(rng.uniform(0.4, 0.9)))) for length in degraded.size]
+            small = degraded.resize((low[0], low[1]), Image.Resampling.BOX)
+            degraded = small.resize(degraded.size, Image.Resampling.BICUBIC)
     if rng.random() < changes.jpeg:
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=int(rng.integers(18, 75)))
-        picture = Image.open(file).convert("RGB")
-    return np.asarray(picture)
+        degraded.save(file, "JPEG", quality=int(rng.integers(18, 75)))
+        degraded = Image.open(file).convert("RGB")
+    return np.asarray(degraded)

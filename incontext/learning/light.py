@@ -1,7 +1,7 @@
-"""The light in which a picture is seen: colours, contrast and noise, for many pictures at once, on any device.
+"""The light in which an image is seen: colours, contrast and noise, for many images at once, on any device.
 
-Numbers are drawn one picture at a time, from its own generator; pixels change in a batch, where the tensors are. So a
-picture comes out the same in a worker and on an accelerator, whatever else is in the batch. Refuses to know files,
+Numbers are drawn one image at a time, from its own generator; pixels change in a batch, where the tensors are. So an
+image comes out the same in a worker and on an accelerator, whatever else is in the batch. Refuses to know files,
 masks and episodes.
 """
 
@@ -54,7 +54,7 @@ def shine(images: Tensor, lights: Tensor) -> Tensor:
     """Light images (M, H, W, 3) uint8, each in its light (M, 16) float32, on their device.
 
     First the colour matrix; then one curve for each channel: gamma, contrast, white balance and brightness about the
-    picture's mean, which is kept from becoming all dark or all white; then noise.
+    image's mean, which is kept from becoming all dark or all white; then noise.
     """
     matrix = rearrange(lights[:, :9], "m (i j) -> m i j", i=3)
     gain, gamma, contrast, noise, seed = lights[:, 9:12], *lights[:, 12:].unsqueeze(-1).unbind(dim=1)

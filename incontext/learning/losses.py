@@ -5,7 +5,7 @@ will give: cross-entropy and soft IoU of the nearest-colour posterior, whose log
 to the episode's colours, in units of the palette's smallest distance. It knows what smooth L1 alone does not: that the
 median of a rare thing is black, and that an answer halfway between two colours is no answer.
 
-Training and tuning share it. Refuses to know where pictures, ids and colours come from.
+Training and tuning share it. Refuses to know where images, ids and colours come from.
 """
 
 from __future__ import annotations

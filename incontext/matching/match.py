@@ -11,6 +11,7 @@ prototypes of what is meant and of what is not, PerSAM (arXiv 2305.03048); featu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -130,8 +131,8 @@ def patches_of(stages: Sequence[Tensor]) -> Tensor:
 def directions(features: Tensor, centre: Tensor, channels: Sequence[int]) -> Tensor:
     """Return where features (..., C) point to from a centre (C,): (..., C) of unit length, stages alike in weight."""
     stages: tuple[Tensor, ...] = (features - centre).split_with_sizes(list(channels), dim=-1)
-    pointing: Tensor = torch.cat([F.normalize(each, dim=-1) for each in stages], dim=-1)
-    return pointing / len(channels) ** 0.5
+    pointing = torch.cat([F.normalize(each, dim=-1) for each in stages], dim=-1)
+    return pointing / math.sqrt(len(channels))
 
 
 def learn(

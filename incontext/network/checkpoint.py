@@ -1,7 +1,7 @@
 """Weights on disk <-> the network.
 
 :mod:`incontext.network.layouts` knows the files; here their tensors are checked against the network, name by name.
-It refuses to know devices, precision at run time and pictures: a model comes out in float32, on the CPU, in eval mode.
+It refuses to know devices, precision at run time and images: a model comes out in float32, on the CPU, in eval mode.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,14 +103,21 @@ def convert(
 ) -> WeightsInfo:
     """Rewrite a checkpoint in another layout or dtype (None: the source's own) and describe the result.
 
-    The weights stay the same to the last bit unless ``dtype`` rounds them. Errors as in :func:`load_model` and
-    :func:`save_model`.
+    The weights stay the same to the last bit unless ``dtype`` rounds them. What the layout has no place for, such as
+    the presence head, is left out with a warning. Errors as in :func:`load_model` and :func:`save_model`.
     """
     stored = layouts.read(Path(source))
     used = _dtype(stored)
     kept = "float32" if used == "mixed" else used
     save_model(target, _load(stored), metadata=stored.metadata, layout=layout, dtype=dtype or kept)
-    return info(target)
+    written = info(target)
+    if stored.config.presence and not written.config.presence:
+        warnings.warn(
+            f"{written.path}: the layout {layout} has no place for the presence head, which was left out; with these "
+            "weights nothing is known of whether an id is there at all",
+            stacklevel=2,
+        )
+    return written
 
 
 def average(

@@ -27,7 +27,7 @@ class ModelConfig:
     mlp_ratio: float = 4.0  # hidden channels of the MLP / width
     merge_layer: int = 2  # the block after which the two streams are averaged into one
     taps: tuple[int, ...] = (5, 11, 17, 23)  # the blocks whose outputs feed the decoder
-    pretrain_side: int = 224  # pixels along one side of the picture that the position table was made for
+    pretrain_side: int = 224  # pixels along one side of the image that the position table was made for
     presence: int = 0  # hidden channels of the presence head; 0: there is none, as in the published network
     norm_eps: float = 1e-6
 

@@ -1,6 +1,6 @@
 """Where the network runs and how precisely: names to PyTorch devices and dtypes.
 
-Never falls back to another device than asked for. Refuses to know networks and pictures.
+Never falls back to another device than asked for. Refuses to know networks and images.
 """
 
 import ctypes
@@ -9,6 +9,7 @@ import platform
 import torch
 
 from incontext.options import DeviceName, DtypeName
+from incontext.words import did_you_mean
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h, in bytes
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -21,7 +22,8 @@ def choose_device(name: DeviceName) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f'expected a device such as "auto", "cpu" or "cuda:0", got {name!r}') from error
+        meant = did_you_mean(name, ("auto", "cpu", "cuda", "mps"))
+        raise ValueError(f'expected a device such as "auto", "cpu" or "cuda:0", got {name!r}{meant}') from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device {name!r} was asked for, but PyTorch sees {torch.cuda.device_count()} CUDA devices; "
@@ -38,7 +40,8 @@ def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
     """Choose the precision of that name; "auto" is the fastest that the hardware computes without overflow."""
     if name != "auto":
         if name not in _DTYPES:
-            raise ValueError(f"expected a dtype among auto, {', '.join(_DTYPES)}; got {name!r}")
+            meant = did_you_mean(name, _DTYPES)
+            raise ValueError(f"expected a dtype among auto, {', '.join(_DTYPES)}; got {name!r}{meant}")
         return _DTYPES[name]
     if device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()):  # noqa: SLF001
         return torch.bfloat16

@@ -1,7 +1,7 @@
 """How much memory the network will take, before it runs: its forward pass on tensors that have no data.
 
 The pass itself is traced, so the estimate cannot drift from the code. It counts tensors; what a library's kernels take
-for themselves is not seen. Refuses to know pictures and how much memory a machine has.
+for themselves is not seen. Refuses to know images and how much memory a machine has.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def estimate(
     with FakeTensorMode(), torch.no_grad(), torch.device(device), _Live() as live:
         weights = {key: torch.empty(shape, dtype=dtype) for key, shape in shapes.items()}
         model.load_state_dict(weights, assign=True)
-        pictures = torch.empty(1, shots, 3, side, side, dtype=dtype)
-        context = model.prepare(pictures, pictures, chunk=chunk)
+        images = torch.empty(1, shots, 3, side, side, dtype=dtype)
+        context = model.prepare(images, images, chunk=chunk)
         model.answer(torch.empty(batch, 3, side, side, dtype=dtype), context, chunk=chunk)
     return int(live.peak + missing * dtype.itemsize)
 

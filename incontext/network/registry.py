@@ -15,6 +15,7 @@ from incontext.network.checkpoint import Location, WeightsInfo, convert, file_sh
 from incontext.network.config import ModelConfig
 from incontext.network.layouts import CheckpointError, first_line
 from incontext.options import StoredDtype
+from incontext.words import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def resolve(name_or_path: Location) -> Path:
     if entry is None and not Path(name_or_path).exists():
         raise FileNotFoundError(
             f"there is no file {os.fspath(name_or_path)!r} and no weights of that name; "
-            f"expected a path or one of {', '.join(registry())}"
+            f"expected a path or one of {', '.join(registry())}{did_you_mean(os.fspath(name_or_path), registry())}"
         )
     if entry is None:
         return Path(name_or_path)

@@ -87,7 +87,7 @@ class _Said:
         self.places = self._places()
 
     def obeyed(self, number: int, margins: Margins) -> Margins:
-        """The margins of an id, where it cannot be and where it must be as it is drawn."""
+        """Return the margins of an id, where it cannot be and where it must be as it is drawn."""
         forbidden = self.nothing
         for i, drawn in self.drawn.items():
             if i != number:
@@ -128,7 +128,7 @@ class _Said:
 
 
 def _objects(said: _Said, kept: Pixels) -> Iterator[tuple[int, Clicks]]:
-    """What is asked for: ids, and what is said of an object of each. Parts that are asked for anew leave ``kept``."""
+    """Yield ids and what is said of an object of each. Parts that are asked for anew leave ``kept``."""
     for i in sorted({*said.hints.ids, *ids_in(kept)}):
         mine, others = said.places.ids == i, said.places.ids != i
         parts, count = ndi.label(kept == i, structure=_EVERY_WAY)
@@ -151,7 +151,7 @@ def _objects(said: _Said, kept: Pixels) -> Iterator[tuple[int, Clicks]]:
 
 
 def _bounds(said: _Said, number: int) -> Iterator[tuple[Box, Flags | None]]:
-    """The boxes of an id, and the polygons with what they bound."""
+    """Yield the boxes of an id, and the polygons with what they bound."""
     height, width = said.size
     for box in said.hints.boxes:
         if box.id == number:
@@ -184,7 +184,7 @@ def _filled(mark: BoxHint | Polygon, size: tuple[int, int]) -> Flags:
 
 
 def _middle(polygon: Polygon, size: tuple[int, int]) -> tuple[int, int]:
-    """x and y of the pixel in the middle of the corners of a polygon that is too thin to hold one."""
+    """Return x and y of the pixel amid the corners of a polygon that is too thin to hold one."""
     x, y = np.mean(polygon.ring, axis=0)
     return min(int(x), size[1] - 1), min(int(y), size[0] - 1)
 
@@ -194,14 +194,14 @@ def _area(box: Box) -> float:
 
 
 def _deepest(area: Flags) -> tuple[int, int]:
-    """x and y of the pixel that is farthest from the outside of an area."""
+    """Return x and y of the pixel that is farthest from the outside of an area."""
     depth = ndi.distance_transform_edt(np.pad(area, 1))[1:-1, 1:-1]
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)
     return int(x), int(y)
 
 
 def _spread(strokes: Flags) -> list[tuple[int, int]]:
-    """A few pixels of strokes, each as far as possible from those before: (x, y)."""
+    """Choose a few pixels of strokes, each as far as possible from those before: (x, y)."""
     y, x = np.nonzero(strokes)
     if not len(x):
         return []
@@ -226,5 +226,5 @@ def refuse_other_size(start: Pixels, image: Pixels) -> None:
 
 
 def boxes_of(hints: Hints | None) -> Sequence[tuple[Box, int]]:
-    """The boxes of hints, with their ids."""
+    """Return the boxes of hints, with their ids."""
     return [] if hints is None else [((b.left, b.top, b.right, b.bottom), b.id) for b in hints.boxes]

@@ -118,7 +118,7 @@ def download(name: str, *, say: Callable[[str], None]) -> Path:
 
 
 def _terms(entry: Entry, about: Any) -> str:
-    """What the card says by now, beside what the registry says."""
+    """Say what the card says by now, beside what the registry says."""
     card = getattr(about, "card_data", None)
     stated = getattr(card, "license_name", None) or getattr(card, "license", None) or "none stated"
     size = f", about {entry.size}" if entry.size else ""
@@ -129,7 +129,7 @@ def _terms(entry: Entry, about: Any) -> str:
 
 
 def _weights_of(about: Any) -> tuple[str, ...]:
-    """The patterns of the weights, safetensors where there are any."""
+    """Return the patterns of the weights, safetensors where there are any."""
     files = {each.rfilename for each in about.siblings or ()}
     pickled = not any(each.startswith("model") and each.endswith(".safetensors") for each in files)
     return _PICKLED if pickled else _SAFETENSORS

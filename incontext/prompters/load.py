@@ -117,13 +117,15 @@ def prompter_sha256(files: Sequence[Files]) -> str:
 
 
 def usual_min_score(files: Sequence[Files]) -> float:
-    """The least score that counts where a user names none."""
+    """Return the least score that counts where a user names none."""
     return MIN_SCORES.get(files[0].family, 0.5)
 
 
 def _parts(name: str | os.PathLike[str]) -> list[str]:
-    """ "A+B" -> A and B, unless there is a folder of that name; of several plus signs one that leaves two folders or
-    names."""
+    """Split "A+B" into A and B, unless there is a folder of that name.
+
+    Of several plus signs one counts that leaves two folders or names.
+    """
     text = os.fspath(name)
     if "+" not in text or Path(text).exists():
         return [text]
@@ -160,7 +162,7 @@ def _clicker(files: Files, device: torch.device) -> Clicker | None:
 
 
 def _reader(files: Files, device: torch.device, filler: Clicker | None, *, fills: bool) -> Reader | None:
-    """What reads text. fills: its finds are filled by the filler, however fine they are."""
+    """Open what reads text. fills: its finds are filled by the filler, however fine they are."""
     from incontext.prompters.detectors import open_grounding_dino, open_owl
     from incontext.prompters.located import Located
     from incontext.prompters.sam3 import open_concepts

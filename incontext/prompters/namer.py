@@ -161,7 +161,7 @@ class Namer:
         return F.normalize(torch.stack(rows).mean(0), dim=-1)
 
     def image_features(self, pixels: Tensor, empty: Tensor) -> Tensor:
-        """What `inputs` made -> (n, D) of unit length; with gradients for tokens that are being learned."""
+        """Turn what `inputs` made into (n, D) of unit length; with gradients for tokens that are being learned."""
         with self._replaced(empty):
             found = self._network.get_image_features(pixel_values=pixels)
         return F.normalize(_plain(found).float(), dim=-1)

@@ -165,7 +165,7 @@ class Prompter:
             self._asked_reader().check(phrases_of(text))
 
     def describe(self) -> dict[str, object]:
-        """What changes a mask, by names and plain values."""
+        """Tell what changes a mask, by names and plain values."""
         return {"prompter": self.name, "sha256": self.sha256, "min_score": self.min_score}
 
     def close(self) -> None:
@@ -183,7 +183,7 @@ class Prompter:
         self.close()
 
     def _read(self, pixels: Pixels, phrases: Sequence[str], hints: Hints | None) -> Layers:
-        """What is found for phrases."""
+        """Find phrases."""
         layers = Layers(*pixels.shape[:2])
         examples: list[Example] = []
         if self._takes_examples and hints is not None:
@@ -194,7 +194,7 @@ class Prompter:
         return layers
 
     def _unused(self, hints: Hints | None) -> Hints | None:
-        """What is left of hints beside a text when the boxes that are examples are taken."""
+        """Return what is left of hints beside a text when the boxes that are examples are taken."""
         if hints is None or not self._takes_examples:
             return hints
         rest = [each for each in hints.marks if not isinstance(each, Box)]

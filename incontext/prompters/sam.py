@@ -162,7 +162,7 @@ def open_sam(files: Files, device: torch.device) -> Sam:
 
 
 def _alike(objects: Sequence[Clicks]) -> list[list[int]]:
-    """The positions of objects that can be decoded together, as the same kinds of things are said of them."""
+    """Group the positions of objects that can be decoded together, as the same kinds of things are said of them."""
     groups: dict[tuple[bool, ...], list[int]] = {}
     for at, each in enumerate(objects):
         said = (each.box is not None, each.mask is not None, len(each.points) > 0, len(each.points) > 1)

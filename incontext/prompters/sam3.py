@@ -81,5 +81,5 @@ def open_concepts(files: Files, device: torch.device) -> Concepts:
 
 
 def _about(phrase: int, examples: Sequence[Example]) -> list[tuple[Box, bool]]:
-    """What examples say of one phrase: those of others say nothing."""
+    """Tell what examples say of one phrase: those of others say nothing."""
     return [(each.box, each.phrase is not None) for each in examples if each.phrase in (None, phrase)]

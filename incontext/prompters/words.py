@@ -63,7 +63,7 @@ class Words:
         raise NotImplementedError
 
     def _inputs(self, image: Pixels, phrases: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-        """The tokens, (T, L), and the pixels of the squashed picture, (1, 3, side, side)."""
+        """Return the tokens, (T, L), and the pixels of the squashed picture, (1, 3, side, side)."""
         tokens = self._processor.tokenizer(list(phrases), return_tensors="pt", padding=True)
         # All of it, squashed: left to itself, the processor of GroupViT would cut the edges off.
         pixels = pixels_of(self._processor, resized(image, (self._side, self._side)))
@@ -105,8 +105,10 @@ def open_words(files: Files, device: torch.device) -> Words:
 
 
 def surest_part(margins: Margins) -> Margins | None:
-    """Return the margins with all but one connected part inside taken out: the one of the highest mean. None: no part
-    is inside."""
+    """Return the margins with all but one connected part inside taken out, None where no part is inside.
+
+    The one with the highest mean stays.
+    """
     parts, count = ndi.label(margins > 0, structure=np.ones((3, 3)))
     if not count:
         return None

@@ -1,6 +1,6 @@
-"""What is to be read: the pictures at an address, those of a list; and how any of them is fetched.
+"""What is to be read: the images at an address, those of a list; and how any of them is fetched.
 
-Refuses to know what is inside of a picture, and local folders, which plan.py walks.
+Refuses to know what is inside of an image, and local folders, which plan.py walks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from incontext.sources.places import (
     RemoteFile,
     TarMember,
     is_hidden,
-    is_picture_name,
+    is_image_name,
     is_tar_name,
     named,
     protocol,
@@ -104,7 +104,7 @@ def find_remote(url: str, passed_over: Counter[str] | None = None) -> Iterator[F
     Args:
         passed_over: Counts files that are no images, by suffix.
 
-    What ends like a picture is taken for one and looked at when it is read; a tar counts as a folder. Folders of the
+    What ends like an image is taken for one and looked at when it is read; a tar counts as a folder. Folders of the
     web cannot be listed. In the order of their names.
 
     Raises:
@@ -115,12 +115,12 @@ def find_remote(url: str, passed_over: Counter[str] | None = None) -> Iterator[F
     is_web = protocol(url) in WEB
     if is_web and (not name or "*" in url):
         raise ValueError(
-            f"{shown(url)}: expected the address of one picture or tar, as folders of the web cannot be listed; "
+            f"{shown(url)}: expected the address of one image or tar, as folders of the web cannot be listed; "
             "give the addresses one by one, or a list of them on stdin with -"
         )
     if is_tar_name(name) and not is_pattern(url):
         yield from find_in_tar(RemoteFile(url), passed_over)
-    elif is_web or (is_picture_name(name) and not is_pattern(url)):
+    elif is_web or (is_image_name(name) and not is_pattern(url)):
         yield named(RemoteFile(url), name)
     else:
         yield from _find_listed(url, passed_over)
@@ -136,7 +136,7 @@ def _find_listed(url: str, passed_over: Counter[str] | None) -> Iterator[Found |
             continue
         if is_tar_name(below):
             yield from within(find_in_tar(file, passed_over), PurePosixPath(below).with_suffix(""))
-        elif is_picture_name(below):
+        elif is_image_name(below):
             yield named(file, below)
         elif passed_over is not None and not is_pattern(url):
             passed_over[PurePosixPath(below).suffix.lower() or "no suffix"] += 1
@@ -158,7 +158,7 @@ def read_list(data: bytes) -> list[str]:
     UTF-16 without one.
 
     Raises:
-        ValueError: it is no list of names, such as a picture, an archive, JSON or HTML.
+        ValueError: it is no list of names, such as an image, an archive, JSON or HTML.
     """
     encoding, mark = encoding_of(data)
     if encoding != "utf-8":

@@ -1,4 +1,4 @@
-"""Files of several pictures: each page of a TIFF and each frame of a DICOM file as a picture of its own.
+"""Files of several images: each page of a TIFF and each frame of a DICOM file as an image of its own.
 
 Opens files for their headers, which plan.py leaves to it. Refuses to know the network and where results go.
 """

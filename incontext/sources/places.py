@@ -1,4 +1,4 @@
-"""Where a picture may lie: a local file, a file behind an address, or a member of a tar. Values that travel anywhere.
+"""Where an image may lie: a local file, a file behind an address, or a member of a tar. Values that travel anywhere.
 
 Refuses to know how any of them is found (remote.py, tars.py) or fetched (find.py).
 """
@@ -60,10 +60,10 @@ class TarMember:
 
 
 Place: TypeAlias = Path | RemoteFile | TarMember
-"""Where a picture lies. Its text is what reports call it."""
+"""Where an image lies. Its text is what reports call it."""
 
 Found: TypeAlias = tuple[Place, PurePosixPath]
-"""A picture, and its name below the source that it was found in."""
+"""An image, and its name below the source that it was found in."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,14 @@ def shown(url: str) -> str:
     return re.split(r"[?#]", plain, maxsplit=1)[0] if protocol(url) in WEB else plain
 
 
-def is_picture_name(name: str) -> bool:
+def is_image_name(name: str) -> bool:
     """Tell whether it is the name of an image, by its suffix."""
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
-def is_picture(path: Path) -> bool:
+def is_image(path: Path) -> bool:
     """Tell whether it is an image, by its name; a link to nowhere too, which is then reported; no pipe or device."""
-    return is_picture_name(path.name) and may_be_read(path)
+    return is_image_name(path.name) and may_be_read(path)
 
 
 def may_be_read(path: Path) -> bool:

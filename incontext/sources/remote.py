@@ -1,6 +1,6 @@
 """What lies behind addresses such as s3://bucket/folder: requests through fsspec, and sentences for what they raise.
 
-fsspec (the optional extra `remote`) is imported when the first address is met. Refuses to know pictures and tars.
+fsspec (the optional extra `remote`) is imported when the first address is met. Refuses to know images and tars.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from incontext.images.write import whole_file
 from incontext.sources.places import WEB, RemoteFile, protocol, shown
 
-MOST_BYTES: Final = 1 << 30  # of an encoded picture, which is held in memory
+MOST_BYTES: Final = 1 << 30  # of an encoded image, which is held in memory
 
 _T = TypeVar("_T")
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
@@ -196,7 +196,7 @@ class _Bounded(BytesIO):
 
 def too_long() -> str:
     """Say what is wrong with a file above MOST_BYTES."""
-    return f"expected a picture of at most {MOST_BYTES >> 20} MiB, got more; make it smaller first"
+    return f"expected an image of at most {MOST_BYTES >> 20} MiB, got more; make it smaller first"
 
 
 @contextmanager

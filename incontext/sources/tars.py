@@ -1,6 +1,6 @@
-"""Pictures in tars, found by the headers: nothing is unpacked, and a remote tar is not copied.
+"""Images in tars, found by the headers: nothing is unpacked, and a remote tar is not copied.
 
-Refuses to know what is inside of pictures, and who reads them.
+Refuses to know what is inside of images, and who reads them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final
 
-from incontext.sources.places import Found, Problem, RemoteFile, TarMember, is_hidden, is_picture_name, named
+from incontext.sources.places import Found, Problem, RemoteFile, TarMember, is_hidden, is_image_name, named
 from incontext.sources.remote import opened
 
 MASK_WORDS: Final = frozenset({"mask", "masks", "label", "labels", "gt", "seg", "segmentation"})  # before a suffix
@@ -23,7 +23,7 @@ _BLOCK = 512  # bytes of a header
 def find_in_tar(tar: Path | RemoteFile, passed_over: Counter[str] | None = None) -> Iterator[Found | Problem]:
     """Find the images in a tar, in its order, named as in it; hidden ones are passed over, and what is no image.
 
-    A picture whose name is that of another one and a word for masks, NAME.seg.png beside NAME.jpg, is no photograph,
+    An image whose name is that of another one and a word for masks, NAME.seg.png beside NAME.jpg, is no photograph,
     but a mask of that one's sample, and passed over, too. passed_over: counts what is, by suffix.
 
     A tar that is broken or cut off gives what comes before, then a `Problem`; so do names that point out of the tar,
@@ -54,7 +54,7 @@ def find_in_tar(tar: Path | RemoteFile, passed_over: Counter[str] | None = None)
 
 
 class _Samples:
-    """Pictures of a tar in samples: those that share a name up to its first dot and follow each other."""
+    """Images of a tar in samples: those that share a name up to its first dot and follow each other."""
 
     def __init__(self) -> None:
         self.masks = 0
@@ -89,7 +89,7 @@ class _Samples:
 
 
 def _is_meant(member: tarfile.TarInfo) -> bool:
-    return is_picture_name(member.name) and not member.isdir() and not is_hidden(PurePosixPath(member.name))
+    return is_image_name(member.name) and not member.isdir() and not is_hidden(PurePosixPath(member.name))
 
 
 def _checked(tar: Path | RemoteFile, member: tarfile.TarInfo, seen: set[PurePosixPath]) -> Found | Problem:

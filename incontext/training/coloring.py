@@ -92,7 +92,7 @@ def paint_episode(
         rng: what draws.
         patch: pixels along the side of a patch.
         coloring: how masks are painted and hidden.
-        targets: what a teacher sees in the pictures of the episode, which then carries where its pixels come from.
+        targets: what a teacher sees in the images of the episode, which then carries where its pixels come from.
     """
     grid = episode.masks.shape[-1] // patch
     masks, palette = episode.masks, random_palette(rng, episode.count, coloring)

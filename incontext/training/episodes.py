@@ -1,10 +1,10 @@
-"""Episodes: which pictures stand in the prompt and in the query, and which ids are asked for.
+"""Episodes: which images stand in the prompt and in the query, and which ids are asked for.
 
 An episode is one prompt or several, and a query that shares ids with them. Semantic data, whose ids mean the same in
-every picture, gives pictures that share an id; region and instance data, whose ids mean nothing elsewhere, gives views
-of one picture (arXiv 2304.03284, section 3.1); the renderer gives pictures of one scene, or frames of one video. In
-some episodes a half is a mosaic of several pictures (mix-context), as it is in a spatial ensemble; in some the query
-does not show what the prompt asks for, and the answer is black. Most are plain: whole pictures, one id.
+every image, gives images that share an id; region and instance data, whose ids mean nothing elsewhere, gives views
+of one image (arXiv 2304.03284, section 3.1); the renderer gives images of one scene, or frames of one video. In
+some episodes a half is a mosaic of several images (mix-context), as it is in a spatial ensemble; in some the query
+does not show what the prompt asks for, and the answer is black. Most are plain: whole images, one id.
 
 Everything is drawn from one generator per episode, so that episode number i of a seed is the same on every run, machine
 and worker. This module refuses to know tensors, colours and the network.
@@ -28,18 +28,18 @@ from incontext.training.scenes import render_clip, render_views
 from incontext.training.sets import ImageSet
 
 MIN_MARKED = 4  # pixels that a prompt's mask marks at least
-MIN_CELL = 16  # pixels along the side of the smallest picture of a mosaic
-Grid = tuple[int, int]  # rows and columns of pictures; (1, 1): no mosaic
+MIN_CELL = 16  # pixels along the side of the smallest image of a mosaic
+Grid = tuple[int, int]  # rows and columns of images; (1, 1): no mosaic
 Way = Literal["by example", "by hints", "by hints alone", "without masks"]  # what tells the network what to paint
 _MOSAICS: tuple[Grid, ...] = ((2, 2), (2, 2), (2, 2), (3, 3), (1, 2), (2, 1))
 
 
 class Sight(NamedTuple):
-    """A part of a picture as an episode shows it."""
+    """A part of an image as an episode shows it."""
 
     image: np.ndarray  # (h, w, 3) uint8
     mask: np.ndarray  # (h, w) uint8
-    # (h, w, 3) float32, where each pixel comes from: the number of the picture in all sets, -1 for none; y and x in it,
+    # (h, w, 3) float32, where each pixel comes from: the number of the image in all sets, -1 for none; y and x in it,
     # in 0..1. None where nobody wants to know.
     origin: np.ndarray | None = None
 
@@ -49,22 +49,22 @@ class Sampling:
     """How episodes are drawn. Shares are probabilities."""
 
     without_masks: float = 0.0  # episodes of which only the images are looked at, for a teacher
-    by_hints_alone: float = 0.0  # of the others with one prompt: one picture, of which hints say what to paint
+    by_hints_alone: float = 0.0  # of the others with one prompt: one image, of which hints say what to paint
     by_hints: float = 0.0  # ... and an example whose query's hints ask for something else than the example shows
     one_of_several: float = 0.6  # of those two: one of several things of a kind, which the hints tell apart
     rendered: float = 0.15  # episodes of rendered scenes, the rest from the folders
-    moving: float = 0.2  # of those without mosaics: frames of one rendered video instead of separate pictures
-    two_views: float = 0.15  # of the episodes from semantic folders: two views of one picture instead of two pictures
+    moving: float = 0.2  # of those without mosaics: frames of one rendered video instead of separate images
+    two_views: float = 0.15  # of the episodes from semantic folders: two views of one image instead of two images
     absent: float = 0.08  # episodes whose query shows none of the ids that the prompt asks for
-    mosaic: float = 0.12  # episodes with a half of several pictures: the prompt half, the query half or both
+    mosaic: float = 0.12  # episodes with a half of several images: the prompt half, the query half or both
     single_id: float = 0.85  # episodes that ask for one id; the others ask for up to max_ids
     max_ids: int = 6
-    whole_pictures: float = 0.8  # episodes whose pictures are seen whole; others show parts of them
+    whole_images: float = 0.8  # episodes whose images are seen whole; others show parts of them
     cut: Cut = field(default_factory=lambda: Cut(whole=False))  # those parts
     augmentation: Augmentation = field(default_factory=Augmentation)
-    set_balance: float = 0.35  # a set is drawn in proportion to (number of pictures) ** set_balance
+    set_balance: float = 0.35  # a set is drawn in proportion to (number of images) ** set_balance
     factors: tuple[tuple[str, float], ...] = ()  # ... times that of its name, 1 where none is given
-    id_balance: float = 0.5  # and an id of it in proportion to (number of pictures that show it well) ** id_balance
+    id_balance: float = 0.5  # and an id of it in proportion to (number of images that show it well) ** id_balance
     domains: tuple[tuple[str, ...], ...] = ()  # groups of names of sets: two that share none show nothing in common
 
 
@@ -83,13 +83,13 @@ class DrawnEpisode:
 
 
 class _Chooser:
-    """Ids of a set and pictures that show them: rare ids are not starved, and what is too small to see is rare."""
+    """Ids of a set and images that show them: rare ids are not starved, and what is too small to see is rare."""
 
     def __init__(self, source: ImageSet, sampling: Sampling, side: int) -> None:
         self.ids = list(source.by_id)
-        self.pictures = [np.array(source.by_id[i]) for i in self.ids]
+        self.images = [np.array(source.by_id[i]) for i in self.ids]
         self.small = sampling.cut.small / side**2
-        seen = [self.visible(source.areas[pictures, i]) for i, pictures in zip(self.ids, self.pictures, strict=True)]
+        seen = [self.visible(source.areas[images, i]) for i, images in zip(self.ids, self.images, strict=True)]
         self.cumulated = [np.cumsum(weights) for weights in seen]
         self.by_id = np.cumsum([weights[-1] ** sampling.id_balance for weights in self.cumulated])
 
@@ -105,14 +105,14 @@ class _Chooser:
         at = self.ids.index(focus)
         drawn: list[int] = []
         for _ in range(4 * count):
-            number = int(self.pictures[at][_pick(self.cumulated[at], rng)])
+            number = int(self.images[at][_pick(self.cumulated[at], rng)])
             if number not in drawn and len(drawn) < count:
                 drawn.append(number)
         return [drawn[k % len(drawn)] for k in range(count)]
 
 
 class EpisodeSource:
-    """Episode number i of a seed, from sets of pictures and from the renderer."""
+    """Episode number i of a seed, from sets of images and from the renderer."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class EpisodeSource:
         """Take the sets to draw from.
 
         Args:
-            sets: of pictures; those that show nothing serve episodes without masks alone.
+            sets: of images; those that show nothing serve episodes without masks alone.
             sampling: how episodes are drawn.
             side: pixels along the side of a prompt or query.
             seed: of all episodes.
@@ -239,9 +239,9 @@ class EpisodeSource:
             beside = [] if source.regions else self._beside(rng, source, queries, focus, grids[-1])
             others, shown = (beside, []) if beside else (self._elsewhere(rng, which, grids[-1], counts[-1]), shown)
         elif counts[-1] > 1 and len(lacking) and rng.random() < 0.5:
-            queries[-1] = int(rng.choice(lacking))  # a mosaic of which one picture does not show it
+            queries[-1] = int(rng.choice(lacking))  # a mosaic of which one image does not show it
         ids = self._choose_ids(rng, shown, first=focus)
-        cut = replace(some.cut, whole=bool(rng.random() < some.whole_pictures))
+        cut = replace(some.cut, whole=bool(rng.random() < some.whole_images))
         seen = [self._seen(rng, source, n, focus, grids[0], cut, two_views and k > 0) for k, n in enumerate(prompts)]
         halves = _split([_asking(each, ids) for each in seen], counts[:-1])
         if others is None:
@@ -320,7 +320,7 @@ class EpisodeSource:
         numbers = rng.integers(len(source.images), size=shots + 1).tolist()
         if rng.random() < 0.5:
             numbers = [numbers[0]] * (shots + 1)
-        cut = replace(some.cut, whole=bool(rng.random() < some.whole_pictures))
+        cut = replace(some.cut, whole=bool(rng.random() < some.whole_images))
         halves = []
         for at, number in enumerate(numbers):
             again = at > 0 and number == numbers[0]
@@ -342,7 +342,7 @@ class EpisodeSource:
         else:
             focus = chooser.focus(rng)
             first, number = chooser.showing(focus, 2, rng)
-        cut = replace(some.cut, whole=bool(rng.random() < some.whole_pictures))
+        cut = replace(some.cut, whole=bool(rng.random() < some.whole_images))
         query = self._seen(rng, source, number, focus, grid, cut, first == number and not alone)
         asked = self._pointed_at(rng, query.mask, focus, source.regions, other=not alone)
         count = max(1, int(asked[asked != IGNORED].max(initial=0)))
@@ -398,7 +398,7 @@ class EpisodeSource:
     def _episode(
         self, rng: np.random.Generator, halves: Sequence[Sequence[Sight]], grids: Sequence[Grid], count: int
     ) -> DrawnEpisode:
-        """Change every picture for itself, tile each half, and turn or mirror both."""
+        """Change every image for itself, tile each half, and turn or mirror both."""
         some = self.sampling.augmentation
         turn = int(rng.integers(4)) if rng.random() < some.turn else 0
         mirror = bool(rng.random() < some.mirror)
@@ -410,7 +410,7 @@ class EpisodeSource:
                 image, drawn = degrade(bent.image, rng, some), draw_light(rng, some)
                 if grid == (1, 1):
                     light = drawn
-                else:  # in a mosaic each picture has a light of its own
+                else:  # in a mosaic each image has a light of its own
                     image = lit(image, drawn)
                 changed.append(bent._replace(image=image))
             tiled = _moved(tile(changed, grid, self.side), lambda a: np.rot90(a[:, ::-1] if mirror else a, turn))
@@ -434,7 +434,7 @@ def origin_of(number: int, shape: tuple[int, ...], box: Box | None, size: tuple[
     """Return where the pixels of a view come from: (h, w, 3) float32, see :class:`Sight`.
 
     Args:
-        number: of the picture.
+        number: of the image.
         shape: its height and width.
         box: the part that the view shows, None for all of it.
         size: height and width of the view.
@@ -466,16 +466,16 @@ def _bent(sight: Sight, rng: np.random.Generator, changes: Augmentation) -> Sigh
     return Sight(bend(sight.image, Image.Resampling.BILINEAR), bend(sight.mask, nearest), origin)
 
 
-def tile(pictures: Sequence[Sight], grid: Grid, side: int) -> Sight:
+def tile(images: Sequence[Sight], grid: Grid, side: int) -> Sight:
     """Tile images side by side in a square, row by row; where there are fewer than cells, they repeat."""
-    if grid == (1, 1) and pictures[0].mask.shape == (side, side):
-        return pictures[0]
-    image, mask = mosaic([(each.image, each.mask) for each in pictures], grid, side, cut=1)
-    if all(each.origin is None for each in pictures):
+    if grid == (1, 1) and images[0].mask.shape == (side, side):
+        return images[0]
+    image, mask = mosaic([(each.image, each.mask) for each in images], grid, side, cut=1)
+    if all(each.origin is None for each in images):
         return Sight(image, mask)
     origin = np.full((side, side, 3), -1, np.float32)
     for number, at in enumerate(cells(grid, side)):
-        places, size = pictures[number % len(pictures)].origin, mask[at].shape
+        places, size = images[number % len(images)].origin, mask[at].shape
         if places is None:
             continue
         if any(old - new not in (0, 1) for old, new in zip(places.shape, size, strict=False)):
@@ -499,13 +499,13 @@ def _pick(cumulated: np.ndarray, rng: np.random.Generator) -> int:
     return int(np.searchsorted(cumulated, rng.random() * cumulated[-1], side="right"))
 
 
-def _split(pictures: Sequence[Sight], counts: Sequence[int]) -> list[list[Sight]]:
+def _split(images: Sequence[Sight], counts: Sequence[int]) -> list[list[Sight]]:
     """Split images into as many for each half as are counted."""
     ends = np.cumsum(counts).tolist()
-    return [list(pictures[end - count : end]) for end, count in zip(ends, counts, strict=True)]
+    return [list(images[end - count : end]) for end, count in zip(ends, counts, strict=True)]
 
 
 def _filled(grid: Grid, rng: np.random.Generator) -> int:
-    """Count how many different pictures a mosaic shows: all of its cells, or fewer, which repeat."""
+    """Count how many different images a mosaic shows: all of its cells, or fewer, which repeat."""
     cells = grid[0] * grid[1]
     return cells if cells < 4 or rng.random() < 0.5 else int(rng.integers(2, cells + 1))

@@ -1,6 +1,6 @@
-"""What a teacher sees in each picture: computed once, kept in files, and made into targets that are read by place.
+"""What a teacher sees in each image: computed once, kept in files, and made into targets that are read by place.
 
-A file holds the features of one picture by one teacher at one size, in half precision, with a hash of its content: a
+A file holds the features of one image by one teacher at one size, in half precision, with a hash of its content: a
 damaged file is computed anew, never trusted. Targets are those features on their principal axes, half whitened and of
 unit length, in one memory-mapped file that workers share. Refuses to know episodes, networks of ours and losses.
 """
@@ -25,12 +25,12 @@ from incontext.matching.backbone import Backbone
 Pixels = npt.NDArray[np.uint8]
 Halves = npt.NDArray[np.float16]
 _DIGEST = hashlib.sha256().digest_size
-_FITTED = 384  # pictures from which the principal axes are found
-_BATCH = 16  # pictures that a teacher looks at together
+_FITTED = 384  # images from which the principal axes are found
+_BATCH = 16  # images that a teacher looks at together
 
 
 class FeatureFiles:
-    """Features of pictures by one teacher, in files of a folder."""
+    """Features of images by one teacher, in files of a folder."""
 
     def __init__(self, backbone: Backbone, folder: Path) -> None:
         self.backbone = backbone
@@ -45,7 +45,7 @@ class FeatureFiles:
         return self.folder / f"{about.hexdigest()[:32]}.features"
 
     def read(self, path: Path) -> tuple[Halves, ...] | None:
-        """Read the features of one picture, for each stage (C, h, w); None where there are none, or damaged ones."""
+        """Read the features of one image, for each stage (C, h, w); None where there are none, or damaged ones."""
         try:
             stored = path.read_bytes()
         except OSError:
@@ -96,9 +96,9 @@ def _squashed(image: Tensor, side: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Targets:
-    """Directions that the teacher's features point in, for every picture of some sets."""
+    """Directions that the teacher's features point in, for every image of some sets."""
 
-    stages: tuple[Halves, ...]  # for each stage (pictures, h, w, dims), of unit length
+    stages: tuple[Halves, ...]  # for each stage (images, h, w, dims), of unit length
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -107,11 +107,11 @@ class Targets:
 
     @classmethod
     def make(cls, files: FeatureFiles, paths: Sequence[Path], dims: Sequence[int]) -> Targets:
-        """Project the features of pictures on their first principal axes, scaled by the fourth root of the variances.
+        """Project the features of images on their first principal axes, scaled by the fourth root of the variances.
 
         Args:
             files: whose features.
-            paths: of the pictures, as :meth:`FeatureFiles.fill` returns them.
+            paths: of the images, as :meth:`FeatureFiles.fill` returns them.
             dims: how many axes for each stage, at most its channels.
 
         Raises:
@@ -133,13 +133,13 @@ class Targets:
         return cls(stages)
 
     def at(self, origin: npt.NDArray[np.float32]) -> Halves:
-        """Read the targets of places in pictures.
+        """Read the targets of places in images.
 
         Args:
-            origin: (R, W, 3): the number of a picture, below 0 for none, and y and x in it, in 0..1.
+            origin: (R, W, 3): the number of an image, below 0 for none, and y and x in it, in 0..1.
 
         Returns:
-            (R, W, dims of all stages): zeros where there is no picture, else of unit length stage by stage.
+            (R, W, dims of all stages): zeros where there is no image, else of unit length stage by stage.
         """
         found = np.zeros((*origin.shape[:2], sum(self.dims)), np.float16)
         for number in np.unique(origin[..., 0]).astype(int):
@@ -149,8 +149,8 @@ class Targets:
             places = torch.from_numpy(origin[here][:, [2, 1]] * 2 - 1).view(1, 1, -1, 2)
             rows = []
             for stage in self.stages:
-                picture = torch.from_numpy(stage[number].astype(np.float32)).permute(2, 0, 1)[None]
-                read = F.grid_sample(picture, places, mode="bilinear", padding_mode="border", align_corners=False)
+                image = torch.from_numpy(stage[number].astype(np.float32)).permute(2, 0, 1)[None]
+                read = F.grid_sample(image, places, mode="bilinear", padding_mode="border", align_corners=False)
                 rows.append(F.normalize(read[0, :, 0].T, dim=-1))
             found[here] = torch.cat(rows, dim=-1).numpy()
         return found

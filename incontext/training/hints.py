@@ -1,7 +1,7 @@
 """Hints: a few patches of the query's own mask, revealed as a user's clicks, scribbles and boxes would reveal them.
 
 A hint points at a pixel, and its whole patch then says what that pixel is, by the rule that holds for users' hints
-(canvas/hints.py); the mask under a revealed patch is flattened to it. Refuses to know pictures, colours and tensors.
+(canvas/hints.py); the mask under a revealed patch is flattened to it. Refuses to know images, colours and tensors.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ class TrainingProgress:
     episodes_per_second: float
     waiting: float  # share of the time that the network waited for episodes
     precision: str  # of the products, such as "training in float32, Newton-Schulz in float32"
-    validation: float | None = None  # mean IoU of the averaged weights on held-out pictures, in steps that measure it
-    unseen: float | None = None  # the same on pictures of sets of which none is learned from
+    validation: float | None = None  # mean IoU of the averaged weights on held-out images, in steps that measure it
+    unseen: float | None = None  # the same on images of sets of which none is learned from
 
 
 class _Painter(Dataset[Painted]):
@@ -137,7 +137,7 @@ def train(
 
     Args:
         sets: What episodes are drawn from.
-        held_out: Pictures for validation, drawn into ``out/validation/*.png``. ``out/state.pt``, or ``out/state/`` with
+        held_out: Images for validation, drawn into ``out/validation/*.png``. ``out/state.pt``, or ``out/state/`` with
             ``slices``, is the whole state, written every ``save_minutes`` and every ``save_every`` steps: a run that is
             killed loses no more than that. Every ``save_every`` steps the averaged weights are also written to
             ``out/model.safetensors`` in float32, and validated. ``out/log.jsonl`` has a line per report (20 steps), and
@@ -192,7 +192,7 @@ class _Watch:
     """What is known of how a run goes: its loss, its speed, its scores; the log is kept here.
 
     Args:
-        judging: Sets to validate by, by the word that their pictures are called after.
+        judging: Sets to validate by, by the word that their images are called after.
     """
 
     def __init__(self, recipe: Recipe, out: Path, judging: Mapping[str, Sequence[ImageSet]]) -> None:
@@ -208,15 +208,15 @@ class _Watch:
         self._drawn += episodes
 
     def scores(self, run: Run, average: SegGPT, side: int) -> dict[str, float]:
-        """Validate averaged weights by every kind of sets that there is, and draw a picture of each."""
+        """Validate averaged weights by every kind of sets that there is, and draw an image of each."""
         found: dict[str, float] = {}
         for kind, judging in self._judging.items():
             if not judging:
                 continue
             if (side, kind) not in self._validations:
                 self._validations[side, kind] = Validation.draw(judging, side=side, patch=self._recipe.model.patch)
-            picture = self._out / "validation" / f"{kind}_{run.step:07d}.png"
-            found[kind] = self._validations[side, kind].score(average, run.device, picture)
+            image = self._out / "validation" / f"{kind}_{run.step:07d}.png"
+            found[kind] = self._validations[side, kind].score(average, run.device, image)
         return found
 
     def report(self, run: Run, side: int, parts: dict[str, float], scores: Mapping[str, float]) -> TrainingProgress:

@@ -18,6 +18,7 @@ from incontext.network.config import ModelConfig
 from incontext.training.coloring import Coloring
 from incontext.training.episodes import Sampling
 from incontext.training.teacher import Teaching
+from incontext.words import did_you_mean
 
 
 def _over(stored: Mapping[str, object], defaults: Mapping[str, object]) -> dict[str, object]:
@@ -63,7 +64,7 @@ def _made(kind: Any, value: object, where: str) -> object:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a run at one picture size."""
+    """A part of a run at one image size."""
 
     side: int  # pixels along one side of a prompt or query
     steps: int
@@ -162,7 +163,8 @@ class Recipe:
             return RECIPES[name]
         path = Path(name)
         if not path.is_file():
-            raise ValueError(f"expected a recipe among {', '.join(RECIPES)}, or a JSON file of one, got {name!r}")
+            told = f"{name!r}{did_you_mean(name, RECIPES)}"
+            raise ValueError(f"expected a recipe among {', '.join(RECIPES)}, or a JSON file of one, got {told}")
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
@@ -212,7 +214,7 @@ RECIPES: dict[str, Recipe] = {
     "presence": Recipe(
         _DEFAULT_MODEL,
         (Stage(160, 500, 16),),
-        Sampling(absent=0.5, mosaic=0.08, two_views=0.05, single_id=0.75, whole_pictures=0.9),
+        Sampling(absent=0.5, mosaic=0.08, two_views=0.05, single_id=0.75, whole_images=0.9),
         Coloring(hide_query=1.0),
         warmup_steps=20,
         decay_share=0.7,

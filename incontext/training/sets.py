@@ -1,4 +1,4 @@
-"""Folders of pictures with masks, decoded once and kept in memory; what each picture shows, and how large.
+"""Folders of images with masks, decoded once and kept in memory; what each image shows, and how large.
 
 Refuses to know episodes, augmentation, tensors and the network.
 """
@@ -21,19 +21,19 @@ from incontext.images.masks import number_colors, read_ids
 from incontext.images.read import IMAGE_SUFFIXES, read_image
 from incontext.images.resize import resized, resized_mask, shrunk_size
 
-MIN_PIXELS = 12  # an id with fewer pixels in a picture does not count as shown
+MIN_PIXELS = 12  # an id with fewer pixels in an image does not count as shown
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A folder of pictures with masks, decoded. ``regions``: ids have no meaning across pictures."""
+    """A folder of images with masks, decoded. ``regions``: ids have no meaning across images."""
 
     name: str
     regions: bool
     images: tuple[np.ndarray, ...]  # (H, W, 3) uint8
     masks: tuple[np.ndarray, ...]  # (H, W) uint8 ids, 0 background, 255 ignored
     ids: tuple[tuple[int, ...], ...] = field(init=False)  # ids present in each mask, 0 and 255 left out
-    by_id: dict[int, tuple[int, ...]] = field(init=False)  # id -> the pictures that show it
+    by_id: dict[int, tuple[int, ...]] = field(init=False)  # id -> the images that show it
 
     def __post_init__(self) -> None:
         counts = np.stack([np.bincount(mask.ravel(), minlength=256) for mask in self.masks])
@@ -46,7 +46,7 @@ class ImageSet:
 
     @cached_property
     def areas(self) -> np.ndarray:
-        """The share of each picture that each id covers, (pictures, 256) float32, 0..1."""
+        """The share of each image that each id covers, (images, 256) float32, 0..1."""
         shares = [np.bincount(mask.ravel(), minlength=256) / mask.size for mask in self.masks]
         return np.stack(shares).astype(np.float32)
 
@@ -72,15 +72,15 @@ def read_set(folder: Path, *, shorter_side: int = 256) -> ImageSet:
         ValueError: There are no pairs, or a mask's size differs from its image's.
         FileNotFoundError: There is nothing at ``folder``.
     """
-    by_picture = has_regions(folder) or has_instances(folder)
+    by_image = has_regions(folder) or has_instances(folder)
     images, masks = [], []
     for name, image, mask in _pairs(folder):
         if image.shape[:2] != mask.shape:
-            raise ValueError(f"expected {name} to have its picture's size {image.shape[:2]}, got {mask.shape}")
+            raise ValueError(f"expected {name} to have its image's size {image.shape[:2]}, got {mask.shape}")
         size = shrunk_size(image.shape[:2], shortest=shorter_side)
         images.append(resized(image, size))
         masks.append(resized_mask(mask, size))
-    made = ImageSet(folder.name, by_picture, tuple(images), tuple(masks))
+    made = ImageSet(folder.name, by_image, tuple(images), tuple(masks))
     if not made.by_id:
         raise ValueError(f"expected masks with ids in {folder}; every mask is empty")
     return made
@@ -105,8 +105,8 @@ def read_photographs(folder: Path, *, shorter_side: int = 256) -> ImageSet:
 
 def _pairs(folder: Path) -> Iterator[tuple[str, Pixels, Pixels]]:
     """Read the mask's name, the image (H, W, 3) and the mask (H, W) of each labelled image."""
-    pictures = {p.stem: p for p in sorted(folder.glob("images/*")) if p.suffix.lower() in IMAGE_SUFFIXES}
-    pairs = [(pictures[p.stem], p) for p in sorted(folder.glob("masks/*")) if p.stem in pictures]
+    images = {p.stem: p for p in sorted(folder.glob("images/*")) if p.suffix.lower() in IMAGE_SUFFIXES}
+    pairs = [(images[p.stem], p) for p in sorted(folder.glob("masks/*")) if p.stem in images]
     numbers = number_colors(mask for _, mask in pairs)
     for image, mask in pairs:
         yield str(mask), read_image(image), read_ids(mask, numbers)
@@ -121,12 +121,12 @@ def _pairs(folder: Path) -> Iterator[tuple[str, Pixels, Pixels]]:
 
 def _annotated(folder: Path, labels: Labels) -> Iterator[tuple[str, Pixels, Pixels]]:
     """Read the same of annotations, as far as their images are there."""
-    found = [each for each in labels.pictures if each.image is not None or each.embedded is not None]
-    count = len(labels.pictures)
+    found = [each for each in labels.images if each.image is not None or each.embedded is not None]
+    count = len(labels.images)
     if not found:
-        raise ValueError(f"expected the pictures of {folder} beside it, under the names in it; found none of {count}")
+        raise ValueError(f"expected the images of {folder} beside it, under the names in it; found none of {count}")
     if len(found) < count:
-        warnings.warn(f"{folder}: {count - len(found)} of {count} pictures are not there", stacklevel=2)
+        warnings.warn(f"{folder}: {count - len(found)} of {count} images are not there", stacklevel=2)
     for problem in labels.problems:
         warnings.warn(f"{folder}: {problem}", stacklevel=2)
     for labelled in found:
@@ -136,7 +136,7 @@ def _annotated(folder: Path, labels: Labels) -> Iterator[tuple[str, Pixels, Pixe
 def hold_out(sets: Iterable[ImageSet], *, every: int = 20) -> tuple[list[ImageSet], list[ImageSet]]:
     """Divide sets to learn from and to validate by: of each one every ``every``-th image is held out.
 
-    A set of fewer pictures is learned from whole. What is held out and shows nothing is left out.
+    A set of fewer images is learned from whole. What is held out and shows nothing is left out.
     """
     kept, held = [], []
     for each in sets:
@@ -148,7 +148,7 @@ def hold_out(sets: Iterable[ImageSet], *, every: int = 20) -> tuple[list[ImageSe
 
 
 def held_out_numbers(count: int, every: int) -> set[int]:
-    """Which of so many pictures of a set, in the order of their masks' names, are held out."""
+    """Which of so many images of a set, in the order of their masks' names, are held out."""
     return set(range(every // 2, count, every)) if count >= every else set()
 
 

@@ -1,4 +1,4 @@
-"""Validation of a run on held-out pictures: one number for the log and one picture for the eye."""
+"""Validation of a run on held-out images: one number for the log and one image for the eye."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from incontext.training.coloring import Coloring, collate, paint, paint_episode
 from incontext.training.episodes import EpisodeSource, Sampling
 from incontext.training.sets import ImageSet
 
-AS_USED = Sampling(  # two whole pictures as they are, one id, the query's whole mask hidden
+AS_USED = Sampling(  # two whole images as they are, one id, the query's whole mask hidden
     rendered=0.0,
     two_views=0.0,
     absent=0.0,
     mosaic=0.0,
     single_id=1.0,
-    whole_pictures=1.0,
+    whole_images=1.0,
     cut=Cut(zoom=0.0),
     augmentation=NO_AUGMENTATION,
 )
@@ -37,7 +37,7 @@ AS_USED = Sampling(  # two whole pictures as they are, one id, the query's whole
 
 @dataclass(frozen=True)
 class Validation:
-    """Fixed episodes of held-out pictures, whole pictures with the whole query mask hidden, one id each."""
+    """Fixed episodes of held-out images, whole images with the whole query mask hidden, one id each."""
 
     batches: tuple[Stacked, ...]
 
@@ -53,8 +53,8 @@ class Validation:
         return cls(tuple(collate(painted[i : i + 16]) for i in range(0, count, 16)))
 
     @torch.no_grad()
-    def score(self, model: SegGPT, device: torch.device, picture: Path | None = None) -> float:
-        """Score mean IoU over the episodes, 0..1; ``picture``: a sheet of the first 16 is written there."""
+    def score(self, model: SegGPT, device: torch.device, image: Path | None = None) -> float:
+        """Score mean IoU over the episodes, 0..1; ``image``: a sheet of the first 16 is written there."""
         was_training = model.training
         model.eval()
         ious: list[Tensor] = []
@@ -64,8 +64,8 @@ class Validation:
                 answer = paint(model, batch.image_canvas, batch.mask_canvas, batch.masked)
             answer = answer.float()
             ious.append(_iou(answer, batch))
-            if picture is not None and number == 0:
-                write_image(picture, _sheet(answer, batch))
+            if image is not None and number == 0:
+                write_image(image, _sheet(answer, batch))
         model.train(was_training)
         return float(torch.cat(ious).mean())
 

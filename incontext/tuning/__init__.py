@@ -1,4 +1,4 @@
-"""Tuning: a prompt tensor from labelled pictures, the network frozen.
+"""Tuning: a prompt tensor from labelled images, the network frozen.
 
 The public names, nothing else. Not called "tune", so that the function of that name in `incontext` is never hidden.
 """

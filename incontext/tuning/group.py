@@ -1,6 +1,6 @@
 """Learning one group of ids: the prompt half of both canvases by gradient descent through the frozen network.
 
-Refuses to know where pictures come from, prompt tensors of several groups, and files.
+Refuses to know where images come from, prompt tensors of several groups, and files.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from incontext.network.model import ContextTokens, SegGPT, Tables
 from incontext.options import Start, Task
 from incontext.placed import to_read
 from incontext.prompt_tensor import LearnedGroup
-from incontext.tuning.pictures import LabelledImage, Split, changed, covering, tiled
+from incontext.tuning.images import LabelledImage, Split, changed, covering, tiled
 from incontext.types import Palette
 
 _BETA = 0.1  # of smooth L1: what training ends with
 _BETWEEN_SCORES = 10  # steps
-_STEADY = 3  # scores in a row whose mean decides, as single ones on few pictures go up and down by chance
-_CLEARLY = 0.02  # by which the start must be beaten: less is luck on few pictures (docs/log/tuning.md)
+_STEADY = 3  # scores in a row whose mean decides, as single ones on few images go up and down by chance
+_CLEARLY = 0.02  # by which the start must be beaten: less is luck on few images (docs/log/tuning.md)
 _PATIENCE = 8  # scores in a row without a better mean, after which a group is done
 _MOST_TRIED = 16  # examples as a start, each on all the others
 _TILES = 4  # examples in a mosaic, which is tried as a start where none shows all ids
 _MOST_MOSAICS = 8
-_MOST_TOLD = 8  # pictures, of what is found while learning
-_LACKING = 0.1  # of the queries show none of a group's ids, where there are such pictures
+_MOST_TOLD = 8  # images, of what is found while learning
+_LACKING = 0.1  # of the queries show none of a group's ids, where there are such images
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class TuningStep:
     loss: float
     seconds: float  # of this step, without scoring
     memory: int  # bytes: allocated on a CUDA device at the step's peak, else held by the process after it
-    score: float | None  # mean IoU of the group on the held-out pictures, 0..1, after steps that measure it
+    score: float | None  # mean IoU of the group on the held-out images, 0..1, after steps that measure it
     best: float  # the best mean of three such scores in a row so far, or that of the start
-    found: dict[int, Pixels] | None  # with a score: (side, side) ids in the first pictures that judge, by their numbers
+    found: dict[int, Pixels] | None  # with a score: (side, side) ids in the first images that judge, by their numbers
 
 
 class FrozenNetwork:
@@ -86,7 +86,7 @@ class FrozenNetwork:
 
 
 class _Tested(NamedTuple):
-    """Mean IoU over a group's ids, the mean loss, and the rows of its palette that were found in each picture."""
+    """Mean IoU over a group's ids, the mean loss, and the rows of its palette that were found in each image."""
 
     score: float
     loss: float
@@ -94,24 +94,24 @@ class _Tested(NamedTuple):
 
 
 class Group:
-    """The ids of one palette: the labelled pictures as the network sees them, and the learning.
+    """The ids of one palette: the labelled images as the network sees them, and the learning.
 
     Args:
-        pictures: What tuning was given, with rows of the palette for masks; others are told by their numbers among
+        images: What tuning was given, with rows of the palette for masks; others are told by their numbers among
             them.
-        empty: Pictures with nothing in them.
+        empty: Images with nothing in them.
     """
 
     def __init__(
         self,
         network: FrozenNetwork,
         palette: Palette,
-        pictures: Sequence[LabelledImage],
+        images: Sequence[LabelledImage],
         empty: Sequence[LabelledImage],
     ) -> None:
         self.network = network
         self.palette = palette
-        self._pictures = list(pictures)
+        self._images = list(images)
         self._empty = list(empty)
 
     def to_try(self, start: Start, shots: int, parts: Split, rng: np.random.Generator) -> list[tuple[int, ...]]:
@@ -123,9 +123,9 @@ class Group:
         """
         if start != "best":
             return []
-        showing = rng.permutation(self._showing(range(len(self._pictures)))).tolist()
+        showing = rng.permutation(self._showing(range(len(self._images)))).tolist()
         alone = [(number,) for number in showing[: max(shots + 1, _MOST_TRIED)]]
-        ids = [self._pictures[n].ids if n in parts.learning else frozenset() for n in range(len(self._pictures))]
+        ids = [self._images[n].ids if n in parts.learning else frozenset() for n in range(len(self._images))]
         return alone + (covering(ids, _TILES, _MOST_MOSAICS, rng) if len(ids) >= 2 * _TILES else [])
 
     def started(
@@ -155,9 +155,9 @@ class Group:
         side, needed, showing = self.network.side, 1 if start == "noise" else shots, self._showing(parts.learning)
         if len(showing) < needed:
             raise ValueError(
-                f"expected at least {needed} pictures to learn from that show one of the ids "
+                f"expected at least {needed} images to learn from that show one of the ids "
                 f"{self.palette.ids[1:].tolist()}, one for each shot, got {len(showing)}; ask for fewer shots, "
-                "hold out fewer pictures, or start from noise"
+                "hold out fewer images, or start from noise"
             )
         if start == "noise":
             shape = (shots, 3, side, side)
@@ -231,14 +231,14 @@ class Group:
         return best
 
     def _showing(self, numbers: Iterable[int]) -> list[int]:
-        return [n for n in numbers if self._pictures[n].ids]
+        return [n for n in numbers if self._images[n].ids]
 
     def _tiled(self, numbers: Sequence[int]) -> LabelledImage:
-        return tiled([self._pictures[n] for n in numbers], self.network.side)
+        return tiled([self._images[n] for n in numbers], self.network.side)
 
     def _mean(self, numbers: Sequence[int]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Average their canvases, (3, side, side) each."""
-        batches = [self._batch([self._pictures[n]]) for n in numbers]
+        batches = [self._batch([self._images[n]]) for n in numbers]
         images, masks = (
             sum(getattr(batch, name)[0] for batch in batches) / len(batches) for name in ("image_canvas", "mask_canvas")
         )
@@ -249,7 +249,7 @@ class Group:
         ranked = []
         for candidate in candidates:
             batch = self._batch([self._tiled(candidate)])
-            others = [n for n in range(len(self._pictures)) if n not in candidate]
+            others = [n for n in range(len(self._images)) if n not in candidate]
             tested = self._test(batch.image_canvas, batch.mask_canvas, others or candidate)
             ranked.append((-tested.score, tested.loss, candidate))
             on_tried()
@@ -260,37 +260,37 @@ class Group:
         """Measure what a prompt tensor is worth on images as the network sees them."""
         context, found, losses = self.network.prepare(images, masks), [], []
         rows = Palette(np.arange(len(self.palette.ids), dtype=np.uint8), self.palette.colors)
-        pictures = [self._pictures[n] for n in numbers]
-        for picture in pictures:
-            batch = self._batch([picture])
+        judges = [self._images[n] for n in numbers]
+        for judge in judges:
+            batch = self._batch([judge])
             painted, read = self.network.read(batch.image_canvas, context, rows)
             losses.append(training_loss(painted, batch, LossWeights(), beta=_BETA)[0].item())
             found.append(read[0])
-        score = mean_iou(found, [picture.mask for picture in pictures], range(1, len(self.palette.ids)))
+        score = mean_iou(found, [judge.mask for judge in judges], range(1, len(self.palette.ids)))
         return _Tested(score, float(np.mean(losses)), found)
 
     def _queries(self, numbers: Sequence[int], count: int, rng: np.random.Generator) -> Iterator[list[LabelledImage]]:
         """Draw augmented queries, `count` at a time: images that show the ids in turns, now and then one without."""
         showing = self._showing(numbers)
-        lacking = [*(self._pictures[n] for n in numbers if n not in showing), *self._empty]
+        lacking = [*(self._images[n] for n in numbers if n not in showing), *self._empty]
         turn: list[int] = []
         while True:
             drawn = []
             for _ in range(count):
                 if lacking and rng.random() < _LACKING:
-                    picture = lacking[int(rng.integers(len(lacking)))]
+                    image = lacking[int(rng.integers(len(lacking)))]
                 else:
                     turn = turn or rng.permutation(showing).tolist()
-                    picture = self._pictures[turn.pop()]
-                drawn.append(changed(picture, rng))
+                    image = self._images[turn.pop()]
+                drawn.append(changed(image, rng))
             yield drawn
 
-    def _batch(self, pictures: Sequence[LabelledImage]) -> Batch:
+    def _batch(self, images: Sequence[LabelledImage]) -> Batch:
         """Make queries of (side, side) with their masks painted in the group's colours, the whole mask hidden."""
-        count, grid = len(pictures), self.network.grid
+        count, grid = len(images), self.network.grid
         stacked = Stacked(
-            torch.from_numpy(np.stack([picture.image for picture in pictures])),
-            torch.from_numpy(np.stack([picture.mask for picture in pictures])),
+            torch.from_numpy(np.stack([image.image for image in images])),
+            torch.from_numpy(np.stack([image.mask for image in images])),
             torch.tensor(self.palette.colors).expand(count, -1, -1),
             torch.ones(count, len(self.palette.ids), dtype=torch.bool),
             torch.ones(count, grid, grid, dtype=torch.bool),

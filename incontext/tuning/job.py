@@ -1,6 +1,6 @@
-"""From labelled pictures of a recurring job to a prompt tensor, the network frozen (arXiv 2304.03284, section 3.4).
+"""From labelled images of a recurring job to a prompt tensor, the network frozen (arXiv 2304.03284, section 3.4).
 
-What is learned is the prompt half of both canvases, picture and painted mask, as the network sees them: continuous and
+What is learned is the prompt half of both canvases, image and painted mask, as the network sees them: continuous and
 normalised. Nothing of the network changes. Refuses to know files, formats and terminals.
 """
 
@@ -23,13 +23,13 @@ from incontext.images.resize import resized
 from incontext.options import Start, Task
 from incontext.prompt_tensor import LearnedGroup, Origin, PromptTensor
 from incontext.tuning.group import FrozenNetwork, Group, TuningStep, frozen, mean_iou
-from incontext.tuning.pictures import LabelledImage, Split, fitted, relabelled, split
+from incontext.tuning.images import LabelledImage, Split, fitted, relabelled, split
 from incontext.types import Prompt
 from incontext.version import __version__
 
 STEPS: Final = 100
 RATE: Final = 0.1
-HELD_OUT: Final = 0.25  # of the pictures
+HELD_OUT: Final = 0.25  # of the images
 
 
 def tune(
@@ -45,7 +45,7 @@ def tune(
     task: Task = "instance",
     empty: Sequence[Pixels] = (),
     names: Mapping[int, str] | None = None,
-    pictures: Sequence[str] | None = None,
+    image_names: Sequence[str] | None = None,
     checkpointing: bool = False,
     seed: int = 0,
     on_step: Callable[[TuningStep], None] | None = None,
@@ -73,7 +73,7 @@ def tune(
         task: The type token, see `SegmentOptions`.
         empty: (H, W, 3) uint8 images in which nothing is to be found.
         names: What ids mean; stored with the result, like the next.
-        pictures: Names of the prompts' images.
+        image_names: Of the prompts' images.
         checkpointing: Compute each block twice and keep less, for large networks.
         seed: Of everything that is drawn.
         on_step: Called after each step.
@@ -82,8 +82,8 @@ def tune(
     Raises:
         ValueError: there are no prompts, or raw colour prompts, too few for the shots; or an option cannot be used.
     """
-    _check(prompts, steps, lr, shots, start, held_out, batch_size, names, pictures)
-    stems = [f"picture {number}" for number in range(len(prompts))] if pictures is None else list(pictures)
+    _check(prompts, steps, lr, shots, start, held_out, batch_size, names, image_names)
+    stems = [f"image {number}" for number in range(len(prompts))] if image_names is None else list(image_names)
     parts = split(prompts, held_out, seed)
     side = segmenter.config.side
     cell = 1 if start == "noise" else segmenter.config.patch
@@ -94,7 +94,7 @@ def tune(
     with frozen(segmenter.model, checkpointing), torch.enable_grad():
         network, groups = FrozenNetwork(segmenter, task), []
         for palette in palettes:
-            known = [relabelled(picture, palette) for picture in kept]
+            known = [relabelled(image, palette) for image in kept]
             groups.append(Group(network, palette, known, nothing))
         # All of them before the first learns: what is refused is refused at once.
         to_try = [group.to_try(start, shots, parts, rng) for group, rng in zip(groups, generators, strict=True)]
@@ -140,7 +140,7 @@ def _made(
         weights=Path(segmenter.name).name,
         sha256=segmenter.sha256,
         task=task,
-        pictures=tuple(stems[n] for n in parts.learning),
+        images=tuple(stems[n] for n in parts.learning),
         held_out=tuple(stems[n] for n in parts.held_out),
         before=0.0,
         after=0.0,
@@ -157,13 +157,13 @@ def _made(
 
 
 def _score(
-    segmenter: Segmenter, key: PromptTensor, images: Sequence[LabelledImage], second: Sequence[Pixels | None]
+    segmenter: Segmenter, learned: PromptTensor, images: Sequence[LabelledImage], second: Sequence[Pixels | None]
 ) -> float:
     """Measure mean IoU of a prompt tensor in use, all groups together, on images as network and backbone see them."""
-    size = (key.side, key.side)
+    size = (learned.side, learned.side)
     queries = [FittedQuery(each.image, size, second=other) for each, other in zip(images, second, strict=True)]
-    answers = segmenter.segment_many(queries, key, task=key.origin.task)
-    return mean_iou([answer.mask for answer in answers], [each.mask for each in images], key.ids)
+    answers = segmenter.segment_many(queries, learned, task=learned.origin.task)
+    return mean_iou([answer.mask for answer in answers], [each.mask for each in images], learned.ids)
 
 
 def _check(
@@ -175,7 +175,7 @@ def _check(
     held_out: float,
     batch_size: int,
     names: Mapping[int, str] | None,
-    pictures: Sequence[str] | None,
+    image_names: Sequence[str] | None,
 ) -> None:
     if not prompts or not all(isinstance(prompt, Prompt) for prompt in prompts):
         kinds = ", ".join(sorted({type(prompt).__name__ for prompt in prompts})) or "nothing"
@@ -190,9 +190,9 @@ def _check(
     if start not in get_args(Start):
         raise ValueError(f"expected start among {', '.join(get_args(Start))}, got {start!r}")
     if not 0 <= held_out < 1:
-        raise ValueError(f"expected held_out as a share of the pictures, from 0 to below 1, got {held_out}")
+        raise ValueError(f"expected held_out as a share of the images, from 0 to below 1, got {held_out}")
     ids = {i for prompt in prompts for i in prompt.ids}
     if names is not None and (unknown := set(names) - ids):
         raise ValueError(f"expected names of the ids {sorted(ids)}, got one for {sorted(unknown)}")
-    if pictures is not None and len(pictures) != len(prompts):
-        raise ValueError(f"expected a name for each of {len(prompts)} pictures, got {len(pictures)}")
+    if image_names is not None and len(image_names) != len(prompts):
+        raise ValueError(f"expected a name for each of {len(prompts)} images, got {len(image_names)}")

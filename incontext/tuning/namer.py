@@ -142,7 +142,7 @@ class _Lesson:
 
     @torch.no_grad()
     def judged(self, tokens: Tensor, chosen: Sequence[int]) -> float:
-        """The same over any number of crops, a batch at a time."""
+        """Return the same over any number of crops, a batch at a time."""
         parts = [chosen[first : first + BATCH] for first in range(0, len(chosen), BATCH)]
         return sum(float(self.loss(tokens, part)) * len(part) for part in parts) / len(chosen)
 
@@ -159,7 +159,7 @@ def _cut(namer: Namer, masks: Iterable[NamedMask]) -> tuple[list[Crop], list[str
 
 
 def _split(wanted: Tensor, share: float, seed: int) -> tuple[list[int], list[int]]:
-    """The crops that learn and those that judge: of each name about that share."""
+    """Split into the crops that learn and those that judge: of each name about that share."""
     everyone = list(range(len(wanted)))
     order = np.random.default_rng([seed, 0]).permutation(len(wanted)).tolist()
     judging: list[int] = []

@@ -50,7 +50,7 @@ def page(model: Model, sessions: Sessions, root: Path) -> gr.Blocks:
                 about = ModelTab(answers, model, sessions)
         segment.connect()
         track.connect()
-        tune.connect([segment.keys, track.keys])
+        tune.connect([segment.prompt_tensors, track.prompt_tensors])
         about.connect()
         tab.select(answers.once(about.refresh), None, [about.about], show_progress="hidden", api_visibility="private")
         blocks.load(None, None, None, js=SHOWING, queue=False)

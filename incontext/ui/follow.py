@@ -40,7 +40,7 @@ State = dict[str, Any]
 
 
 def is_video(path: Path) -> bool:
-    """Tell whether people would expect to choose it as a video: such a file, or a folder of pictures."""
+    """Tell whether people would expect to choose it as a video: such a file, or a folder of images."""
     if path.is_dir():
         return any(each.suffix.lower() in IMAGE_SUFFIXES for each in path.iterdir())
     return path.suffix.lower() in VIDEO_SUFFIXES
@@ -96,14 +96,14 @@ def follow(
     segmenter: Segmenter,
     *,
     prompts: Sequence[Prompt] = (),
-    keys: Sequence[PromptTensor] = (),
+    prompt_tensors: Sequence[PromptTensor] = (),
     memory: int = 4,
     options: SegmentOptions = DEFAULTS,
 ) -> Iterator[Followed]:
     """Track the video from the first frame that is not known by now, or whose mask has changed since.
 
     Args:
-        prompts, keys: Of other pictures, in place of masks or beside them.
+        prompts, prompt_tensors: Of other images, in place of masks or beside them.
         memory, options: See `Tracker`. Ends early when the session is told to stop; called again, it goes on there.
             What could not be read is in `following.problems`.
 
@@ -111,7 +111,7 @@ def follow(
         ValueError: there is nothing to follow, or an option cannot be used.
     """
     stop = session.stops["track"]
-    context: tuple[Prompt | PromptTensor, ...] = (*keys, *prompts)
+    context: tuple[Prompt | PromptTensor, ...] = (*prompt_tensors, *prompts)
     if not following.masks and not context:
         raise ValueError("expected something to follow, got nothing; paint it on a frame and press 'Use this mask'")
     tracker = Tracker(segmenter, context=context or None, memory=memory, **options.keywords())
@@ -139,8 +139,8 @@ def _steps(stop: threading.Event, following: Following, tracker: Tracker, begin:
             mask, miniature = following.folder / f"{frame.name}.png", following.folder / f"{frame.name}.jpg"
             shown = replace(found, palette=palette_for(found.palette.ids.tolist()))
             shown.save(mask)
-            picture = shrunk(shown.overlay(frame.image), MINIATURE, quick=True)
-            Image.fromarray(picture).save(miniature, quality=85)
+            image = shrunk(shown.overlay(frame.image), MINIATURE, quick=True)
+            Image.fromarray(image).save(miniature, quality=85)
             done = Followed(frame.number, frame.name, mask, miniature, found.ids)
             following.done.append(done)
             yield done

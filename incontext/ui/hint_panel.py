@@ -1,6 +1,6 @@
-"""What is clicked on, on the page: a picture under its mask and what was said of it, the tools, and their JavaScript.
+"""What is clicked on, on the page: an image under its mask and what was said of it, the tools, and their JavaScript.
 
-A browser sends what was done as shares of the picture, and shows the answer in the picture that it came for. Whatever
+A browser sends what was done as shares of the image, and shows the answer in the image that it came for. Whatever
 comes from users is escaped here. Refuses to know the network.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from incontext.types import Segmentation
-from incontext.ui.hinting import PICTURE, Said, Target, plain
+from incontext.ui.hinting import IMAGE, Said, Target, plain
 from incontext.ui.paint import BRUSHES
 
 THIS, NOT_THIS = "This", "Not this"
@@ -38,7 +38,7 @@ CSS: Final = """
 .ic-prepared .ic-mask { position: absolute; inset: 0; width: 100%; height: 100% }
 """
 
-# Listens on the element that holds the pictures, which come and go.
+# Listens on the element that holds the images, which come and go.
 POINTING: Final = """
 let down = null, path = null, corner = null;
 const way = () => document.documentElement.dataset.icWay || 'Click';
@@ -219,25 +219,25 @@ def said_of(data: gr.EventData) -> tuple[Said, bool]:
     return said, bool(getattr(data, "not", False))
 
 
-def stack(key: str, picture: str, name: str, mask: str = _EMPTY) -> str:
+def stack(key: str, image: str, name: str, mask: str = _EMPTY) -> str:
     """Show an image to click on, under its mask.
 
     Args:
-        picture, mask: addresses.
+        image, mask: addresses.
     """
     shown = escape(name)
     return (
         f'<div class="ic-stack ic-hint" data-hint="{escape(key)}" tabindex="0" role="application" '
         f'aria-label="{shown}: click on what you mean, or move with the arrow keys and press Enter; with Shift: '
-        f'not this"><img src="{picture}" alt="" draggable="false">'
+        f'not this"><img src="{image}" alt="" draggable="false">'
         f'<img class="ic-mask" src="{mask}" alt="What was found in {shown}" draggable="false">'
         '<svg class="ic-said" aria-hidden="true"></svg></div>'
     )
 
 
-def prepared(picture: str, name: str) -> str:
+def prepared(image: str, name: str) -> str:
     """Show the image that is being prepared as an example."""
-    return stack(PICTURE, picture, name).replace("ic-stack ic-hint", "ic-stack ic-hint ic-prepared", 1)
+    return stack(IMAGE, image, name).replace("ic-stack ic-hint", "ic-stack ic-hint ic-prepared", 1)
 
 
 def shown_answer(key: str, target: Target | None, found: str, number: int) -> dict[str, Any]:
@@ -259,15 +259,15 @@ def _address(answer: Segmentation) -> str:
     if ids.any():
         table = answer.palette.table.copy()
         table[0] = 0
-        picture = Image.fromarray(ids, mode="P")
-        picture.putpalette(table.tobytes())
+        image = Image.fromarray(ids, mode="P")
+        image.putpalette(table.tobytes())
         stream = BytesIO()
-        picture.save(stream, "PNG", transparency=0, compress_level=1)
+        image.save(stream, "PNG", transparency=0, compress_level=1)
         return "data:image/png;base64," + b64encode(stream.getvalue()).decode()
     return _EMPTY
 
 
-def picture_address(image: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
+def image_address(image: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
     """Write a small image (H, W, 3) as an address that holds it."""
     stream = BytesIO()
     Image.fromarray(image).save(stream, "JPEG", quality=88)

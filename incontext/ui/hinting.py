@@ -1,6 +1,6 @@
-"""Hints on the pictures of a session: what a visitor clicks, the answers, taking back, accepting.
+"""Hints on the images of a session: what a visitor clicks, the answers, taking back, accepting.
 
-A picture is clicked on in a small copy, so that answers come at once, and segmented at its own size when it is accepted
+An image is clicked on in a small copy, so that answers come at once, and segmented at its own size when it is accepted
 or downloaded. Whatever a visitor does is a step of one history, which undo and redo walk. Refuses to know the page.
 """
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 SMALL: Final = 640  # pixels along the longer side of what is clicked on
 MOST_STEPS: Final = 64  # that can be taken back
 MOST_PLACES: Final = 2000  # of a scribble
-PICTURE: Final = "picture"  # the key of the picture that is being prepared; others are numbers of results
+IMAGE: Final = "image"  # the key of the image that is being prepared; others are numbers of results
 
 Kind = Literal["click", "box", "scribble"]
 
 
 @dataclass(frozen=True)
 class Said:
-    """What a visitor did on a picture: places (x, y) as shares of its width and height, 0..1."""
+    """What a visitor did on an image: places (x, y) as shares of its width and height, 0..1."""
 
     key: str
     kind: Kind
@@ -50,17 +50,17 @@ class Said:
         Raises:
             ValueError: For anything else.
         """
-        usable = isinstance(key, str) and (key == PICTURE or key.isdecimal()) and kind in get_args(Kind)
+        usable = isinstance(key, str) and (key == IMAGE or key.isdecimal()) and kind in get_args(Kind)
         listed = places if isinstance(places, list) and len(places) <= MOST_PLACES else []
         numbers = [tuple(at) for at in listed if isinstance(at, list) and len(at) == 2]
         inside = all(isinstance(v, int | float) and 0 <= v <= 1 for at in numbers for v in at)
         least = 2 if kind == "box" else 1
         if not usable or len(numbers) < max(least, len(listed)) or not inside:
-            raise ValueError("expected a click, a box or a scribble within a picture, got something else")
+            raise ValueError("expected a click, a box or a scribble within an image, got something else")
         return cls(str(key), kind, tuple((float(x), float(y)) for x, y in numbers))  # type: ignore[arg-type]
 
     def hints(self, size: tuple[int, int], i: int) -> Hints:
-        """Say it in the pixels of a picture (H, W), of an id, 0: "not this"."""
+        """Say it in the pixels of an image (H, W), of an id, 0: "not this"."""
         height, width = size
         places = [(min(x * width, width - 0.5), min(y * height, height - 0.5)) for x, y in self.places]
         if self.kind == "click":
@@ -79,7 +79,7 @@ class Said:
 
 @dataclass(eq=False)
 class Target:
-    """A picture that is clicked on: at its own size, and the rounds on its small copy.
+    """An image that is clicked on: at its own size, and the rounds on its small copy.
 
     Attributes:
         settled: No round came since its result was written.
@@ -115,7 +115,7 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What can be taken back: a hint on a picture, or an answer that became an example."""
+    """What can be taken back: a hint on an image, or an answer that became an example."""
 
     key: str
     example: Example | None = None
@@ -137,7 +137,7 @@ class History:
             target.redrawn.clear()
 
     def forget(self, keep: Sequence[str] = ()) -> None:
-        """Drop all pictures but these, and the hints on them; examples that came of them can still be taken back."""
+        """Drop all images but these, and the hints on them; examples that came of them can still be taken back."""
         self.targets = {key: each for key, each in self.targets.items() if key in keep}
         self.done = [step for step in self.done if step.key in keep or step.example is not None]
         self.undone.clear()
@@ -159,15 +159,15 @@ def target_of(session: Session, segmenter: Segmenter, key: str) -> Target:
     """
     history = history_of(session)
     if key not in history.targets:
-        if key == PICTURE:
-            if session.picture is None:
-                raise ValueError("expected a picture to click on, got none; choose one first")
-            (name, image), context = session.picture, None
+        if key == IMAGE:
+            if session.image is None:
+                raise ValueError("expected an image to click on, got none; choose one first")
+            (name, image), context = session.image, None
         else:
             result = results.result_of(session, int(key))
             if result.mask is None or session.answered_by is None:
-                raise ValueError(f"{result.picture.name}: expected a result to click on, got a picture without one")
-            name, image, context = result.picture.name, read_image(result.picture.path), session.answered_by
+                raise ValueError(f"{result.image.name}: expected a result to click on, got an image without one")
+            name, image, context = result.image.name, read_image(result.image.path), session.answered_by
         history.targets[key] = Target(name, image, Rounds(segmenter, shrunk(image, SMALL), context), context)
     return history.targets[key]
 
@@ -192,10 +192,10 @@ def accept(session: Session, segmenter: Segmenter, key: str) -> Example:
     Raises:
         ValueError: Nothing was found yet.
     """
-    if key == PICTURE:
+    if key == IMAGE:
         target = target_of(session, segmenter, key)
         if target.rounds.hints is None:
-            raise ValueError("expected a click on what you mean, got none; click on the picture first")
+            raise ValueError("expected a click on what you mean, got none; click on the image first")
         example = results.add_example(session, target.name, target.image, target.whole(segmenter).mask)
     else:
         settle(session, segmenter)
@@ -205,7 +205,7 @@ def accept(session: Session, segmenter: Segmenter, key: str) -> Example:
 
 
 def undo(session: Session) -> str:
-    """Take the last step back; the key of its picture.
+    """Take the last step back; the key of its image.
 
     Raises:
         ValueError: There is none.
@@ -225,7 +225,7 @@ def undo(session: Session) -> str:
 
 
 def redo(session: Session) -> str:
-    """Do again what was taken back last; the key of its picture.
+    """Do again what was taken back last; the key of its image.
 
     Raises:
         ValueError: There is nothing.
@@ -245,9 +245,9 @@ def redo(session: Session) -> str:
 
 
 def settle(session: Session, segmenter: Segmenter) -> None:
-    """Write the results of pictures that were clicked on, at their own size."""
+    """Write the results of images that were clicked on, at their own size."""
     for key, target in history_of(session).targets.items():
-        if key != PICTURE and not target.settled:
+        if key != IMAGE and not target.settled:
             results.replace_result(session, int(key), target.image, target.whole(segmenter))
             target.settled = True
 

@@ -1,4 +1,4 @@
-"""Tuning a key from labelled pictures of a session, told step by step while it runs in a thread of its own.
+"""Tuning a prompt tensor from labelled images of a session, told step by step while it runs in a thread of its own.
 
 Refuses to know the page.
 """
@@ -30,7 +30,7 @@ HELD_OUT: Final = 0.25
 
 @dataclass(frozen=True, eq=False)
 class LabelledSet:
-    """Pictures with masks, and their names."""
+    """Images with masks, and their names."""
 
     names: tuple[str, ...]
     prompts: tuple[Prompt, ...]
@@ -115,7 +115,7 @@ def tuning(
                     shots=shots,
                     task=task,
                     held_out=HELD_OUT,
-                    pictures=labelled.names,
+                    image_names=labelled.names,
                     on_step=tell,
                     on_tried=lambda done, total: tell(Tried(done, total)),
                 )

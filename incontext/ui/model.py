@@ -88,25 +88,25 @@ class Model:
         self.loading = loading
         sessions.forget_network()
 
-    def prepared(self, session: Session, keys: list[str]) -> PreparedContext:
+    def prepared(self, session: Session, prompt_tensors: list[str]) -> PreparedContext:
         """Prepare the session's examples and these prompt tensors of it as a context; last time's if nothing changed.
 
         Raises:
-            ValueError: There is none, or a key was made for other weights.
+            ValueError: There is none, or a prompt tensor was made for other weights.
         """
-        chosen = [session.keys[name] for name in keys if name in session.keys]
+        chosen = [session.prompt_tensors[name] for name in prompt_tensors if name in session.prompt_tensors]
         prompts = [example.prompt for example in session.examples]
         made_of = (self.segmenter, *chosen, *prompts)
         if not prompts and not chosen:
             raise ValueError(
-                "expected an example, got none; paint what you mean on a picture and press 'Add as example'"
+                "expected an example, got none; paint what you mean on an image and press 'Add as example'"
             )
         if session.prepared is None or session.prepared[0] != made_of:
             session.prepared = made_of, self.segmenter.prepare([*chosen, *prompts], **self.options.keywords())
         prepared: Any = session.prepared[1]
         return prepared  # type: ignore[no-any-return]
 
-    def seconds_per_picture(self) -> float:
+    def seconds_per_image(self) -> float:
         """Measure the median of some images of 640 x 480 that are segmented by one example, one after the other."""
         rng = np.random.default_rng(0)
         image = rng.integers(0, 256, (480, 640, 3), np.uint8)

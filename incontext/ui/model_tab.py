@@ -56,15 +56,15 @@ class ModelTab:
 
     def _measure(self, session: Session) -> str:
         del session
-        seconds = self._model.seconds_per_picture()
-        return note(f"{seconds:.3f} s for a picture of 640 x 480 by one example.")
+        seconds = self._model.seconds_per_image()
+        return note(f"{seconds:.3f} s for an image of 640 x 480 by one example.")
 
     def _load(self, session: Session, name: str | None) -> tuple[str, str]:
         if not name:
             raise ValueError("expected weights to load, got none; choose some")
         self._model.switch(name, self._sessions)
         return self.refresh(session), note(
-            "Loaded. Examples stay; keys belong to the weights that they were tuned for."
+            "Loaded. Examples stay; prompt tensors belong to the weights that they were tuned for."
         )
 
     def _ask_beside(self, session: Session, name: str | None) -> tuple[str, str]:

@@ -199,18 +199,18 @@ def example_cards(examples: Sequence[Example]) -> str:
 
 def result_card(number: int, result: SegmentedImage, plain: Callable[[str], str]) -> str:
     """Show an image beside what was found in it."""
-    name = escape(result.picture.name)
+    name = escape(result.image.name)
     if result.miniatures is None:
         return (
             f'<figure class="ic-card" data-card="{number}"><figcaption class="ic-problem">'
             f"{escape(plain(result.problem or ''))}</figcaption></figure>"
         )
-    picture, mask, sure = map(address, result.miniatures)
+    image, mask, sure = map(address, result.miniatures)
     return (
         f'<figure class="ic-card" data-card="{number}"><div class="ic-pair">'
-        f'<img src="{picture}" alt="{name}" decoding="async">'
+        f'<img src="{image}" alt="{name}" decoding="async">'
         f'<div class="ic-stack ic-hint" data-hint="{number}" tabindex="0" role="application" aria-label="{name}: click '
-        f'to correct, or move with the arrow keys and press Enter"><img src="{picture}" alt="" decoding="async">'
+        f'to correct, or move with the arrow keys and press Enter"><img src="{image}" alt="" decoding="async">'
         f'<img class="ic-mask" src="{mask}" alt="What was found in {name}" decoding="async">'
         f'<img class="ic-sure" src="{sure}" alt="Confidence: white is sure" decoding="async">'
         f'<svg class="ic-said" aria-hidden="true"></svg></div></div>'

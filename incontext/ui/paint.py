@@ -1,4 +1,4 @@
-"""What a brush leaves on a picture, as ids, and ids as something that a brush can change.
+"""What a brush leaves on an image, as ids, and ids as something that a brush can change.
 
 Knows numpy. Refuses to know the page, sessions and the network.
 """
@@ -26,10 +26,10 @@ BRUSHES: Final[tuple[tuple[str, tuple[int, int, int]], ...]] = (
     ("cyan", (66, 212, 244)),
     ("orange", (245, 130, 49)),
 )
-# Rows and columns that are painted on, the same for all pictures: Gradio's editor puts masks beside their pictures when
+# Rows and columns that are painted on, the same for all images: Gradio's editor puts masks beside their images when
 # its canvas changes its size. More than any of the networks sees.
 CANVAS: Final = (720, 960)
-_BESIDE = 128  # grey of the canvas beside the picture
+_BESIDE = 128  # grey of the canvas beside the image
 _COVERED = 128  # alpha from which a pixel counts as painted
 _COLORS = np.array([color for _, color in BRUSHES], np.uint8)
 

@@ -1,4 +1,4 @@
-"""Segmenting the pictures of a session, one by one, and what is kept of each: its mask, miniatures, areas.
+"""Segmenting the images of a session, one by one, and what is kept of each: its mask, miniatures, areas.
 
 Refuses to know the page.
 """
@@ -27,7 +27,7 @@ from incontext.images.write import write_image
 from incontext.types import Prompt, Segmentation
 from incontext.ui.paint import palette_for
 from incontext.ui.places import Places
-from incontext.ui.sessions import MOST_EXAMPLES, MOST_PICTURES, Example, SegmentedImage, Session, SessionImage
+from incontext.ui.sessions import MOST_EXAMPLES, MOST_IMAGES, Example, SegmentedImage, Session, SessionImage
 
 if TYPE_CHECKING:
     from incontext.engine import PreparedContext, Segmenter
@@ -49,7 +49,9 @@ def add_example(session: Session, name: str, image: Pixels, ids: Pixels) -> Exam
         ValueError: The mask marks nothing, or there are too many examples.
     """
     if len(session.examples) >= MOST_EXAMPLES:
-        raise ValueError(f"expected at most {MOST_EXAMPLES} examples, got one more; tune a key of them instead")
+        raise ValueError(
+            f"expected at most {MOST_EXAMPLES} examples, got one more; tune a prompt tensor of them instead"
+        )
     palette = palette_for(np.unique(ids).tolist())
     prompt = Prompt(*shrunk_pair(image, ids, LONGEST), palette=palette)
     shown = Segmentation(prompt.mask, np.ones(prompt.mask.shape, np.float32), palette)
@@ -68,8 +70,8 @@ def accept(session: Session, number: int) -> Example:
     """
     result = result_of(session, number)
     if result.mask is None:
-        raise ValueError(f"{result.picture.name}: expected a result to accept, got a picture that was not segmented")
-    return add_example(session, result.picture.name, read_image(result.picture.path), read_mask(result.mask).ids)
+        raise ValueError(f"{result.image.name}: expected a result to accept, got an image that was not segmented")
+    return add_example(session, result.image.name, read_image(result.image.path), read_mask(result.mask).ids)
 
 
 def result_of(session: Session, number: int) -> SegmentedImage:
@@ -83,7 +85,7 @@ def result_of(session: Session, number: int) -> SegmentedImage:
     return session.results[number]
 
 
-# ------------------------------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------------------------------ images
 
 
 def take_files(session: Session, uploaded: Sequence[str]) -> None:
@@ -101,53 +103,53 @@ def take_folder(session: Session, places: Places, folder: str) -> None:
     """Take the images of an opened folder, with those of its subfolders, as those to segment."""
     root = places.check(folder)
     named = (path for path in places.below(root) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    found = list(islice(named, MOST_PICTURES + 1))
+    found = list(islice(named, MOST_IMAGES + 1))
     if not found:
-        raise ValueError(f"{folder}: expected pictures in this folder, found none; choose another")
+        raise ValueError(f"{folder}: expected images in this folder, found none; choose another")
     _refuse_many(len(found))
     _give(session, [SessionImage(path.relative_to(root).as_posix(), path) for path in found])
 
 
-def _give(session: Session, pictures: list[SessionImage]) -> None:
-    before, session.pictures = session.pictures, pictures
+def _give(session: Session, images: list[SessionImage]) -> None:
+    before, session.images = session.images, images
     _drop_unused(session, before)
 
 
 def _drop_unused(session: Session, before: Sequence[SessionImage]) -> None:
     """Remove uploads that are neither to segment nor of the last round, whose results are accepted and corrected."""
-    used = {*session.pictures, *session.segmented}
-    for picture in before:
-        if picture not in used:
-            session.drop(picture.path)
+    used = {*session.images, *session.segmented}
+    for image in before:
+        if image not in used:
+            session.drop(image.path)
 
 
 def _refuse_many(count: int) -> None:
-    if count > MOST_PICTURES:
+    if count > MOST_IMAGES:
         raise ValueError(
-            f"expected at most {MOST_PICTURES} pictures on the page, got more; `incontext segment` takes any number"
+            f"expected at most {MOST_IMAGES} images on the page, got more; `incontext segment` takes any number"
         )
 
 
 # ------------------------------------------------------------------------------------------- results
 
 
-def segment_pictures(session: Session, segmenter: Segmenter, prepared: PreparedContext) -> Iterator[SegmentedImage]:
-    """Segment the session's pictures in order; a picture that cannot be read costs itself and no more.
+def segment_images(session: Session, segmenter: Segmenter, prepared: PreparedContext) -> Iterator[SegmentedImage]:
+    """Segment the session's images in order; an image that cannot be read costs itself and no more.
 
     Each result is added to the session before it is yielded. Ends early when the session is told to stop.
     """
     stop = session.stops["segment"]
     _forget_results(session)
     session.answered_by = prepared
-    before, session.segmented = session.segmented, session.pictures
+    before, session.segmented = session.segmented, session.images
     _drop_unused(session, before)
-    for picture in session.segmented:
+    for image in session.segmented:
         if stop.is_set():
             return
         try:
-            result = _segmented(session, segmenter, prepared, picture)
+            result = _segmented(session, segmenter, prepared, image)
         except (ValueError, OSError) as error:
-            result = SegmentedImage(picture, problem=str(error))
+            result = SegmentedImage(image, problem=str(error))
         session.results.append(result)
         yield result
 
@@ -165,26 +167,26 @@ def _remove_files(result: SegmentedImage) -> None:
 
 
 def _segmented(
-    session: Session, segmenter: Segmenter, prepared: PreparedContext, picture: SessionImage
+    session: Session, segmenter: Segmenter, prepared: PreparedContext, source: SessionImage
 ) -> SegmentedImage:
-    image = read_image(picture.path)
-    return _result(session, picture, image, segmenter.segment(image, prepared))
+    image = read_image(source.path)
+    return _result(session, source, image, segmenter.segment(image, prepared))
 
 
 def replace_result(session: Session, number: int, image: Pixels, found: Segmentation) -> SegmentedImage:
     """Put another answer in the place of a result's."""
     before = result_of(session, number)
-    session.results[number] = made = _result(session, before.picture, image, found)
+    session.results[number] = made = _result(session, before.image, image, found)
     _remove_files(before)
     return made
 
 
-def _result(session: Session, picture: SessionImage, image: Pixels, found: Segmentation) -> SegmentedImage:
+def _result(session: Session, source: SessionImage, image: Pixels, found: Segmentation) -> SegmentedImage:
     mask = session.new_file(".png")
     found.save(mask)
     counts = np.bincount(found.mask.ravel(), minlength=256)
     return SegmentedImage(
-        picture,
+        source,
         mask,
         found.shape,
         {i: int(counts[i]) for i in found.ids},
@@ -236,7 +238,7 @@ def zip_masks(session: Session, name: str, *, apart: bool, on_problem: Callable[
     chosen = writable([name])
     named = list(_named(session.results))
     if not named:
-        raise ValueError("expected results to download, got none; segment some pictures first")
+        raise ValueError("expected results to download, got none; segment some images first")
     ids = sorted({i for _, result in named for i in result.areas})
     colors = palette_for(ids)
     shown = {i: (r, g, b) for i, (r, g, b) in zip(colors.ids.tolist(), colors.colors.tolist(), strict=True) if i}
@@ -251,7 +253,7 @@ def zip_masks(session: Session, name: str, *, apart: bool, on_problem: Callable[
 def _written(name: PurePosixPath, result: SegmentedImage, apart: bool) -> Result:
     mask = read_mask(result.mask).ids if result.mask is not None else np.zeros(result.size, np.uint8)
     things = things_of(mask)
-    return Result(name, mask, split(things) if apart else things, result.picture.path)
+    return Result(name, mask, split(things) if apart else things, result.image.path)
 
 
 def _named(results: Sequence[SegmentedImage]) -> Iterator[tuple[PurePosixPath, SegmentedImage]]:
@@ -260,7 +262,7 @@ def _named(results: Sequence[SegmentedImage]) -> Iterator[tuple[PurePosixPath, S
     for result in results:
         if result.mask is None:
             continue
-        name = PurePosixPath(result.picture.name)
+        name = PurePosixPath(result.image.name)
         stem, number = name.stem, 2
         while str(name.with_suffix("")).casefold() in taken:
             name, number = name.with_name(f"{stem}_{number}{name.suffix}"), number + 1

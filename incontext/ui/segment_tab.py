@@ -1,4 +1,4 @@
-"""The Segment tab: click on an example or paint it, give pictures, correct what is found by clicks, accept it.
+"""The Segment tab: click on an example or paint it, give images, correct what is found by clicks, accept it.
 
 Lays out components and passes values on. Refuses to know the network.
 """
@@ -22,12 +22,12 @@ from incontext.ui.hint_panel import (
     NOT_THIS,
     POINTING,
     Tools,
-    picture_address,
+    image_address,
     prepared,
     said_of,
     shown_answer,
 )
-from incontext.ui.hinting import PICTURE, Said
+from incontext.ui.hinting import IMAGE, Said
 from incontext.ui.model import Model
 from incontext.ui.page import (
     CARD_CLICKS,
@@ -101,42 +101,44 @@ def painted(value: EditorValue | None, shape: tuple[int, int]) -> Pixels:
     layers = [np.asarray(layer) for layer in value["layers"]] if value is not None else []
     ids = ids_from_canvas(ids_of_strokes(layers, CANVAS), shape)
     if not ids.any():
-        raise ValueError("expected something painted on the picture, got nothing; paint what you mean with a brush")
+        raise ValueError("expected something painted on the image, got nothing; paint what you mean with a brush")
     return ids
 
 
 class SegmentTab:
-    """The tab, built in the present Blocks. keys, examples: what other tabs change as well."""
+    """The tab, built in the present Blocks. prompt_tensors, examples: what other tabs change as well."""
 
     def __init__(self, answers: Answers, model: Model) -> None:
         self._answers, self._model = answers, model
         gr.Markdown("### 1. Show one example")
         with gr.Row(equal_height=True):
-            self.picture = gr.File(label="A picture", file_types=["image"], height=150, elem_id="picture")
+            self.image = gr.File(label="An image", file_types=["image"], height=150, elem_id="image")
             self.mask = gr.File(label="Its mask, if you have one", file_types=["image"], height=150, elem_id="mask")
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=300):
                 self.tools = Tools()
                 self.clicked = gr.HTML(note(_CLICK), js_on_load=POINTING, elem_id="clicked")
                 with gr.Row():
-                    self.accept = gr.Button("Accept", variant="primary", elem_id="accept-picture", scale=3)
+                    self.accept = gr.Button("Accept", variant="primary", elem_id="accept-image", scale=3)
                     self.brush = gr.Button("Go on with a brush", elem_id="to-brush", scale=1, min_width=160)
             with gr.Column(scale=1, min_width=300):
                 self.editor = editor("editor")
                 gr.HTML(legend())
                 self.add = gr.Button(OPEN_EXAMPLE, variant="primary", elem_id="add")
         self.examples = gr.HTML(note("No examples so far."), js_on_load=CARD_CLICKS, elem_id="examples")
-        self.keys = gr.CheckboxGroup(label="Keys to use as well", choices=[], visible=False, elem_id="keys")
-        gr.Markdown("### 2. Give pictures, and segment them")
+        self.prompt_tensors = gr.CheckboxGroup(
+            label="Prompt tensors to use as well", choices=[], visible=False, elem_id="prompt-tensors"
+        )
+        gr.Markdown("### 2. Give images, and segment them")
         with gr.Row(equal_height=False):
-            self.pictures = gr.File(
-                label="Pictures", file_count="multiple", file_types=["image"], height=140, elem_id="pictures", scale=2
+            self.images = gr.File(
+                label="Images", file_count="multiple", file_types=["image"], height=140, elem_id="images", scale=2
             )
             folders = model.places.listed(Path.is_dir)
             self.folder = gr.Dropdown(
                 label="or a folder", choices=folders, value=None, visible=bool(folders), elem_id="folder", scale=1
             )
-        self.given = gr.HTML(note("No pictures so far."))
+        self.given = gr.HTML(note("No images so far."))
         with gr.Row():
             self.run = gr.Button("Segment", variant="primary", elem_id="segment", scale=4)
             self.stop = gr.Button("Stop", elem_id="stop", scale=1, min_width=80)
@@ -156,14 +158,14 @@ class SegmentTab:
         """Connect what happens on clicks."""
         once, event = self._answers.once, self._answers.event
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        self.picture.upload(once(self._choose), [self.picture], [self.editor, self.clicked], **quick)
+        self.image.upload(once(self._choose), [self.image], [self.editor, self.clicked], **quick)
         self.mask.upload(once(self._load_mask), [self.mask], [self.editor, self.examples], **quick)
         self.add.click(once(self._add), [self.editor], [self.examples], **quick)
         self.examples.remove(event(self._remove), None, [self.examples], **quick)
-        self.pictures.change(once(self._take_files), [self.pictures], [self.given], **quick)
+        self.images.change(once(self._take_files), [self.images], [self.given], **quick)
         self.folder.input(once(self._take_folder), [self.folder], [self.given], **quick)
         buttons, shown = (self.run, self.stop), [self.results, self.status]
-        job(self._answers, "segment", buttons, self._segment, [self.keys], shown, self.status, quick)
+        job(self._answers, "segment", buttons, self._segment, [self.prompt_tensors], shown, self.status, quick)
         self.opacity.change(None, [self.opacity], None, js=SET_OPACITY, queue=False)
         self.view.change(None, [self.view], None, js=SET_VIEW, queue=False)
         self.results.accept(event(self._accept), None, [self.examples, self.status], **quick)
@@ -183,7 +185,7 @@ class SegmentTab:
         for button, call in (
             (self.tools.undo, self._undo),
             (self.tools.redo, self._redo),
-            (self.accept, self._accept_picture),
+            (self.accept, self._accept_image),
         ):
             button.click(once(call), None, changed, **how).success(None, [answer], None, js=ANSWERED, queue=False)
         self.brush.click(once(self._to_brush), None, [self.editor, self.status], **quick)
@@ -192,21 +194,21 @@ class SegmentTab:
 
     def _choose(self, session: Session, path: str | None) -> tuple[dict[str, Any], str]:
         if path is None:
-            raise ValueError("expected a picture, got none; choose one")
+            raise ValueError("expected an image, got none; choose one")
         return editor_value(self._take(session, Path(path).name, read_image(path))), self._panel(session)
 
     def _take(self, session: Session, name: str, image: Pixels) -> Pixels:
         """Prepare this image as an example from now on."""
-        session.picture = name, image
+        session.image = name, image
         history = hinting.history_of(session)
-        history.forget(keep=[key for key in history.targets if key != PICTURE])
+        history.forget(keep=[key for key in history.targets if key != IMAGE])
         return image
 
     def _panel(self, session: Session) -> str:
         """Show the image to click on."""
-        assert session.picture is not None
-        name, image = session.picture
-        return prepared(picture_address(shrunk(image, hinting.SMALL, quick=True)), name) + note(_CLICK)
+        assert session.image is not None
+        name, image = session.image
+        return prepared(image_address(shrunk(image, hinting.SMALL, quick=True)), name) + note(_CLICK)
 
     def _hint(self, session: Session, done: tuple[Said, bool], what: str, i: int | None) -> dict[str, Any]:
         said, negative = done
@@ -218,7 +220,7 @@ class SegmentTab:
         history = hinting.history_of(session)
         target, found = history.targets.get(key), ""
         answer = None if target is None else target.answer()
-        if target is not None and answer is not None and key != PICTURE:
+        if target is not None and answer is not None and key != IMAGE:
             whole, seen = target.image.shape[0] * target.image.shape[1], answer.mask.size
             counts = np.bincount(answer.mask.ravel(), minlength=256)
             areas = {i: round(int(counts[i]) * whole / seen) for i in answer.ids}
@@ -234,26 +236,26 @@ class SegmentTab:
         key = hinting.redo(session)
         return self._shown(session, key), example_cards(session.examples), note("Done again.")
 
-    def _accept_picture(self, session: Session) -> tuple[dict[str, Any], str, str]:
-        example = hinting.accept(session, self._model.segmenter, PICTURE)
+    def _accept_image(self, session: Session) -> tuple[dict[str, Any], str, str]:
+        example = hinting.accept(session, self._model.segmenter, IMAGE)
         sentence = f"{example.name} is an example now. Ctrl-Z takes it back."
-        return self._shown(session, PICTURE), example_cards(session.examples), note(sentence)
+        return self._shown(session, IMAGE), example_cards(session.examples), note(sentence)
 
     def _to_brush(self, session: Session) -> tuple[dict[str, Any], str]:
-        target = hinting.target_of(session, self._model.segmenter, PICTURE)
+        target = hinting.target_of(session, self._model.segmenter, IMAGE)
         value = editor_value(target.image, target.whole(self._model.segmenter).mask)
         return value, note("What was found is in the editor; correct it there.")
 
     def _load_mask(self, session: Session, path: str | None) -> tuple[Any, str]:
         """Put a mask that brushes can go on with into the editor; add another as it is."""
-        if path is None or session.picture is None:
-            raise ValueError("expected the picture first and then its mask, got no picture; choose one")
-        name, image = session.picture
+        if path is None or session.image is None:
+            raise ValueError("expected the image first and then its mask, got no image; choose one")
+        name, image = session.image
         ids = read_mask(path).ids
         if ids.shape != image.shape[:2]:
             (height, width), (mask_height, mask_width) = image.shape[:2], ids.shape
             raise ValueError(
-                f"{path}: expected a mask of the picture's size, {width} x {height}, got {mask_width} x {mask_height}"
+                f"{path}: expected a mask of the image's size, {width} x {height}, got {mask_width} x {mask_height}"
             )
         if is_paintable(ids):
             return editor_value(image, ids), example_cards(session.examples)
@@ -261,9 +263,9 @@ class SegmentTab:
         return gr.skip(), example_cards(session.examples)
 
     def _add(self, session: Session, value: EditorValue | None) -> str:
-        if session.picture is None:
-            raise ValueError("expected a picture to paint on, got none; choose one first")
-        name, image = session.picture
+        if session.image is None:
+            raise ValueError("expected an image to paint on, got none; choose one first")
+        name, image = session.image
         results.add_example(session, name, image, painted(value, image.shape[:2]))
         return example_cards(session.examples)
 
@@ -273,23 +275,23 @@ class SegmentTab:
 
     def _take_files(self, session: Session, paths: Sequence[str] | None) -> str:
         results.take_files(session, paths or [])
-        return note(_count(len(session.pictures)))
+        return note(_count(len(session.images)))
 
     def _take_folder(self, session: Session, folder: str | None) -> str:
         if folder:
             results.take_folder(session, self._model.places, folder)
-        return note(_count(len(session.pictures)))
+        return note(_count(len(session.images)))
 
-    def _segment(self, session: Session, keys: list[str]) -> Iterator[tuple[Any, str]]:
-        if not session.pictures:
-            raise ValueError("expected pictures to segment, got none; drop some, or choose a folder")
-        context = self._model.prepared(session, keys)
+    def _segment(self, session: Session, prompt_tensors: list[str]) -> Iterator[tuple[Any, str]]:
+        if not session.images:
+            raise ValueError("expected images to segment, got none; drop some, or choose a folder")
+        context = self._model.prepared(session, prompt_tensors)
         history = hinting.history_of(session)
-        history.forget(keep=[key for key in history.targets if key == PICTURE])
-        cards, total = '<div class="ic-grid">', len(session.pictures)
-        for number, result in enumerate(results.segment_pictures(session, self._model.segmenter, context)):
+        history.forget(keep=[key for key in history.targets if key == IMAGE])
+        cards, total = '<div class="ic-grid">', len(session.images)
+        for number, result in enumerate(results.segment_images(session, self._model.segmenter, context)):
             cards += result_card(number, result, self._answers.plain)
-            yield cards, note(f"{number + 1} of {total} pictures")
+            yield cards, note(f"{number + 1} of {total} images")
         yield gr.skip(), note(summary(session, total))
 
     def _accept(self, session: Session, number: int) -> tuple[str, str]:
@@ -301,11 +303,11 @@ class SegmentTab:
         hinting.settle(session, self._model.segmenter)
         result = results.result_of(session, number)
         if result.mask is None:
-            raise ValueError(f"{result.picture.name}: expected a result to correct, got a picture without one")
-        image, ids = read_image(result.picture.path), read_mask(result.mask).ids
+            raise ValueError(f"{result.image.name}: expected a result to correct, got an image without one")
+        image, ids = read_image(result.image.path), read_mask(result.mask).ids
         value = editor_value(image, ids)  # first, as it refuses ids without a brush
-        self._take(session, result.picture.name, image)
-        sentence = f"{result.picture.name} is in the editor above. Correct its mask and press '{OPEN_EXAMPLE}'."
+        self._take(session, result.image.name, image)
+        sentence = f"{result.image.name} is in the editor above. Correct its mask and press '{OPEN_EXAMPLE}'."
         return value, self._panel(session), note(sentence)
 
     def _zip(self, session: Session, kind: str, apart: bool) -> str:
@@ -357,7 +359,7 @@ def summary(session: Session, total: int) -> str:
     done = session.results
     failed = sum(result.problem is not None for result in done)
     empty = sum(result.problem is None and not result.areas for result in done)
-    parts = [f"{len(done) - failed} of {total} pictures segmented"]
+    parts = [f"{len(done) - failed} of {total} images segmented"]
     parts += [f"nothing found in {empty}"] if empty else []
     parts += [f"{failed} could not be read"] if failed else []
     parts += ["stopped"] if len(done) < total else []
@@ -365,4 +367,4 @@ def summary(session: Session, total: int) -> str:
 
 
 def _count(number: int) -> str:
-    return "No pictures so far." if number == 0 else f"{number} picture{'' if number == 1 else 's'} to segment."
+    return "No images so far." if number == 0 else f"{number} image{'' if number == 1 else 's'} to segment."

@@ -1,4 +1,4 @@
-"""What one visitor has on the page: pictures, examples, results, keys, a video; and the folder that holds its files.
+"""What one visitor has on the page: images, examples, results, prompt tensors, a video; and the folder of its files.
 
 Visitors never see each other's: each has a Session of its own, whose folder has a name that cannot be guessed and goes
 when the visitor has gone. Refuses to know the page and the network.
@@ -25,7 +25,7 @@ GRACE: Final = 600.0  # seconds that a session outlives its page, for connection
 UNHEARD: Final = 3600.0  # seconds that a session stays which no page is known to show, after it was last in use
 MOST_SESSIONS: Final = 32
 MOST_EXAMPLES: Final = 64
-MOST_PICTURES: Final = 2000
+MOST_IMAGES: Final = 2000
 MOST_FRAMES: Final = 3000  # of a video
 
 Job = Literal["segment", "track", "tune"]
@@ -33,7 +33,7 @@ Job = Literal["segment", "track", "tune"]
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A prompt, the name of its picture, and its miniature as a file."""
+    """A prompt, the name of its image, and its miniature as a file."""
 
     name: str
     prompt: Prompt
@@ -42,7 +42,7 @@ class Example:
 
 @dataclass(frozen=True)
 class SessionImage:
-    """A picture to segment.
+    """An image to segment.
 
     Attributes:
         name: How people and results call it, with / between folders.
@@ -54,14 +54,14 @@ class SessionImage:
 
 @dataclass(frozen=True)
 class SegmentedImage:
-    """What became of a picture: the file of its mask, or a sentence."""
+    """What became of an image: the file of its mask, or a sentence."""
 
-    picture: SessionImage
+    image: SessionImage
     mask: Path | None = None
     size: tuple[int, int] = (0, 0)  # (H, W)
     areas: dict[int, int] = field(default_factory=dict)  # id -> pixels
     confidence: float = 0.0  # mean, 0..1
-    miniatures: tuple[Path, Path, Path] | None = None  # picture, mask with transparency, confidence
+    miniatures: tuple[Path, Path, Path] | None = None  # image, mask with transparency, confidence
     problem: str | None = None
 
 
@@ -126,10 +126,10 @@ class Session:
     """
 
     folder: Path
-    picture: tuple[str, Pixels] | None = None  # that is being painted on: its name and (H, W, 3) uint8
+    image: tuple[str, Pixels] | None = None  # that is being painted on: its name and (H, W, 3) uint8
     examples: list[Example] = field(default_factory=list)
-    keys: dict[str, PromptTensor] = field(default_factory=dict)
-    pictures: list[SessionImage] = field(default_factory=list)
+    prompt_tensors: dict[str, PromptTensor] = field(default_factory=dict)
+    images: list[SessionImage] = field(default_factory=list)
     segmented: list[SessionImage] = field(default_factory=list)  # those of the last round, of which the results are
     results: list[SegmentedImage] = field(default_factory=list)
     following: Following | None = None

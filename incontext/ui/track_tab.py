@@ -26,7 +26,7 @@ _MEMORY = 4
 
 
 class TrackTab:
-    """The tab, built in the present Blocks. keys: what other tabs change as well."""
+    """The tab, built in the present Blocks. prompt_tensors: what other tabs change as well."""
 
     def __init__(self, answers: Answers, model: Model) -> None:
         self._answers, self._model = answers, model
@@ -34,7 +34,7 @@ class TrackTab:
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=260):
                 self.video = gr.File(
-                    label="A video or an animated picture",
+                    label="A video or an animated image",
                     file_types=["video", "image"],
                     height=150,
                     elem_id="video",
@@ -54,7 +54,9 @@ class TrackTab:
         with gr.Row():
             self.memory = gr.Slider(0, 32, _MEMORY, step=1, label="Frames to remember", elem_id="memory")
             self.examples = gr.Checkbox(False, label="Use the examples of the Segment tab", elem_id="use-examples")
-        self.keys = gr.CheckboxGroup(label="Keys to use as well", choices=[], visible=False, elem_id="track-keys")
+        self.prompt_tensors = gr.CheckboxGroup(
+            label="Prompt tensors to use as well", choices=[], visible=False, elem_id="track-prompt-tensors"
+        )
         with gr.Row():
             self.run = gr.Button("Track", variant="primary", elem_id="track", scale=4)
             self.stop = gr.Button("Stop", elem_id="stop-track", scale=1, min_width=80)
@@ -77,7 +79,7 @@ class TrackTab:
         self.path.input(once(self._open), [self.path], loaded, **quick)
         self.frame.release(once(self._show_to_paint), [self.frame], [self.editor], **quick)
         self.use.click(once(self._use), [self.editor], [self.given], **quick)
-        context, shown = [self.memory, self.examples, self.keys], [self.view, self.status, self.shown]
+        context, shown = [self.memory, self.examples, self.prompt_tensors], [self.view, self.status, self.shown]
         job(self._answers, "track", (self.run, self.stop), self._track, context, shown, self.status, quick)
         self.shown.input(once(self._look), [self.shown], [self.view], trigger_mode="always_last", **quick)
         self.correct.click(once(self._correct), [self.shown], [self.editor, self.frame, self.status], **quick)
@@ -114,29 +116,31 @@ class TrackTab:
         frames = ", ".join(map(str, sorted(video.masks)))
         return note(f"Masks of frames {frames}. Tracking goes on from frame {video.changed}.")
 
-    def _track(self, session: Session, memory: float, examples: bool, keys: list[str]) -> Iterator[tuple[Any, ...]]:
+    def _track(
+        self, session: Session, memory: float, examples: bool, prompt_tensors: list[str]
+    ) -> Iterator[tuple[Any, ...]]:
         video, stop = _video(session), session.stops["track"]
         prompts = [each.prompt for each in session.examples] if examples else []
-        chosen = [session.keys[name] for name in keys if name in session.keys]
+        chosen = [session.prompt_tensors[name] for name in prompt_tensors if name in session.prompt_tensors]
         come = follow.follow(
             session,
             video,
             self._model.segmenter,
             prompts=prompts,
-            keys=chosen,
+            prompt_tensors=chosen,
             memory=int(memory),
             options=replace(self._model.options, tiles=None),  # frames are seen whole
         )
         for frame in come:
             told = note(f"Frame {frame.number} of {video.last}: {_ids(frame)}")
-            yield _picture(frame), told, gr.Slider(maximum=max(1, video.last), value=frame.number)
+            yield _image(frame), told, gr.Slider(maximum=max(1, video.last), value=frame.number)
         end = "stopped" if stop.is_set() else "done"
         problems = "".join(f" {self._answers.plain(problem)}." for problem in video.problems)
         yield gr.skip(), note(f"{len(video.done)} frames tracked, {end}.{problems}"), gr.skip()
 
     def _look(self, session: Session, number: float) -> str:
         frame = _video(session).at(int(number))
-        return note(f"Frame {int(number)} is not tracked so far.") if frame is None else _picture(frame)
+        return note(f"Frame {int(number)} is not tracked so far.") if frame is None else _image(frame)
 
     def _correct(self, session: Session, number: float) -> tuple[Any, ...]:
         value = _to_paint(_video(session), int(number))
@@ -165,7 +169,7 @@ def _to_paint(video: Following, number: int) -> dict[str, Any]:
     return value
 
 
-def _picture(frame: Followed) -> str:
+def _image(frame: Followed) -> str:
     alt = f"Frame {frame.number}: {_ids(frame)}"
     return f'<div class="ic-frame"><img src="{address(frame.miniature)}" alt="{alt}"></div>'
 

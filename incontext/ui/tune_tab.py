@@ -1,4 +1,4 @@
-"""The Tune tab: labelled pictures in, a key out; the curve and the pictures that judge are shown as it learns.
+"""The Tune tab: labelled images in, a prompt tensor out; the curve and the images that judge are shown as it learns.
 
 Lays out components and passes values on. Refuses to know how anything is learned.
 """
@@ -31,23 +31,26 @@ if TYPE_CHECKING:
     from incontext.tuning import TuningStep
 
 _ACCEPTED, _UPLOADED, _FOLDER = "The examples of the Segment tab", "Files", "A folder"
-_SHOWN = 4  # pictures that judge
+_SHOWN = 4  # images that judge
 _SIDE = 200  # pixels along the longer side of these
 _TELL = 2  # steps
 
 
 class TuneTab:
-    """The tab, built in the present Blocks. keys: the groups of check boxes in other tabs, which show a new key."""
+    """The tab, built in the present Blocks. groups: the groups of check boxes in other tabs, which show a new one."""
 
     def __init__(self, answers: Answers, model: Model) -> None:
         self._answers, self._model = answers, model
-        gr.Markdown("### Learn a key from labelled pictures\nThe network stays as it is; the key is a small file.")
+        gr.Markdown(
+            "### Learn a prompt tensor from labelled images\n"
+            "The network stays as it is; what is learned is a small file."
+        )
         folders = model.places.listed(Path.is_dir)
         kinds = [_ACCEPTED, _UPLOADED, *([_FOLDER] if folders else [])]
         self.kind = gr.Radio(kinds, value=_ACCEPTED, label="Learn from", elem_id="tune-from")
         with gr.Row(equal_height=False):
             self.files = gr.File(
-                label="Pictures and masks: NAME.jpg and NAME_mask.png",
+                label="Images and masks: NAME.jpg and NAME_mask.png",
                 file_count="multiple",
                 file_types=["image"],
                 height=140,
@@ -58,34 +61,38 @@ class TuneTab:
             )
         with gr.Row():
             self.steps = gr.Slider(10, 1000, 100, step=10, label="Steps at most", elem_id="steps")
-            self.shots = gr.Slider(1, 4, 1, step=1, label="As many examples in one key", elem_id="shots")
-            self.name = gr.Textbox("key", label="Name of the key", max_lines=1, elem_id="key-name")
+            self.shots = gr.Slider(1, 4, 1, step=1, label="As many examples in one prompt tensor", elem_id="shots")
+            self.name = gr.Textbox(
+                "prompt tensor", label="Name of the prompt tensor", max_lines=1, elem_id="prompt-tensor-name"
+            )
         with gr.Row():
             self.run = gr.Button("Tune", variant="primary", elem_id="tune", scale=4)
             self.stop = gr.Button("Stop", elem_id="stop-tune", scale=1, min_width=80)
         self.status = gr.HTML(note(""), elem_id="tune-status")
         self.curve = gr.HTML("", elem_id="curve")
-        self.pictures = gr.HTML("", elem_id="judges")
-        gr.Markdown("### Keys of this page")
-        self.listed = gr.HTML(note("No keys so far."), elem_id="key-list")
+        self.images = gr.HTML("", elem_id="judges")
+        gr.Markdown("### Prompt tensors of this page")
+        self.listed = gr.HTML(note("No prompt tensors so far."), elem_id="prompt-tensor-list")
         with gr.Row():
-            self.load = gr.File(label="Load a key", file_types=[".safetensors"], height=150, elem_id="load-key")
+            self.load = gr.File(
+                label="Load a prompt tensor", file_types=[".safetensors"], height=150, elem_id="load-prompt-tensor"
+            )
             with gr.Column():
-                self.chosen = gr.Dropdown(label="Key", choices=[], elem_id="chosen-key")
-                self.save = gr.Button("Save the key", elem_id="save-key")
-        self.file = gr.DownloadButton("key.safetensors", visible="hidden", elem_id="key-file")
+                self.chosen = gr.Dropdown(label="Prompt tensor", choices=[], elem_id="chosen-prompt-tensor")
+                self.save = gr.Button("Save the prompt tensor", elem_id="save-prompt-tensor")
+        self.file = gr.DownloadButton("prompt_tensor.safetensors", visible="hidden", elem_id="prompt-tensor-file")
 
-    def connect(self, keys: Sequence[gr.CheckboxGroup]) -> None:
+    def connect(self, groups: Sequence[gr.CheckboxGroup]) -> None:
         """Connect what happens on clicks.
 
         Args:
-            keys: Where other tabs choose among the keys.
+            groups: Where other tabs choose among the prompt tensors.
         """
         once = self._answers.once
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        known = [self.listed, self.chosen, *keys]
+        known = [self.listed, self.chosen, *groups]
         given = [self.kind, self.files, self.folder, self.steps, self.shots, self.name]
-        buttons, shown = (self.run, self.stop), [self.status, self.curve, self.pictures]
+        buttons, shown = (self.run, self.stop), [self.status, self.curve, self.images]
         tuned = job(self._answers, "tune", buttons, self._tune, given, shown, self.status, quick)
         tuned.success(once(self._known), None, known, **quick)
         self.load.upload(once(self._load), [self.load], [self.status], **quick).success(
@@ -114,7 +121,7 @@ class TuneTab:
         ):
             if isinstance(came, PromptTensor):
                 called = _free_name(session, name)
-                session.keys[called] = came
+                session.prompt_tensors[called] = came
                 made = came.origin
                 told_of = f"{len(told)} steps. Mean IoU {made.before:.3f} before, {made.after:.3f} after: {called}"
                 yield note(f"{told_of} is ready, in the other tabs, too."), gr.skip(), gr.skip()
@@ -128,7 +135,7 @@ class TuneTab:
                 yield _status(came), _curves(told), _judged(session, labelled, came.found)
             elif len(told) % _TELL == 1:
                 yield _status(came), gr.skip(), gr.skip()
-        yield note(f"Stopped after {len(told)} steps; there is no key."), gr.skip(), gr.skip()
+        yield note(f"Stopped after {len(told)} steps; there is no prompt tensor."), gr.skip(), gr.skip()
 
     def _labelled(self, session: Session, kind: str, files: list[str], folder: str | None) -> learn.LabelledSet:
         if kind == _ACCEPTED:
@@ -136,36 +143,42 @@ class TuneTab:
         if kind == _UPLOADED:
             return learn.uploaded(session, files)
         if not folder:
-            raise ValueError("expected a folder with labelled pictures, got none; choose one")
+            raise ValueError("expected a folder with labelled images, got none; choose one")
         return learn.in_folder(self._model.places, folder)
 
     def _load(self, session: Session, path: str | None) -> str:
         if path is None:
-            raise ValueError("expected a key, got none; choose a file")
+            raise ValueError("expected a prompt tensor, got none; choose a file")
         name = _free_name(session, Path(path).stem)
-        session.keys[name] = PromptTensor.load(path)
+        session.prompt_tensors[name] = PromptTensor.load(path)
         return note(f"{name} is loaded.")
 
     def _known(self, session: Session) -> tuple[Any, ...]:
         """Show the session's prompt tensors wherever they can be chosen: in the Segment and the Track tab."""
-        names = list(session.keys)
-        rows = "".join(f"<h4>{escape(name)}</h4>{table(key.describe())}" for name, key in session.keys.items())
+        names = list(session.prompt_tensors)
+        rows = "".join(
+            f"<h4>{escape(name)}</h4>{table(each.describe())}" for name, each in session.prompt_tensors.items()
+        )
         groups = [gr.CheckboxGroup(choices=names, visible=bool(names)) for _ in range(2)]
-        return rows or note("No keys so far."), gr.Dropdown(choices=names, value=names[-1] if names else None), *groups
+        return (
+            rows or note("No prompt tensors so far."),
+            gr.Dropdown(choices=names, value=names[-1] if names else None),
+            *groups,
+        )
 
     def _save(self, session: Session, name: str | None) -> str:
-        if name not in session.keys or name is None:
-            raise ValueError("expected a key to save, got none; tune or load one first")
+        if name not in session.prompt_tensors or name is None:
+            raise ValueError("expected a prompt tensor to save, got none; tune or load one first")
         path = session.new_folder() / f"{name}.safetensors"
-        session.keys[name].save(path)
+        session.prompt_tensors[name].save(path)
         return str(path)
 
 
 def _free_name(session: Session, wanted: str) -> str:
     """Choose a name for a prompt tensor that is also a file's, and not taken."""
-    plain = "".join(c if c.isalnum() or c in "-_ " else "_" for c in wanted).strip()[:60] or "key"
+    plain = "".join(c if c.isalnum() or c in "-_ " else "_" for c in wanted).strip()[:60] or "prompt tensor"
     number, name = 2, plain
-    while name in session.keys:
+    while name in session.prompt_tensors:
         number, name = number + 1, f"{plain}_{number}"
     return name
 
@@ -183,7 +196,7 @@ def _curves(told: Sequence[TuningStep]) -> str:
     scores = [(step.step, step.score) for step in told if step.score is not None]
     losses = [(step.step, step.loss / most) for step in told]
     drawn = timeline([("mean IoU", "a", scores), ("loss", "b", losses)], "Mean IoU and loss over the steps")
-    words = f"Blue: mean IoU on the pictures that judge. Orange: loss, 1 is {most:.3g}."
+    words = f"Blue: mean IoU on the images that judge. Orange: loss, 1 is {most:.3g}."
     return f'<div class="ic-chart">{drawn}</div><p class="ic-note">{words}</p>'
 
 

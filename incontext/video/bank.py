@@ -1,6 +1,6 @@
 """The memory bank: which frames of a video, with which masks, are the context of the next one.
 
-Knows pictures and ids. Refuses to know networks, tensors and where frames come from: who keeps what can be read, and
+Knows images and ids. Refuses to know networks, tensors and where frames come from: who keeps what can be read, and
 tested, without any of them. Everything is stored at the network's side, so memory is flat whatever the frames' size.
 """
 
@@ -185,7 +185,7 @@ class MemoryBank:
         """Make a bank that answers like the one whose `state` it is."""
         bank = cls(size=int(state["size"]), policy=cast("Policy", str(state["policy"])), side=int(state["side"]))
         names = ("images", "given", "predicted")
-        pictures = zip(*([_frozen(each) for each in state[name].copy()] for name in names), strict=True)
+        images = zip(*([_frozen(each) for each in state[name].copy()] for name in names), strict=True)
         known = zip(state["numbers"], state["confidence"], state["unaware"], state["weights"], strict=True)
         frames = [
             _Frame(
@@ -197,7 +197,7 @@ class MemoryBank:
                 frozenset(np.flatnonzero(unaware).tolist()),
                 float(weight),
             )
-            for (image, given, predicted), (number, confidence, unaware, weight) in zip(pictures, known, strict=True)
+            for (image, given, predicted), (number, confidence, unaware, weight) in zip(images, known, strict=True)
         ]
         permanent = int(state["permanent"])
         bank._permanent, bank._recent, bank._contexts = frames[:permanent], frames[permanent:], None

@@ -1,4 +1,4 @@
-"""Frames in: a video file, a folder of pictures or an animated image as one stream of upright RGB frames.
+"""Frames in: a video file, a folder of images or an animated image as one stream of upright RGB frames.
 
 Nothing is kept: a frame is decoded when it is asked for, so an hour of video takes the memory of a few frames. What
 cannot be read costs itself and no more. Refuses to know what frames are for.
@@ -20,13 +20,13 @@ from typing import Final, Protocol, Self, TypeAlias
 from incontext.images.ids import Pixels
 from incontext.images.names import natural_order
 from incontext.images.read import IMAGE_SUFFIXES, open_animation, read_image
-from incontext.video.streams import Picture, Sound, VideoFile
+from incontext.video.streams import Image, Sound, VideoFile
 
 Mark: TypeAlias = int | timedelta
 """A place in a video: the number of a frame, counted from 0, or the time since the first frame."""
 
 FOLDER_RATE: Final = Fraction(24)  # frames per second of a folder, in which nothing says it: that of DAVIS
-PICTURE_SUFFIXES: Final = IMAGE_SUFFIXES | {".apng", ".avif"}  # everything else is a video
+FRAME_SUFFIXES: Final = IMAGE_SUFFIXES | {".apng", ".avif"}  # everything else is a video
 
 _STILL_MILLISECONDS = 100  # of a frame of an animation that says 0, as browsers show it
 _ROUNDING = 1e-6  # frames
@@ -55,7 +55,7 @@ class Frame:
         number: Counted from 0 in the source, whichever frames are taken.
         seconds: Since frame 0 of the source.
         image: (H, W, 3) uint8 RGB, upright.
-        name: Of the picture without suffix, or the number with five digits or more.
+        name: Of the image without suffix, or the number with five digits or more.
     """
 
     number: int
@@ -81,7 +81,7 @@ class _Reader(Protocol):
     @property
     def sound(self) -> Sound | None: ...
 
-    def pictures(self) -> Iterator[Picture]: ...
+    def images(self) -> Iterator[Image]: ...
 
     def close(self) -> None: ...
 
@@ -100,7 +100,7 @@ class Frames:
         self.source = source
         self._reader = reader
         self._start, self._stop, self._every = start, stop, every
-        self._numbered = enumerate(reader.pictures())
+        self._numbered = enumerate(reader.images())
         self._unread: list[str] = []
         self._ahead = self._find_first()
         self.size = self._ahead.image.shape[0], self._ahead.image.shape[1]
@@ -166,7 +166,7 @@ class Frames:
 
     def _wanted(self) -> Iterator[tuple[int, float, str | None, Callable[[], Pixels]]]:
         ahead = self._ahead
-        known: tuple[int, Picture] = (
+        known: tuple[int, Image] = (
             ahead.number,
             (ahead.seconds, ahead.name or None, partial(_as_it_is, ahead.image)),
         )
@@ -197,9 +197,9 @@ class Frames:
 
 
 def open_frames(source: str | os.PathLike[str], *, start: Mark = 0, stop: Mark | None = None, every: int = 1) -> Frames:
-    """Open a video file of any kind that FFmpeg reads, a folder of pictures, or an animated image.
+    """Open a video file of any kind that FFmpeg reads, a folder of images, or an animated image.
 
-    A folder's pictures come in natural order (2 before 10), those of subfolders and hidden ones are passed over.
+    A folder's images come in natural order (2 before 10), those of subfolders and hidden ones are passed over.
 
     Args:
         start, stop: The first frame, and the first that no longer counts, as a number counted from 0 or as the time
@@ -208,7 +208,7 @@ def open_frames(source: str | os.PathLike[str], *, start: Mark = 0, stop: Mark |
 
     Raises:
         FileNotFoundError: there is nothing at that path.
-        ValueError: it cannot be read, holds no picture at all, or start, stop and every make no sense.
+        ValueError: it cannot be read, holds no image at all, or start, stop and every make no sense.
     """
     path = Path(source)
     if every < 1:
@@ -220,7 +220,7 @@ def open_frames(source: str | os.PathLike[str], *, start: Mark = 0, stop: Mark |
     reader: _Reader
     if path.is_dir():
         reader = _Folder(path)
-    elif path.suffix.lower() in PICTURE_SUFFIXES:
+    elif path.suffix.lower() in FRAME_SUFFIXES:
         reader = _Animation(path)
     else:
         reader = VideoFile(path)
@@ -232,7 +232,7 @@ def open_frames(source: str | os.PathLike[str], *, start: Mark = 0, stop: Mark |
 
 
 class _Folder:
-    """Pictures of a folder."""
+    """Images of a folder."""
 
     rate = FOLDER_RATE
     pixel_aspect = Fraction(1)
@@ -246,7 +246,7 @@ class _Folder:
         if not self._files:
             deeper = next((path.name for path in sorted(folder.iterdir()) if path.is_dir()), None)
             hint = f"; is {folder / deeper} meant?" if deeper else ""
-            raise ValueError(f"{folder}: expected a folder with pictures in it, found none{hint}")
+            raise ValueError(f"{folder}: expected a folder with images in it, found none{hint}")
         taken: dict[str, Path] = {}
         for path in self._files:
             if (other := taken.setdefault(path.stem.casefold(), path)) is not path:
@@ -255,7 +255,7 @@ class _Folder:
                     "named after them: move those that are not meant"
                 )
 
-    def pictures(self) -> Iterator[Picture]:
+    def images(self) -> Iterator[Image]:
         for number, path in enumerate(self._files):
             yield float(number / self.rate), path.stem, partial(read_image, path)
 
@@ -264,7 +264,7 @@ class _Folder:
 
 
 class _Animation:
-    """An animated GIF, WebP or PNG; a still picture is an animation of one frame."""
+    """An animated GIF, WebP or PNG; a still image is an animation of one frame."""
 
     pixel_aspect = Fraction(1)
     sound = None
@@ -274,36 +274,36 @@ class _Animation:
         self.problems: list[str] = []
         self._path = path
         self._stream = path.open("rb")
-        self._picture = open_animation(self._stream, str(path))
-        self._hidden = int(getattr(self._picture, "default_image", False))  # frames: what is no part of the animation
-        self._picture.seek(self._hidden)
+        self._image = open_animation(self._stream, str(path))
+        self._hidden = int(getattr(self._image, "default_image", False))  # frames: what is no part of the animation
+        self._image.seek(self._hidden)
         self.rate = Fraction(1000, self._milliseconds())
         try:
-            self.count: int | None = int(getattr(self._picture, "n_frames", 1)) - self._hidden
+            self.count: int | None = int(getattr(self._image, "n_frames", 1)) - self._hidden
         except (OSError, ValueError, SyntaxError, EOFError):  # a broken file is counted by reading it
             self.count = None
 
-    def pictures(self) -> Iterator[Picture]:
+    def images(self) -> Iterator[Image]:
         milliseconds = 0
         for number in count():
             try:
-                self._picture.seek(number + self._hidden)
-                self._picture.load()
+                self._image.seek(number + self._hidden)
+                self._image.load()
             except EOFError:
                 return
             except Exception as error:  # noqa: BLE001  a broken file makes decoders raise nearly anything
                 self.problems.append(f"{self._path}: broken or cut off after {number} frames ({error})")
                 return
-            yield milliseconds / 1000, None, partial(read_image, self._picture)
+            yield milliseconds / 1000, None, partial(read_image, self._image)
             milliseconds += self._milliseconds()
 
     def close(self) -> None:
-        self._picture.close()
+        self._image.close()
         self._stream.close()
 
     def _milliseconds(self) -> int:
         """Tell how long the present frame is shown."""
-        return max(0, round(self._picture.info.get("duration") or 0)) or _STILL_MILLISECONDS
+        return max(0, round(self._image.info.get("duration") or 0)) or _STILL_MILLISECONDS
 
 
 def _as_it_is(image: Pixels) -> Pixels:

@@ -11,7 +11,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -199,7 +199,7 @@ class _Run:
     def write(self, answers: Iterator[_Answered], lines: FrameLines) -> tuple[ObjectTrack, ...]:
         """Write everything, and say what became of the objects."""
         job = self._job
-        with _results(job, self._frames, lines) as results:
+        with _results(job, self._frames, lines, self.problems) as results:
             last = time.monotonic()
             for frame, answer, known in answers:
                 results.add(frame, answer, known)
@@ -211,7 +211,10 @@ class _Run:
                     save(job.out, self._settings, Saved(self.done, lines.size(), self._tracker.state()))
                     last = time.monotonic()
             results.wait()
-        results.sheet.write(job.out / SHEET_NAME)
+        try:
+            results.sheet.write(job.out / SHEET_NAME)
+        except (OSError, ValueError) as error:
+            self.problems.append(f"{SHEET_NAME} is missing: {error}")
         ids = self._tracker.ids
         for kind in job.exports:
             write_export(job.out, kind, lines, ids, self._frames.size)
@@ -234,21 +237,63 @@ class _Run:
 
 
 @contextmanager
-def _results(job: TrackJob, frames: Frames, lines: FrameLines) -> Iterator[_Results]:
+def _results(job: TrackJob, frames: Frames, lines: FrameLines, problems: list[str]) -> Iterator[_Results]:
     """Open what is written frame by frame; the overlay is there when the block ends."""
     with ExitStack() as stack:
-        overlay = None
-        if job.overlay:
-            overlay = stack.enter_context(
-                movie(
-                    job.out / OVERLAY_NAME,
-                    frames.size,
-                    rate=frames.rate / job.every,
-                    pixel_aspect=frames.pixel_aspect,
-                    sound=frames.sound,
-                )
-            )
+        overlay = stack.enter_context(_Overlay(job, frames, problems)) if job.overlay else None
         yield stack.enter_context(_Results(job, lines, overlay))
+
+
+class _Overlay:
+    """The film of the overlays, which costs masks and tracks nothing: where it fails, it is given up, and that is told.
+
+    A context manager; the file is there when the block ends without an exception.
+    """
+
+    def __init__(self, job: TrackJob, frames: Frames, problems: list[str]) -> None:
+        self._job, self._frames, self._problems = job, frames, problems
+        self._film: AbstractContextManager[Movie] | None = None
+        self._movie: Movie | None = None
+
+    def __enter__(self) -> Self:
+        frames = self._frames
+        self._film = movie(
+            self._job.out / OVERLAY_NAME,
+            frames.size,
+            rate=frames.rate / self._job.every,
+            pixel_aspect=frames.pixel_aspect,
+            sound=frames.sound,
+        )
+        try:
+            self._movie = self._film.__enter__()
+        except (OSError, ValueError) as error:
+            self._tell(error)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._film is None or self._movie is None:
+            return
+        try:
+            self._film.__exit__(*exception)  # type: ignore[arg-type]
+        except (OSError, ValueError) as error:
+            if exception[0] is None:
+                self._tell(error)
+
+    def add(self, seconds: float, drawn: Pixels) -> None:
+        """Write the next frame, unless the film was given up."""
+        if self._film is None or self._movie is None:
+            return
+        try:
+            self._movie.add(seconds, drawn)
+        except (OSError, ValueError) as error:
+            film, self._movie = self._film, None
+            with suppress(OSError, ValueError):  # what it fails with again
+                film.__exit__(type(error), error, error.__traceback__)
+            self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
+        self._movie = None
+        self._problems.append(f"{OVERLAY_NAME} is missing: {getattr(error, 'strerror', None) or error}")
 
 
 class _Results:
@@ -258,7 +303,7 @@ class _Results:
         table: (256, 3) uint8, the colours of the ids in the last frame.
     """
 
-    def __init__(self, job: TrackJob, lines: FrameLines, overlay: Movie | None) -> None:
+    def __init__(self, job: TrackJob, lines: FrameLines, overlay: _Overlay | None) -> None:
         self.sheet = Sheet()
         self.table: Pixels = np.zeros((256, 3), np.uint8)
         self._masks = job.out / MASKS_NAME

@@ -38,7 +38,7 @@ class TrackJob:
         mask: Of the first frame that is tracked, if given.
         masks, hints: Of frames by their numbers.
         snap: See `formats.read_mask`; it is for these masks.
-        prompts: From other pictures.
+        prompts: From other images.
         settings: In plain values all that the results depend on, but for the network.
     """
 
@@ -117,14 +117,14 @@ def plan_track(
             written to or is what is read; the message says why.
     """
     path, folder, given, said = Path(source), Path(out), dict(masks or {}), dict(hints or {})
-    chosen, context, keys = SegmentOptions(**options), tuple(prompts), tuple(prompt_tensors)
+    chosen, context, learned = SegmentOptions(**options), tuple(prompts), tuple(prompt_tensors)
     refuse_unwritable(folder)
     _refuse_overwriting(path, folder)
     MemoryBank(size=memory, policy=policy, side=1)  # for what it says of them
     refuse_tiles(chosen)
     _refuse_unknown(exports)
     pointed = isinstance(start, int) and start in said and bool(said[start].ids)
-    mask = _first_mask(mask, given, start, nothing_else=not context and not keys and not pointed)
+    mask = _first_mask(mask, given, start, nothing_else=not context and not learned and not pointed)
     with open_frames(path, start=start, stop=stop, every=every) as frames:
         size = frames.size
     _refuse_numbers(given, start, stop, every, what="masks")
@@ -138,15 +138,15 @@ def plan_track(
         "every": every,
         "masks": {str(n): _name(each) for n, each in [("first", mask), *given.items()] if each is not None},
         "hints": {str(number): each.digest for number, each in sorted(said.items())},
-        **_told_of(prompt_files, keys),
-        "given_sha256": _digest(first, checked, (*context, *keys)),
+        **_told_of(prompt_files, learned),
+        "given_sha256": _digest(first, checked, (*context, *learned)),
         "memory": memory,
         "policy": policy,
         **chosen.plain(),
         "overlay": overlay,
         "exports": sorted(exports),
     }
-    shown = (first, checked, said, snap, context, keys)
+    shown = (first, checked, said, snap, context, learned)
     when = (start, stop, every)
     return TrackJob(path, folder, *shown, memory, policy, chosen, *when, overlay, tuple(sorted(exports)), settings)
 
@@ -162,10 +162,10 @@ def _refuse_hints(said: Mapping[int, Hints], start: Mark, stop: Mark | None, eve
         _check_hints(number, each, size)
 
 
-def _told_of(files: Iterable[tuple[StrPath, StrPath]], keys: Sequence[PromptTensor]) -> dict[str, object]:
+def _told_of(files: Iterable[tuple[StrPath, StrPath]], prompt_tensors: Sequence[PromptTensor]) -> dict[str, object]:
     return {
         "prompts": [{"image": os.fspath(image), "mask": os.fspath(mask)} for image, mask in files],
-        "prompt_tensors": [{"ids": list(key.ids), **asdict(key.origin)} for key in keys],
+        "prompt_tensors": [{"ids": list(each.ids), **asdict(each.origin)} for each in prompt_tensors],
     }
 
 

@@ -1,6 +1,6 @@
-"""A contact sheet: some frames of a video, evenly spread, in one picture. Memory holds small pictures, and few.
+"""A contact sheet: some frames of a video, evenly spread, in one image. Memory holds small images, and few.
 
-Refuses to know what is in the pictures, and how many will come.
+Refuses to know what is in the images, and how many will come.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Sheet:
         self._seen += 1
         if not wanted:
             return
-        picture = Image.fromarray(shrunk(image(), _CELL, quick=True))
-        self._kept.append((caption, picture))
+        small = Image.fromarray(shrunk(image(), _CELL, quick=True))
+        self._kept.append((caption, small))
         if len(self._kept) >= 2 * MOST_CELLS:
             self._kept = self._kept[::2]
             self._distance *= 2
@@ -55,9 +55,9 @@ class Sheet:
         rows = -(-len(chosen) // columns)
         sheet = Image.new("RGB", (_GAP + columns * width, _GAP + rows * height), _PAPER)
         draw = ImageDraw.Draw(sheet)
-        for cell, (caption, picture) in enumerate(chosen):
+        for cell, (caption, image) in enumerate(chosen):
             row, column = divmod(cell, columns)
             left, top = _GAP + column * width, _GAP + row * height
             draw.text((left, top), caption, _INK, ImageFont.load_default(13))
-            sheet.paste(picture, (left, top + _LINE))
+            sheet.paste(image, (left, top + _LINE))
         write_image(path, np.asarray(sheet))

@@ -1,10 +1,11 @@
 """Video files, read and written through PyAV: the only module that knows containers, streams, packets and timestamps.
 
-Refuses to know what is in the pictures.
+Refuses to know what is in the images.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ _CONTAINERS: Final = (
     *("asf", "av1", "avi", "dv", "flv", "h264", "hevc", "ivf", "m4v", "matroska", "mjpeg", "mov", "mpeg", "mpegts"),
     *("mpegvideo", "mxf", "nut", "obu", "ogg", "rm", "webm", "yuv4mpegpipe"),
 )
-"""FFmpeg's names of the containers that are read: others make pictures of text, or read further files."""
+"""FFmpeg's names of the containers that are read: others make images of text, or read further files."""
 _ALLOWED: Final = {"format_whitelist": ",".join(_CONTAINERS), "protocol_whitelist": "file"}
 _QUALITY: Final = {"crf": "20", "preset": "veryfast"}  # of H.264: hard to tell from the source, quicker than a network
 _LEAST_MISSING: Final = 0.5  # seconds between what a file announces and what it holds that mean it was cut off
@@ -44,7 +45,7 @@ _BT709: Final = 1  # the number of that standard among primaries, transfer funct
 _LIMITED_RANGE: Final = 1
 
 
-Picture: TypeAlias = tuple[float, str | None, Callable[[], Pixels]]
+Image: TypeAlias = tuple[float, str | None, Callable[[], Pixels]]
 """A frame before it is decoded: seconds since the first, a name if it has one, and how to decode it, which must happen
 before the next is asked for."""
 
@@ -68,11 +69,11 @@ class Sound:
 
 
 class VideoFile:
-    """The pictures of a video file's best video stream, decoded one by one, upright, with their own times.
+    """The images of a video file's best video stream, decoded one by one, upright, with their own times.
 
     rate: frames per second on average. count: frames as far as the file says or lets estimate, or None.
 
-    problems: what was found to be wrong once all pictures were read.
+    problems: what was found to be wrong once all images were read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,19 +90,19 @@ class VideoFile:
         self.rate = _fraction(stream.average_rate) or _fraction(stream.guessed_rate) or _USUAL_RATE
         self.pixel_aspect = _fraction(stream.sample_aspect_ratio) or Fraction(1)
         self.count = stream.frames or self._estimated_count()
-        self._origin: float | None = None  # of the first picture
+        self._origin: float | None = None  # of the first image
         self._reach = 0.0  # how far into the file its packets have come, in seconds
         self._damaged = 0  # packets
-        self._rotation: int | None = None  # of the last picture, and the whole of its turn
+        self._rotation: int | None = None  # of the last image, and the whole of its turn
         self._turn: Turn | None = None
 
     @property
     def sound(self) -> Sound | None:
-        """Known once the first picture has been decoded."""
+        """Known once the first image has been decoded."""
         has_sound = any(stream.codec_context is not None for stream in self._container.streams.audio)
         return Sound(self._path, self._origin or 0.0) if has_sound else None
 
-    def pictures(self) -> Iterator[Picture]:
+    def images(self) -> Iterator[Image]:
         """Give each one's time since the first in seconds, None (no name), and how to convert it."""
         number = 0
         for packet in self._packets():
@@ -161,17 +162,18 @@ class VideoFile:
         Most containers end without a complaint where they were cut off, and only their length shows it. Where one says
         none (MPEG-TS), or skips what it cannot read (a hole in Matroska), nobody knows.
         """
-        if self._damaged:
-            packets = "1 packet is" if self._damaged == 1 else f"{self._damaged} packets are"
-            self.problems.append(f"{self._path}: {packets} damaged; frames there are missing or look broken")
-        announced = self._seconds()
-        if not self.problems and announced is not None:
+        damaged = "1 packet is damaged" if self._damaged == 1 else f"{self._damaged} packets are damaged"
+        announced, is_told = self._seconds(), bool(self.problems)  # told where reading ended
+        if not is_told and announced is not None:
             start = (self._container.start_time or 0) * _seconds_per_tick()
             missing = announced - self._reach + min(0.0, start)  # some count their length from 0, others from the start
             if missing > max(_LEAST_MISSING, float(2 / self.rate)):
-                self.problems.append(
-                    f"{self._path}: cut off: it announces {announced:.1f} s and ends after {announced - missing:.1f} s"
-                )
+                ends = f"it announces {announced:.1f} s and ends after {announced - missing:.1f} s"
+                also = f"; {damaged}" if self._damaged else ""
+                self.problems.append(f"{self._path}: cut off: {ends}{also}")
+                return
+        if self._damaged:
+            self.problems.append(f"{self._path}: {damaged}; frames there are missing or look broken")
 
     def _seconds(self) -> float | None:
         """Read how long the file says that it is."""
@@ -192,7 +194,7 @@ def _opened(path: Path) -> InputContainer:
         return av.open(f"file:{os.fspath(path)}", "r", metadata_errors="ignore", options=dict(_ALLOWED))
     except FFmpegError as error:
         raise ValueError(
-            f"{path}: expected a video, a folder of pictures or an animated image; the file is none, of a kind that is "
+            f"{path}: expected a video, a folder of images or an animated image; the file is none, of a kind that is "
             f"not read, or broken ({_reason(error)})"
         ) from error
 
@@ -204,7 +206,7 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
         kinds = ", ".join(sorted({each.type for each in container.streams if each not in container.streams.video}))
         found = f"only {kinds}" if kinds else "none"
         raise ValueError(
-            f"{path}: expected a video stream, found {found}; give a file with pictures, or copy it again if it "
+            f"{path}: expected a video stream, found {found}; give a file with images, or copy it again if it "
             "was cut off"
         )
     stream = next((each for each in moving if best is not None and each.index == best.index), moving[0])
@@ -255,7 +257,7 @@ def _upright(frame: VideoFrame, turn: Turn | None) -> Pixels:
 
 
 class Movie:
-    """An MP4 file that grows: H.264 (yuv420p), each picture at its own time, a source's sound beside it.
+    """An MP4 file that grows: H.264 (yuv420p), each image at its own time, a source's sound beside it.
 
     Made by :func:`movie`. An odd side is made even by repeating the last row or column, as H.264 demands.
     """
@@ -265,8 +267,8 @@ class Movie:
     ) -> None:
         self._size = size[0] + size[0] % 2, size[1] + size[1] % 2
         self._step = max(1, round(1 / (rate * CLOCK)))  # ticks of a frame
-        self._start: float | None = None  # seconds of the first picture, which is shown at 0
-        self._last = -1  # ticks of the last picture
+        self._start: float | None = None  # seconds of the first image, which is shown at 0
+        self._last = -1  # ticks of the last image
         self._container = av.open(stream, "w", format="mp4")
         self._video = self._container.add_stream("libx264", rate=rate, options=dict(_QUALITY))
         self._video.height, self._video.width = self._size
@@ -297,7 +299,7 @@ class Movie:
         self._copy_sound(self._last)
 
     def finish(self) -> None:
-        """Write what the encoder still holds, and the sound of the last picture."""
+        """Write what the encoder still holds, and the sound of the last image."""
         self._container.mux(self._video.encode(None))
         self._copy_sound(self._last + self._step)
 
@@ -387,22 +389,34 @@ def movie(
 def _begun(
     stream: BinaryIO, size: tuple[int, int], *, rate: Fraction, pixel_aspect: Fraction, sound: Sound | None
 ) -> Movie:
-    made: Movie | None = None
-    try:
-        made = Movie(stream, size, rate=rate, pixel_aspect=pixel_aspect, sound=sound)
-        made.begin()
-        return made
-    except (FFmpegError, ValueError) as error:
-        if made is not None:
-            made.close()
-        if sound is None:
-            raise
-        _warn_of_sound(f"{sound.path}: its sound cannot be copied into an MP4 ({error}); the overlay is silent")
-    stream.seek(0)
-    stream.truncate()
-    made = Movie(stream, size, rate=rate, pixel_aspect=pixel_aspect, sound=None)
+    if sound is not None:
+        try:
+            _try_sound(sound)
+        except (FFmpegError, ValueError) as error:
+            told = _reason(error) if isinstance(error, FFmpegError) else error
+            _warn_of_sound(f"{sound.path}: its sound cannot be copied into an MP4 ({told}); the overlay is silent")
+            sound = None
+    made = Movie(stream, size, rate=rate, pixel_aspect=pixel_aspect, sound=sound)
     made.begin()
     return made
+
+
+def _try_sound(sound: Sound) -> None:
+    """Copy the first second of a sound into an MP4 in memory: some kinds fail at its beginning, some at its end.
+
+    Raises:
+        FFmpegError, ValueError: MP4 cannot hold it.
+    """
+    container = av.open(io.BytesIO(), "w", format="mp4")
+    try:
+        copy = _SoundCopy(sound, container)
+        try:
+            container.start_encoding()
+            copy.copy(0.0, 1.0)
+        finally:
+            copy.close()
+    finally:
+        container.close()
 
 
 def _warn_of_sound(sentence: str) -> None:

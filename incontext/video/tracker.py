@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +20,13 @@ from PIL import Image
 from incontext.canvas.query import fit_query
 from incontext.engine import Context, FittedQuery, PreparedContext, Segmenter
 from incontext.hints import Hints
+from incontext.images.arrays import TensorLike
 from incontext.images.ids import IGNORED, Pixels, ids_in
 from incontext.images.masks import is_painted
 from incontext.images.read import ImageLike, read_image
 from incontext.network.model import PromptTokens
 from incontext.options import Policy, SegmentKeywords, SegmentOptions, takes_options
-from incontext.prompt_tensor import PromptTensor
+from incontext.prompt_tensor import PromptTensor, listed
 from incontext.types import Palette, Prompt, Segmentation
 from incontext.video.bank import MemoryBank, only, refuse_tiles, sure_only
 from incontext.video.colors import NOTHING_SHOWN, by_color, extended
@@ -61,8 +62,9 @@ def track(
     Raises:
         FileNotFoundError, ValueError: a frame, the context or an option cannot be used; the message says why.
     """
-    mask = context if isinstance(context, str | os.PathLike | Image.Image | np.ndarray) else None
-    prompts = None if isinstance(context, str | os.PathLike | Image.Image | np.ndarray) else context
+    is_mask = isinstance(context, str | os.PathLike | Image.Image | np.ndarray | TensorLike)
+    mask = cast("ImageLike | None", context if is_mask else None)
+    prompts = cast("Context | None", None if is_mask else context)
     tracker, said = Tracker(segmenter, context=prompts, memory=memory, policy=policy, **options), hints or {}
     return (
         tracker.step(frame, None if number else mask, hints=said.get(number)) for number, frame in enumerate(frames)
@@ -94,8 +96,8 @@ class Tracker:
     network's resolution; unsure ones are background then. It may come back, for what was given stays.
 
     Args:
-        context: Prompts from other pictures, one of which counts as the mask of the first frame where that is its
-            picture; and prompt tensors, which are asked beside the memory of the objects that they find.
+        context: Prompts from other images, one of which counts as the mask of the first frame where that is its
+            image; and prompt tensors, which are asked beside the memory of the objects that they find.
         snap: See `read_mask`; it is for the masks of frames.
         options: See `SegmentOptions`; frames are not cut to tiles, as they are remembered as the network sees them.
 
@@ -124,7 +126,7 @@ class Tracker:
         self._kept = max(self._side, self._second or 0)  # pixels along a side of what is remembered
         self._bank = MemoryBank(size=memory, policy=policy, side=self._kept)
         given = () if context is None else _checked(context)
-        self._keys = tuple(each for each in given if isinstance(each, PromptTensor))
+        self._learned = tuple(each for each in given if isinstance(each, PromptTensor))
         self._forgotten: frozenset[int] = frozenset()  # of their ids
         # The rest of the context waits until the first frame says which are its own.
         self._context = tuple(each for each in given if isinstance(each, Prompt))
@@ -137,7 +139,7 @@ class Tracker:
     @property
     def ids(self) -> tuple[int, ...]:
         """The objects that are known, ascending, whether or not they are in sight."""
-        learned = {i for key in self._keys for i in key.ids} - self._forgotten
+        learned = {i for each in self._learned for i in each.ids} - self._forgotten
         return tuple(sorted({*self._bank.ids, *learned, *(i for prompt in self._context for i in prompt.ids)}))
 
     def step(self, frame: ImageLike, mask: ImageLike | None = None, *, hints: Hints | None = None) -> Segmentation:
@@ -200,7 +202,7 @@ class Tracker:
             "number": np.array(self._number),
             "frame_size": np.array(self._size or (0, 0)),
             "options": np.array(json.dumps(self._options.plain())),
-            "learned": np.array(sorted({i for key in self._keys for i in key.ids}), np.int64),
+            "learned": np.array(sorted({i for each in self._learned for i in each.ids}), np.int64),
             "forgotten": np.array(sorted(self._forgotten), np.int64),
             "shown_ids": self._shown.ids.copy(),
             "shown_colors": self._shown.colors.copy(),
@@ -218,7 +220,7 @@ class Tracker:
         theirs = {"memory": bank.size, "policy": bank.policy, **json.loads(str(state["options"])), "side": bank.side}
         own = {"memory": self._bank.size, "policy": self._bank.policy, **self._options.plain(), "side": self._kept}
         theirs["learned ids"] = state["learned"].tolist()
-        own["learned ids"] = sorted({i for key in self._keys for i in key.ids})
+        own["learned ids"] = sorted({i for each in self._learned for i in each.ids})
         if theirs != own:
             raise ValueError(f"expected the state of a tracker with {own}, got {theirs}; make this one the same")
         height, width = state["frame_size"].tolist()
@@ -279,7 +281,7 @@ class Tracker:
         own = [np.array_equal(prompt.image, image) for prompt in self._context]
         masks = [prompt for prompt, is_own in zip(self._context, own, strict=True) if is_own]
         masks += [] if given is None else [given]
-        if not masks and not self._context and not self._keys and not hinted:
+        if not masks and not self._context and not self._learned and not hinted:
             raise ValueError(
                 "frame 0: expected its mask, or prompts as the context, got neither; give one of them, or hints that "
                 "point at something"
@@ -335,7 +337,7 @@ class Tracker:
         """Prepare the memory as the network takes it, anew only when it changed."""
         contexts = self._bank.contexts
         if self._prepared is None or self._prepared[0] is not contexts:
-            asked = _with_keys(contexts, self._keys)
+            asked = _with_keys(contexts, self._learned)
             each = [
                 self._segmenter.prepare(context, known=self._tokens, **self._options.keywords()) for context in asked
             ]
@@ -345,13 +347,11 @@ class Tracker:
         return self._prepared[1]
 
 
-def _checked(context: object) -> tuple[Prompt | PromptTensor, ...]:
-    alone = isinstance(context, Prompt | PromptTensor)
-    given = (context,) if alone else tuple(context) if isinstance(context, Sequence) else ()
-    if not given or not all(isinstance(each, Prompt | PromptTensor) for each in given):
-        kinds = ", ".join(sorted({type(each).__name__ for each in given})) or f"no prompt in {context!r:.50}"
+def _checked(context: Context) -> tuple[Prompt | PromptTensor, ...]:
+    given = listed(context)
+    if not given:
         raise ValueError(
-            f"expected a mask of the first frame, a Prompt, a PromptTensor or a sequence of these, got {kinds}"
+            "expected a mask of the first frame, a Prompt, a PromptTensor or a sequence of these, got none"
         )
     if any(isinstance(each, Prompt) and each.colors is not None for each in given):
         raise ValueError("expected prompts with masks of ids, got raw colours, which no memory can join; give masks")
@@ -359,15 +359,15 @@ def _checked(context: object) -> tuple[Prompt | PromptTensor, ...]:
 
 
 def _with_keys(
-    contexts: Sequence[Sequence[Prompt]], keys: Sequence[PromptTensor]
+    contexts: Sequence[Sequence[Prompt]], prompt_tensors: Sequence[PromptTensor]
 ) -> list[Sequence[Prompt | PromptTensor]]:
     """Put prompt tensors beside the prompts that show an id of theirs, or by themselves where there are none."""
-    learned = {i for key in keys for i in key.ids}
+    learned = {i for each in prompt_tensors for i in each.ids}
     shares = [any(learned & set(prompt.ids) for prompt in prompts) for prompts in contexts]
     asked: list[Sequence[Prompt | PromptTensor]] = [
-        [*keys, *prompts] if own else prompts for prompts, own in zip(contexts, shares, strict=True)
+        [*prompt_tensors, *prompts] if own else prompts for prompts, own in zip(contexts, shares, strict=True)
     ]
-    return asked if any(shares) or not keys else [*asked, keys]
+    return asked if any(shares) or not prompt_tensors else [*asked, prompt_tensors]
 
 
 def _joined(prompts: Sequence[Prompt]) -> Prompt:

@@ -1,7 +1,7 @@
 """What became of each object: a line for each frame while a video is tracked, `tracks.json` of them at the end.
 
 Only the file of lines grows with the video; whatever is made of it is made line by line. Refuses to know the network,
-videos and pictures.
+videos and images.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from incontext.images.resize import resized_mask, shrunk
 from incontext.types import Prompt
 
 _DISC = 1 / 8  # of the shorter side: the radius
-_SEED = 2  # pixels about a click that are known, in pictures that were shrunk
+_SEED = 2  # pixels about a click that are known, in images that were shrunk
 _WALKED, _CUT = 160, 320  # pixels along the longer side of what they work on
 _ROUNDS = 5  # of GrabCut
 _POSITIVE, _NEGATIVE = 1, 2  # labels of the random walker

@@ -57,7 +57,7 @@ class ClickReport:
 
     Attributes:
         most: Clicks on a thing.
-        left_out: Things that their pictures did not show.
+        left_out: Things that their images did not show.
     """
 
     columns: tuple[ClickColumn, ...]

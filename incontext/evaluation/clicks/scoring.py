@@ -1,6 +1,6 @@
 """Click on things by simulation, with every method, and keep what came of it.
 
-Refuses to know networks: a method is any function from a picture, perhaps an example, and clicks to masks. It is shown
+Refuses to know networks: a method is any function from an image, perhaps an example, and clicks to masks. It is shown
 no truth but that of the example.
 """
 
@@ -33,7 +33,7 @@ class ClickMethod:
     """Something that answers clicks, and how reports call it.
 
     Attributes:
-        start: A picture (H, W, 3) uint8 and an example, or None -> what answers clicks on it.
+        start: An image (H, W, 3) uint8 and an example, or None -> what answers clicks on it.
         uses_example: Whether it is given examples, and asked only where there are some; its answer to no clicks is then
             the first one.
         baseline: It has not learnt anything.
@@ -106,11 +106,11 @@ def evaluate_clicks(
     journal: ClickJournal | None = None,
     on_thing: Callable[[int, int], None] | None = None,
 ) -> ClickReport:
-    """Click on all things with every method and score the answers, at the pictures' own size.
+    """Click on all things with every method and score the answers, at the images' own size.
 
     Args:
         methods: Those with examples are asked only about things that have one.
-        things: Of one or several sets; those whose picture does not show them are left out, and counted.
+        things: Of one or several sets; those whose image does not show them are left out, and counted.
         most: Clicks on a thing at most. It ends earlier when an IoU of .9 is reached, but not before the last of
             `counts`.
         counts: Clicks after which the mean IoU is told.
@@ -120,7 +120,7 @@ def evaluate_clicks(
 
     Raises:
         ValueError: There is nothing to ask or nobody to answer, names are not distinct, or an answer has not the
-            picture's size.
+            image's size.
     """
     _check(methods, things, most, counts)
     records: dict[tuple[str, str], Record] = {}
@@ -140,7 +140,7 @@ def evaluate_clicks(
     finally:
         pool.shutdown(cancel_futures=True)
     if not shown:
-        raise ValueError("expected pictures that show what is to be clicked on, got none")
+        raise ValueError("expected images that show what is to be clicked on, got none")
     measured = {
         (method.name, method.baseline): [
             (thing.set, Curve(known.ious, (), done=known.done), known.seconds)

@@ -64,7 +64,7 @@ def next_click(truth: Flags, ignored: Flags, found: Flags, clicked: Sequence[Cli
 
     Returns:
         The click, or None where no pixel is wrong that was not clicked on. (The published code then clicks on the first
-        pixel of the picture, which says nothing.)
+        pixel of the image, which says nothing.)
     """
     open_ones = np.ones(truth.shape, np.bool_)
     for click in clicked:

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from incontext.evaluation.few_shot.episodes import EpisodeSet, files, read_sets
-from incontext.evaluation.few_shot.pictures import EpisodeImages
+from incontext.evaluation.few_shot.images import EpisodeImages
 from incontext.evaluation.metrics import Flags
 from incontext.evaluation.video.clips import Clip, read_clips
 from incontext.images.ids import IGNORED, Pixels
@@ -29,13 +29,13 @@ _UNKNOWN = 128  # in masks of GrabCut and Berkeley: neither thing, which is brig
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """A picture and a thing in it.
+    """An image and a thing in it.
 
     Attributes:
         image: (H, W, 3) uint8.
         truth: (H, W) bool, not all False.
         ignored: (H, W) bool, where nothing is scored.
-        example: Another picture with the like, where there is one, marked as id 1.
+        example: Another image with the like, where there is one, marked as id 1.
     """
 
     image: Pixels
@@ -50,7 +50,7 @@ class Thing:
 
     Attributes:
         set, name: For reports, both together tell it from all others.
-        read: Gives it, or None where the picture does not show it after all.
+        read: Gives it, or None where the image does not show it after all.
         files: What it is read from.
     """
 
@@ -104,8 +104,8 @@ def read_things(
         clips = read_clips(data, names=names)
         return tuple(thing for clip in clips for thing in _spread(_of_clip(clip, frames), limit))
     sets = read_sets(data, names=names, prompts=1, limit=limit, seed=seed)
-    pictures = EpisodeImages(sets)
-    return tuple(thing for each in sets for thing in _of_set(each, pictures))
+    images = EpisodeImages(sets)
+    return tuple(thing for each in sets for thing in _of_set(each, images))
 
 
 def _layout_of(data: Path) -> Layout:
@@ -123,14 +123,14 @@ def _spread(things: Sequence[Thing], limit: int | None) -> tuple[Thing, ...]:
     return tuple(things[i] for i in np.linspace(0, len(things) - 1, limit).round().astype(int).tolist())
 
 
-def _of_set(each: EpisodeSet, pictures: EpisodeImages) -> Iterator[Thing]:
+def _of_set(each: EpisodeSet, images: EpisodeImages) -> Iterator[Thing]:
     found = [files(each.folder / kind) for kind in ("images", "masks")]
     for number, episode in enumerate(each.episodes):
 
         def read(i: int = episode.id, query: str = episode.query, prompt: str = episode.prompts[0]) -> Truth | None:
-            asked = pictures.asked(each, i, query)
-            image = pictures.image(each.name, query)
-            return _truth(image, asked == 1, asked == IGNORED, lambda: pictures.prompt(each, i, prompt))
+            asked = images.asked(each, i, query)
+            image = images.image(each.name, query)
+            return _truth(image, asked == 1, asked == IGNORED, lambda: images.prompt(each, i, prompt))
 
         needed = (kind[stem] for stem in (episode.query, episode.prompts[0]) for kind in found if stem in kind)
         yield Thing(each.name, f"{number} {episode.query} {episode.id}", read, tuple(needed), has_example=True)
@@ -171,21 +171,21 @@ def _pairs(data: Path, kind: str, images: str, masks: str) -> tuple[Thing, ...]:
     for folder in (images, masks):
         if not (data / folder).is_dir():
             raise FileNotFoundError(f"{data}: expected a folder {folder} in it for the layout {kind}, got none")
-    pictures, found = files(data / images), files(data / masks)
-    if missing := sorted(set(pictures) - set(found)):
-        raise ValueError(f"{data / masks}: expected a mask for each picture, got none for {', '.join(missing[:3])}")
+    shown, found = files(data / images), files(data / masks)
+    if missing := sorted(set(shown) - set(found)):
+        raise ValueError(f"{data / masks}: expected a mask for each image, got none for {', '.join(missing[:3])}")
 
     def thing(stem: str) -> Thing:
         def read() -> Truth | None:
-            image, mask = read_image(pictures[stem]), read_image(found[stem])[..., 0]
+            image, mask = read_image(shown[stem]), read_image(found[stem])[..., 0]
             _check_size(mask, image, found[stem])
             return _truth(image, mask > _UNKNOWN, mask == _UNKNOWN, None)
 
-        return Thing(kind, stem, read, (pictures[stem], found[stem]), has_example=False)
+        return Thing(kind, stem, read, (shown[stem], found[stem]), has_example=False)
 
-    if not pictures:
-        raise FileNotFoundError(f"{data / images}: expected pictures in it, got none")
-    return tuple(thing(stem) for stem in pictures)
+    if not shown:
+        raise FileNotFoundError(f"{data / images}: expected images in it, got none")
+    return tuple(thing(stem) for stem in shown)
 
 
 def _truth(image: Pixels, truth: Flags, ignored: Flags, example: Callable[[], Prompt] | None) -> Truth | None:
@@ -196,4 +196,4 @@ def _truth(image: Pixels, truth: Flags, ignored: Flags, example: Callable[[], Pr
 
 def _check_size(mask: Pixels, image: Pixels, path: Path) -> None:
     if mask.shape != image.shape[:2]:
-        raise ValueError(f"{path}: expected a mask of its picture's size {image.shape[:2]}, got {mask.shape}")
+        raise ValueError(f"{path}: expected a mask of its image's size {image.shape[:2]}, got {mask.shape}")

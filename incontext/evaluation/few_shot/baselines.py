@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from incontext.evaluation.few_shot.pictures import SCORING_SIDE
+from incontext.evaluation.few_shot.images import SCORING_SIDE
 from incontext.evaluation.few_shot.scoring import Method
 from incontext.images.ids import IGNORED, Pixels
 from incontext.images.resize import resized, resized_mask

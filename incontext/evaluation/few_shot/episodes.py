@@ -1,6 +1,6 @@
 """Which questions are asked: fixed episodes, episodes drawn from folders, and queries without the thing.
 
-An episode asks for one id. It names its pictures; masks hold ids, 0 background and 255 ignored. Refuses to know
+An episode asks for one id. It names its images; masks hold ids, 0 background and 255 ignored. Refuses to know
 answers and scores.
 """
 
@@ -20,18 +20,19 @@ from incontext.images.dataset import described, has_instances, has_regions
 from incontext.images.ids import IGNORED
 from incontext.images.masks import number_colors, read_ids
 from incontext.images.read import IMAGE_SUFFIXES
+from incontext.words import did_you_mean
 
 DRAWN_EPISODES = 100  # of a set without fixed ones
 USUAL_PROMPTS = 8
 _SAID_EVERYWHERE = {  # words of descriptions that name no thing
     "and", "are", "class", "each", "everyone", "file", "from", "image", "label", "labelled", "new", "not", "object",
-    "one", "other", "part", "photograph", "picture", "set", "than", "the", "thin", "thing", "train", "with",
+    "one", "other", "part", "photograph", "set", "than", "the", "thin", "thing", "train", "with",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Absent:
-    """A query that does not show what an episode asks for: a picture of the set of that name."""
+    """A query that does not show what an episode asks for: an image of the set of that name."""
 
     set: str
     query: str
@@ -41,7 +42,7 @@ class Absent:
 class Episode:
     """One question: find class `id` of the prompts in the query.
 
-    Pictures are named by the stems of their files.
+    Images are named by the stems of their files.
 
     Attributes:
         absent: A second query for the same prompts, where the right answer is empty.
@@ -55,7 +56,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class EpisodeSet:
-    """The episodes of one set, whose pictures are in `folder`/images and `folder`/masks.
+    """The episodes of one set, whose images are in `folder`/images and `folder`/masks.
 
     Attributes:
         instances_as_one: Every id but 0 and 255 is foreground, whatever an episode's `id` says.
@@ -106,7 +107,7 @@ def read_sets(
         shown = {each.name: what_is_shown(each) for each in found}
     else:
         found = _chosen(fixed or sets_in(data), names)
-        if names is None:  # ids of regions mean nothing in another picture
+        if names is None:  # ids of regions mean nothing in another image
             found = [each for each in found if not has_regions(each.folder)] or found
         shown = {each.name: what_is_shown(each) for each in found}
         count = DRAWN_EPISODES if drawn is None else drawn
@@ -154,14 +155,14 @@ def draw(
     That is the protocol of COCO-20i and PASCAL-5i (HSNet, arXiv 2104.01538).
 
     Args:
-        shown: The ids of each picture. Episode number i of a seed is the same however many are drawn. Classes with
-            fewer pictures than one episode takes are left out with a warning.
+        shown: The ids of each image. Episode number i of a seed is the same however many are drawn. Classes with
+            fewer images than one episode takes are left out with a warning.
 
     Raises:
         ValueError: None is left.
     """
     if has_regions(each.folder):
-        raise ValueError(f"{each.folder}: expected ids that mean the same in every picture; its masks are regions")
+        raise ValueError(f"{each.folder}: expected ids that mean the same in every image; its masks are regions")
     if count < 1:
         raise ValueError(f"expected at least 1 episode to draw, got {count}")
     by_id: dict[int, list[str]] = {}
@@ -173,12 +174,12 @@ def draw(
     usable = sorted(i for i, stems in by_id.items() if len(stems) > wanted)
     if not usable:
         raise ValueError(
-            f"{each.folder}: expected a class in at least {wanted + 1} pictures, for a query and {wanted} prompts, "
+            f"{each.folder}: expected a class in at least {wanted + 1} images, for a query and {wanted} prompts, "
             f"got {most}; ask for fewer shots"
         )
     if rare := [each.class_name(i) for i in sorted(set(by_id) - set(usable))]:
         warnings.warn(
-            f"{each.folder}: left out, because fewer than {wanted + 1} pictures show them: {', '.join(rare)}",
+            f"{each.folder}: left out, because fewer than {wanted + 1} images show them: {', '.join(rare)}",
             stacklevel=2,
         )
     episodes = []
@@ -195,10 +196,10 @@ def what_is_shown(each: EpisodeSet, *, only: Collection[str] | None = None) -> d
 
     Reads every mask of the set, or of these stems only.
     """
-    pictures, masks, shown = files(each.folder / "images"), files(each.folder / "masks"), {}
+    images, masks, shown = files(each.folder / "images"), files(each.folder / "masks"), {}
     numbers = number_colors(masks.values())
     for stem, path in masks.items():
-        if stem in pictures and (only is None or stem in only):
+        if stem in images and (only is None or stem in only):
             counts = np.bincount(read_ids(path, numbers).ravel(), minlength=IGNORED + 1)
             ids = {int(i) for i in np.flatnonzero(counts)} - {0, IGNORED}
             shown[stem] = frozenset({1} if each.instances_as_one and ids else ids)
@@ -244,7 +245,7 @@ def _lacking(each: EpisodeSet, shown: Mapping[str, frozenset[int]]) -> dict[int,
 
 
 def related(each: EpisodeSet, i: int, other: EpisodeSet) -> bool:
-    """Tell whether pictures of the other set may show class i of this one, as far as their descriptions tell.
+    """Tell whether images of the other set may show class i of this one, as far as their descriptions tell.
 
     They may where the descriptions share a word, or one of them is missing.
     """
@@ -290,7 +291,9 @@ def _chosen(known: Sequence[EpisodeSet], names: Sequence[str] | None) -> list[Ep
         return list(known)
     by_name = {each.name: each for each in known}
     if missing := [name for name in names if name not in by_name]:
-        raise ValueError(f"expected sets out of {', '.join(by_name)}, got {', '.join(missing)}")
+        raise ValueError(
+            f"expected sets out of {', '.join(by_name)}, got {', '.join(missing)}{did_you_mean(missing, by_name)}"
+        )
     return [by_name[name] for name in names]
 
 

@@ -1,6 +1,6 @@
 """What is kept of each answer, and the file that lets an evaluation go on where it was stopped.
 
-A record holds counts, never pictures: every score of a report is made of them. Refuses to know what the scores are.
+A record holds counts, never images: every score of a report is made of them. Refuses to know what the scores are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from incontext.evaluation.metrics import ConfidenceTally, Overlap
 
 @dataclass(frozen=True)
 class Question:
-    """Who was asked what: a method, the episode's set, class and pictures.
+    """Who was asked what: a method, the episode's set, class and images.
 
     Attributes:
         absent: The second query, if asked.

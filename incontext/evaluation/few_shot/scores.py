@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from incontext.evaluation.few_shot.episodes import EpisodeSet
-from incontext.evaluation.few_shot.pictures import SCORING_SIDE
+from incontext.evaluation.few_shot.images import SCORING_SIDE
 from incontext.evaluation.few_shot.records import Record
 from incontext.evaluation.metrics import (
     BINS,
@@ -81,7 +81,7 @@ class ConfidenceReport:
 class AbsenceReport:
     """Queries without the thing: how many were asked, and the share of empty answers, which are right, 0..1.
 
-    own_*: those whose query is a picture of the same set as the prompts; the others come from another set. None: none.
+    own_*: those whose query is an image of the same set as the prompts; the others come from another set. None: none.
     """
 
     asked: int

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from incontext.evaluation.few_shot.episodes import Episode, EpisodeSet
-from incontext.evaluation.few_shot.pictures import SCORING_SIDE, EpisodeImages, PictureSource, at_scoring_side
+from incontext.evaluation.few_shot.images import SCORING_SIDE, EpisodeImages, ImageSource, at_scoring_side
 from incontext.evaluation.few_shot.records import AnswerJournal, Question, Record
 from incontext.evaluation.few_shot.scores import FewShotReport, score
 from incontext.evaluation.metrics import ConfidenceTally, overlap
@@ -76,7 +76,7 @@ def evaluate(
     shots: Sequence[int] = (1,),
     seed: int = 0,
     side: int | None = SCORING_SIDE,
-    pictures: PictureSource | None = None,
+    images: ImageSource | None = None,
     workers: int = 1,
     journal: AnswerJournal | None = None,
     on_episode: Callable[[int, int], None] | None = None,
@@ -88,14 +88,14 @@ def evaluate(
     Args:
         seed: Of the bootstrap.
         side: Pixels along a side at which masks are compared, None: each query's own size.
-        pictures: Where they come from, None: the sets' folders.
+        images: Where they come from, None: the sets' folders.
         workers: Threads that each work on an episode; what is reported does not depend on them.
         journal: What it knows is not asked again, and it gets what is new. on_episode(done, total) is called after each
             episode. Raises ValueError for more shots than an episode has, and for an answer that has not the query's
             size.
     """
     _check(methods, sets, shots)
-    asker = _Asker(pictures or EpisodeImages(sets), tuple(methods), tuple(shots), side, journal)
+    asker = _Asker(images or EpisodeImages(sets), tuple(methods), tuple(shots), side, journal)
     tasks = [(each, episode) for each in sets for episode in each.episodes]
     answered: dict[Question, Record] = {}
     for done, new in enumerate(_in_order(asker.ask, tasks, workers), start=1):
@@ -148,7 +148,7 @@ class _Truth:
 class _Asker:
     """Asks the methods one episode. Threads may share it."""
 
-    pictures: PictureSource
+    images: ImageSource
     methods: tuple[Method, ...]
     shots: tuple[int, ...]
     side: int | None
@@ -165,15 +165,15 @@ class _Asker:
         if all(record is not None for record in known.values()):
             return {question: record for question, record in known.items() if record is not None}
         truth = self._truth(each, episode)
-        query = self.pictures.image(each.name, episode.query)
-        prompts = [self.pictures.prompt(each, episode.id, stem) for stem in episode.prompts[: max(self.shots)]]
+        query = self.images.image(each.name, episode.query)
+        prompts = [self.images.prompt(each, episode.id, stem) for stem in episode.prompts[: max(self.shots)]]
         answered = {}
         for question, method in questions.items():
             record = known[question]
             if record is None:
                 queries = [query]
                 if question.absent is not None:
-                    queries.append(self.pictures.image(question.absent.set, question.absent.query))
+                    queries.append(self.images.image(question.absent.set, question.absent.query))
                 start = time.perf_counter()
                 answers = list(method.predict(queries, prompts[: len(question.prompts)]))
                 record = self._record(answers, queries, truth, (time.perf_counter() - start) / len(queries))
@@ -181,7 +181,7 @@ class _Asker:
         return answered
 
     def _truth(self, each: EpisodeSet, episode: Episode) -> _Truth:
-        asked = self.pictures.asked(each, episode.id, episode.query)
+        asked = self.images.asked(each, episode.id, episode.query)
         own = asked == 1
         return _Truth(own, at_scoring_side(own, self.side), at_scoring_side(asked == IGNORED, self.side))
 

@@ -19,7 +19,7 @@ from incontext.evaluation.pages.tables import Table, facts
 _TITLE = "Clicks"
 _PROTOCOL = (
     "Clicks are simulated as by RITM (arXiv 2102.06583): on the pixel farthest inside the largest error of the last "
-    "answer. Masks are compared at the pictures' own size; every thing counts alike. NoC is the mean number of clicks "
+    "answer. Masks are compared at the images' own size; every thing counts alike. NoC is the mean number of clicks "
     "until that IoU, things that never get there counting as all {most}; beside it how many those are."
 )
 
@@ -52,7 +52,7 @@ def sentences(report: ClickReport) -> Iterator[str]:
             clicks = "a click" if first == 1 else f"{first} clicks"
             yield f"{column.method}: {', '.join(lost)} lost by {clicks}."
     if report.left_out:
-        yield f"{report.left_out} left out, as their pictures do not show what is to be clicked on."
+        yield f"{report.left_out} left out, as their images do not show what is to be clicked on."
 
 
 def to_text(report: ClickReport) -> str:

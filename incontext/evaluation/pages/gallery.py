@@ -1,4 +1,4 @@
-"""Pictures of episodes, so that one sees what a score looks like: the best, the median and the worst of each set.
+"""Images of episodes, so that one sees what a score looks like: the best, the median and the worst of each set.
 
 Answers are asked for again, because records keep counts only. Refuses to know pages and tables.
 """
@@ -15,14 +15,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from incontext.evaluation.few_shot.episodes import Episode, EpisodeSet
-from incontext.evaluation.few_shot.pictures import EpisodeImages, PictureSource
+from incontext.evaluation.few_shot.images import EpisodeImages, ImageSource
 from incontext.evaluation.few_shot.scores import FewShotReport
 from incontext.evaluation.few_shot.scoring import Method, read_answer
 from incontext.images.ids import IGNORED, Pixels
 from incontext.images.resize import resized_mask, shrunk, shrunk_size
 from incontext.types import Palette, Segmentation
 
-LONGER_SIDE = 240  # pixels of a picture
+LONGER_SIDE = 240  # pixels of an image
 _TINT = (255, 122, 0)
 _OUTLINE = (0, 220, 255)
 _UNSCORED = (128, 128, 128)
@@ -34,7 +34,7 @@ _Kind = TypeVar("_Kind", np.bool_, np.uint8)
 
 @dataclass(frozen=True)
 class Shown:
-    """An episode in pictures, each a JPEG file's bytes or None where there is none.
+    """An episode in images, each a JPEG file's bytes or None where there is none.
 
     Attributes:
         score: What ranks it, None where nothing could be scored.
@@ -45,7 +45,7 @@ class Shown:
     rank: str
     score: float | None
     captions: tuple[str, ...]
-    pictures: tuple[bytes | None, ...]
+    images: tuple[bytes | None, ...]
 
 
 def gallery(
@@ -55,8 +55,8 @@ def gallery(
     *,
     shots: int,
     hidden: Collection[str] = (),
-    pictures: PictureSource | None = None,
-    on_picture: Callable[[int, int], None] | None = None,
+    images: ImageSource | None = None,
+    on_image: Callable[[int, int], None] | None = None,
 ) -> list[Shown]:
     """Choose the best, the median and the worst episode of each set, and show them.
 
@@ -69,8 +69,8 @@ def gallery(
         sets: Whose episodes were scored.
         shots: With how many prompts.
         hidden: Names of sets that are left out.
-        pictures: Where the images come from; None: the sets' folders.
-        on_picture: Called with how many are done, and how many there are.
+        images: Where the images come from; None: the sets' folders.
+        on_image: Called with how many are done, and how many there are.
     """
     scores = {each.name: each.episode_iou for each in report.column(method.name, shots).sets}
     chosen = [
@@ -79,11 +79,11 @@ def gallery(
         if each.name not in hidden
         for number, rank in best_median_worst(scores[each.name])
     ]
-    source, made = pictures or EpisodeImages(sets), []
+    source, made = images or EpisodeImages(sets), []
     for done, (each, number, rank) in enumerate(chosen, start=1):
         made.append(_show(source, method, each, each.episodes[number], shots, rank, scores[each.name][number]))
-        if on_picture is not None:
-            on_picture(done, len(chosen))
+        if on_image is not None:
+            on_image(done, len(chosen))
     return made
 
 
@@ -96,10 +96,10 @@ def best_median_worst(scores: Sequence[float]) -> Iterator[tuple[int, str]]:
 
 
 def _show(
-    pictures: PictureSource, method: Method, each: EpisodeSet, episode: Episode, shots: int, rank: str, iou: float
+    images: ImageSource, method: Method, each: EpisodeSet, episode: Episode, shots: int, rank: str, iou: float
 ) -> Shown:
-    query, asked = pictures.image(each.name, episode.query), pictures.asked(each, episode.id, episode.query)
-    prompts = [pictures.prompt(each, episode.id, stem) for stem in episode.prompts[:shots]]
+    query, asked = images.image(each.name, episode.query), images.asked(each, episode.id, episode.query)
+    prompts = [images.prompt(each, episode.id, stem) for stem in episode.prompts[:shots]]
     (answer,) = method.predict([query], prompts)
     found, confidence = read_answer(answer, query)
     first = prompts[0]

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: tables, drawings, pictures. Light or dark as the reader has it.
+"""The report as one HTML page that needs nothing else: tables, drawings, images. Light or dark as the reader has it.
 
 Refuses to know how anything in it was made. Written with f-strings and `html.escape`: a template language would be one
 more dependency, for pages whose parts are computed rather than laid out.
@@ -169,9 +169,9 @@ def episodes(
 
     Args:
         note: Plain text about it.
-        columns: What the pictures are.
+        columns: What the images are.
         measure: What they are ranked by.
-        of: What they are pictures of.
+        of: What they are images of.
     """
     if not shown:
         return []
@@ -194,9 +194,9 @@ def note_on_episodes(shots: int) -> str:
 def _episode(each: Shown, columns: Sequence[str], measure: str) -> str:
     shown = "".join(
         f'<img alt="{escape(f"{name}: {each.captions[0]}", quote=True)}" loading="lazy" '
-        f'src="data:image/jpeg;base64,{b64encode(picture).decode()}">'
-        for name, picture in zip(columns, each.pictures, strict=True)
-        if picture is not None
+        f'src="data:image/jpeg;base64,{b64encode(image).decode()}">'
+        for name, image in zip(columns, each.images, strict=True)
+        if image is not None
     )
     score = "" if each.score is None else f'<span class="iou">{escape(measure)} {each.score:.3f}</span>'
     captions = "<br>".join(map(escape, each.captions))

@@ -1,6 +1,6 @@
 """A report as files: report.json, report.md, report.html, each whole or not at all.
 
-Refuses to know how scores and pictures are made.
+Refuses to know how scores and images are made.
 """
 
 from __future__ import annotations

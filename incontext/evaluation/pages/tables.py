@@ -1,6 +1,6 @@
 """The scores as tables for people, and those as Markdown.
 
-Refuses to know files, pictures and HTML: page.py makes a page of the same tables.
+Refuses to know files, images and HTML: page.py makes a page of the same tables.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def absence_table(report: FewShotReport) -> Table | None:
         return None
     head = ("answers", "asked", "empty", "of the same set", "of another set", "present things lost")
     note = (
-        "Each episode's prompts also get a query that does not show their thing: a picture of the same set, or, where "
+        "Each episode's prompts also get a query that does not show their thing: an image of the same set, or, where "
         "all of those show it, of a set about other things."
     )
     return Table("Queries without the thing", note, head, rows)

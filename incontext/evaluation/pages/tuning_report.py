@@ -1,4 +1,4 @@
-"""How tuning went, as one HTML page: the curve, what a step cost, and what is found in the pictures that judged.
+"""How tuning went, as one HTML page: the curve, what a step cost, and what is found in the images that judged.
 
 Refuses to know how anything in it was learned.
 """
@@ -26,8 +26,8 @@ from incontext.prompt_tensor import PromptTensor
 from incontext.tuning import TuningStep
 from incontext.types import Prompt, Segmentation
 
-MOST_SHOWN = 12  # pictures
-_SIDE = 320  # pixels along the longer side of a picture
+MOST_SHOWN = 12  # images
+_SIDE = 320  # pixels along the longer side of an image
 _QUALITY = 82
 _FACTS = ("weights", "side", "task", "shots", "ids", "prompt tensor")
 
@@ -35,10 +35,10 @@ _FACTS = ("weights", "side", "task", "shots", "ids", "prompt tensor")
 def write_page(
     path: Path,
     segmenter: Segmenter,
-    key: PromptTensor,
+    prompt_tensor: PromptTensor,
     steps: Sequence[TuningStep],
     prompts: Sequence[Prompt],
-    pictures: Sequence[str],
+    images: Sequence[str],
 ) -> Path:
     """Write the page of a tuning; the file appears whole or not at all.
 
@@ -46,21 +46,25 @@ def write_page(
 
     Args:
         steps: What `tune` reported.
-        prompts, pictures: What it was given, of which those that judged are shown, with what is found in them now.
+        prompts, images: What it was given, of which those that judged are shown, with what is found in them now.
     """
-    judged = set(key.origin.held_out or pictures)
-    shown = [(name, prompt) for name, prompt in zip(pictures, prompts, strict=True) if name in judged][:MOST_SHOWN]
-    answers = segmenter.segment_many((prompt.image for _, prompt in shown), key, task=key.origin.task)
-    figures = [_figure(name, prompt, answer, key) for (name, prompt), answer in zip(shown, answers, strict=True)]
-    facts = " · ".join(f"{name} {value}" for name, value in key.describe().items() if name in _FACTS)
+    judged = set(prompt_tensor.origin.held_out or images)
+    shown = [(name, prompt) for name, prompt in zip(images, prompts, strict=True) if name in judged][:MOST_SHOWN]
+    answers = segmenter.segment_many(
+        (prompt.image for _, prompt in shown), prompt_tensor, task=prompt_tensor.origin.task
+    )
+    figures = [
+        _figure(name, prompt, answer, prompt_tensor) for (name, prompt), answer in zip(shown, answers, strict=True)
+    ]
+    facts = " · ".join(f"{name} {value}" for name, value in prompt_tensor.describe().items() if name in _FACTS)
     body = [
         "<h1>Tuning</h1>",
         f'<p class="quiet">{escape(facts)}</p>',
-        f"<p>{escape(_sentence(key, steps))}</p>",
+        f"<p>{escape(_sentence(prompt_tensor, steps))}</p>",
         f'<div class="wide">{_curve(steps)}</div>' if steps else "",
         section(_table(steps)) if steps else "",
         "<h2>What is found</h2>",
-        '<p class="note">Left the picture with its own mask, right with what the prompt tensor finds.</p>',
+        '<p class="note">Left the image with its own mask, right with what the prompt tensor finds.</p>',
         *figures,
     ]
     with whole_file(path) as stream:
@@ -68,9 +72,9 @@ def write_page(
     return path
 
 
-def _sentence(key: PromptTensor, steps: Sequence[TuningStep]) -> str:
-    made = key.origin
-    judges = f"{len(made.held_out)} held-out pictures" if made.held_out else "the pictures that it learned from"
+def _sentence(prompt_tensor: PromptTensor, steps: Sequence[TuningStep]) -> str:
+    made = prompt_tensor.origin
+    judges = f"{len(made.held_out)} held-out images" if made.held_out else "the images that it learned from"
     text = f"Mean IoU {made.before:.3f} before and {made.after:.3f} after tuning, on {judges}."
     if not steps:
         return text
@@ -88,7 +92,7 @@ def _curve(steps: Sequence[TuningStep]) -> str:
             points = [(of_group[0].step - 1, of_group[0].best), *points]
         kind = f"{HUES[number % len(HUES)]}{TONES - number // len(HUES) % TONES}"
         lines.append((f"ids {', '.join(map(str, ids))}", kind, points))
-    return timeline(lines, "Mean IoU on the judging pictures over the steps")
+    return timeline(lines, "Mean IoU on the judging images over the steps")
 
 
 def _table(steps: Sequence[TuningStep]) -> Table:
@@ -97,14 +101,14 @@ def _table(steps: Sequence[TuningStep]) -> Table:
         for step in steps
         if step.score is not None
     )
-    note = "Loss of the step itself; mean IoU of its group of ids on the judging pictures."
+    note = "Loss of the step itself; mean IoU of its group of ids on the judging images."
     return Table("Steps", note, ("step", "ids", "loss", "mean IoU", "best so far"), rows)
 
 
-def _figure(name: str, prompt: Prompt, answer: Segmentation, key: PromptTensor) -> str:
+def _figure(name: str, prompt: Prompt, answer: Segmentation, prompt_tensor: PromptTensor) -> str:
     """Show the image under its own mask, and under the answer."""
-    known = np.where(np.isin(prompt.mask, [*key.ids, IGNORED]), prompt.mask, 0)
-    truth = Segmentation(known, np.ones(known.shape, np.float32), key.palette)
+    known = np.where(np.isin(prompt.mask, [*prompt_tensor.ids, IGNORED]), prompt.mask, 0)
+    truth = Segmentation(known, np.ones(known.shape, np.float32), prompt_tensor.palette)
     images = "".join(
         f'<img alt="{escape(what, quote=True)}" src="data:image/jpeg;base64,{b64encode(_jpeg(each)).decode()}">'
         for what, each in (("its mask", truth.overlay(prompt.image)), ("found", answer.overlay(prompt.image)))
@@ -113,6 +117,6 @@ def _figure(name: str, prompt: Prompt, answer: Segmentation, key: PromptTensor) 
 
 
 def _jpeg(image: Pixels) -> bytes:
-    picture, stream = Image.fromarray(shrunk(image, _SIDE, quick=True)), io.BytesIO()
-    picture.save(stream, format="JPEG", quality=_QUALITY)
+    small, stream = Image.fromarray(shrunk(image, _SIDE, quick=True)), io.BytesIO()
+    small.save(stream, format="JPEG", quality=_QUALITY)
     return stream.getvalue()

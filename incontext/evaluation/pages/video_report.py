@@ -52,7 +52,7 @@ def clip_table(report: VideoReport, column: VideoColumn) -> Table:
         rows.append(("mean", *total))
     names = (f"J: {each.method}" for each in baselines)
     head = ("clip", "J", "F", "J&F", *names, "objects", "frames", "frames/s")
-    note = "The mean is that over all objects; frames per second without the decoding of pictures."
+    note = "The mean is that over all objects; frames per second without the decoding of images."
     return Table(f"Clips: {column.method}", note, head, tuple(rows), total=len(rows) > 1)
 
 

@@ -15,7 +15,7 @@ from incontext.evaluation.pages.gallery import Shown, gallery
 from incontext.evaluation.pages.page import note_on_episodes
 from incontext.evaluation.pages.tables import tables
 from incontext.evaluation.protocols.benchmarks import Benchmark
-from incontext.evaluation.protocols.few_shot_data import FewShotData, FoldPictures
+from incontext.evaluation.protocols.few_shot_data import FewShotData, FoldImages
 from incontext.evaluation.protocols.outcome import Figure, Outcome
 
 Lists = Mapping[int, tuple[EpisodeSet, ...]]
@@ -54,7 +54,7 @@ def run_few_shot(
                 sets,
                 shots=(shots,),
                 side=side,
-                pictures=FoldPictures(data),
+                images=FoldImages(data),
                 workers=workers,
                 journal=journal,
                 on_episode=tell,
@@ -105,4 +105,4 @@ def shots_name(shots: int) -> str:
 def few_shot_gallery(report: FewShotReport, method: Method, lists: Lists, data: FewShotData) -> tuple[list[Shown], int]:
     """Show the best, the median and the worst episode of each fold at the method's fewest shots, and say how many."""
     shots = next(column.shots for column in report.columns if column.method == method.name)
-    return gallery(report, method, lists[shots], shots=shots, pictures=FoldPictures(data)), shots
+    return gallery(report, method, lists[shots], shots=shots, images=FoldImages(data)), shots

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from incontext.evaluation.few_shot.episodes import EpisodeSet
-from incontext.evaluation.few_shot.pictures import Kept
+from incontext.evaluation.few_shot.images import Kept
 from incontext.evaluation.protocols.benchmarks import Benchmark
 from incontext.evaluation.protocols.finding import Part, beside, check_files, find, folders_below, lines_of
 from incontext.evaluation.protocols.labels import ClassesOfCoco, read_brightness, read_labels, unpickled_lists
@@ -83,8 +83,8 @@ class FewShotData:
         image, mask: Where an image lies, by its name in the lists; and (H, W) uint8 of one of its classes, 1 where it
             is, 255 where nothing is scored, else 0.
         files: All files that a name needs.
-        folders: What holds them, or the file. A `few_shot.pictures.PictureSource` is made of it by
-            :class:`FoldPictures`.
+        folders: What holds them, or the file. A `few_shot.images.ImageSource` is made of it by
+            :class:`FoldImages`.
     """
 
     root: Path
@@ -110,8 +110,8 @@ class FewShotData:
         return "; ".join([*stamps, *(f"{name}: {value}" for name, value in self.about.items())])
 
 
-class FoldPictures:
-    """The images and masks of episodes: a `few_shot.pictures.PictureSource`.
+class FoldImages:
+    """The images and masks of episodes: a `few_shot.images.ImageSource`.
 
     Bounded in memory; threads may share it.
     """

@@ -21,7 +21,7 @@ from incontext.evaluation.protocols.request import Estimate, Request, Tell, memo
 from incontext.options import Ensemble
 from incontext.types import Prompt
 
-_PICTURE: Final = (480, 640)  # of what the time is measured with
+_IMAGE: Final = (480, 640)  # of what the time is measured with
 _CACHED: Final = 512 << 20  # bytes of images and masks that are kept, and as much again for the records
 _RECORD: Final = 700  # bytes of an answer in its file
 
@@ -74,8 +74,8 @@ class FewShotRun:
         """Estimate time and memory, by a call with noise for each number of shots and ensemble."""
         seconds, count = 0.0, 0
         rng = np.random.default_rng(0)
-        image = rng.integers(0, 256, (*_PICTURE, 3), dtype=np.uint8)
-        mask = np.zeros(_PICTURE, np.uint8)
+        image = rng.integers(0, 256, (*_IMAGE, 3), dtype=np.uint8)
+        mask = np.zeros(_IMAGE, np.uint8)
         mask[100:300, 200:400] = 1
         for shots, sets in self.lists.items():
             episodes = sum(len(each.episodes) for each in sets)

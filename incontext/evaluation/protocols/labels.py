@@ -16,7 +16,7 @@ import numpy.typing as npt
 from incontext.annotations import coco
 from incontext.annotations.core import Labelled, Source
 from incontext.images.ids import Pixels
-from incontext.images.read import open_picture
+from incontext.images.read import open_image
 
 # NumPy's numbers and the containers that lists of names may be pickled in: none of them runs what a file says.
 _HARMLESS: Final = {
@@ -36,19 +36,19 @@ def read_labels(path: Path) -> Pixels:
     Raises:
         FileNotFoundError, or ValueError: It is of another kind.
     """
-    picture, name = open_picture(path, "label file")
-    if picture.mode not in {"P", "L", "1"}:
-        raise ValueError(f"{name}: expected an indexed or an 8-bit grey label file, got mode {picture.mode}")
-    return np.array(picture).astype(np.uint8)
+    image, name = open_image(path, "label file")
+    if image.mode not in {"P", "L", "1"}:
+        raise ValueError(f"{name}: expected an indexed or an 8-bit grey label file, got mode {image.mode}")
+    return np.array(image).astype(np.uint8)
 
 
 def read_brightness(path: Path) -> Pixels:
     """Read the brightness of an image, as Pillow makes grey of colours, (H, W) uint8."""
-    return np.array(open_picture(path, "mask")[0].convert("L"))
+    return np.array(open_image(path, "mask")[0].convert("L"))
 
 
 class ClassesOfCoco:
-    """The classes in the pictures of an instances_*.json: which are where, and their pixels.
+    """The classes in the images of an instances_*.json: which are where, and their pixels.
 
     A class's mask is the union of all of its objects and crowds, whatever lies on top. classes: ids from 1 in the order
     of COCO's own -> names.
@@ -57,7 +57,7 @@ class ClassesOfCoco:
     def __init__(self, path: Path) -> None:
         self._path, source = path, Source(path)
         labels = coco.read(source)
-        self._pictures: dict[str, Labelled] = {each.name.stem: each for each in labels}
+        self._images: dict[str, Labelled] = {each.name.stem: each for each in labels}
         order = {i: number for number, i in enumerate(labels.categories.ids, start=1)}
         self.classes: dict[int, str] = {order[i]: labels.categories.names[i] for i in labels.categories.ids}
         self._order: Mapping[int, int] = order
@@ -67,13 +67,13 @@ class ClassesOfCoco:
         """Find where a class is in an image, (H, W) bool.
 
         Raises:
-            ValueError: The file does not know the picture.
+            ValueError: The file does not know the image.
         """
-        if stem not in self._pictures:
+        if stem not in self._images:
             raise ValueError(f"{self._path}: expected annotations of {stem}, which a list names; got none")
-        picture = self._pictures[stem]
-        found = np.zeros(picture.size, np.bool_)
-        for thing in picture.draw():
+        image = self._images[stem]
+        found = np.zeros(image.size, np.bool_)
+        for thing in image.draw():
             if self._order[thing.category] == i:
                 thing.seen_in(found)[thing.selected] = True
         return found

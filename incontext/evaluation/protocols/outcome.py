@@ -1,4 +1,4 @@
-"""What comes of a benchmark, whichever it is: figures, tables, pictures. Refuses to know how they were made."""
+"""What comes of a benchmark, whichever it is: figures, tables, images. Refuses to know how they were made."""
 
 from __future__ import annotations
 

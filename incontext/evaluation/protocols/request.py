@@ -34,7 +34,7 @@ class Request:
         scored_at: Pixels along a side at which few-shot masks are compared, None: the queries' own size.
         split, all_frames: Of videos, see `read_videos`.
         memory, policy: Of the tracker.
-        keys: Prompt tensors in place of examples.
+        prompt_tensors: Prompt tensors in place of examples.
         smallest: Pixels of an object in a scene.
     """
 
@@ -52,7 +52,7 @@ class Request:
     all_frames: bool = False
     memory: int | None = None
     policy: Policy | None = None
-    keys: tuple[Path, ...] = ()
+    prompt_tensors: tuple[Path, ...] = ()
     smallest: int | None = None
 
     def check(self) -> None:
@@ -71,7 +71,7 @@ class Request:
             "--all-frames": (self.all_frames, ("video",)),
             "--memory": (self.memory is not None, ("video",)),
             "--policy": (self.policy is not None, ("video",)),
-            "--prompt-tensor": (bool(self.keys), ("scenes",)),
+            "--prompt-tensor": (bool(self.prompt_tensors), ("scenes",)),
             "--smallest": (self.smallest is not None, ("scenes",)),
         }
         name = self.benchmark.name
@@ -83,8 +83,10 @@ class Request:
             raise ValueError(f"expected --folds out of {there} with {name}, got {min(wrong)}")
         if self.smallest is not None and name != "coco-panoptic":
             raise ValueError(f"expected --smallest with coco-panoptic, which alone has objects; got it with {name}")
-        if self.keys and self.shots is not None:
-            raise ValueError("expected either --prompt-tensor or --shots, got both: a key stands in place of examples")
+        if self.prompt_tensors and self.shots is not None:
+            raise ValueError(
+                "expected --prompt-tensor or --shots, got both: a prompt tensor stands in place of examples"
+            )
         if kind == "scenes" and (len(self.shots or (1,)) > 1 or len(self.ensembles) > 1):
             raise ValueError(f"expected one number of shots and one ensemble with {name}; run it once for each")
 

@@ -135,7 +135,7 @@ def _ade(data: Path) -> SceneData:
             if not folder.is_dir():
                 raise FileNotFoundError(
                     f"{folder}: expected the training part of ADE20K, which prompts come from, there is none; "
-                    "give a key with --prompt-tensor, or an episode list with --episodes"
+                    "give a prompt tensor with --prompt-tensor, or an episode list with --episodes"
                 )
         return _ade_scenes(root, "training")
 
@@ -177,7 +177,7 @@ def _coco(data: Path) -> SceneData:
             if not each.exists():
                 raise FileNotFoundError(
                     f"{each}: expected the training part of COCO panoptic, which prompts come from, it is not there; "
-                    "give a key with --prompt-tensor"
+                    "give a prompt tensor with --prompt-tensor"
                 )
         return _coco_scenes(Source(path))[0]
 
@@ -190,25 +190,25 @@ def _coco_scenes(source: Source) -> tuple[Scenes, dict[int, str]]:
         raise ValueError(f"{labels.problems[0]} (and {len(labels.problems) - 1} more)")
     if any(int(each["id"]) not in labels.categories.names for each in source.document["categories"]):
         raise ValueError(f"{source.path}: expected ids of categories from 1 to 254, as COCO has them; got others")
-    pictures: dict[str, Labelled] = {each.name.stem: each for each in labels}
+    images: dict[str, Labelled] = {each.name.stem: each for each in labels}
     numbers = {Path(entry["file_name"]).stem: entry["id"] for entry in source.document["images"]}
     shares = dict(_shares(source.document))
 
     def image(name: str) -> Path:
-        found = pictures[name].image
+        found = images[name].image
         if found is None:
-            raise FileNotFoundError(f"{source.path}: names the image {pictures[name].name}, there is no such file")
+            raise FileNotFoundError(f"{source.path}: names the image {images[name].name}, there is no such file")
         return found
 
     def ids(name: str) -> Pixels:
-        things = pictures[name].draw()
-        painted = paint(things, pictures[name].size)
+        things = images[name].draw()
+        painted = paint(things, images[name].size)
         return np.where(painted == 0, np.uint8(IGNORED), painted)
 
     def shown(name: str) -> Mapping[int, float]:
         return shares[numbers[name]]
 
-    scenes = Scenes(tuple(pictures), image, ids, shown, lambda name: pictures[name].draw(), numbers)
+    scenes = Scenes(tuple(images), image, ids, shown, lambda name: images[name].draw(), numbers)
     return scenes, dict(labels.categories.names)
 
 

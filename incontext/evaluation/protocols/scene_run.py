@@ -1,7 +1,8 @@
 """A run of ADE20K or COCO panoptic, from its data to what is reported.
 
 Every class is asked of every image, as many at a time as colours can be told apart. Its prompts are training images
-that show it, the classes that are asked together painted; or a key that `incontext tune` learned stands in their place.
+that show it, the classes that are asked together painted; or a prompt tensor that `incontext tune` learned stands in
+their place.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from incontext.prompt_tensor import PromptTensor
 from incontext.types import Palette, Prompt
 
 SMALLEST: Final = 16 * 16  # pixels of an object: a patch of the published network, beyond which paint says little
-_PICTURE: Final = (480, 640)  # of what the time is measured with
+_IMAGE: Final = (480, 640)  # of what the time is measured with
 _MASK: Final = 20_000  # bytes of an answer as PNG, about
 
 
@@ -43,7 +44,7 @@ class SceneRun:
     """Which images are asked, with which prompts; and asks them.
 
     Args:
-        examples: Of each class, empty where keys are used.
+        examples: Of each class, empty where prompt tensors are used.
     """
 
     def __init__(
@@ -66,16 +67,18 @@ class SceneRun:
             names = tuple(names[i] for i in np.linspace(0, len(names) - 1, request.limit).round().astype(int).tolist())
         if not names:
             raise ValueError(f"{data.root}: expected at least one image to label, got none")
-        if not request.keys and not examples:
+        if not request.prompt_tensors and not examples:
             say = None if tell is None else (lambda done, total: tell("training images", done, total))
             examples = choose_examples(data.examples(), sorted(data.classes), cls._shots(request), on_image=say)
-        return cls(request, data, names, {} if request.keys else examples)
+        return cls(request, data, names, {} if request.prompt_tensors else examples)
 
     @property
     def about(self) -> dict[str, object]:
         """Facts for the report."""
-        keys = ", ".join(str(key) for key in self.request.keys)
-        prompts = f"the key {keys}" if keys else f"{shots_name(self._shots(self.request))} of each class, seed 0"
+        names = ", ".join(map(str, self.request.prompt_tensors))
+        prompts = (
+            f"prompt tensor {names}" if names else f"{shots_name(self._shots(self.request))} of each class, seed 0"
+        )
         return {"scored at": "the images' own size", "images": len(self.names), "prompts": prompts}
 
     def content(self) -> dict[str, Any]:
@@ -84,9 +87,9 @@ class SceneRun:
 
     def estimate(self, segmenter: Segmenter) -> Estimate:
         """Estimate time and memory, by an image of noise asked for one group of classes."""
-        image = np.random.default_rng(0).integers(0, 256, (*_PICTURE, 3), dtype=np.uint8)
+        image = np.random.default_rng(0).integers(0, 256, (*_IMAGE, 3), dtype=np.uint8)
         groups = [set(palette.ids.tolist()) - {0} for palette in grouped(set(self.data.classes))]
-        if self.request.keys:
+        if self.request.prompt_tensors:
             prepared, passes = self._prepared(segmenter), 1
         else:
             prepared, passes = self._of_noise(segmenter, image, groups[0]), len(groups)
@@ -107,7 +110,7 @@ class SceneRun:
         smallest = SMALLEST if self.request.smallest is None else self.request.smallest
         own = {
             "prompts": self.content()["prompts"],
-            "keys": [str(key) for key in self.request.keys],
+            "prompt_tensors": [str(path) for path in self.request.prompt_tensors],
             "ensemble": self.request.ensembles[0],
             "smallest": smallest,
         }
@@ -128,7 +131,7 @@ class SceneRun:
             if self.data.queries.things is not None:
                 write_panoptic(out, self.data, self.names, journal)
             report = score_scenes(self.data, self.names, journal)
-        how = "tuned prompt" if self.request.keys else shots_name(self._shots(self.request))
+        how = "tuned prompt" if self.request.prompt_tensors else shots_name(self._shots(self.request))
         return scene_outcome(self.request.benchmark, report, self.data, self.names, out, how)
 
     @staticmethod
@@ -138,11 +141,15 @@ class SceneRun:
     def _prepared(self, segmenter: Segmenter) -> PreparedContext:
         """Prepare all classes, as many at a time as colours can be told apart."""
         request = self.request
-        if request.keys:
-            keys = [PromptTensor.load(path) for path in request.keys]
-            if strange := {i for key in keys for i in key.ids} - set(self.data.classes):
-                raise ValueError(f"expected keys for classes of {request.benchmark.title}, got ids {sorted(strange)}")
-            return segmenter.prepare(keys, ensemble=request.ensembles[0], task=request.task, side=request.side)
+        if request.prompt_tensors:
+            prompt_tensors = [PromptTensor.load(path) for path in request.prompt_tensors]
+            if strange := {i for each in prompt_tensors for i in each.ids} - set(self.data.classes):
+                raise ValueError(
+                    f"expected prompt tensors for classes of {request.benchmark.title}, got ids {sorted(strange)}"
+                )
+            return segmenter.prepare(
+                prompt_tensors, ensemble=request.ensembles[0], task=request.task, side=request.side
+            )
         training = self.data.examples()
         parts = [
             segmenter.prepare(
@@ -166,7 +173,7 @@ class SceneRun:
     def _of_noise(self, segmenter: Segmenter, image: Pixels, group: set[int]) -> PreparedContext:
         prompts = []
         for i in sorted(group):
-            mask = np.zeros(_PICTURE, np.uint8)
+            mask = np.zeros(_IMAGE, np.uint8)
             mask[100:300, 200:400] = i
             prompts += [Prompt(image, mask)] * self._shots(self.request)
         request = self.request
@@ -182,7 +189,7 @@ def _listed(request: Request, data: SceneData) -> tuple[tuple[str, ...], dict[in
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{request.episodes}: expected queries and prompts, got something else ({error!r})") from None
     _check_names(request.episodes, names, data.queries.names)
-    if examples and not request.keys:
+    if examples and not request.prompt_tensors:
         if set(examples) != set(data.classes):
             raise ValueError(
                 f"{request.episodes}: expected prompts of all {len(data.classes)} classes, got {len(examples)}"

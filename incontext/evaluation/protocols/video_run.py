@@ -28,7 +28,7 @@ from incontext.video.tracker import Tracker
 
 USUAL_MEMORY: Final = 4  # predicted frames, as `Tracker` has it
 USUAL_POLICY: Final = "spaced"
-_PICTURE: Final = (480, 854)  # of what the time is measured with: DAVIS at 480p
+_IMAGE: Final = (480, 854)  # of what the time is measured with: DAVIS at 480p
 _FRAME: Final = 6_000  # bytes of a frame's mask as PNG, about
 
 
@@ -82,12 +82,12 @@ class VideoRun:
     def estimate(self, segmenter: Segmenter) -> Estimate:
         """Estimate time and memory, by following noise until the memory is full."""
         rng = np.random.default_rng(0)
-        mask = np.zeros(_PICTURE, np.uint8)
+        mask = np.zeros(_IMAGE, np.uint8)
         mask[100:300, 200:400] = 1
         memory, _ = self._memory
         tracker, seconds = self._tracker(segmenter), 0.0
         for number in range(memory + 2):
-            frame = rng.integers(0, 256, (*_PICTURE, 3), dtype=np.uint8)
+            frame = rng.integers(0, 256, (*_IMAGE, 3), dtype=np.uint8)
             start = time.perf_counter()
             tracker.step(frame, None if number else mask)
             seconds = time.perf_counter() - start

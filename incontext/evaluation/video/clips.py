@@ -19,6 +19,7 @@ from incontext.images.masks import number_colors, read_ids
 from incontext.images.names import natural_order
 from incontext.images.read import read_image
 from incontext.images.resize import resized_mask
+from incontext.words import did_you_mean
 
 ONE_OBJECT_YEAR = 2016  # of DAVIS: every later one tells objects apart
 _USUAL_RESOLUTION = "480p"
@@ -30,7 +31,7 @@ class Clip:
     """A video with masks.
 
     Attributes:
-        frames: Its pictures in order.
+        frames: Its images in order.
         masks: Files by the number of their frame.
         as_one: Every id but 0 is the one object, 1.
         late: An id that a later mask shows first is a new object; else only the first mask with an id introduces
@@ -131,7 +132,9 @@ def read_clips(
     if names is not None:
         by_name = {each.name: each for each in found}
         if missing := [name for name in names if name not in by_name]:
-            raise ValueError(f"expected clips out of {', '.join(by_name)}, got {', '.join(missing)}")
+            raise ValueError(
+                f"expected clips out of {', '.join(by_name)}, got {', '.join(missing)}{did_you_mean(missing, by_name)}"
+            )
         found = [by_name[name] for name in names]
     return tuple(each if limit is None else limited(each, limit) for each in found)
 
@@ -189,7 +192,7 @@ def clip_of(name: str, frames: Path, masks: Path) -> Clip:
     """
     found, labelled = files(frames), files(masks)
     if not found or not labelled:
-        raise ValueError(f"expected pictures in {frames} and in {masks}, got {len(found)} and {len(labelled)}")
+        raise ValueError(f"expected images in {frames} and in {masks}, got {len(found)} and {len(labelled)}")
     if strange := [stem for stem in labelled if stem not in found]:
         raise ValueError(f"{labelled[strange[0]]}: expected a frame of the same name in {frames}, got none")
     order = sorted(found, key=lambda stem: natural_order(found[stem]))

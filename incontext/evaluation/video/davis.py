@@ -49,7 +49,7 @@ def boundary(found: Flags, truth: Flags, ignored: Flags, radius: int | None = No
 def outline(mask: Flags) -> Flags:
     """Find the pixels that differ from their right, lower or lower right neighbour, (H, W) bool.
 
-    So an outline lies half a pixel up and left of the mask's edge, and none runs along the picture's own edge.
+    So an outline lies half a pixel up and left of the mask's edge, and none runs along the image's own edge.
     """
     padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
     edge: Flags = (mask != padded[:-1, 1:]) | (mask != padded[1:, :-1]) | (mask != padded[1:, 1:])

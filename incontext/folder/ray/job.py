@@ -1,7 +1,7 @@
 """Folder jobs on Ray: the networks of many processes, on this machine or on a cluster.
 
 The queries travel in blocks through Ray Data to a pool of workers (workers.py). Ray replaces a worker that dies and
-gives its block to another; a ledger counts how often, so that a picture that kills every worker is reported and not
+gives its block to another; a ledger counts how often, so that an image that kills every worker is reported and not
 tried for ever. Refuses to know what is done with a block (workers.py)
 and what becomes of the reports (job.py).
 """
@@ -45,10 +45,10 @@ from incontext.version import __version__
 if TYPE_CHECKING:  # the engine brings torch
     from incontext.engine import Context
 
-PICTURES_FOR_THREAD: Final = 4  # in a block: a worker holds two blocks, which are lost together when it dies
-PICTURES_ON_GPU: Final = 128
+IMAGES_FOR_THREAD: Final = 4  # in a block: a worker holds two blocks, which are lost together when it dies
+IMAGES_ON_GPU: Final = 128
 CORES_FOR_WORKER: Final = 2  # each is a network of its own in one process, which holds the weights once
-BLOCKS_AT_ONCE: Final = 10_000  # that Ray Data is given, so that memory does not grow with the number of pictures
+BLOCKS_AT_ONCE: Final = 10_000  # that Ray Data is given, so that memory does not grow with the number of images
 
 _SECONDS_TO_ANSWER = 5.0  # that a cluster has to accept a connection
 _SECONDS_TO_BEGIN = 30.0  # after which the user is told that there is no room for a worker yet
@@ -165,7 +165,7 @@ class RayRunner:
     def run(self, queries: Iterable[tuple[int, Query]], finish: Finish) -> None:
         """Segment the queries and write their results.
 
-        What stops it, Ctrl-C included, loses what the workers have in hand: those pictures are not finished.
+        What stops it, Ctrl-C included, loses what the workers have in hand: those images are not finished.
 
         Args:
             finish: Called in this thread, whichever block is done first.
@@ -175,11 +175,11 @@ class RayRunner:
             ValueError: the workers of some machine cannot use the setup.
             OSError: Ray gave up.
         """
-        most = PICTURES_ON_GPU if self._share.gpus else PICTURES_FOR_THREAD * self._share.threads
+        most = IMAGES_ON_GPU if self._share.gpus else IMAGES_FOR_THREAD * self._share.threads
         rest = iter(queries)
         with _in_a_sentence():
             while part := list(islice(rest, most * BLOCKS_AT_ONCE)):
-                size = min(most, max(1, len(part) // (2 * self.workers)))  # few pictures are for all workers, too
+                size = min(most, max(1, len(part) // (2 * self.workers)))  # few images are for all workers, too
                 self._run([part[first : first + size] for first in range(0, len(part), size)], finish)
 
     def _run(self, parts: list[list[tuple[int, Query]]], finish: Finish) -> None:
@@ -195,7 +195,7 @@ class RayRunner:
                 if made.trouble is not None:
                     raise made.trouble
         if missing:
-            raise OSError(f"expected a report for every picture from Ray, {len(missing)} are missing")
+            raise OSError(f"expected a report for every image from Ray, {len(missing)} are missing")
         if not self._tell_of_deaths():
             self._unswept.clear()
 
@@ -307,7 +307,7 @@ def _begin(address: str | None, workers: int | None) -> None:
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = -1  # large pictures in tiles may take long
+    context.execution_no_progress_timeout_s = -1  # large images in tiles may take long
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is raised
     if address is not None:

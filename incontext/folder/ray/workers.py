@@ -1,6 +1,6 @@
 """What runs in the processes of `job.RayRunner`: a local runner for one block of queries after another.
 
-Pictures are read and results are written where the network runs, so that only names and reports travel. Refuses to
+Images are read and results are written where the network runs, so that only names and reports travel. Refuses to
 know how Ray distributes blocks (job.py) and what becomes of the reports (job.py).
 """
 
@@ -27,7 +27,7 @@ from incontext.version import __version__
 if TYPE_CHECKING:  # the engine brings torch
     from incontext.engine import Context, PreparedContext, Segmenter
 
-MOST_DEATHS: Final = 1  # of workers that had nothing but one picture in hand, before that picture is given up
+MOST_DEATHS: Final = 1  # of workers that had nothing but one image in hand, before that image is given up
 
 
 @dataclass(frozen=True)

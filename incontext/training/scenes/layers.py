@@ -38,7 +38,7 @@ class Layer(Protocol):
 
 @dataclass(frozen=True)
 class Ground:
-    """The whole picture, one texture; perhaps another one in the second view."""
+    """The whole image, one texture; perhaps another one in the second view."""
 
     look: Look
     other: Look
@@ -232,7 +232,7 @@ class Stains:
     look: Look
     label: int
     cells: int
-    share: float  # of the picture, about
+    share: float  # of the image, about
 
     def draw(self, view: View) -> None:
         """Lay the stains over the view."""

@@ -2,7 +2,7 @@
 
 For: the layers of synthetic scenes. Refuses to know: what is drawn, scenes, files.
 
-Pillow draws (8 bit, compiled), numpy makes texture fields. Outlines are drawn at twice the side and reduced: pictures
+Pillow draws (8 bit, compiled), numpy makes texture fields. Outlines are drawn at twice the side and reduced: images
 have soft edges, and a pixel belongs to the thing that covers at least half of it.
 """
 
@@ -159,11 +159,11 @@ class Wardrobe:
 
 @dataclass
 class View:
-    """One picture being drawn: its pixels, its ids, and the textures rendered so far.
+    """One image being drawn: its pixels, its ids, and the textures rendered so far.
 
     Attributes:
         gain: How far the looks shift their colours in this view.
-        second: Whether it is the second picture of the pair.
+        second: Whether it is the second image of the pair.
     """
 
     rng: Rng

@@ -1,8 +1,8 @@
-"""Synthetic scenes: two pictures of the same kinds of things, with exact masks.
+"""Synthetic scenes: two images of the same kinds of things, with exact masks.
 
 For: pairs from which a network learns "find what looks like the marked thing" over far more shapes, textures and sizes
 than a handful of labelled folders hold. A scene is made of *kinds* (a shape family, a texture, a distribution of
-colours); kind k has id k in both pictures, at other places, scales, rotations and counts, often on another ground and
+colours); kind k has id k in both images, at other places, scales, rotations and counts, often on another ground and
 in another light. Refuses to know: networks, files, mask colours (in-context coloring comes later), global random state.
 
 A scene is a list of layers from back to front. It is drawn twice or more, each time with fresh random numbers, from the
@@ -40,7 +40,7 @@ def render_views(
     """Draw one scene as often as there are sides, each time with its things at other places.
 
     For each side, in pixels, an image (side, side, 3) uint8 RGB and a mask (side, side) uint8: 0 background, k = kind
-    k, the same in all; never 255. A kind may be hidden in any picture. ``without``: numbers of the pictures that lack
+    k, the same in all; never 255. A kind may be hidden in any image. ``without``: numbers of the images that lack
     one of the scene's layers, the same in all of them. Everything comes from `rng`: the same state, the same bytes.
 
     Raises:
@@ -55,7 +55,7 @@ def render_views(
     views = []
     fields: dict[int, dict[int, Image.Image]] = {}
     for number, side in enumerate(sides):
-        if number and rng.random() < 0.5:  # a later picture comes from another camera, in other light
+        if number and rng.random() < 0.5:  # a later image comes from another camera, in other light
             camera = _Camera.draw(rng)
         view = View(rng, side, camera.gain, number > 0, fields.setdefault(side, {}))
         for depth, layer in enumerate(layers):
@@ -72,14 +72,14 @@ def compose_scene(wardrobe: Wardrobe) -> list[Layer]:
 
 @dataclass(frozen=True)
 class _Camera:
-    """Light and picture quality of one view."""
+    """Light and image quality of one view."""
 
     gain: float  # how far the looks shift their colours
     tint: NDArray[np.float64] | None  # (3,) factors, applied after gamma
     light: float  # 0 even .. 1 strong light and dark places
     gamma: float
     blur: float
-    noise: float  # share of white noise in the picture
+    noise: float  # share of white noise in the image
     jpeg: int  # quality; 0: none
     zoom: float  # < 1: seen at a lower resolution
 

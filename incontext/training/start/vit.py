@@ -19,7 +19,7 @@ from incontext.network.config import ModelConfig
 from incontext.network.model import SegGPT
 from incontext.training.start.warm import fresh
 
-_HEADS = ("cls_token", "head.", "fc_norm.", "attn_pool.")  # for classifying whole pictures: not needed
+_HEADS = ("cls_token", "head.", "fc_norm.", "attn_pool.")  # for classifying whole images: not needed
 
 
 def from_timm(name: str, like: ModelConfig, *, pretrained: bool = True, seed: int = 0) -> SegGPT:
@@ -69,7 +69,7 @@ def from_vit(vit: nn.Module, like: ModelConfig, *, seed: int = 0) -> SegGPT:
     if tensors["pos_embed"].shape[1] == positions - 1:  # no position for the class token, which is not used here
         tensors["pos_embed"] = torch.cat([torch.zeros_like(ours["pos_embed"][:, :1]), tensors["pos_embed"]], dim=1)
     if tensors["pos_embed"].shape[1] != positions:
-        raise ValueError(f"expected a square of positions, {positions} with the class's, got those of another picture")
+        raise ValueError(f"expected a square of positions, {positions} with the class's, got those of another image")
     zeros = {name: torch.zeros_like(value) for name, value in ours.items() if ".rel_pos_" in name}
     model.load_state_dict({**model.state_dict(), **zeros, **_for_our_pixels(vit, tensors)})
     return model

@@ -1,4 +1,4 @@
-"""Labelled pictures as tuning needs them: split, fitted, with ids as rows of a palette, changed a little.
+"""Labelled images as tuning needs them: split, fitted, with ids as rows of a palette, changed a little.
 
 Refuses to know the network and tensors.
 """
@@ -18,13 +18,13 @@ from incontext.learning.augmentation import Augmentation, bend, degrade
 from incontext.learning.light import draw_light, lit
 from incontext.types import Palette, Prompt
 
-# Parts of pictures and quarter turns, as in training, are not asked later: they teach less (docs/log/tuning.md).
+# Parts of images and quarter turns, as in training, are not asked later: they teach less (docs/log/tuning.md).
 _CHANGES = Augmentation(bend=0.5)
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledImage:
-    """A labelled picture: image (H, W, 3) uint8; mask (H, W) uint8 ids, or rows of a palette, 255 ignored."""
+    """A labelled image: image (H, W, 3) uint8; mask (H, W) uint8 ids, or rows of a palette, 255 ignored."""
 
     image: Pixels
     mask: Pixels
@@ -36,7 +36,7 @@ class LabelledImage:
 
 
 class Split(NamedTuple):
-    """The numbers of the pictures that learn and of those that judge, ascending; all of both if none is held out."""
+    """The numbers of the images that learn and of those that judge, ascending; all of both if none is held out."""
 
     learning: tuple[int, ...]
     judging: tuple[int, ...]
@@ -81,25 +81,25 @@ def split(prompts: Sequence[Prompt], share: float, seed: int = 0) -> Split:
     return Split(tuple(n for n in everyone if n not in judging), tuple(sorted(judging)))
 
 
-def relabelled(picture: LabelledImage, palette: Palette) -> LabelledImage:
+def relabelled(image: LabelledImage, palette: Palette) -> LabelledImage:
     """Replace ids by rows of the palette; every other id is background."""
     rows = np.zeros(256, np.uint8)
     rows[palette.ids] = np.arange(len(palette.ids))
     rows[IGNORED] = IGNORED
-    return LabelledImage(picture.image, rows[picture.mask])
+    return LabelledImage(image.image, rows[image.mask])
 
 
-def fitted(picture: LabelledImage, side: int) -> LabelledImage:
+def fitted(image: LabelledImage, side: int) -> LabelledImage:
     """Squeeze a whole image to what the network is shown of it."""
     size = (side, side)
-    return LabelledImage(resized(picture.image, size), resized_mask(picture.mask, size))
+    return LabelledImage(resized(image.image, size), resized_mask(image.mask, size))
 
 
 def covering(ids: Sequence[Collection[int]], count: int, most: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
     """List different choices of ``count`` images that together show more than any alone, ``most`` at most.
 
     Args:
-        ids: What each picture shows. Each choice begins with a picture by chance, and goes on with the one that adds
+        ids: What each image shows. Each choice begins with an image by chance, and goes on with the one that adds
             most.
     """
     alone, found = max((len(each) for each in ids), default=0), list[tuple[int, ...]]()
@@ -117,15 +117,15 @@ def covering(ids: Sequence[Collection[int]], count: int, most: int, rng: np.rand
     return found[:most]
 
 
-def tiled(pictures: Sequence[LabelledImage], side: int) -> LabelledImage:
+def tiled(images: Sequence[LabelledImage], side: int) -> LabelledImage:
     """Tile images side by side in a square, n x n of them: a mosaic (arXiv 2304.03284, section 3.3)."""
-    n = math.isqrt(len(pictures))
-    return LabelledImage(*mosaic([(picture.image, picture.mask) for picture in pictures], (n, n), side))
+    n = math.isqrt(len(images))
+    return LabelledImage(*mosaic([(image.image, image.mask) for image in images], (n, n), side))
 
 
-def changed(picture: LabelledImage, rng: np.random.Generator) -> LabelledImage:
+def changed(labelled: LabelledImage, rng: np.random.Generator) -> LabelledImage:
     """Draw a query: a whole image as the network sees it, perhaps mirrored, bent a little, and in another light."""
-    image, mask = picture.image, picture.mask
+    image, mask = labelled.image, labelled.mask
     if rng.random() < _CHANGES.bend:
         image, mask = bend(image, mask, rng, _CHANGES)
     image = lit(degrade(image, rng, _CHANGES), draw_light(rng, _CHANGES))

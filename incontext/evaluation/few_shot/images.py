@@ -1,4 +1,4 @@
-"""The pictures and masks of episodes, each decoded once, as prompts and at the size at which they are scored.
+"""The images and masks of episodes, each decoded once, as prompts and at the size at which they are scored.
 
 Refuses to know which questions are asked, and what the answers are.
 """
@@ -25,14 +25,14 @@ SCORING_SIDE = 224  # pixels
 _CACHED_BYTES = 512 << 20
 
 
-class PictureSource(Protocol):
-    """Where the pictures of episodes come from. Threads may share it."""
+class ImageSource(Protocol):
+    """Where the images of episodes come from. Threads may share it."""
 
     def image(self, set_name: str, stem: str, /) -> Pixels:
         """Open an image, (H, W, 3) uint8.
 
         Raises:
-            FileNotFoundError: There is no such picture.
+            FileNotFoundError: There is no such image.
         """
         ...
 
@@ -73,7 +73,7 @@ class Kept:
 
 
 class EpisodeImages:
-    """The pictures and masks of sets in folders: a :class:`PictureSource`."""
+    """The images and masks of sets in folders: a :class:`ImageSource`."""
 
     def __init__(self, sets: Sequence[EpisodeSet]) -> None:
         self._files = {(each.name, kind): files(each.folder / kind) for each in sets for kind in ("images", "masks")}
@@ -84,7 +84,7 @@ class EpisodeImages:
         """Open an image, (H, W, 3) uint8.
 
         Raises:
-            FileNotFoundError: There is no such picture.
+            FileNotFoundError: There is no such image.
         """
         path = self.file(set_name, "images", stem)
         return self._kept.get(path, lambda: read_image(path))
@@ -102,12 +102,12 @@ class EpisodeImages:
         """Read what is asked, (H, W) uint8: 1 where a class is, 255 where the file ignores, else 0.
 
         Raises:
-            ValueError: The mask has not its picture's size.
+            ValueError: The mask has not its image's size.
         """
         ids, size = self.ids(each.name, stem), self.image(each.name, stem).shape[:2]
         if ids.shape != size:
             path = self.file(each.name, "masks", stem)
-            raise ValueError(f"{path}: expected a mask of its picture's size {size}, got {ids.shape}")
+            raise ValueError(f"{path}: expected a mask of its image's size {size}, got {ids.shape}")
         return np.where(ids == IGNORED, np.uint8(IGNORED), wanted(ids, each, i).astype(np.uint8))
 
     def prompt(self, each: EpisodeSet, i: int, stem: str) -> Prompt:

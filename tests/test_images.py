@@ -1,4 +1,4 @@
-"""Kinds of picture files: what a telephone, a microscope and a scanner write, whole, broken and hostile."""
+"""Kinds of image files: what a telephone, a microscope and a scanner write, whole, broken and hostile."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def scene(height: int = 40, width: int = 64) -> np.ndarray:
     return rgb
 
 
-def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, kind, **options)
+    image.save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -92,11 +92,11 @@ def test_a_file_s_contents_are_read_like_the_file(tmp_path: Path, form: Callable
         (b"hello", r"t\.tar/a\.jpg: expected an image file, got something else"),
         (saved(Image.fromarray(scene()), "PNG")[:80], r"t\.tar/a\.jpg: the file is broken or cut off"),
         (io.BytesIO(b""), r"t\.tar/a\.jpg: the file is empty"),
-        (42, "expected the image as the bytes of a file, a path, a PIL image or an array, got int"),
+        (42, "expected the image as a path, the bytes of a file, a PIL image, an array or a tensor, got int"),
     ],
 )
 def test_what_is_wrong_with_contents_is_said_with_their_name(source: Any, sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises((ValueError, TypeError), match=sentence):
         read_image(source, name="t.tar/a.jpg")
 
 
@@ -174,7 +174,7 @@ def test_an_animation_is_one_page_and_too_many_pages_are_refused(
 
 
 @pytest.mark.parametrize("kind", ["HEIC", "AVIF", "WEBP"])
-def test_pictures_of_telephones(tmp_path: Path, kind: str) -> None:
+def test_images_of_telephones(tmp_path: Path, kind: str) -> None:
     if kind == "AVIF" and ".avif" not in Image.registered_extensions():
         pytest.skip("needs a Pillow with AVIF")
     data = heic(scene()) if kind == "HEIC" else saved(Image.fromarray(scene()), kind, quality=95)
@@ -315,17 +315,17 @@ def test_hostile_scans_are_refused_before_they_cost_memory(attributes: dict[str,
         tracemalloc.stop()
 
 
-def test_scans_that_are_no_pictures_or_are_deflated_are_refused() -> None:
+def test_scans_that_are_no_images_or_are_deflated_are_refused() -> None:
     pytest.importorskip("pydicom")
     data = scan(RAMP, bits=8)
-    with pytest.raises(ValueError, match="it holds no picture"):
+    with pytest.raises(ValueError, match="it holds no image"):
         read_image(data.replace(b"\x28\x00\x10\x00US", b"\x29\x00\x10\x00US"), name="report.dcm")
     plain, deflated = b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99"
     with pytest.raises(ValueError, match="deflated, which is not read; store it uncompressed"):
         read_image(data.replace(plain, deflated), name="a.dcm")
 
 
-def test_any_damage_to_pictures_of_the_extras_is_harmless_or_a_sentence() -> None:
+def test_any_damage_to_images_of_the_extras_is_harmless_or_a_sentence() -> None:
     generator = np.random.default_rng(0)
     stack = io.BytesIO()
     Image.fromarray(RAMP).save(stack, "TIFF", save_all=True, append_images=[Image.fromarray(RAMP)])
