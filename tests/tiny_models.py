@@ -82,8 +82,8 @@ def _sam(prefix: str) -> list[Any]:
     config = getattr(tf, f"{prefix}Config")(
         vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder
     )
-    pictures = tf.SamImageProcessor(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})
-    return [getattr(tf, f"{prefix}Model")(config), getattr(tf, f"{prefix}Processor")(pictures)]
+    images = tf.SamImageProcessor(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})
+    return [getattr(tf, f"{prefix}Model")(config), getattr(tf, f"{prefix}Processor")(images)]
 
 
 def _memory(side: int) -> dict[str, Any]:
@@ -129,12 +129,12 @@ def _sam2(*, video: bool) -> list[Any]:
         "prompt_encoder_config": {"hidden_size": 32, "image_size": 128, "patch_size": 16, "mask_input_channels": 8},
         "mask_decoder_config": _DECODER,
     }
-    pictures = tf.Sam2ImageProcessor(size={"height": 128, "width": 128})
+    images = tf.Sam2ImageProcessor(size={"height": 128, "width": 128})
     if not video:
-        return [tf.Sam2Model(tf.Sam2Config(**parts)), tf.Sam2Processor(pictures)]
+        return [tf.Sam2Model(tf.Sam2Config(**parts)), tf.Sam2Processor(images)]
     frames = tf.Sam2VideoVideoProcessor(size={"height": 128, "width": 128})
     network = tf.Sam2VideoModel(tf.Sam2VideoConfig(**parts, **_memory(128)))
-    return [network, tf.Sam2VideoProcessor(pictures, frames)]
+    return [network, tf.Sam2VideoProcessor(images, frames)]
 
 
 def _sam3() -> list[Any]:
@@ -175,8 +175,8 @@ def _sam3() -> list[Any]:
         **_memory(112),
     }
     network = tf.Sam3VideoModel(tf.Sam3VideoConfig(detector_config=detector, tracker_config=tracker))
-    pictures = tf.Sam3ImageProcessor(size={"height": 112, "width": 112})
-    return [network, tf.Sam3Processor(pictures, tokenizer)]
+    images = tf.Sam3ImageProcessor(size={"height": 112, "width": 112})
+    return [network, tf.Sam3Processor(images, tokenizer)]
 
 
 def _grounding_dino(prefix: str) -> list[Any]:
@@ -204,8 +204,8 @@ def _grounding_dino(prefix: str) -> list[Any]:
         decoder_attention_heads=2,
         num_queries=10,
     )
-    pictures = tf.GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 128})
-    return [getattr(tf, f"{prefix}ForObjectDetection")(config), tf.GroundingDinoProcessor(pictures, tokenizer)]
+    images = tf.GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 128})
+    return [getattr(tf, f"{prefix}ForObjectDetection")(config), tf.GroundingDinoProcessor(images, tokenizer)]
 
 
 def _owlv2() -> list[Any]:
@@ -215,8 +215,8 @@ def _owlv2() -> list[Any]:
     text = _text(tokenizer, max_position_embeddings=16, pad_token_id=0)
     vision = _transformer(image_size=64, patch_size=16)
     config = tf.Owlv2Config(text_config=text, vision_config=vision, projection_dim=32)
-    pictures = tf.Owlv2ImageProcessor(size={"height": 64, "width": 64})
-    return [tf.Owlv2ForObjectDetection(config), tf.Owlv2Processor(pictures, tokenizer)]
+    images = tf.Owlv2ImageProcessor(size={"height": 64, "width": 64})
+    return [tf.Owlv2ForObjectDetection(config), tf.Owlv2Processor(images, tokenizer)]
 
 
 def _clipseg() -> list[Any]:
@@ -232,8 +232,8 @@ def _clipseg() -> list[Any]:
         decoder_num_attention_heads=2,
         decoder_intermediate_size=32,
     )
-    pictures = tf.ViTImageProcessor(size={"height": 64, "width": 64})
-    return [tf.CLIPSegForImageSegmentation(config), tf.CLIPSegProcessor(pictures, tokenizer)]
+    images = tf.ViTImageProcessor(size={"height": 64, "width": 64})
+    return [tf.CLIPSegForImageSegmentation(config), tf.CLIPSegProcessor(images, tokenizer)]
 
 
 def _groupvit() -> list[Any]:
@@ -250,7 +250,7 @@ def _groupvit() -> list[Any]:
     config = tf.GroupViTConfig(
         text_config=_text(tokenizer), vision_config=vision, projection_dim=32, projection_intermediate_dim=32
     )
-    return [tf.GroupViTModel(config), tf.CLIPProcessor(_clip_pictures(), tokenizer)]
+    return [tf.GroupViTModel(config), tf.CLIPProcessor(_clip_images(), tokenizer)]
 
 
 def _clip() -> list[Any]:
@@ -259,10 +259,10 @@ def _clip() -> list[Any]:
     tokenizer = clip_tokenizer(77)
     vision = {**_transformer(image_size=64, patch_size=16), "num_hidden_layers": 2}
     config = tf.CLIPConfig(text_config=_text(tokenizer), vision_config=vision, projection_dim=32)
-    return [tf.CLIPModel(config), tf.CLIPProcessor(_clip_pictures(), tokenizer)]
+    return [tf.CLIPModel(config), tf.CLIPProcessor(_clip_images(), tokenizer)]
 
 
-def _clip_pictures() -> Any:
+def _clip_images() -> Any:
     import transformers as tf
 
     return tf.CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})

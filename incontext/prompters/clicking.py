@@ -1,4 +1,4 @@
-"""From hints to what is said of single objects, and from what answers clicks to the ids of a picture.
+"""From hints to what is said of single objects, and from what answers clicks to the ids of an image.
 
 A hint of one id is a hint against the others: who points at the cat does not mean the dog. Refuses to know networks.
 """
@@ -41,10 +41,10 @@ def mark(clicker: Clicker, image: Pixels, hints: Hints | None, start: Pixels | N
             in as a mask; the others stay.
 
     Returns:
-        The layers of the picture.
+        The layers of the image.
 
     Raises:
-        ValueError: A hint does not lie within the picture.
+        ValueError: A hint does not lie within the image.
     """
     height, width = image.shape[:2]
     layers = Layers(height, width)
@@ -215,10 +215,10 @@ def _spread(strokes: Flags) -> list[tuple[int, int]]:
 
 
 def refuse_other_size(start: Pixels, image: Pixels) -> None:
-    """Raise ValueError where a mask to begin with is not of the picture's size, or says 255."""
+    """Raise ValueError where a mask to begin with is not of the image's size, or says 255."""
     if start.shape != image.shape[:2]:
         raise ValueError(
-            f"expected a mask of the picture's size {image.shape[1]} x {image.shape[0]} (width x height), got "
+            f"expected a mask of the image's size {image.shape[1]} x {image.shape[0]} (width x height), got "
             f"{start.shape[1]} x {start.shape[0]}"
         )
     if (start == IGNORED).any():

@@ -21,7 +21,7 @@ Masks = npt.NDArray[np.integer | np.bool_] | Sequence[Flags]  # type: ignore[typ
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """A mask cut out of its picture, as a namer's network sees it.
+    """A mask cut out of its image, as a namer's network sees it.
 
     Attributes:
         image: (side, side, 3) uint8.
@@ -42,7 +42,7 @@ def masks_of(masks: Masks, image: Pixels) -> list[Flags]:
     """Return each mask as (H, W) bool: for a mask of ids, one for each id that is in it, ascending.
 
     Raises:
-        ValueError: A mask is not of the picture's size, or of no size at all.
+        ValueError: A mask is not of the image's size, or of no size at all.
     """
     given = np.asarray(masks) if isinstance(masks, np.ndarray) else None
     if given is not None and given.ndim == 2:
@@ -57,7 +57,7 @@ def masks_of(masks: Masks, image: Pixels) -> list[Flags]:
 
 
 def cut(image: Pixels, inside: Flags, side: int, color: Iterable[int]) -> Crop | None:
-    """Cut a mask out of a picture.
+    """Cut a mask out of an image.
 
     Args:
         image: (H, W, 3) uint8.
@@ -89,5 +89,5 @@ def cut(image: Pixels, inside: Flags, side: int, color: Iterable[int]) -> Crop |
 def _refuse_other_size(mask: npt.NDArray[np.generic], image: Pixels) -> None:
     if mask.shape != image.shape[:2]:
         raise ValueError(
-            f"expected masks of the picture's size {image.shape[:2]} (height, width), got one of shape {mask.shape}"
+            f"expected masks of the image's size {image.shape[:2]} (height, width), got one of shape {mask.shape}"
         )

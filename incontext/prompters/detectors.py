@@ -14,12 +14,12 @@ from torch import Tensor
 
 from incontext.images.ids import Pixels
 from incontext.prompters.files import Files
+from incontext.prompters.maps import clipped, pixels_of
 from incontext.prompters.opening import open_network, open_processor
 from incontext.prompters.parts import FoundBox
 from incontext.prompters.phrases import refuse_long
-from incontext.prompters.pictures import clipped, pixels_of
 
-MOST_BOXES: Final = 100  # in a picture
+MOST_BOXES: Final = 100  # in an image
 OVERLAP: Final = 0.5  # of two boxes of one phrase, from which on the surer one suppresses the other
 
 _END = "."  # of a phrase, for Grounding DINO
@@ -44,7 +44,7 @@ class GroundingDino:
 
     @torch.inference_mode()
     def boxes(self, image: Pixels, phrases: Sequence[str], *, least: float) -> list[FoundBox]:
-        """Return boxes of at least a score, the surest first, inside the picture."""
+        """Return boxes of at least a score, the surest first, inside the image."""
         self.check(phrases)
         text, places = _joined(phrases)
         tokens = self._processor.tokenizer(text, return_tensors="pt", return_offsets_mapping=True)
@@ -74,7 +74,7 @@ class Owl:
 
     @torch.inference_mode()
     def boxes(self, image: Pixels, phrases: Sequence[str], *, least: float) -> list[FoundBox]:
-        """Return boxes of at least a score, the surest first, inside the picture."""
+        """Return boxes of at least a score, the surest first, inside the image."""
         self.check(phrases)
         tokens = self._processor.tokenizer(
             list(phrases), return_tensors="pt", padding="max_length", max_length=self._most_tokens
@@ -83,7 +83,7 @@ class Owl:
         asked = {name: value.to(self._device) for name, value in {**tokens, **pixels}.items()}
         answer = self._network(**asked)
         scores = answer.logits[0, :, : len(phrases)].float().sigmoid()
-        # The network sees the picture in the corner of a padded square, and its boxes may lie in the padding.
+        # The network sees the image in the corner of a padded square, and its boxes may lie in the padding.
         return _chosen(_corners(answer.pred_boxes[0]) * max(image.shape[:2]), scores, image, least)
 
 

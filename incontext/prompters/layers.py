@@ -1,4 +1,4 @@
-"""Claims on the pixels of a picture, made one after the other, and the mask that they leave.
+"""Claims on the pixels of an image, made one after the other, and the mask that they leave.
 
 Memory does not grow with the number of claims. Refuses to know networks, and where claims come from.
 """
@@ -15,7 +15,7 @@ from incontext.types import Palette, Segmentation
 
 
 class Layers:
-    """The ids of a picture: on each pixel that of the surest claim, where any is above 0."""
+    """The ids of an image: on each pixel that of the surest claim, where any is above 0."""
 
     def __init__(self, height: int, width: int) -> None:
         self._ids: Pixels = np.zeros((height, width), np.uint8)

@@ -110,6 +110,11 @@ def find_prompter(name: str | os.PathLike[str]) -> list[Files]:
     return files
 
 
+def needs_segmenter(files: Sequence[Files]) -> bool:
+    """Tell whether it is a detector that stands alone, whose boxes something must fill."""
+    return len(files) == 1 and files[0].family in _DETECTORS
+
+
 def prompter_sha256(files: Sequence[Files]) -> str:
     """One hash of all files: of a single folder its own."""
     each = [one.sha256 for one in files]
@@ -208,7 +213,7 @@ class BoxesOf:
         self._reader.check(phrases)
 
     def boxes(self, image: Pixels, phrases: Sequence[str], *, least: float) -> list[FoundBox]:
-        """Return a box around each part, the surest first. Specks below a thousandth of the picture are left out."""
+        """Return a box around each part, the surest first. Specks below a thousandth of the image are left out."""
         found = []
         for claim in self._reader.read(image, phrases, least=least):
             parts, count = ndi.label(claim.margins > 0, structure=np.ones((3, 3)))

@@ -21,10 +21,10 @@ from incontext.images.read import ImageLike, read_image
 from incontext.network.devices import choose_device
 from incontext.prompters.crops import Crop, Masks, cut, masks_of
 from incontext.prompters.files import find_files
+from incontext.prompters.maps import pixels_of
 from incontext.prompters.mask_tokens import MaskTokens
 from incontext.prompters.opening import import_transformers, open_network, open_processor
 from incontext.prompters.phrases import phrases_of, refuse_long
-from incontext.prompters.pictures import pixels_of
 from incontext.prompters.prompter import release
 
 AT_LEAST: Final = {"clip": 0.3, "siglip": 0.05}  # a score that counts where a user names none
@@ -33,6 +33,7 @@ NONE_OF_THESE: Final = ("something else", "the background", "a texture")  # besi
 AT_ONCE: Final = 32  # crops
 
 _KINDS = {"clip": ("CLIPModel", "CLIPProcessor"), "siglip": ("SiglipModel", "SiglipProcessor")}
+FAMILIES: Final = frozenset(_KINDS)
 
 
 class Namer:
@@ -74,7 +75,7 @@ class Namer:
     def name(
         self, image: ImageLike, masks: Masks, names: Sequence[str], *, at_least: float | None = None
     ) -> list[tuple[str | None, float]]:
-        """Name masks of a picture.
+        """Name masks of an image.
 
         Args:
             image: A path, a PIL image or an (H, W, 3) uint8 array.
@@ -87,7 +88,7 @@ class Namer:
             SigLIP judges each name by itself. The name is None where none fits, or the mask has no pixel (score 0).
 
         Raises:
-            ValueError: A mask is of another size than the picture, or a name cannot be used.
+            ValueError: A mask is of another size than the image, or a name cannot be used.
         """
         least = AT_LEAST[self.family] if at_least is None else at_least
         if not 0 <= least <= 1:

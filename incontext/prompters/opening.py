@@ -74,7 +74,7 @@ def open_network(kind: str, files: Files, device: Any, *, renamed: Mapping[str, 
 
 
 def open_processor(kind: str, files: Files) -> Any:
-    """Open what turns pictures and words into a network's inputs.
+    """Open what turns images and words into a network's inputs.
 
     Args:
         kind: The class of transformers.

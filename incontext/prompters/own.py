@@ -19,7 +19,7 @@ _MOST = 1 - 1e-6  # of a confidence, whose log odds are finite
 
 
 class AnswersHints(Protocol):
-    """What segments a picture by hints on it alone; `incontext.Segmenter` does."""
+    """What segments an image by hints on it alone; `incontext.Segmenter` does."""
 
     def segment(self, query: Pixels, context: None, *, hints: Hints) -> Segmentation:
         """Return the ids that are pointed at."""

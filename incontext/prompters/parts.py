@@ -1,6 +1,6 @@
 """What prompters are put together from: parts that answer clicks, and parts that read words, by what they promise.
 
-Every part speaks of pictures as they are: (H, W, 3) uint8, coordinates in their own pixels. Refuses to know which
+Every part speaks of images as they are: (H, W, 3) uint8, coordinates in their own pixels. Refuses to know which
 networks answer.
 """
 
@@ -19,12 +19,12 @@ Margins: TypeAlias = npt.NDArray[np.float32]
 """(H, W) log odds of a pixel being inside: above 0 it is."""
 
 Box: TypeAlias = tuple[float, float, float, float]
-"""Left, top, right and bottom edge, in pixels of the picture."""
+"""Left, top, right and bottom edge, in pixels of the image."""
 
 
 @dataclass(frozen=True, eq=False)
 class Clicks:
-    """What is said of one object in a picture; at least one thing.
+    """What is said of one object in an image; at least one thing.
 
     Attributes:
         points: (n, 2) float32, x and y of pixels.
@@ -60,7 +60,7 @@ class FoundBox:
 
 @dataclass(frozen=True)
 class Example:
-    """A box in the picture itself that shows what a phrase means; phrase None: what none of them means."""
+    """A box in the image itself that shows what a phrase means; phrase None: what none of them means."""
 
     box: Box
     phrase: int | None
@@ -89,7 +89,7 @@ class Detector(Protocol):
         """Raise ValueError where the phrases are too long for it."""
 
     def boxes(self, image: Pixels, phrases: Sequence[str], *, least: float) -> list[FoundBox]:
-        """Return boxes of at least a score, the surest first, inside the picture."""
+        """Return boxes of at least a score, the surest first, inside the image."""
 
 
 class Reader(Protocol):

@@ -1,11 +1,11 @@
-"""The Prompter: another model that marks what hints or a text mean in a picture, as users hold it.
+"""The Prompter: another model that marks what hints or a text mean in an image, as users hold it.
 
 Refuses to know which networks answer (load.py puts them together), the engine, and what becomes of the masks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -17,8 +17,9 @@ from incontext.images.ids import Pixels, check_ids, ids_in
 from incontext.images.read import ImageLike, read_image
 from incontext.prompters.clicking import boxes_of, mark, refuse_other_size
 from incontext.prompters.layers import Layers
-from incontext.prompters.parts import Clicker, Example, Reader
+from incontext.prompters.parts import Clicker, Clicks, Example, Margins, Reader
 from incontext.prompters.phrases import names_of_ids, phrases_of
+from incontext.proposals import Proposals, propose
 from incontext.types import Prompt, Segmentation
 
 _SHOWN: Final = 200  # letters of a text, in a sentence
@@ -31,7 +32,7 @@ class NothingFoundError(ValueError):
 
 
 class Prompter:
-    """Marks pictures by hints, by text, or by both. Made by `load_prompter`; a context manager that closes itself.
+    """Marks images by hints, by text, or by both. Made by `load_prompter`; a context manager that closes itself.
 
     Attributes:
         name: As it was asked for.
@@ -71,17 +72,17 @@ class Prompter:
     def segment(
         self, image: ImageLike, *, hints: Hints | None = None, text: Text | None = None, start: Any = None
     ) -> Segmentation:
-        """Mark a picture. What is not found is not in the mask.
+        """Mark an image. What is not found is not in the mask.
 
         Args:
             image: A path, a PIL image or an (H, W, 3) uint8 array.
-            hints: In the picture's own pixels; ids are those of the hints. Beside a text they correct what was found
+            hints: In the image's own pixels; ids are those of the hints. Beside a text they correct what was found
                 for it: id 1 is the first phrase. SAM 3 takes boxes beside a text as examples of what is meant.
             text: A phrase, which becomes id 1; or several, which become 1, 2 and so on.
             start: (H, W) ids that hints correct, in place of a text: what no hint contradicts stays.
 
         Returns:
-            The mask at the picture's own size. Its presence is the score of each id, 0 where it was not found.
+            The mask at the image's own size. Its presence is the score of each id, 0 where it was not found.
 
         Raises:
             ValueError: There is nothing to go by, the prompter does not take it, or it cannot be used.
@@ -101,14 +102,9 @@ class Prompter:
             if hints is None:
                 return layers.segmentation(asked)
             start = layers.mask
-        if self._clicker is None:
-            raise ValueError(
-                f"{self.name} reads text and answers no hints; add one that does, as in {self.name}+sam2.1"
-            )
+        clicker = self._asked_clicker()
         begun = None if start is None else self._begun(start, pixels)
-        return mark(self._clicker, pixels, hints, begun).segmentation(
-            asked | set(() if begun is None else ids_in(begun))
-        )
+        return mark(clicker, pixels, hints, begun).segmentation(asked | set(() if begun is None else ids_in(begun)))
 
     def prompt(
         self,
@@ -118,7 +114,7 @@ class Prompter:
         *,
         start: npt.NDArray[Any] | None = None,
     ) -> Prompt:
-        """Mark a picture as an example for others.
+        """Mark an image as an example for others.
 
         Args: see `segment`.
 
@@ -141,7 +137,7 @@ class Prompter:
             phrase: Such as "the cat on the left". The surest find of at least `min_score` is taken.
 
         Returns:
-            The mask, with id 1 for it, at the picture's own size.
+            The mask, with id 1 for it, at the image's own size.
 
         Raises:
             ValueError: The prompter reads no text, or the phrase cannot be used.
@@ -159,8 +155,28 @@ class Prompter:
         pixels = read_image(image)
         return self._prompt(pixels, self.refer(pixels, phrase), phrase)
 
+    def answer_clicks(self, image: Pixels, points: Sequence[tuple[float, float]]) -> Iterator[tuple[Margins, float]]:
+        """Answer each click by itself, in their order; see `incontext.proposals.AnswersClicks`.
+
+        Raises:
+            ValueError: The prompter answers no hints.
+        """
+        self._refuse_closed()
+        on = np.ones(1, np.bool_)
+        yield from self._asked_clicker().masks(image, [Clicks(np.array([point], np.float32), on) for point in points])
+
+    def propose(self, image: ImageLike, **options: Any) -> Proposals:
+        """Find masks of everything in an image, by a grid of clicks and the policy of `incontext.propose`.
+
+        Args:
+            image: As in `segment`.
+            **options: Those of `incontext.propose`.
+        """
+        self._asked_clicker()
+        return propose(self, image, **options)
+
     def check(self, *, text: Text | None) -> None:
-        """Raise ValueError where a text cannot be used, before any picture is looked at."""
+        """Raise ValueError where a text cannot be used, before any image is looked at."""
         if text is not None:
             self._asked_reader().check(phrases_of(text))
 
@@ -208,11 +224,19 @@ class Prompter:
             )
         return self._reader
 
+    def _asked_clicker(self) -> Clicker:
+        self._refuse_closed()
+        if self._clicker is None:
+            raise ValueError(
+                f"{self.name} reads text and answers no hints; add one that does, as in {self.name}+sam2.1"
+            )
+        return self._clicker
+
     def _prompt(self, pixels: Pixels, found: Segmentation, text: Text | None) -> Prompt:
         names = {} if text is None else dict(names_of_ids(phrases_of(text)))
         if found.is_empty:
             what = "" if text is None else f" for {', '.join(names.values())!r:.{_SHOWN}}"
-            raise NothingFoundError(f"{self.name} found nothing{what} in this picture; try other words, or hints")
+            raise NothingFoundError(f"{self.name} found nothing{what} in this image; try other words, or hints")
         there = {i: name for i, name in names.items() if i in found.ids}
         return Prompt(pixels, found.mask, palette=found.palette, names=there)
 

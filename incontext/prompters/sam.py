@@ -17,9 +17,9 @@ from torch import Tensor
 
 from incontext.images.ids import Pixels
 from incontext.prompters.files import Files
+from incontext.prompters.maps import Kept, pixels_of
 from incontext.prompters.opening import open_network, open_processor
 from incontext.prompters.parts import Clicks, Margins
-from incontext.prompters.pictures import Kept, pixels_of
 
 AT_ONCE: Final = 32  # objects decoded together
 
@@ -49,11 +49,11 @@ FAMILIES: Final = frozenset(_KINDS)
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """A picture as the network has seen it.
+    """An image as the network has seen it.
 
     Attributes:
-        embeddings: By the names of the network's arguments, each a tensor or a list of them, of one picture.
-        scale: Pixels of the network for one of the picture, along x and y.
+        embeddings: By the names of the network's arguments, each a tensor or a list of them, of one image.
+        scale: Pixels of the network for one of the image, along x and y.
         sizes: What the processor needs to go back: original sizes, and where it pads, those before padding.
         side: Pixels along the network's square.
         grid: Rows and columns of a mask that is fed in.
@@ -147,9 +147,9 @@ class Sam:
         return low, scores
 
     def _full(self, low: Tensor, seen: _Seen) -> Iterator[Tensor]:
-        """(n, M, h, w) as the network sees the picture -> each (M, H, W) at the picture's own size."""
+        """(n, M, h, w) as the network sees the image -> each (M, H, W) at the image's own size."""
         back = self._processor.image_processor.post_process_masks
-        for each in low:  # one after the other: at the picture's size they are large
+        for each in low:  # one after the other: at the image's size they are large
             (masks,) = back([each[None].float().cpu()], *seen.sizes, binarize=False)
             yield masks[0]
 
@@ -184,7 +184,7 @@ def _points(objects: Sequence[Clicks], scale: tuple[float, float]) -> tuple[Tens
 
 
 def _drawn(mask: Any, seen: _Seen) -> Tensor:
-    """(H, W) bool in the picture -> (1, grid, grid) log odds in what the network sees, padding outside."""
+    """(H, W) bool in the image -> (1, grid, grid) log odds in what the network sees, padding outside."""
     across, down = seen.scale
     height, width = mask.shape
     share = seen.grid / seen.side
@@ -194,7 +194,7 @@ def _drawn(mask: Any, seen: _Seen) -> Tensor:
 
 
 def _repeated(value: Any, count: int) -> Any:
-    """Embeddings of one picture as those of as many."""
+    """Embeddings of one image as those of as many."""
     if isinstance(value, list | tuple):
         return [_repeated(each, count) for each in value]
     return value.expand(count, *value.shape[1:])

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from incontext.images.ids import Pixels
 from incontext.prompters.files import Files
+from incontext.prompters.maps import Kept, pixels_of, to_size
 from incontext.prompters.opening import open_network, open_processor
 from incontext.prompters.parts import Box, Claim, Example
 from incontext.prompters.phrases import refuse_long
-from incontext.prompters.pictures import Kept, pixels_of, to_size
 
 ALIKE: Final = "visual"  # the phrase that says "what is in the boxes", for SAM 3 itself
 

@@ -1,4 +1,4 @@
-"""Networks that give every pixel of a picture to words: CLIPSeg (arXiv 2112.10003) and GroupViT (arXiv 2202.11094).
+"""Networks that give every pixel of an image to words: CLIPSeg (arXiv 2112.10003) and GroupViT (arXiv 2202.11094).
 
 Through transformers. Refuses to know ids and files.
 """
@@ -16,12 +16,12 @@ from torch import Tensor
 from incontext.images.ids import Pixels
 from incontext.images.resize import resized
 from incontext.prompters.files import Files
+from incontext.prompters.maps import as_margins, pixels_of, to_size
 from incontext.prompters.opening import open_network, open_processor
 from incontext.prompters.parts import Claim, Example, Margins
 from incontext.prompters.phrases import refuse_long
-from incontext.prompters.pictures import as_margins, pixels_of, to_size
 
-# What else may be in a picture: words that take the pixels of which a user did not ask, where each pixel must belong to
+# What else may be in an image: words that take the pixels of which a user did not ask, where each pixel must belong to
 # some word. Those that a user names are left out.
 ELSEWHERE: Final = (
     *("background", "wall", "floor", "ceiling", "building", "road", "street", "ground", "grass", "tree", "forest"),
@@ -59,11 +59,11 @@ class Words:
         return Claim(0, kept, claim.score) if (kept := surest_part(claim.margins)) is not None else None
 
     def _probabilities(self, image: Pixels, phrases: Sequence[str]) -> Tensor:
-        """(T, h, w) float32 in 0..1 of all of the picture, squashed to a square."""
+        """(T, h, w) float32 in 0..1 of all of the image, squashed to a square."""
         raise NotImplementedError
 
     def _inputs(self, image: Pixels, phrases: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the tokens, (T, L), and the pixels of the squashed picture, (1, 3, side, side)."""
+        """Return the tokens, (T, L), and the pixels of the squashed image, (1, 3, side, side)."""
         tokens = self._processor.tokenizer(list(phrases), return_tensors="pt", padding=True)
         # All of it, squashed: left to itself, the processor of GroupViT would cut the edges off.
         pixels = pixels_of(self._processor, resized(image, (self._side, self._side)))

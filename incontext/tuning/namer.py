@@ -1,7 +1,7 @@
-"""From labelled pictures to mask tokens for a namer, everything else of it frozen (OVSeg, arXiv 2210.04150, 3.3).
+"""From labelled images to mask tokens for a namer, everything else of it frozen (OVSeg, arXiv 2210.04150, 3.3).
 
 Learned is what the network is shown in place of patches in which nothing of the mask is. Refuses to know files of
-pictures and terminals.
+images and terminals.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LEAST_HELD_OUT = 4  # crops, below which all learn and all judge
 
 @dataclass(frozen=True, eq=False)
 class NamedMask:
-    """A mask (H, W) bool of a picture (H, W, 3) uint8, and what it shows."""
+    """A mask (H, W) bool of an image (H, W, 3) uint8, and what it shows."""
 
     image: Pixels
     inside: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
@@ -66,7 +66,7 @@ def tune_namer(
 
     Args:
         namer: The namer, without mask tokens.
-        masks: At least two names among them. They are cut out at once, and their pictures are not kept.
+        masks: At least two names among them. They are cut out at once, and their images are not kept.
         steps: Of Adam, with a batch of 32 crops each.
         lr: How far a value moves in a step, at the beginning.
         held_out: Share of the crops that judge and do not learn; with fewer than four of them all do both.
