@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from incontext.hints import Hints
     from incontext.network.layouts import CheckpointError
     from incontext.prompt_tensor import PromptTensor
+    from incontext.prompters import load_namer, load_prompter
     from incontext.proposals import Proposals, propose
     from incontext.rounds import Rounds
     from incontext.tuning import tune
@@ -33,6 +34,8 @@ __all__ = [
     "Tracker",
     "__version__",
     "load",
+    "load_namer",
+    "load_prompter",
     "plan",
     "propose",
     "segment_folder",
@@ -52,6 +55,8 @@ _HOMES = {
     "Segmenter": "engine",
     "Tracker": "video",
     "load": "engine",
+    "load_namer": "prompters",
+    "load_prompter": "prompters",
     "plan": "folder",
     "propose": "proposals",
     "segment_folder": "folder",

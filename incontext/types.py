@@ -159,6 +159,7 @@ class Prompt:
         palette: The colours that the mask came in, to show answers in, or None where it had none. `from_colors` always
             has one, and its answers are read with it.
         weight: How much it counts beside the other prompts of a context, above 0.
+        names: What ids mean, as far as that is known; reports and exports of what is found by it say them.
     """
 
     image: Pixels
@@ -166,10 +167,15 @@ class Prompt:
     colors: Pixels | None = None
     palette: Palette | None = None
     weight: float = 1.0
+    names: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < inf:
             raise ValueError(f"expected a weight above 0, got {self.weight}")
+        names = dict(self.names)
+        if not all(isinstance(i, int) and 0 < i < IGNORED and isinstance(name, str) for i, name in names.items()):
+            raise ValueError(f"expected names, as text, of ids in 1..254, got {names!r:.200}")
+        object.__setattr__(self, "names", names)
         image, file = read_image(self.image), read_mask(self.mask)
         mask = file.ids
         if mask.shape != image.shape[:2]:

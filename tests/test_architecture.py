@@ -24,7 +24,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"hints"},
         {"annotations", "hint_files", "network", "proposals", "seen_examples"},
         {"prompt_tensor"},
-        {"canvas", "matching", "sources"},
+        {"canvas", "matching", "prompters", "sources"},
         {"examples"},
         {"learning", "placed"},
         {"engine"},
@@ -48,7 +48,7 @@ LEVELS: dict[str, list[set[str]]] = {
     "canvas": [{"edges", "paint", "windows"}, {"context", "hints", "votes"}, {"read"}, {"query"}, {"__init__"}],
     "cli": [
         {"help"},
-        {"counting", "options"},
+        {"counting", "options", "prompting"},
         {"exporting"},
         # The commands: none of them imports another.
         {
@@ -61,6 +61,7 @@ LEVELS: dict[str, list[set[str]]] = {
             "evaluate_protocol",
             "evaluate_video",
             "mark",
+            "prompters",
             "propose",
             "rank",
             "segment",
@@ -137,6 +138,14 @@ LEVELS: dict[str, list[set[str]]] = {
         {"registry"},
         {"__init__"},
     ],
+    "prompters": [
+        {"crops", "mask_tokens", "parts", "phrases", "registry"},
+        {"files", "layers", "located", "maps", "own"},
+        {"clicking", "opening"},
+        {"detectors", "prompter", "sam", "sam3", "words"},
+        {"load", "namer", "trial"},
+        {"__init__"},
+    ],
     "sources": [{"places"}, {"remote"}, {"tars"}, {"find"}, {"pages"}, {"__init__"}],
     "training": [
         {"corrections", "features", "parallel", "scenes", "sets", "start", "teacher"},
@@ -151,7 +160,7 @@ LEVELS: dict[str, list[set[str]]] = {
     "training.parallel": [{"processes", "sharding", "slices"}, {"__init__"}],
     "training.scenes": [{"looks", "shapes"}, {"layers"}, {"scene"}, {"moving"}, {"__init__"}],
     "training.start": [{"warm"}, {"vit"}, {"__init__"}],
-    "tuning": [{"images"}, {"group"}, {"job"}, {"__init__"}],
+    "tuning": [{"images", "namer"}, {"group"}, {"job"}, {"__init__"}],
     "ui": [
         {"connections", "guard", "paint", "places", "sessions"},
         {"model", "page", "results"},

@@ -62,6 +62,17 @@ def mark(
         typer.Option("--prompts", metavar="FOLDER|FILE", help="More examples, as `incontext segment` takes them."),
     ] = None,
     prompt_tensor: PromptTensors = None,
+    prompter: Annotated[
+        str | None,
+        typer.Option("--prompter", metavar="NAME|PATH|A+B", help="Another model marks it: incontext prompters list."),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", help="What the prompter looks for. Several times: ids 1, 2, ..."),
+    ] = None,
+    refer: Annotated[
+        str | None, typer.Option("--refer", metavar="PHRASE", help="The one thing that the prompter looks for.")
+    ] = None,
     save_hints: Annotated[
         Path | None, typer.Option("--save-hints", metavar="FILE", help="Write all that was said as JSON.")
     ] = None,
@@ -87,26 +98,45 @@ def mark(
     said = hints_of(point or [], not_ or [], box or [])
     if hints is not None:
         said = Hints.load(hints) if said is None else Hints.load(hints) + said
-    if said is None:
-        raise ValueError("expected something said of the image, got nothing; give --point X,Y, --box, or --hints FILE")
+    _refuse_misfits(said, prompter, text, refer, examples=bool(prompt or prompts or prompt_tensor))
+    if save_hints is not None and said is None:
+        raise ValueError("expected hints to save with --save-hints, got none")
     pixels = read_image(image)
-    said.check((pixels.shape[0], pixels.shape[1]))
+    if said is not None:
+        said.check((pixels.shape[0], pixels.shape[1]))
     given = open_context(pairs_of(prompt), prompts, prompt_tensor or [], snap=snap_colors, needed=False)
     for path in (out, save_hints, overlay):
         if path is not None:
             refuse_unwritable(path.parent)
 
-    from incontext.engine import load_with
+    if prompter is not None:
+        from incontext.cli.prompting import marked
 
-    segmenter = load_with(loading)
-    found = segmenter.segment(pixels, given.context or None, hints=said, **options.keywords())
+        found = marked(prompter, pixels, hints=said, text=text or None, refer=refer, loading=loading)
+    else:
+        from incontext.engine import load_with
+
+        found = load_with(loading).segment(pixels, given.context or None, hints=said, **options.keywords())
     out.parent.mkdir(parents=True, exist_ok=True)
     found.save(out)
-    if save_hints is not None:
+    if save_hints is not None and said is not None:
         said.save(save_hints)
     if overlay is not None:
         write_image(overlay, found.overlay(pixels))
     print(told(image, out, found))
+
+
+def _refuse_misfits(
+    said: "Hints | None", prompter: str | None, text: list[str] | None, refer: str | None, *, examples: bool
+) -> None:
+    if (text or refer is not None) and prompter is None:
+        raise ValueError("expected --prompter with --text and --refer, got none; incontext prompters list shows them")
+    if said is None and not text and refer is None:
+        raise ValueError("expected something said of the image, got nothing; give --point X,Y, --box, or --hints FILE")
+    if refer is not None and (text or said is not None):
+        raise ValueError("expected --refer alone, got --text or hints beside it")
+    if prompter is not None and examples:
+        raise ValueError("expected --prompter without examples, got --prompt, --prompts or --prompt-tensor beside it")
 
 
 def hints_of(points: Sequence[str], negative: Sequence[str], boxes: Sequence[str]) -> "Hints | None":

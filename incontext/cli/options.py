@@ -29,7 +29,9 @@ app = Program(
 weights_app = Program(help="Weights: what there is, what is in a file, checks, other layouts, downloads.")
 evaluate_app = Program(help="Scores on data with masks.")
 backbone_app = Program(help="Second opinions: what is known of a backbone, and what its votes are worth.")
+prompters_app = Program(help="Other models that mark and name: what there is, checks, downloads.")
 app.add_typer(backbone_app, name="backbone", no_args_is_help=True)
+app.add_typer(prompters_app, name="prompters", no_args_is_help=True)
 app.add_typer(weights_app, name="weights", no_args_is_help=True)
 app.add_typer(evaluate_app, name="evaluate", no_args_is_help=True)
 

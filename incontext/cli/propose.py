@@ -13,7 +13,7 @@ from incontext.words import counted
 if TYPE_CHECKING:
     from incontext.folder import FolderJob, Query
     from incontext.images.ids import Pixels
-    from incontext.proposals import Proposals
+    from incontext.proposals import AnswersClicks, Proposals
 
 
 @app.command()
@@ -48,6 +48,10 @@ def propose(
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also write NAME_overlay.jpg: the image under all masks.")
     ] = False,
+    prompter: Annotated[
+        str | None,
+        typer.Option("--prompter", metavar="NAME|PATH", help="Another model answers: incontext prompters list."),
+    ] = None,
     strict: Strict = False,
     loading: LoadOptions = LOADING,
 ) -> None:
@@ -61,11 +65,10 @@ def propose(
 
     job = plan(inputs, out, overlay=overlay)
 
-    from incontext.engine import load_with
     from incontext.proposals import PRED_IOU_THRESH, STABILITY_SCORE_THRESH
     from incontext.proposals import propose as find
 
-    segmenter = load_with(loading)
+    answers = _answering(prompter, loading)
     each = points_per_side**2
     failed, masks = list(job.skipped), 0
     with ProgressLine("clicks", each * len(job.queries)) as progress:
@@ -78,7 +81,7 @@ def propose(
                 progress.say(f"Skipped: {image.error}")
                 continue
             found = find(
-                segmenter,
+                answers,
                 image.image,
                 points_per_side=points_per_side,
                 points_per_batch=points_per_batch,
@@ -117,6 +120,21 @@ def write(job: "FolderJob", query: "Query", image: "Pixels", found: "Proposals")
     name = outputs.mask_name(query.name)
     outputs.put(name, encode_mask(ids, palette.table, name=name))
     outputs.put(query.name.with_suffix(".json").as_posix(), found.to_bytes())
+
+
+def _answering(prompter: str | None, loading: LoadOptions) -> "AnswersClicks":
+    if prompter is None:
+        from incontext.engine import load_with
+
+        return load_with(loading)
+    from incontext.cli.prompting import opened
+
+    found = opened(prompter, loading)
+    if not found.takes_hints:
+        raise ValueError(
+            f"expected a prompter that answers clicks, got {prompter}; use one of the SAMs, such as sam2.1"
+        )
+    return found
 
 
 def _went_on(progress: ProgressLine, before: int, done: int, _: int) -> None:

@@ -348,8 +348,8 @@ class _Run:
 
 
 def _names(context: Context | None) -> dict[int, str]:
-    """Tell what ids mean, as far as prompt tensors say it."""
-    return {i: name for each in listed(context) if isinstance(each, PromptTensor) for i, name in each.names.items()}
+    """Tell what ids mean, as far as the context says it."""
+    return {i: name for each in listed(context) for i, name in each.names.items()}
 
 
 def _learned(context: Context | None) -> list[dict[str, object]]:
