@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from incontext.canvas.context import cut_to_windows, shown_palette, stitch
+from incontext.canvas.context import cut_to_windows, names_of, shown_palette, stitch
 from incontext.canvas.hints import check_hints
 from incontext.canvas.paint import unpaint
 from incontext.canvas.query import Answer, FittedQuery, PaintedAnswer, View, ViewSorter, fit_query
@@ -128,6 +128,7 @@ class PreparedContext:
             that hints say what to find.
         window: Pixels along a side of the windows that queries are cut to, None: they are seen whole.
         tokens: Of each canvas by its content, where they were asked to be kept, for other contexts that show it, too.
+        names: What ids mean, as far as the context says it.
     """
 
     segmenter: Segmenter
@@ -137,6 +138,7 @@ class PreparedContext:
     passes: tuple[Pass, ...]
     window: int | None = None
     tokens: Mapping[str, PromptTokens] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         ids = "by hints alone" if self.shown is None else f"ids {', '.join(map(str, self.shown.ids[1:].tolist()))}"
@@ -252,7 +254,7 @@ class Segmenter:
             own = self._placed.prepare(part, chosen.task, chunk, tokens)
             knows = examples is not None and set(part.palette.ids.tolist()) <= {0, *examples.ids}
             passes.append(Pass(part.palette, own, examples if knows else None))
-        return PreparedContext(self, chosen, side, shown_palette(shown), tuple(passes), window, tokens)
+        return PreparedContext(self, chosen, side, shown_palette(shown), tuple(passes), window, tokens, names_of(shown))
 
     @takes_options
     def segment(
@@ -462,7 +464,12 @@ class Segmenter:
     def _answer_many(
         self, queries: Iterator[ImageLike | FittedQuery], prepared: PreparedContext, room: Room
     ) -> Iterator[Answer]:
-        collected = ViewSorter(prepared.shown, follow=prepared.options.refine, min_presence=self.min_presence)
+        collected = ViewSorter(
+            prepared.shown,
+            follow=prepared.options.refine,
+            min_presence=self.min_presence,
+            names=prepared.names,
+        )
         views = (view for query in queries for view in collected.views(self._fitted(query, prepared)))
         while batch := list(islice(views, room.batch)):
             for passes, part in by_passes(batch, prepared.passes):

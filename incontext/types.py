@@ -172,7 +172,7 @@ class Prompt:
     def __post_init__(self) -> None:
         if not 0 < self.weight < inf:
             raise ValueError(f"expected a weight above 0, got {self.weight}")
-        names = dict(self.names)
+        names: dict[object, object] = {**self.names}
         if not all(isinstance(i, int) and 0 < i < IGNORED and isinstance(name, str) for i, name in names.items()):
             raise ValueError(f"expected names, as text, of ids in 1..254, got {names!r:.200}")
         object.__setattr__(self, "names", names)
@@ -246,7 +246,7 @@ class Prompt:
 
     def __repr__(self) -> str:
         more = f", weight {self.weight:g}" if self.weight != 1 else ""
-        return f"Prompt({_size(self.mask)}, {_shares(self.mask)}{more})"
+        return f"Prompt({_size(self.mask)}, {_shares(self.mask, self.names)}{more})"
 
     def _repr_png_(self) -> bytes:
         """Draw the image under its mask, as a PNG of at most 640 pixels a side: what notebooks show."""
@@ -261,10 +261,11 @@ def _size(array: npt.NDArray[Any]) -> str:
     return f"{array.shape[1]} x {array.shape[0]} (width x height)"
 
 
-def _shares(mask: Pixels) -> str:
-    """Write how much of a mask each id has: ids 1 (12.5 %), 2 (3 %)."""
+def _shares(mask: Pixels, names: Mapping[int, str]) -> str:
+    """Write how much of a mask each id has: ids 1 nucleus (12.5 %), 2 (3 %)."""
     counts = np.bincount(mask.ravel(), minlength=IGNORED + 1)
-    rows = [f"{i} ({100 * counts[i] / mask.size:.3g} %)" for i in ids_in(mask)]
+    called = {i: " ".join([str(i), *names.get(i, "").split()]) for i in ids_in(mask)}
+    rows = [f"{name} ({100 * counts[i] / mask.size:.3g} %)" for i, name in called.items()]
     return f"id{'s' if len(rows) > 1 else ''} {_some(rows)}" if rows else "nothing found"
 
 
@@ -306,12 +307,14 @@ class Segmentation:
         palette: The colours to show the ids in.
         presence: Of each id that was asked for, how likely it is in the query at all, 0..1; empty where the weights
             cannot tell. Ids that are too unlikely (`load(min_presence=)`) are not in the mask.
+        names: What ids mean, as far as the prompts say it.
     """
 
     mask: Pixels
     confidence: npt.NDArray[np.float32]
     palette: Palette
     presence: Mapping[int, float] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         mask, confidence = check_ids(self.mask, "the mask"), np.asarray(self.confidence)
@@ -328,7 +331,7 @@ class Segmentation:
 
     def __repr__(self) -> str:
         sure = "" if self.is_empty else f", confidence {self.confidence[self.mask > 0].mean():.2f}"
-        return f"Segmentation({_size(self.mask)}, {_shares(self.mask)}{sure})"
+        return f"Segmentation({_size(self.mask)}, {_shares(self.mask, self.names)}{sure})"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -405,7 +408,7 @@ class Segmentation:
         return {i: outlines.rings(self.mask == i) for i in self.ids}
 
     def to_supervision(self) -> "supervision.Detections":
-        """Make one detection of each id: box, mask, id as class, mean confidence.
+        """Make one detection of each id: box, mask, id as class, its name if known, mean confidence.
 
         Raises:
             ImportError: The package supervision is not installed.
@@ -421,6 +424,7 @@ class Segmentation:
             mask=masks,
             confidence=np.array([self.confidence[m].mean() for m in masks], np.float32),
             class_id=np.array(self.ids, np.int64),
+            data={"class_name": np.array([self.names.get(i, str(i)) for i in self.ids])} if self.names else {},
         )
 
 

@@ -47,7 +47,7 @@ class Bright:
         side = asked["side"] or 16
         return SimpleNamespace(options=SegmentOptions(**asked), side=side, shots=1, fit=self.fit)
 
-    def fit(self, query: Pixels, *, hints: object = None) -> Pixels:  # noqa: ARG002
+    def fit(self, query: Pixels, *, hints: object = None) -> Pixels:
         self.threads["fit"].add(threading.get_ident())
         return query
 

@@ -184,7 +184,7 @@ class ByColor:
         image, chosen = read_image(query), side or 32
         return FittedQuery(resized(image, (chosen, chosen)), (image.shape[0], image.shape[1]))
 
-    def prepare(self, context: Sequence[Prompt], *, known: object, **options: Any) -> _Prepared:  # noqa: ARG002
+    def prepare(self, context: Sequence[Prompt], *, known: object, **options: Any) -> _Prepared:
         side = SegmentOptions(**options).side or 32
         assert all(prompt.image.shape == (side, side, 3) for prompt in context)
         colors = {i: np.median(p.image[p.mask == i].astype(float), axis=0) for p in context for i in p.ids}

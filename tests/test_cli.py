@@ -102,13 +102,13 @@ class Everything:
         side = options["side"] or 32
         return SimpleNamespace(options=SegmentOptions(**options), side=side, shots=1, fit=self.fit)
 
-    def fit(self, query: Pixels, *, side: int | None = None, hints: object = None) -> Pixels:  # noqa: ARG002
+    def fit(self, query: Pixels, *, side: int | None = None, hints: object = None) -> Pixels:
         return query
 
     def answer_many(
         self,
         queries: Iterable[Pixels],
-        prepared: SimpleNamespace,  # noqa: ARG002
+        prepared: SimpleNamespace,
         *,
         batch_size: int | str,
     ) -> Iterator[SimpleNamespace]:
@@ -125,7 +125,7 @@ class Everything:
 
 
 @pytest.fixture
-def everything(photos: Path, monkeypatch: pytest.MonkeyPatch) -> Everything:  # noqa: ARG001  brings its folder along
+def everything(photos: Path, monkeypatch: pytest.MonkeyPatch) -> Everything:
     """`load` gives the stand-in, and notes what it was asked for."""
     segmenter = Everything()
 

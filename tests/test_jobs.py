@@ -857,7 +857,7 @@ def test_the_command_says_in_one_sentence_that_the_disk_is_full(
 ) -> None:
     from incontext import cli
 
-    def full(self: Outputs, name: str, content: bytes) -> None:  # noqa: ARG001
+    def full(self: Outputs, name: str, content: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
 
     monkeypatch.chdir(tmp_path)

@@ -637,7 +637,7 @@ def test_remote_folders_that_cannot_end_well(
         plan([inputs], out)
 
 
-def test_outputs_travel(memory: Any) -> None:  # noqa: ARG001
+def test_outputs_travel(memory: Any) -> None:
     import pickle
 
     outputs = Outputs(Path("x"), remote="memory://bucket/out")

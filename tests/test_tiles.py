@@ -38,7 +38,7 @@ class ByColor(SegGPT):
         one = torch.ones(1)
         return ContextTokens(prompt_images, prompt_masks, prompt_masks, self.type_token_ins, self.tables(4), one)
 
-    def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:  # noqa: ARG002
+    def see(self, queries: Tensor, context: ContextTokens, *, chunk: int | None = None) -> Seen:
         self.batches.append(len(queries))
         colors = unpaint(queries)
         strong = colors.amax(dim=-1, keepdim=True) > 100

@@ -12,6 +12,12 @@ import torch
 WORDS = "a the cat dog rainbow photo of car red one thing"
 
 
+def _transformers() -> Any:
+    import transformers
+
+    return transformers
+
+
 def clip_tokenizer(most: int) -> Any:
     from transformers import CLIPTokenizer
 
@@ -57,7 +63,7 @@ _DECODER = {
 
 
 def _sam(prefix: str) -> list[Any]:
-    import transformers as tf
+    tf = _transformers()
 
     vision = {
         "hidden_size": 32,
@@ -104,7 +110,7 @@ def _memory(side: int) -> dict[str, Any]:
 
 def _sam2(*, video: bool) -> list[Any]:
     """Published files are those of the video model."""
-    import transformers as tf
+    tf = _transformers()
 
     backbone = {
         "model_type": "sam2_hiera_det_model",
@@ -138,7 +144,7 @@ def _sam2(*, video: bool) -> list[Any]:
 
 
 def _sam3() -> list[Any]:
-    import transformers as tf
+    tf = _transformers()
 
     tokenizer = clip_tokenizer(32)
     part = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
@@ -180,7 +186,7 @@ def _sam3() -> list[Any]:
 
 
 def _grounding_dino(prefix: str) -> list[Any]:
-    import transformers as tf
+    tf = _transformers()
 
     tokenizer = bert_tokenizer()
     backbone = tf.SwinConfig(
@@ -209,7 +215,7 @@ def _grounding_dino(prefix: str) -> list[Any]:
 
 
 def _owlv2() -> list[Any]:
-    import transformers as tf
+    tf = _transformers()
 
     tokenizer = clip_tokenizer(16)
     text = _text(tokenizer, max_position_embeddings=16, pad_token_id=0)
@@ -220,7 +226,7 @@ def _owlv2() -> list[Any]:
 
 
 def _clipseg() -> list[Any]:
-    import transformers as tf
+    tf = _transformers()
 
     tokenizer = clip_tokenizer(77)
     config = tf.CLIPSegConfig(
@@ -237,7 +243,7 @@ def _clipseg() -> list[Any]:
 
 
 def _groupvit() -> list[Any]:
-    import transformers as tf
+    tf = _transformers()
 
     tokenizer = clip_tokenizer(77)
     vision = {
@@ -254,7 +260,7 @@ def _groupvit() -> list[Any]:
 
 
 def _clip() -> list[Any]:
-    import transformers as tf
+    tf = _transformers()
 
     tokenizer = clip_tokenizer(77)
     vision = {**_transformer(image_size=64, patch_size=16), "num_hidden_layers": 2}
@@ -263,13 +269,13 @@ def _clip() -> list[Any]:
 
 
 def _clip_images() -> Any:
-    import transformers as tf
+    tf = _transformers()
 
     return tf.CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
 
 
 def _siglip() -> list[Any]:
-    import transformers as tf
+    tf = _transformers()
 
     tokenizer = bert_tokenizer()
     text = _transformer(vocab_size=len(tokenizer), max_position_embeddings=64)

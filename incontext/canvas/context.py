@@ -123,14 +123,24 @@ def _check(context: Sequence[Prompt | PromptTensor]) -> None:
             "expected either masks or raw colours in a context, got both; "
             "use one kind for all, or masks with prompt tensors"
         )
+    names_of(context)
+
+
+def names_of(context: Sequence[Prompt | PromptTensor]) -> dict[int, str]:
+    """Tell what ids mean, as far as prompts and prompt tensors say it.
+
+    Raises:
+        ValueError: Two of them mean different things by one id.
+    """
     names: dict[int, str] = {}
-    for learned in (each for each in context if isinstance(each, PromptTensor)):
-        for i, name in learned.names.items():
+    for each in context:
+        for i, name in each.names.items():
             if names.setdefault(i, name) != name:
                 raise ValueError(
-                    f"expected prompt tensors that mean the same by id {i}, got {names[i]!r} and {name!r}; "
-                    "tune one of them with other ids"
+                    f"expected a context that means the same by id {i}, got {names[i]!r} and {name!r}; give one "
+                    "of them another id"
                 )
+    return names
 
 
 def _learned(prompt_tensors: Sequence[PromptTensor]) -> list[tuple[Palette, tuple[LearnedGroup, ...]]]:

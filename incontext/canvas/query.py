@@ -123,6 +123,7 @@ class PaintedAnswer:
         shown: The colours to show the answer in.
         guide: The query (H, W, 3) uint8, where edges are to follow it.
         min_presence: Ids that are less likely than that to be there are left out.
+        names: What ids mean, as far as that is known.
     """
 
     painted: tuple[Paint, ...]
@@ -130,12 +131,13 @@ class PaintedAnswer:
     shown: Palette
     guide: Pixels | None = None
     min_presence: float = 0.0
+    names: Mapping[int, str] = field(default_factory=dict)
 
     def read(self) -> Segmentation:
         """Read ids and confidence, at the query's own size."""
         guides = None if self.guide is None else [self.guide]
         ((ids, confidence),) = read.read(self.painted, [self.size], guides=guides, min_presence=self.min_presence)
-        return Segmentation(ids, confidence, self.shown, most_likely({}, self.painted))
+        return Segmentation(ids, confidence, self.shown, most_likely({}, self.painted), self.names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +152,7 @@ class WindowedAnswer:
         shown: The colours to show the answer in.
         guide: The query (H, W, 3) uint8, where edges are to follow it.
         presence: How likely each id is in the query at all, as far as the network can tell.
+        names: What ids mean, as far as that is known.
     """
 
     readings: tuple[Reading, ...]
@@ -157,11 +160,12 @@ class WindowedAnswer:
     shown: Palette
     guide: Pixels | None = None
     presence: Mapping[int, float] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
 
     def read(self) -> Segmentation:
         """Put ids and confidence together, at the query's own size."""
         ids, confidence = votes.elect_windows(self.readings, self.size, guide=self.guide)
-        return Segmentation(ids, confidence, self.shown, self.presence)
+        return Segmentation(ids, confidence, self.shown, self.presence, self.names)
 
 
 Answer: TypeAlias = PaintedAnswer | WindowedAnswer
@@ -171,14 +175,23 @@ Answer: TypeAlias = PaintedAnswer | WindowedAnswer
 class ViewSorter:
     """Sorts what the network painted, view by view, to the queries that it belongs to."""
 
-    def __init__(self, shown: Palette | None, *, follow: bool, min_presence: float = 0.0) -> None:
+    def __init__(
+        self,
+        shown: Palette | None,
+        *,
+        follow: bool,
+        min_presence: float = 0.0,
+        names: Mapping[int, str] | None = None,
+    ) -> None:
         """Begin without queries.
 
         Args:
             shown: Colours of answers; None: those of what hints point at.
             follow: Whether edges are to follow the images.
             min_presence: See :class:`PaintedAnswer`.
+            names: What ids mean.
         """
+        self._names = names or {}
         self._shown, self._follow, self._min_presence = shown, follow, min_presence
         self._waiting: deque[tuple[FittedQuery, list[Reading]]] = deque()
         self._presence: dict[int, float] = {}  # of the first that waits, in the windows that were read
@@ -200,7 +213,7 @@ class ViewSorter:
             shown = self._shown or Palette.spread(() if query.hints is None else query.hints.ids)
             if not query.windows:
                 self._waiting.popleft()
-                yield PaintedAnswer(part, query.size, shown, guide, self._min_presence)
+                yield PaintedAnswer(part, query.size, shown, guide, self._min_presence, self._names)
                 continue
             cut = query.windows[len(readings) :][: len(part[0].painted)]
             readings += read_windows(part, cut, min_presence=self._min_presence)
@@ -208,7 +221,7 @@ class ViewSorter:
             if len(readings) == query.views:
                 self._waiting.popleft()
                 presence, self._presence = self._presence, {}
-                yield WindowedAnswer(tuple(readings), query.size, shown, guide, presence)
+                yield WindowedAnswer(tuple(readings), query.size, shown, guide, presence, self._names)
 
 
 def most_likely(known: Mapping[int, float], painted: Sequence[Paint]) -> dict[int, float]:

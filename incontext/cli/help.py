@@ -45,7 +45,7 @@ _GROUPS: Final[Mapping[str, frozenset[str]]] = {
 # The commands in the order in which people meet them.
 _SECTIONS: Final = {
     "Start here": ("demo", "segment", "track", "ui"),
-    "Prepare examples": ("mark", "propose", "rank", "tune"),
+    "Prepare examples": ("mark", "propose", "rank", "tune", "prompters"),
     "Files": ("convert",),
     "Weights, training, figures": ("weights", "backbone", "train", "evaluate", "bench"),
 }
