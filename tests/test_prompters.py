@@ -48,7 +48,7 @@ def _no_sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     """Whoever opens a connection fails; and it is noted, so that swallowing the failure does not help."""
     asked: list[object] = []
 
-    def refuse(self: socket.socket, address: object) -> None:
+    def refuse(_: socket.socket, address: object) -> None:
         asked.append(address)
         raise OSError("no network in tests")
 
@@ -82,7 +82,7 @@ def test_a_name_is_found_where_the_hub_keeps_it(
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="incontext prompters download sam2.1"):
+    with pytest.raises(FileNotFoundError, match=r"incontext prompters download sam2\.1"):
         load_prompter("sam2.1")
     in_cache(tmp_path, "facebook/sam2.1-hiera-base-plus", models("sam2_video"))
     with load_prompter("sam2.1", device="cpu") as prompter:
@@ -169,7 +169,7 @@ def test_a_missing_tensor_is_refused_by_name(models: Callable[[str], Path], tmp_
 
 
 def test_damaged_foreign_and_absent_files_are_refused(models: Callable[[str], Path], tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no folder .*nothing"):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nothing"):
         load_prompter(tmp_path / "nothing")
     with pytest.raises(CheckpointError, match=r"without config\.json"):
         load_prompter(tmp_path)
@@ -231,7 +231,7 @@ def test_the_licence_is_said_before_anything_is_fetched(monkeypatch: pytest.Monk
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    monkeypatch.setattr(files, "cached_folder", lambda entry: tmp_path)
+    monkeypatch.setattr(files, "cached_folder", lambda _: tmp_path)
     assert files.download("sam2.1", say=told.append) == tmp_path
     assert order == ["fetched"]
     assert "apache-2.0" in told[0]

@@ -16,7 +16,7 @@ from incontext.images.resize import resized
 from incontext.types import box
 
 Flags = npt.NDArray[np.bool_]
-Masks = npt.NDArray[np.integer | np.bool_] | Sequence[Flags]  # type: ignore[type-arg]
+Masks = npt.NDArray[np.integer | np.bool_] | Sequence[Flags]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ def masks_of(masks: Masks, image: Pixels) -> list[Flags]:
     if given is not None and given.ndim == 2:
         _refuse_other_size(given, image)
         if given.dtype == np.bool_:
-            return [given]
+            return [given.astype(np.bool_)]
         return [given == i for i in ids_in(given.astype(np.uint8))]
     listed = list(masks)
     for each in listed:

@@ -61,7 +61,8 @@ class TokensOrigin:
             raise ValueError("expected names of weights, version and crops as text, got something else")
         if not _SHA256.fullmatch(str(self.sha256)):
             raise ValueError(f"expected a SHA-256 in 64 hexadecimal digits, got {str(self.sha256)[:80]!r}")
-        if len(self.crops) != 2 or not all(isinstance(n, int) and n >= 0 for n in self.crops):
+        crops: tuple[object, ...] = self.crops  # of a file, which may say anything
+        if len(crops) != 2 or not all(isinstance(n, int) and n >= 0 for n in crops):
             raise ValueError(f"expected two numbers of crops, got {self.crops!r:.80}")
         if not (0 <= self.before < np.inf and 0 <= self.after < np.inf):
             raise ValueError(f"expected losses of at least 0, got {self.before!r} and {self.after!r}")
