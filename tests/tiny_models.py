@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ _DECODER = {
 
 
 def _sam(prefix: str) -> list[Any]:
-    import transformers as tf
+    tf: Any = import_module("transformers")
 
     vision = {
         "hidden_size": 32,
@@ -104,7 +105,7 @@ def _memory(side: int) -> dict[str, Any]:
 
 def _sam2(*, video: bool) -> list[Any]:
     """Published files are those of the video model."""
-    import transformers as tf
+    tf: Any = import_module("transformers")
 
     backbone = {
         "model_type": "sam2_hiera_det_model",
@@ -138,7 +139,7 @@ def _sam2(*, video: bool) -> list[Any]:
 
 
 def _sam3() -> list[Any]:
-    import transformers as tf
+    tf: Any = import_module("transformers")
 
     tokenizer = clip_tokenizer(32)
     part = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
@@ -180,7 +181,7 @@ def _sam3() -> list[Any]:
 
 
 def _grounding_dino(prefix: str) -> list[Any]:
-    import transformers as tf
+    tf: Any = import_module("transformers")
 
     tokenizer = bert_tokenizer()
     backbone = tf.SwinConfig(
@@ -209,7 +210,7 @@ def _grounding_dino(prefix: str) -> list[Any]:
 
 
 def _owlv2() -> list[Any]:
-    import transformers as tf
+    tf: Any = import_module("transformers")
 
     tokenizer = clip_tokenizer(16)
     text = _text(tokenizer, max_position_embeddings=16, pad_token_id=0)
@@ -220,7 +221,7 @@ def _owlv2() -> list[Any]:
 
 
 def _clipseg() -> list[Any]:
-    import transformers as tf
+    tf: Any = import_module("transformers")
 
     tokenizer = clip_tokenizer(77)
     config = tf.CLIPSegConfig(
@@ -237,7 +238,7 @@ def _clipseg() -> list[Any]:
 
 
 def _groupvit() -> list[Any]:
-    import transformers as tf
+    tf: Any = import_module("transformers")
 
     tokenizer = clip_tokenizer(77)
     vision = {
@@ -254,7 +255,7 @@ def _groupvit() -> list[Any]:
 
 
 def _clip() -> list[Any]:
-    import transformers as tf
+    tf: Any = import_module("transformers")
 
     tokenizer = clip_tokenizer(77)
     vision = {**_transformer(image_size=64, patch_size=16), "num_hidden_layers": 2}
@@ -263,13 +264,13 @@ def _clip() -> list[Any]:
 
 
 def _clip_images() -> Any:
-    import transformers as tf
+    tf: Any = import_module("transformers")
 
     return tf.CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
 
 
 def _siglip() -> list[Any]:
-    import transformers as tf
+    tf: Any = import_module("transformers")
 
     tokenizer = bert_tokenizer()
     text = _transformer(vocab_size=len(tokenizer), max_position_embeddings=64)

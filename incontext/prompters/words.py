@@ -77,7 +77,8 @@ class ClipSeg(Words):
     def _probabilities(self, image: Pixels, phrases: Sequence[str]) -> Tensor:
         tokens, pixels = self._inputs(image, phrases)
         logits = self._network(**tokens, pixel_values=pixels.expand(len(phrases), -1, -1, -1)).logits
-        return logits.float().reshape(len(phrases), *logits.shape[-2:]).sigmoid()  # of one phrase, it has two axes
+        found: Tensor = logits.float().reshape(len(phrases), *logits.shape[-2:]).sigmoid()  # of one phrase, two axes
+        return found
 
 
 class GroupVit(Words):
@@ -89,7 +90,8 @@ class GroupVit(Words):
         others = [word for word in ELSEWHERE if word not in asked]
         tokens, pixels = self._inputs(image, [*phrases, *others])
         answer = self._network(**tokens, pixel_values=pixels, output_segmentation=True)
-        return answer.segmentation_logits[0].float().softmax(0)[: len(phrases)]
+        found: Tensor = answer.segmentation_logits[0].float().softmax(0)[: len(phrases)]
+        return found
 
 
 def open_words(files: Files, device: torch.device) -> Words:
