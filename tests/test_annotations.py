@@ -145,7 +145,7 @@ def test_numbers_and_sizes() -> None:
             checked_size(height, 4)
 
 
-def test_the_size_of_a_image_that_lies(tmp_path: Path) -> None:
+def test_the_size_of_an_image_that_lies(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (7, 3)).save(tmp_path / "lies.jpg", exif=exif)
@@ -175,7 +175,7 @@ def test_indexed_masks_come_back_with_their_colours(tmp_path: Path) -> None:
         np.testing.assert_array_equal(file.colors, CATEGORIES.palette.table)
 
 
-def test_a_image_for_each_class(tmp_path: Path) -> None:
+def test_an_image_for_each_class(tmp_path: Path) -> None:
     mask = np.array([[0, 1, 2], [255, 3, 254]], np.uint8)
     export(tmp_path, "classes", results({"s/a.jpg": mask}))
     found = {p.relative_to(tmp_path).as_posix(): np.asarray(Image.open(p)).tolist() for p in tmp_path.rglob("*.png")}

@@ -18,7 +18,7 @@ PACKAGE = Path(incontext.__file__).parent
 # not know each other. `__init__` is what the outside sees, so that inside of a package only what stands above uses it.
 LEVELS: dict[str, list[set[str]]] = {
     "": [
-        {"images", "progress", "version", "words"},
+        {"images", "left_out", "progress", "version", "words"},
         {"options"},
         {"digest", "jsonlines", "types"},
         {"hints"},

@@ -361,7 +361,7 @@ def test_a_read_only_output_folder_is_one_sentence(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_image_that_goes_away_meanwhile_is_reported(
+def test_an_image_that_goes_away_meanwhile_is_reported(
     tmp_path: Path, run: Callable[..., tuple[object, dict[str, FileReport], str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "in"

@@ -65,7 +65,7 @@ def test_patterns_keep_what_follows_their_fixed_part(tmp_path: Path, monkeypatch
     assert names(["in/out/*.jpg"], Path("in")) == ["5.jpg"]  # whoever names the output folder means it
 
 
-def test_a_image_that_is_named_twice_is_read_once(tmp_path: Path) -> None:
+def test_an_image_that_is_named_twice_is_read_once(tmp_path: Path) -> None:
     path = image_file(tmp_path / "in" / "a" / "1.jpg")
     (tmp_path / "same").symlink_to(tmp_path / "in")
     inputs = [tmp_path / "in", path, tmp_path / "in" / "a" / ".." / "a" / "1.jpg", tmp_path / "same" / "a" / "1.jpg"]
@@ -247,7 +247,7 @@ def test_broken_images_are_skipped_and_the_rest_is_finished(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
-def test_a_image_without_permission_is_skipped(tmp_path: Path) -> None:
+def test_an_image_without_permission_is_skipped(tmp_path: Path) -> None:
     image_file(tmp_path / "in" / "a.jpg").chmod(0)
     image_file(tmp_path / "in" / "b.jpg")
     report = run_job(Bright(), [tmp_path / "in"], tmp_path / "out")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import random
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from fractions import Fraction
@@ -12,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 from av.video.frame import VideoFrame
-from clips import cut, decoded, grey_levels, sound_packets, turn, write_frames, write_sound, write_video
+from clips import cut, decoded, grey_levels, scene, sound_packets, turn, write_frames, write_sound, write_video
 from PIL import Image
+from test_faults import mutated
 
 from incontext.images.ids import Pixels
 from incontext.video.frames import FOLDER_RATE, Frame, FramesError, open_frames
@@ -430,3 +433,34 @@ def test_a_contact_sheet_shows_frames_evenly(tmp_path: Path, count: int) -> None
         assert image.size == (8 + min(4, cells) * 48, 8 + -(-cells // 4) * 48)
     assert len(drawn) <= 12 * (1 + int(np.log2(max(count, 12) / 12)) + 1)
     assert drawn[0] == 0
+
+
+def test_mutated_videos_are_read_or_refused_in_a_sentence(tmp_path: Path) -> None:
+    """INCONTEXT_MUTATIONS sets how many; a release is tried with 200 and more."""
+    chance = random.Random(11)
+    count = max(24, int(os.environ.get("INCONTEXT_MUTATIONS", "24")) // 10)
+    kinds = {".mp4": {}, ".mkv": {"codec": "ffv1", "pixels": "bgr0"}, ".avi": {"codec": "mjpeg", "pixels": "yuvj420p"}}
+    images = [scene(number) for number in range(6)]
+    originals = {
+        kind: write_video(tmp_path / f"whole{kind}", images, **options).read_bytes()  # type: ignore[arg-type]
+        for kind, options in kinds.items()
+    }
+    before = {path.name for path in tmp_path.iterdir()}
+    read = refused = 0
+    for number in range(count):
+        kind = sorted(originals)[number % len(originals)]
+        path = tmp_path / f"broken{kind}"
+        path.write_bytes(mutated(originals[kind], chance))
+        sentence = ""
+        try:
+            with open_frames(path) as frames:
+                sum(1 for _ in zip(frames, range(60), strict=False))
+        except (ValueError, OSError) as error:
+            sentence = str(error).strip()
+        assert "\n" not in sentence
+        read, refused = read + (sentence == ""), refused + (sentence != "")
+        path.unlink()
+    assert read + refused == count
+    assert read
+    assert refused
+    assert {path.name for path in tmp_path.iterdir()} == before

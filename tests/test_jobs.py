@@ -137,7 +137,7 @@ def test_what_changed_is_done_again(tmp_path: Path) -> None:
     assert [Path(file.query).name for file in report.files] == sorted(path.name for path in root.iterdir())
 
 
-def test_a_image_that_is_gone_is_not_in_the_report(tmp_path: Path) -> None:
+def test_an_image_that_is_gone_is_not_in_the_report(tmp_path: Path) -> None:
     root, out = folder(tmp_path), tmp_path / "out"
     run_job(Bright(), [root], out)
     (root / "03.png").unlink()
@@ -629,7 +629,7 @@ def test_watching_goes_on_where_it_ended(tmp_path: Path) -> None:
     assert [Path(file.query).name for file in told] == ["05b.jpg", "new.png"]
 
 
-def test_a_image_that_arrives_under_a_taken_name_is_reported(tmp_path: Path) -> None:
+def test_an_image_that_arrives_under_a_taken_name_is_reported(tmp_path: Path) -> None:
     root, out = tmp_path / "in", tmp_path / "out"
     image_file(root / "a.png", bright=2)
     mask = tmp_path / "mask.png"
@@ -645,7 +645,7 @@ def test_a_image_that_arrives_under_a_taken_name_is_reported(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("pattern", "names"), [("*.png", ["a.png"]), ("*", ["a.jpg", "a.png"])])
-def test_a_image_that_arrives_is_not_overwritten(tmp_path: Path, pattern: str, names: list[str]) -> None:
+def test_an_image_that_arrives_is_not_overwritten(tmp_path: Path, pattern: str, names: list[str]) -> None:
     root = tmp_path / "in"
     root.mkdir()
     (tmp_path / "link").symlink_to(root)
@@ -682,7 +682,7 @@ def test_a_result_that_arrives_is_no_image(tmp_path: Path) -> None:
     assert read_mask(root / "a.png").ids[0].tolist() == [3] * 5 + [0] * 7
 
 
-def test_ctrl_c_while_a_image_is_segmented_ends_a_watch_too(tmp_path: Path) -> None:
+def test_ctrl_c_while_an_image_is_segmented_ends_a_watch_too(tmp_path: Path) -> None:
     root, out = folder(tmp_path, 6), tmp_path / "out"
 
     def interrupt(batch: int) -> None:
@@ -696,7 +696,7 @@ def test_ctrl_c_while_a_image_is_segmented_ends_a_watch_too(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("told_before", "finished"), [(7, True), (6, False)])
-def test_ctrl_c_right_after_a_image(tmp_path: Path, told_before: int, finished: bool) -> None:
+def test_ctrl_c_right_after_an_image(tmp_path: Path, told_before: int, finished: bool) -> None:
     """A watch is finished once all that arrived is, whatever its engine still does then."""
     root, out = folder(tmp_path, 6), tmp_path / "out"
     told: list[FileReport] = []

@@ -28,7 +28,7 @@ def stack(path: Path, *bright: int) -> Path:
     return path
 
 
-def test_each_page_is_a_image_when_asked(tmp_path: Path) -> None:
+def test_each_page_is_an_image_when_asked(tmp_path: Path) -> None:
     inputs, out = tmp_path / "in", tmp_path / "out"
     image_file(inputs / "a.tif")  # a PNG, whatever its name says: one page
     stack(inputs / "b.tif", 0, 3, 7)

@@ -61,7 +61,7 @@ def told(*sentences: str) -> Iterator[None]:
         yield
     assert len(caught) == len(sentences), [str(each.message) for each in caught]
     for each, sentence in zip(caught, sentences, strict=True):
-        assert each.category is PromptWarning
+        assert issubclass(each.category, PromptWarning)
         assert sentence in str(each.message)
 
 

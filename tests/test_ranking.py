@@ -72,7 +72,7 @@ def test_scores_are_those_of_leaving_one_out() -> None:
     assert ranking.union[0, 0, 0] == 0  # never on itself
 
 
-def test_a_image_without_the_thing_counts_what_is_painted_in_it() -> None:
+def test_an_image_without_the_thing_counts_what_is_painted_in_it() -> None:
     nothing, traps = np.full((1, 4, 3), 10, np.uint8), np.full((1, 4, 3), 50, np.uint8)
     assert ranked(empty=[nothing]).score.tolist() == ranked().score.tolist()
     with_traps = ranked(empty=[traps])

@@ -159,7 +159,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_doubled(
 
 
 @pytest.mark.usefixtures("ours")
-def test_a_image_that_kills_every_worker_is_given_up_and_its_neighbours_are_not(
+def test_an_image_that_kills_every_worker_is_given_up_and_its_neighbours_are_not(
     tmp_path: Path, image_files: Path, weights: Path, prompt: Prompt, expected: Path
 ) -> None:
     job = plan([image_files], tmp_path, confidence=True)

@@ -68,7 +68,7 @@ def shown(*colors: tuple[int, int, int], size: int = 16) -> Prompt:
 
 
 @pytest.mark.parametrize("size", [(100, 100), (101, 333), (40, 90), (32, 33), (1000, 7), (31, 20)])
-def test_windows_cover_a_image_and_overlap(size: tuple[int, int]) -> None:
+def test_windows_cover_an_image_and_overlap(size: tuple[int, int]) -> None:
     made = windows(size, 32)
     seen = np.zeros(size, np.int64)
     for window in made:
@@ -236,7 +236,7 @@ def test_small_things_are_found_in_windows_only(segmenter: Segmenter) -> None:
     assert found.confidence[truth == 0].min() > 0.9
 
 
-def test_a_image_no_larger_than_a_window_is_answered_as_ever(segmenter: Segmenter) -> None:
+def test_an_image_no_larger_than_a_window_is_answered_as_ever(segmenter: Segmenter) -> None:
     image = field(30, 40, (5, 5, 20, RED))
     plain, tiled = (segmenter.segment(image, shown(RED), tiles=tiles) for tiles in (None, 40))
     np.testing.assert_array_equal(plain.mask, tiled.mask)

@@ -61,7 +61,8 @@ def test_track(run: Callable[..., Done], place: Path) -> None:
     first, *objects = done.out.splitlines()
     assert first.startswith(f"10 masks in {Path('OUT/masks')} (")
     assert first.endswith(" frames/s)")
-    assert objects == ["object 3: found in 10 frames", "object 7: found in 8 frames, lost in 4-5"]
+    assert objects[:-1] == ["object 3: found in 10 frames", "object 7: found in 8 frames, lost in 4-5"]
+    assert objects[-1] == "10 frames, 2 objects"
     assert run("FRAMES/0.png", "--mask", "first.png", "-o", "ONE").out.splitlines()[1] == "object 3: found in 1 frame"
     assert files(place / "OUT") == sorted(
         [*(f"masks/{i}.png" for i in range(COUNT)), "overlay.mp4", "sheet.jpg", "tracks.json"]
@@ -131,7 +132,7 @@ def test_a_folder_of_prompts(run: Callable[..., Done]) -> None:
         write_image(f"EXAMPLES/images/{name}.png", scene(0, width=80))
         write_mask(f"EXAMPLES/masks/{name}.png", scene_mask(0, ids=ids, width=80), TABLE)
     done = run("FRAMES", "--prompts", "EXAMPLES", "-o", "OUT", "--no-overlay")
-    assert done.status == 0
+    assert done.status == 1  # a mask marks nothing
     assert done.err == f"Warning: left out 1 prompt whose mask marks nothing: {Path('EXAMPLES/masks/2.png')}\n"
     assert [each["id"] for each in tracks()["objects"]] == [3, 7]
 

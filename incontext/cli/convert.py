@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from incontext.cli.exporting import Instances, Smallest, export
-from incontext.cli.options import SnapColors, Strict, app, named_ids, names
+from incontext.cli.options import SnapColors, Strict, app, named_ids, names, strictly
 from incontext.words import counted
 
 
 @app.command()
+@strictly
 def convert(
     source: Annotated[
         Path,

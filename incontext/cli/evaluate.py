@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from incontext.cli.options import ensembles_of, evaluate_app, names, numbers, with_options
+from incontext.cli.options import ensembles_of, evaluate_app, names, numbers, strictly, with_options
 from incontext.identity import about, settings_of
 from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 from incontext.progress import ProgressLine
@@ -23,6 +23,7 @@ _USUAL_SHOTS = (1, 2, 4, 8)
 
 
 @evaluate_app.command("few-shot")
+@strictly
 @with_options(without=("ensemble",))
 def evaluate_few_shot(
     data: Annotated[

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from incontext.cli.options import evaluate_app, names, numbers, with_options
+from incontext.cli.options import evaluate_app, names, numbers, strictly, with_options
 from incontext.identity import about, settings_of
 from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 from incontext.progress import ProgressLine
@@ -19,6 +19,7 @@ LayoutName = Literal["auto", "sets", "video", "grabcut", "berkeley"]
 
 
 @evaluate_app.command("clicks")
+@strictly
 @with_options(only=("task", "side", "refine"))
 def evaluate_clicks(
     data: Annotated[

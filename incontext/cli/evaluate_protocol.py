@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from incontext.cli.options import PromptTensors, ensembles_of, evaluate_app, names, numbers, with_options
+from incontext.cli.options import PromptTensors, ensembles_of, evaluate_app, names, numbers, strictly, with_options
 from incontext.identity import about, settings_of
 from incontext.options import DEFAULTS, LOADING, LoadOptions, Policy, SegmentOptions, Task
 from incontext.progress import ProgressLine
@@ -95,6 +95,7 @@ _DryRun = Annotated[
 
 
 @evaluate_app.command("protocol")
+@strictly
 @with_options(only=("side",))
 def evaluate_protocol(
     name: _Benchmark,

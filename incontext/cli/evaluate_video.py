@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from incontext.cli.options import evaluate_app, names, with_options
+from incontext.cli.options import evaluate_app, names, strictly, with_options
 from incontext.identity import about, settings_of
 from incontext.options import DEFAULTS, LOADING, LoadOptions, Policy, SegmentOptions
 from incontext.progress import ProgressLine
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 @evaluate_app.command("video")
+@strictly
 @with_options()
 def evaluate_video(
     data: Annotated[

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from incontext.cli.options import PairsCommand, PromptTensors, SnapColors, app, decimals, pairs_of, with_options
+from incontext.cli.options import (
+    PairsCommand,
+    PromptTensors,
+    SnapColors,
+    app,
+    decimals,
+    pairs_of,
+    strictly,
+    with_options,
+)
 from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 
 if TYPE_CHECKING:
@@ -15,6 +24,7 @@ if TYPE_CHECKING:
 
 
 @app.command(cls=PairsCommand)
+@strictly
 @with_options()
 def mark(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The image.")],

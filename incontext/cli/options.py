@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field
 from functools import wraps
@@ -12,6 +13,7 @@ import typer
 
 from incontext import __version__
 from incontext.cli.help import Command, Program
+from incontext.left_out import LeftOutWarning
 from incontext.options import Ensemble, LoadOptions, SegmentOptions, declared
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
@@ -162,6 +164,30 @@ def with_options(*, only: Collection[str] = (), without: Collection[str] = ()) -
         return cast("_Command", run)
 
     return decorate
+
+
+def strictly(command: _Command) -> _Command:
+    """Decorate a command that leaves out what it cannot use with `--strict`, which makes an error of the first such.
+
+    A command that has the option already is given it as well.
+    """
+    own = inspect.signature(command, eval_str=True)
+    has_own = "strict" in own.parameters
+    parameters = list(own.parameters.values())
+    if not has_own:
+        parameters.append(inspect.Parameter("strict", parameters[-1].kind, default=False, annotation=Strict))
+
+    @wraps(command)
+    def run(**given: Any) -> Any:
+        strict = given["strict"] if has_own else given.pop("strict")
+        with warnings.catch_warnings():
+            if strict:
+                warnings.simplefilter("error", LeftOutWarning)
+            return command(**given)
+
+    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return cast("_Command", run)
 
 
 def _parameter(option: Field[Any], kind: Any, place: Any) -> inspect.Parameter:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from incontext.cli.options import app, with_options
+from incontext.cli.options import Strict, app, strictly, with_options
 from incontext.options import LOADING, LoadOptions
 from incontext.progress import ProgressLine
 from incontext.words import counted
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 @app.command()
+@strictly
 @with_options(without=("min_presence",))
 def propose(
     inputs: Annotated[
@@ -51,6 +52,7 @@ def propose(
         str | None,
         typer.Option("--prompter", metavar="NAME|PATH", help="Another model answers: incontext prompters list."),
     ] = None,
+    strict: Strict = False,
     loading: LoadOptions = LOADING,
 ) -> None:
     """Find masks of everything in images, which nobody has named, by a grid of clicks.
@@ -68,12 +70,14 @@ def propose(
 
     answers = _answering(prompter, loading)
     each = points_per_side**2
-    failed = list(job.skipped)
+    failed, masks = list(job.skipped), 0
     with ProgressLine("clicks", each * len(job.queries)) as progress:
         for number, query in enumerate(job.queries):
             image = read(query)
             if not isinstance(image, DecodedQuery):
                 failed.append(image)
+                if strict:
+                    raise ValueError(f"{image.error} (--strict)")
                 progress.say(f"Skipped: {image.error}")
                 continue
             found = find(
@@ -90,9 +94,12 @@ def propose(
                 on_points=partial(_went_on, progress, number * each),
             )
             write(job, query, image.image, found)
+            masks += len(found)
             progress.say(f"{query.name}: {counted(len(found), 'mask')}")
     done = len(job.queries) - len(failed) + len(job.skipped)
     print(f"{done} of {counted(len(job.queries), 'image')} in {job.outputs.where}")
+    lost = f", {len(failed)} failed" if failed else ""
+    print(f"{counted(len(job.queries), 'image')}, {counted(masks, 'mask')}{lost}")
     if failed:
         raise typer.Exit(1)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from incontext.cli.options import SnapColors, app, name_below, with_options
+from incontext.cli.options import SnapColors, app, name_below, strictly, with_options
 from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 from incontext.progress import ProgressLine
 from incontext.words import counted
@@ -23,6 +23,7 @@ _LONGEST = 512  # pixels along an image's longer side: several times what the ne
 
 
 @app.command()
+@strictly
 @with_options()
 def rank(
     folder: Annotated[
@@ -86,6 +87,8 @@ def rank(
         others = f"the other {counted(trial.queries, 'image')}"
         alone = f"{ranking.names[chosen[0]]} alone {trial.alone:.3f}"
         print(f"Mean IoU on {others}: together {trial.together:.3f}, {alone}")
+    written = f", {len(chosen)} written" if target is not None else ""
+    print(f"{counted(len(opened.prompts) + len(opened.empty), 'example')} ranked{written}")
 
 
 def ranked(

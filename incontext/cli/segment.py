@@ -14,7 +14,7 @@ import typer
 
 from incontext.cli.counting import are_missed, passed_over_words
 from incontext.cli.exporting import Beside, Formats, Instances, Smallest, export_job, formats_beside
-from incontext.cli.options import PairsCommand, PromptTensors, SnapColors, Strict, app, pairs_of, with_options
+from incontext.cli.options import PairsCommand, PromptTensors, SnapColors, Strict, app, pairs_of, strictly, with_options
 from incontext.options import DEFAULTS, LOADING, BatchSize, LoadOptions, RunnerName, SegmentOptions
 from incontext.progress import ProgressLine
 from incontext.words import counted
@@ -27,6 +27,7 @@ _MANY_PROMPTS = 16
 
 
 @app.command(cls=PairsCommand)
+@strictly
 @with_options()
 def segment(
     inputs: Annotated[

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from incontext.cli.options import PairsCommand, PromptTensors, SnapColors, app, names, pairs_of, with_options
+from incontext.cli.options import (
+    PairsCommand,
+    PromptTensors,
+    SnapColors,
+    Strict,
+    app,
+    names,
+    pairs_of,
+    strictly,
+    with_options,
+)
 from incontext.options import DEFAULTS, LOADING, Export, LoadOptions, Policy, SegmentOptions
 from incontext.progress import ProgressLine
 from incontext.words import counted, did_you_mean
@@ -22,6 +32,7 @@ _MOST_SPANS = 5  # in which an object was lost, told one by one
 
 
 @app.command(cls=PairsCommand)
+@strictly
 @with_options()
 def track(
     source: Annotated[
@@ -88,6 +99,7 @@ def track(
         str | None, typer.Option("--to", metavar="FRAME", help="The first that is tracked no more. Default: the end.")
     ] = None,
     every: Annotated[int, typer.Option("--every", min=1, metavar="N", help="Only each Nth frame from there on.")] = 1,
+    strict: Strict = False,
     options: SegmentOptions = DEFAULTS,
     loading: LoadOptions = LOADING,
     formats: Annotated[
@@ -138,15 +150,16 @@ def track(
         snap=snap_colors,
         **options.keywords(),
     )
-    if not carry_out(load_with(loading), job):
+    if not carry_out(load_with(loading), job, strict=strict):
         raise typer.Exit(1)
 
 
-def carry_out(segmenter: "Segmenter", job: "TrackJob") -> bool:
+def carry_out(segmenter: "Segmenter", job: "TrackJob", *, strict: bool = False) -> bool:
     """Run a job, tell how it goes and what came of it; whether nothing was left out.
 
     Raises:
         typer.Exit: Ctrl-C ended it, with status 130.
+        ValueError: Something was left out, and nothing may be; what was done is written.
     """
     from incontext.video.job import track_job
 
@@ -168,6 +181,9 @@ def carry_out(segmenter: "Segmenter", job: "TrackJob") -> bool:
             progress.say(f"Stopped after {counted(done, 'frame')}; the same command goes on from there.")
             raise typer.Exit(130) from None
     print(*summary(report), sep="\n")
+    print(f"{counted(report.frames, 'frame')}, {counted(len(report.objects), 'object')}{_left_out(report.problems)}")
+    if strict and report.problems:
+        raise ValueError(f"{report.problems[0]} (--strict)")
     for problem in report.problems:
         progress.say(f"Not read: {problem}")
     return not report.problems
@@ -215,6 +231,10 @@ def mark(option: str, text: str) -> "Mark":
     except (ValueError, OverflowError):
         pass
     raise ValueError(f'expected {option} as a frame\'s number, or a time such as "12.5s"; got {text!r}')
+
+
+def _left_out(problems: tuple[str, ...]) -> str:
+    return f", {len(problems)} left out" if problems else ""
 
 
 def summary(report: "TrackReport") -> list[str]:

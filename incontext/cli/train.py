@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from incontext.cli.options import app
+from incontext.cli.options import app, strictly
 from incontext.options import TrainingDtype
 from incontext.progress import ProgressLine
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 @app.command()
+@strictly
 def train(
     out: Annotated[
         Path,

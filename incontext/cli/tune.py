@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from incontext.cli.options import SnapColors, app, name_below, named_ids, with_options
+from incontext.cli.options import SnapColors, app, name_below, named_ids, strictly, with_options
 from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions, Start
 from incontext.progress import ProgressLine
 from incontext.words import counted
@@ -21,6 +21,7 @@ _LONGEST = 768  # pixels along an image's longer side: more than tuning looks at
 
 
 @app.command()
+@strictly
 @with_options(only=("task",))
 def tune(
     labelled: Annotated[
@@ -98,6 +99,8 @@ def tune(
     made = learned.origin
     judges = f"{len(made.held_out)} held-out images" if made.held_out else "the images it was tuned on"
     print(f"{out}: mean IoU {made.before:.3f} before, {made.after:.3f} after tuning, on {judges}; {page} shows them")
+    ids = counted(len(learned.ids), "id")
+    print(f"{counted(len(opened.prompts) + len(opened.empty), 'image')}, 1 prompt tensor of {ids}")
 
 
 def listened(run: "Callable[..., PromptTensor]", steps: int) -> "tuple[PromptTensor, list[TuningStep]]":

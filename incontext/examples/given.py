@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from incontext.examples.pairs import Pair, PromptWarning, gather, some_of
+from incontext.examples.pairs import Pair, PromptLeftOutWarning, gather, some_of
 from incontext.examples.prompts import OpenedPrompts, open_prompts
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Prompt
@@ -86,4 +86,4 @@ def _tell_about_empty(opened: OpenedPrompts) -> None:
         return
     count, masks = len(opened.empty), some_of([mask for _, mask in opened.empty])
     what = "1 prompt whose mask marks" if count == 1 else f"{count} prompts whose masks mark"
-    warnings.warn(f"left out {what} nothing: {masks}", PromptWarning, stacklevel=3)
+    warnings.warn(f"left out {what} nothing: {masks}", PromptLeftOutWarning, stacklevel=3)

@@ -22,6 +22,7 @@ from incontext.annotations.known import open_one, recognised
 from incontext.examples.annotated import Annotations, is_annotation
 from incontext.images.names import natural_order
 from incontext.images.write import whole_file
+from incontext.left_out import LeftOutWarning
 from incontext.sources.places import StrPath, alike, is_image
 from incontext.words import counted
 
@@ -44,6 +45,10 @@ _MOST_LETTERS = 80
 
 class PromptWarning(UserWarning):
     """Some of the files that were given are no prompts, and the user should know."""
+
+
+class PromptLeftOutWarning(PromptWarning, LeftOutWarning):
+    """An example that was given and is of no use."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +242,9 @@ def _distinct(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
         if kept.setdefault(place, pair) is not pair:
             twice.append(pair[0])
     if twice:
-        _warn(f"{counted(len(twice), 'prompt')} given twice, used once: {some_of(twice)}")
+        warnings.warn(
+            f"{counted(len(twice), 'prompt')} given twice, used once: {some_of(twice)}", PromptWarning, stacklevel=2
+        )
     return tuple(kept.values())
 
 
@@ -248,7 +255,7 @@ def some_of(paths: Sequence[Path], most: int = _MOST_NAMES) -> str:
 
 
 def _warn(sentence: str) -> None:
-    warnings.warn(sentence, PromptWarning, stacklevel=3)
+    warnings.warn(sentence, PromptLeftOutWarning, stacklevel=3)
 
 
 # --------------------------------------------------------------------------------------- context files

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from incontext.annotations.values import parts_left_out
-from incontext.examples.pairs import Pair, PromptFiles, PromptWarning, some_of
+from incontext.examples.pairs import Pair, PromptFiles, PromptLeftOutWarning, some_of
 from incontext.images.ids import IGNORED, Pixels
 from incontext.images.masks import is_painted, read_mask
 from incontext.images.read import read_image
@@ -99,7 +99,7 @@ def _refuse(problems: Sequence[Exception], count: int) -> None:
 
 
 def _warn(sentence: str) -> None:
-    warnings.warn(sentence, PromptWarning, stacklevel=3)
+    warnings.warn(sentence, PromptLeftOutWarning, stacklevel=3)
 
 
 def _opened(pair: Pair, files: PromptFiles, snap: bool) -> Prompt:

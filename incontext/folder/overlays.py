@@ -18,10 +18,11 @@ from incontext.folder.work import raise_if_unwritable, read
 from incontext.images.ids import IGNORED, ids_in
 from incontext.images.masks import MaskFile, read_mask
 from incontext.images.write import encode_image
+from incontext.left_out import LeftOutWarning
 from incontext.types import Palette, Segmentation
 
 
-class OverlayWarning(UserWarning):
+class OverlayWarning(LeftOutWarning):
     """An overlay that could not be drawn, and why."""
 
 

@@ -20,6 +20,7 @@ from incontext.images.ids import IGNORED, Pixels
 from incontext.images.masks import number_colors, read_ids
 from incontext.images.read import IMAGE_SUFFIXES, read_image
 from incontext.images.resize import resized, resized_mask, shrunk_size
+from incontext.left_out import LeftOutWarning
 
 MIN_PIXELS = 12  # an id with fewer pixels in an image does not count as shown
 
@@ -126,9 +127,9 @@ def _annotated(folder: Path, labels: Labels) -> Iterator[tuple[str, Pixels, Pixe
     if not found:
         raise ValueError(f"expected the images of {folder} beside it, under the names in it; found none of {count}")
     if len(found) < count:
-        warnings.warn(f"{folder}: {count - len(found)} of {count} images are not there", stacklevel=2)
+        warnings.warn(f"{folder}: {count - len(found)} of {count} images are not there", LeftOutWarning, stacklevel=2)
     for problem in labels.problems:
-        warnings.warn(f"{folder}: {problem}", stacklevel=2)
+        warnings.warn(f"{folder}: {problem}", LeftOutWarning, stacklevel=2)
     for labelled in found:
         yield f"{labelled.file}: {labelled.name}", labelled.read_image(), labelled.mask()
 

@@ -20,6 +20,7 @@ from incontext.images.dataset import described, has_instances, has_regions
 from incontext.images.ids import IGNORED
 from incontext.images.masks import number_colors, read_ids
 from incontext.images.read import IMAGE_SUFFIXES
+from incontext.left_out import LeftOutWarning
 from incontext.words import did_you_mean
 
 DRAWN_EPISODES = 100  # of a set without fixed ones
@@ -180,6 +181,7 @@ def draw(
     if rare := [each.class_name(i) for i in sorted(set(by_id) - set(usable))]:
         warnings.warn(
             f"{each.folder}: left out, because fewer than {wanted + 1} images show them: {', '.join(rare)}",
+            LeftOutWarning,
             stacklevel=2,
         )
     episodes = []
