@@ -48,7 +48,7 @@ def _no_sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     """Whoever opens a connection fails; and it is noted, so that swallowing the failure does not help."""
     asked: list[object] = []
 
-    def refuse(self: socket.socket, address: object) -> None:
+    def refuse(_: socket.socket, address: object) -> None:
         asked.append(address)
         raise OSError("no network in tests")
 
@@ -231,7 +231,7 @@ def test_the_licence_is_said_before_anything_is_fetched(monkeypatch: pytest.Monk
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    monkeypatch.setattr(files, "cached_folder", lambda entry: tmp_path)
+    monkeypatch.setattr(files, "cached_folder", lambda _: tmp_path)
     assert files.download("sam2.1", say=told.append) == tmp_path
     assert order == ["fetched"]
     assert "apache-2.0" in told[0]

@@ -102,7 +102,7 @@ def test_the_surest_box_is_what_a_phrase_refers_to() -> None:
         def check(self, phrases: Sequence[str]) -> None:
             assert phrases == ["the cat"]
 
-        def boxes(self, image: np.ndarray, phrases: Sequence[str], *, least: float) -> list[FoundBox]:
+        def boxes(self, *_: object, **__: object) -> list[FoundBox]:
             return [FoundBox((70, 10, 90, 30), 0.9, 0), FoundBox((0, 0, 20, 20), 0.6, 0)]
 
     prompter = boxed(Located(Two(), FillsBoxes()))
@@ -118,7 +118,7 @@ def test_three_hundred_finds_are_one_mask() -> None:
     class Many:
         def check(self, phrases: Sequence[str]) -> None: ...
 
-        def boxes(self, image: np.ndarray, phrases: Sequence[str], *, least: float) -> list[FoundBox]:
+        def boxes(self, *_: object, **__: object) -> list[FoundBox]:
             return [FoundBox((x, y, x + 2, y + 2), 0.9, 0) for x in range(0, 120, 4) for y in range(0, 40, 4)]
 
     found = boxed(Located(Many(), FillsBoxes())).segment(IMAGE, text="dot")
@@ -132,7 +132,7 @@ class SamLike:
         self.seen = 0
         self.asked: list[dict[str, Any]] = []
 
-    def get_image_embeddings(self, pixels: torch.Tensor) -> torch.Tensor:
+    def get_image_embeddings(self, _: torch.Tensor) -> torch.Tensor:
         self.seen += 1
         return torch.zeros(1, 8, 8, 8)
 

@@ -47,7 +47,7 @@ _SECTIONS: Final = {
     "Start here": ("demo", "segment", "track", "ui"),
     "Prepare examples": ("mark", "propose", "rank", "tune", "prompters"),
     "Files": ("convert",),
-    "Weights, training, figures": ("weights", "backbone", "train", "evaluate", "bench"),
+    "Weights, training, figures": ("weights", "prompters", "backbone", "train", "evaluate", "bench"),
 }
 _MORE: Final = "More"
 
