@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from clips import write_video
 from PIL import Image
-from test_ui_browser import DISCS, SHAPE, Visit, browser, files, ids_in, load_example, moving, server, visits
+from test_ui_browser import DISCS, SHAPE, Visit, browser, files, ids_in, iou, load_example, moving, server, visits
 from test_ui_hints import SERVER, click
 
 from incontext.images.ids import Pixels
@@ -35,13 +35,6 @@ def disc(row: int, column: int, radius: int) -> Pixels:
     rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
     inside: np.ndarray[Any, np.dtype[np.bool_]] = (rows - row) ** 2 + (columns - column) ** 2 < radius**2
     return inside.astype(np.uint8)
-
-
-def is_painted_on(mask: Pixels, row: int, column: int, radius: int) -> bool:
-    """Tell whether a mask is what `Visit.paint` leaves on a disc: a zigzag over some of it, no further than a brush."""
-    place = disc(row, column, radius)
-    beside = disc(row, column, radius + 4) == 0
-    return bool(np.count_nonzero(mask[place > 0]) > 0.3 * np.count_nonzero(place) and not mask[beside].any())
 
 
 def test_a_correction_replaces_the_result_and_is_undone(visits: Any, files: list[Path], tmp_path: Path) -> None:
@@ -71,7 +64,7 @@ def test_a_correction_replaces_the_result_and_is_undone(visits: Any, files: list
     playwright_api.expect(card).to_contain_text(re.compile(r"1: \d+\.\d% \(\d+ px\)\s*by hand"))
     visit.count("#examples figure", 1)  # a correction is no example unless that is wished
     after = masks(visit)
-    assert is_painted_on(after["meadow.png"], 50, 70, 18)
+    assert iou((after["meadow.png"] == 1).astype(np.uint8), disc(50, 70, 18)) > 0.5
     np.testing.assert_array_equal(after["disc1.png"], before["disc1.png"])
     card.locator("[data-accept]").click()
     visit.count("#examples figure", 2)
@@ -85,7 +78,7 @@ def test_a_correction_replaces_the_result_and_is_undone(visits: Any, files: list
     page.click("#save-correction")
     visit.count("#results .ic-by-hand", 2)
     corrected = masks(visit)["disc1.png"]
-    assert is_painted_on(corrected, 50, 20, 12), "the paint goes, and the image stays"
+    assert iou(corrected, disc(50, 20, 12)) > 0.4, "the paint goes, and the image stays"
     page.click("#hint-undo")
     visit.count("#results .ic-by-hand", 1)
     np.testing.assert_array_equal(masks(visit)["disc1.png"], before["disc1.png"])
