@@ -96,9 +96,8 @@ def mask(visit: Visit, where: str) -> Pixels:
 def test_one_click_makes_an_example_and_undo_takes_it_back(visits: Any, files: list[Path]) -> None:
     visit = visits()
     page = visit.page
-    for button in ("accept-image", "to-brush", "add", "stop"):
-        playwright_api.expect(page.locator(f"#{button}")).to_be_disabled()
-    playwright_api.expect(page.locator("#editor canvas").first).to_be_hidden()
+    page.click("#accept-image")
+    visit.complains("expected an image to click on")
     choose(visit, files[2])
     page.click("#accept-image")
     visit.complains("expected a click on what you mean")

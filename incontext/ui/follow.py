@@ -24,7 +24,7 @@ from incontext.options import DEFAULTS, SegmentOptions
 from incontext.types import Prompt, Segmentation
 from incontext.ui.paint import palette_for
 from incontext.ui.results import MINIATURE, zip_folder
-from incontext.ui.sessions import MOST_FRAMES, Followed, Following, Given, Session
+from incontext.ui.sessions import MOST_FRAMES, Followed, Following, Session
 from incontext.video.frames import FramesError, open_frames
 from incontext.video.streams import movie
 from incontext.video.tracker import Tracker
@@ -82,56 +82,12 @@ def frame_of(following: Following, number: int) -> Pixels:
 def give_mask(following: Following, number: int, ids: Pixels) -> None:
     """Give objects as they are in a frame, from which on they are followed.
 
-    What was found in the frame is replaced at once, here and in downloads.
-
     Args:
         ids: (H, W) of the frame's size.
     """
     Prompt(np.zeros((*following.size, 3), np.uint8), ids)  # for what it says of a mask that cannot be used
-    frame = following.at(number)
-    following.given.append(Given(number, following.masks.get(number), frame, following.changed))
     following.masks[number] = ids
     following.changed = number if following.changed is None else min(number, following.changed)
-    if frame is not None:
-        _put(following, _written(following, frame, frame_of(following, number), ids))
-
-
-def undo_mask(following: Following) -> int:
-    """Take the mask back that was given last; the number of its frame.
-
-    Raises:
-        ValueError: There is none.
-    """
-    if not following.given:
-        raise ValueError("expected a mask to take back, got none")
-    given = following.given.pop()
-    if given.mask is None:
-        following.masks.pop(given.number, None)
-    else:
-        following.masks[given.number] = given.mask
-    if given.frame is not None:
-        _put(following, given.frame)
-    after = [n for n in (given.number, following.changed) if n is not None]
-    following.changed = min(after) if given.tracked else given.changed
-    return given.number
-
-
-def _put(following: Following, frame: Followed) -> None:
-    following.done = [frame if each.number == frame.number else each for each in following.done]
-
-
-def _written(following: Following, frame: Followed, image: Pixels, ids: Pixels) -> Followed:
-    """Write a mask (H, W) that was given of a tracked frame beside what was found, for undo."""
-    stem = f"{frame.name}.given{len(following.given)}"
-    mask, miniature = following.folder / f"{stem}.png", following.folder / f"{stem}.jpg"
-    shown = Segmentation(ids, np.ones(ids.shape, np.float32), palette_for(np.unique(ids).tolist()))
-    _write(shown, image, mask, miniature)
-    return Followed(frame.number, frame.name, mask, miniature, shown.ids)
-
-
-def _write(shown: Segmentation, image: Pixels, mask: Path, miniature: Path) -> None:
-    shown.save(mask)
-    Image.fromarray(shrunk(shown.overlay(image), MINIATURE, quick=True)).save(miniature, quality=85)
 
 
 def follow(
@@ -163,7 +119,6 @@ def follow(
     start = 0 if context else min(following.masks)
     begin = _rewound(following, tracker, settings, start)
     following.changed = None
-    following.given = [replace(each, frame=None, tracked=True) for each in following.given]
     following.problems.clear()
     try:
         yield from _steps(stop, following, tracker, begin)
@@ -183,7 +138,9 @@ def _steps(stop: threading.Event, following: Following, tracker: Tracker, begin:
                 continue
             mask, miniature = following.folder / f"{frame.name}.png", following.folder / f"{frame.name}.jpg"
             shown = replace(found, palette=palette_for(found.palette.ids.tolist()))
-            _write(shown, frame.image, mask, miniature)
+            shown.save(mask)
+            image = shrunk(shown.overlay(frame.image), MINIATURE, quick=True)
+            Image.fromarray(image).save(miniature, quality=85)
             done = Followed(frame.number, frame.name, mask, miniature, found.ids)
             following.done.append(done)
             yield done
@@ -276,7 +233,7 @@ def zip_of(following: Following, target: Path) -> Path:
     folder = target.with_suffix("")
     folder.mkdir()
     for frame in following.done:
-        shutil.copyfile(frame.mask, folder / f"{frame.name}.png")
+        shutil.copyfile(frame.mask, folder / frame.mask.name)
     zip_folder(folder, target)
     shutil.rmtree(folder)
     return target

@@ -6,7 +6,7 @@ or downloaded. Whatever a visitor does is a step of one history, which undo and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
@@ -22,7 +22,7 @@ from incontext.rounds import Rounds
 from incontext.types import Segmentation
 from incontext.ui import results
 from incontext.ui.paint import palette_for
-from incontext.ui.sessions import Example, SegmentedImage, Session
+from incontext.ui.sessions import Example, Session
 
 if TYPE_CHECKING:
     from incontext.engine import PreparedContext, Segmenter
@@ -115,15 +115,10 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What can be taken back: a hint on an image, an answer that became an example, a result corrected by hand.
-
-    Attributes:
-        swapped: The result before its correction, and after it.
-    """
+    """What can be taken back: a hint on an image, or an answer that became an example."""
 
     key: str
     example: Example | None = None
-    swapped: tuple[SegmentedImage, SegmentedImage] | None = None
 
 
 @dataclass(eq=False)
@@ -141,10 +136,10 @@ class History:
         for target in self.targets.values():
             target.redrawn.clear()
 
-    def forget(self, gone: Callable[[str], bool]) -> None:
-        """Drop images by their keys, and what was done on them; examples made of them can still be taken back."""
-        self.targets = {key: each for key, each in self.targets.items() if not gone(key)}
-        self.done = [step for step in self.done if step.example is not None or not gone(step.key)]
+    def forget(self, keep: Sequence[str] = ()) -> None:
+        """Drop all images but these, and the hints on them; examples that came of them can still be taken back."""
+        self.targets = {key: each for key, each in self.targets.items() if key in keep}
+        self.done = [step for step in self.done if step.key in keep or step.example is not None]
         self.undone.clear()
 
 
@@ -183,11 +178,6 @@ def say(session: Session, segmenter: Segmenter, said: Said, i: int) -> Target:
     Raises:
         ValueError: It cannot be used.
     """
-    if said.key != IMAGE and (result := results.result_of(session, int(said.key))).by_hand:
-        raise ValueError(
-            f"{result.image.name}: expected a result of the network to click on, got one that was corrected by hand; "
-            "press Correct to paint on, or undo the correction"
-        )
     target = target_of(session, segmenter, said.key)
     target.rounds.hint(said.hints(target.rounds.query.shape[:2], i))
     history_of(session).add(Step(said.key))
@@ -214,33 +204,6 @@ def accept(session: Session, segmenter: Segmenter, key: str) -> Example:
     return example
 
 
-def correct(session: Session, segmenter: Segmenter, ids: Pixels) -> SegmentedImage:
-    """Put a painted mask (H, W) in the place of the result that is being corrected, marked as by hand.
-
-    Raises:
-        ValueError: No result is being corrected, or images were segmented anew since.
-    """
-    number = next((n for n, each in enumerate(session.results) if each is session.correcting), None)
-    if number is None or session.image is None:
-        raise ValueError("expected a result that is being corrected, got none; press Correct on it again")
-    settle(session, segmenter)
-    before, made = results.correct(session, number, session.image[1], ids)
-    session.correcting = made
-    history_of(session).add(Step(str(number), swapped=(before, made)))
-    return made
-
-
-def _swap(session: Session, step: Step, wanted: int) -> None:
-    """Bring back one of the two results of a correction."""
-    assert step.swapped is not None
-    number = int(step.key)
-    if session.correcting is session.results[number]:
-        session.correcting = step.swapped[wanted]
-    session.results[number] = step.swapped[wanted]
-    if (target := history_of(session).targets.get(step.key)) is not None:
-        target.settled = bool(wanted)  # what was clicked before holds again, or not
-
-
 def undo(session: Session) -> str:
     """Take the last step back; the key of its image.
 
@@ -254,8 +217,6 @@ def undo(session: Session) -> str:
     history.undone.append(step)
     if step.example is not None:
         session.examples = [each for each in session.examples if each is not step.example]
-    elif step.swapped is not None:
-        _swap(session, step, 0)
     elif (target := history.targets.get(step.key)) is not None:
         target.rounds.undo()
         target.redrawn.append(target.drawn.pop())
@@ -276,8 +237,6 @@ def redo(session: Session) -> str:
     history.done.append(step)
     if step.example is not None:
         session.examples.append(step.example)
-    elif step.swapped is not None:
-        _swap(session, step, 1)
     elif (target := history.targets.get(step.key)) is not None:
         target.rounds.redo()
         target.drawn.append(target.redrawn.pop())

@@ -41,7 +41,6 @@ CSS: Final = """
 .ic-card figcaption { margin-top: .4em; display: flex; flex-wrap: wrap; gap: .2em .8em; align-items: center;
   overflow-wrap: anywhere }
 .ic-found { display: contents }
-.ic-by-hand { border: 1px solid currentColor; border-radius: 1em; padding: 0 .6em }
 .ic-swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; border: 1px solid #8888 }
 .ic-button { padding: .3em .7em; font-size: .9em !important; font-weight: 500 !important;
   border: 1px solid var(--border-color-primary); border-radius: 6px; cursor: pointer;
@@ -207,35 +206,26 @@ def result_card(number: int, result: SegmentedImage, plain: Callable[[str], str]
             f"{escape(plain(result.problem or ''))}</figcaption></figure>"
         )
     image, mask, sure = map(address, result.miniatures)
-    stack = '<div class="ic-stack">'
-    if not result.by_hand:
-        stack = (
-            f'<div class="ic-stack ic-hint" data-hint="{number}" tabindex="0" role="application" '
-            f'aria-label="{name}: click to correct, or move with the arrow keys and press Enter">'
-        )
     return (
         f'<figure class="ic-card" data-card="{number}"><div class="ic-pair">'
         f'<img src="{image}" alt="{name}" decoding="async">'
-        f'{stack}<img src="{image}" alt="" decoding="async">'
+        f'<div class="ic-stack ic-hint" data-hint="{number}" tabindex="0" role="application" aria-label="{name}: click '
+        f'to correct, or move with the arrow keys and press Enter"><img src="{image}" alt="" decoding="async">'
         f'<img class="ic-mask" src="{mask}" alt="What was found in {name}" decoding="async">'
         f'<img class="ic-sure" src="{sure}" alt="Confidence: white is sure" decoding="async">'
         f'<svg class="ic-said" aria-hidden="true"></svg></div></div>'
         f'<figcaption><strong>{name}</strong><span class="ic-found">'
-        f"{result_found(number, result.areas, result.size, None if result.by_hand else result.confidence)}"
-        "</span></figcaption></figure>"
+        f"{result_found(number, result.areas, result.size, result.confidence)}</span></figcaption></figure>"
     )
 
 
-def result_found(number: int, areas: Mapping[int, int], size: tuple[int, int], confidence: float | None) -> str:
-    """Say what was found in an image (H, W), by id in pixels, and what can be done with it.
-
-    Args:
-        confidence: None for what was painted by hand.
-    """
-    accept = f'<button type="button" class="ic-button" data-accept="{number}">Accept as example</button>'
-    correct = f'<button type="button" class="ic-button" data-edit="{number}">Correct</button>'
-    sure = '<span class="ic-by-hand">by hand</span>' if confidence is None else f"<span>sure: {confidence:.0%}</span>"
-    return f"{_areas(areas, size)}{sure}{accept if areas else ''}{correct}"
+def result_found(number: int, areas: Mapping[int, int], size: tuple[int, int], confidence: float) -> str:
+    """Say what was found in an image (H, W), by id in pixels, and what can be done with it."""
+    buttons = (
+        f'<button type="button" class="ic-button" data-accept="{number}">Accept as example</button>'
+        f'<button type="button" class="ic-button" data-edit="{number}">Correct</button>'
+    )
+    return f"{_areas(areas, size)}<span>sure: {confidence:.0%}</span>{buttons if areas else ''}"
 
 
 def _areas(areas: Mapping[int, int], size: tuple[int, int]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
@@ -156,9 +155,9 @@ def segment_images(session: Session, segmenter: Segmenter, prepared: PreparedCon
 
 
 def _forget_results(session: Session) -> None:
-    for result in (*session.results, *session.replaced):
+    for result in session.results:
         _remove_files(result)
-    session.results, session.replaced, session.correcting = [], [], None
+    session.results = []
 
 
 def _remove_files(result: SegmentedImage) -> None:
@@ -178,23 +177,8 @@ def replace_result(session: Session, number: int, image: Pixels, found: Segmenta
     """Put another answer in the place of a result's."""
     before = result_of(session, number)
     session.results[number] = made = _result(session, before.image, image, found)
-    if all(each is not before for each in session.replaced):
-        _remove_files(before)
+    _remove_files(before)
     return made
-
-
-def correct(session: Session, number: int, image: Pixels, ids: Pixels) -> tuple[SegmentedImage, SegmentedImage]:
-    """Put a mask (H, W) that the user painted in the place of a result's, on the page and in every download.
-
-    Returns:
-        The result before, whose files stay for undo, and the one that replaces it.
-    """
-    before = result_of(session, number)
-    found = Segmentation(ids, np.ones(ids.shape, np.float32), palette_for(np.unique(ids).tolist()))
-    made = replace(_result(session, before.image, image, found), by_hand=True)
-    session.results[number] = made
-    session.replaced += [before, made]
-    return before, made
 
 
 def _result(session: Session, source: SessionImage, image: Pixels, found: Segmentation) -> SegmentedImage:

@@ -5,7 +5,7 @@ Lays out components and passes values on. Refuses to know the network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +17,6 @@ from incontext.images.masks import read_mask
 from incontext.images.read import read_image
 from incontext.images.resize import shrunk
 from incontext.ui import hinting, results
-from incontext.ui.editor import editor, editor_value, painted, ready
 from incontext.ui.hint_panel import (
     ANSWERED,
     NOT_THIS,
@@ -29,10 +28,10 @@ from incontext.ui.hint_panel import (
     shown_answer,
 )
 from incontext.ui.hinting import IMAGE, Said
-from incontext.ui.jobs import download, job, refused
 from incontext.ui.model import Model
 from incontext.ui.page import (
     CARD_CLICKS,
+    QUEUE,
     SET_OPACITY,
     SET_VIEW,
     Answers,
@@ -43,15 +42,67 @@ from incontext.ui.page import (
     result_card,
     result_found,
 )
-from incontext.ui.paint import is_paintable
-from incontext.ui.sessions import Session
+from incontext.ui.paint import (
+    CANVAS,
+    brush_names,
+    ids_from_canvas,
+    ids_of_strokes,
+    ids_on_canvas,
+    image_on_canvas,
+    is_paintable,
+    strokes_of_ids,
+)
+from incontext.ui.sessions import Job, Session
 
 if TYPE_CHECKING:
     from gradio.components.image_editor import EditorValue
 
 OPEN_EXAMPLE: Final = "Add as example"
-SAVE: Final = "Save the correction"
 _CLICK: Final = "Click on what you mean; click again where the answer is wrong."
+_BRUSH = 20  # pixels of the canvas: the radius to begin with
+
+
+def editor(name: str) -> gr.ImageEditor:
+    """Make an editor: brushes for seven ids, eraser, undo, zoom. Images come from the server alone."""
+    return gr.ImageEditor(
+        label="Paint",
+        elem_id=name,
+        type="numpy",
+        image_mode="RGBA",
+        format="png",  # layers must come back as they went
+        sources=(),
+        transforms=(),
+        buttons=[],
+        brush=gr.Brush(
+            default_size=_BRUSH, colors=list(brush_names()), default_color=brush_names()[0], color_mode="fixed"
+        ),
+        layers=gr.LayerOptions(allow_additional_layers=False),
+        height=480,
+        canvas_size=(CANVAS[1], CANVAS[0]),
+    )
+
+
+def editor_value(image: Pixels, ids: Pixels | None = None) -> dict[str, Any]:
+    """Describe what an editor shows: an image (H, W, 3), and ids (H, W) over it.
+
+    Raises:
+        ValueError: An id has no brush.
+    """
+    layers = [strokes_of_ids(ids_on_canvas(ids))] if ids is not None and ids.any() else []
+    return {"background": image_on_canvas(image), "layers": layers, "composite": None}
+
+
+def painted(value: EditorValue | None, shape: tuple[int, int]) -> Pixels:
+    """Read the ids (H, W) that were painted on an image of this shape.
+
+    Raises:
+        ValueError: There are none.
+    """
+    layers = [np.asarray(layer) for layer in value["layers"]] if value is not None else []
+    ids = ids_from_canvas(ids_of_strokes(layers, CANVAS), shape)
+    if not ids.any():
+        raise ValueError("expected something painted on the image, got nothing; paint what you mean with a brush")
+    return ids
 
 
 class SegmentTab:
@@ -68,16 +119,12 @@ class SegmentTab:
                 self.tools = Tools()
                 self.clicked = gr.HTML(note(_CLICK), js_on_load=POINTING, elem_id="clicked")
                 with gr.Row():
-                    off: dict[str, Any] = {"interactive": False}  # until there is an image
-                    self.accept = gr.Button("Accept", variant="primary", elem_id="accept-image", scale=3, **off)
-                    self.brush = gr.Button("Go on with a brush", elem_id="to-brush", scale=1, min_width=160, **off)
+                    self.accept = gr.Button("Accept", variant="primary", elem_id="accept-image", scale=3)
+                    self.brush = gr.Button("Go on with a brush", elem_id="to-brush", scale=1, min_width=160)
             with gr.Column(scale=1, min_width=300):
                 self.editor = editor("editor")
                 gr.HTML(legend())
-                with gr.Row():
-                    self.add = gr.Button(OPEN_EXAMPLE, variant="primary", elem_id="add", **off)
-                    self.clear = gr.Button("Clear the paint", elem_id="clear-paint", min_width=120, **off)
-                    self.save = gr.Button(SAVE, variant="primary", visible="hidden", elem_id="save-correction")
+                self.add = gr.Button(OPEN_EXAMPLE, variant="primary", elem_id="add")
         self.examples = gr.HTML(note("No examples so far."), js_on_load=CARD_CLICKS, elem_id="examples")
         self.prompt_tensors = gr.CheckboxGroup(
             label="Prompt tensors to use as well", choices=[], visible=False, elem_id="prompt-tensors"
@@ -94,7 +141,7 @@ class SegmentTab:
         self.given = gr.HTML(note("No images so far."))
         with gr.Row():
             self.run = gr.Button("Segment", variant="primary", elem_id="segment", scale=4)
-            self.stop = gr.Button("Stop", elem_id="stop", scale=1, min_width=80, **off)
+            self.stop = gr.Button("Stop", elem_id="stop", scale=1, min_width=80)
         self.status = gr.HTML(note(""), elem_id="status")
         with gr.Row():
             self.opacity = gr.Slider(0, 100, 50, step=1, label="Opacity of the masks (%)", elem_id="opacity")
@@ -111,26 +158,18 @@ class SegmentTab:
         """Connect what happens on clicks."""
         once, event = self._answers.once, self._answers.event
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        opened = [self.editor, self.clicked, self.accept, self.brush, self.add, self.clear, self.save]
-        open_editor: dict[str, Any] = {"fn": None, "js": ready("editor"), "queue": False}
-        chosen = self.image.upload(once(self._choose), [self.image], opened, **quick)
-        chosen.success(**open_editor)
-        refused(chosen, self.image, quick)
-        loaded = self.mask.upload(once(self._load_mask), [self.mask], [self.editor, self.examples], **quick)
-        refused(loaded, self.mask, quick)
-        self.clear.click(once(self._cleared), None, [self.editor], **quick)
-        self.save.click(once(self._save), [self.editor], [self.results, self.status], **quick)
+        self.image.upload(once(self._choose), [self.image], [self.editor, self.clicked], **quick)
+        self.mask.upload(once(self._load_mask), [self.mask], [self.editor, self.examples], **quick)
         self.add.click(once(self._add), [self.editor], [self.examples], **quick)
         self.examples.remove(event(self._remove), None, [self.examples], **quick)
-        refused(self.images.change(once(self._take_files), [self.images], [self.given], **quick), self.images, quick)
+        self.images.change(once(self._take_files), [self.images], [self.given], **quick)
         self.folder.input(once(self._take_folder), [self.folder], [self.given], **quick)
         buttons, shown = (self.run, self.stop), [self.results, self.status]
         job(self._answers, "segment", buttons, self._segment, [self.prompt_tensors], shown, self.status, quick)
         self.opacity.change(None, [self.opacity], None, js=SET_OPACITY, queue=False)
         self.view.change(None, [self.view], None, js=SET_VIEW, queue=False)
         self.results.accept(event(self._accept), None, [self.examples, self.status], **quick)
-        edited = self.results.edit(event(self._edit), None, [*opened, self.status], **quick)
-        edited.success(**open_editor)
+        self.results.edit(event(self._edit), None, [self.editor, self.clicked, self.status], **quick)
         self._connect_hints(quick)
         download(self.zip, once(self._zip), [self.kind, self.apart], self.file, quick)
 
@@ -142,7 +181,7 @@ class SegmentTab:
         for shown in (self.clicked, self.results):
             asked = shown.hint(event(self._hint, said_of), [self.tools.what, self.tools.id], [answer], **how)
             asked.success(None, [answer], None, js=ANSWERED, queue=False)
-        changed = [answer, self.examples, self.status, self.results]
+        changed = [answer, self.examples, self.status]
         for button, call in (
             (self.tools.undo, self._undo),
             (self.tools.redo, self._redo),
@@ -153,25 +192,17 @@ class SegmentTab:
 
     # ----------------------------------------------------------------------------------------- handlers
 
-    def _choose(self, session: Session, path: str | None) -> tuple[Any, ...]:
+    def _choose(self, session: Session, path: str | None) -> tuple[dict[str, Any], str]:
         if path is None:
             raise ValueError("expected an image, got none; choose one")
-        return editor_value(self._take(session, Path(path).name, read_image(path))), *self._opened(session)
+        return editor_value(self._take(session, Path(path).name, read_image(path))), self._panel(session)
 
     def _take(self, session: Session, name: str, image: Pixels) -> Pixels:
         """Prepare this image as an example from now on."""
-        session.image, session.correcting = (name, image), None
-        hinting.history_of(session).forget(lambda key: key == IMAGE)
+        session.image = name, image
+        history = hinting.history_of(session)
+        history.forget(keep=[key for key in history.targets if key != IMAGE])
         return image
-
-    def _opened(self, session: Session) -> tuple[Any, ...]:
-        """Show what can be done with the image in the editor."""
-        usable = (gr.Button(interactive=True) for _ in range(4))
-        return self._panel(session), *usable, gr.Button(visible=True if session.correcting else "hidden")
-
-    def _cleared(self, session: Session) -> Any:
-        """Take the paint away; the image stays."""
-        return gr.skip() if session.image is None else editor_value(session.image[1])
 
     def _panel(self, session: Session) -> str:
         """Show the image to click on."""
@@ -197,22 +228,18 @@ class SegmentTab:
         session.answers += 1
         return shown_answer(key, target, found, session.answers)
 
-    def _undo(self, session: Session) -> tuple[Any, ...]:
+    def _undo(self, session: Session) -> tuple[dict[str, Any], str, str]:
         key = hinting.undo(session)
-        return self._changed(session, key, "Taken back.")
+        return self._shown(session, key), example_cards(session.examples), note("Taken back.")
 
-    def _redo(self, session: Session) -> tuple[Any, ...]:
+    def _redo(self, session: Session) -> tuple[dict[str, Any], str, str]:
         key = hinting.redo(session)
-        return self._changed(session, key, "Done again.")
+        return self._shown(session, key), example_cards(session.examples), note("Done again.")
 
-    def _changed(self, session: Session, key: str, sentence: str) -> tuple[Any, ...]:
-        cards = gr.skip() if key == IMAGE or not session.replaced else self._cards(session)
-        return self._shown(session, key), example_cards(session.examples), note(sentence), cards
-
-    def _accept_image(self, session: Session) -> tuple[Any, ...]:
+    def _accept_image(self, session: Session) -> tuple[dict[str, Any], str, str]:
         example = hinting.accept(session, self._model.segmenter, IMAGE)
         sentence = f"{example.name} is an example now. Ctrl-Z takes it back."
-        return self._shown(session, IMAGE), example_cards(session.examples), note(sentence), gr.skip()
+        return self._shown(session, IMAGE), example_cards(session.examples), note(sentence)
 
     def _to_brush(self, session: Session) -> tuple[dict[str, Any], str]:
         target = hinting.target_of(session, self._model.segmenter, IMAGE)
@@ -259,23 +286,20 @@ class SegmentTab:
         if not session.images:
             raise ValueError("expected images to segment, got none; drop some, or choose a folder")
         context = self._model.prepared(session, prompt_tensors)
-        hinting.history_of(session).forget(lambda key: key != IMAGE)
-        total = len(session.images)
-        for number, _ in enumerate(results.segment_images(session, self._model.segmenter, context), start=1):
-            yield self._cards(session), note(f"{number} of {total} images")
+        history = hinting.history_of(session)
+        history.forget(keep=[key for key in history.targets if key == IMAGE])
+        cards, total = '<div class="ic-grid">', len(session.images)
+        for number, result in enumerate(results.segment_images(session, self._model.segmenter, context)):
+            cards += result_card(number, result, self._answers.plain)
+            yield cards, note(f"{number + 1} of {total} images")
         yield gr.skip(), note(summary(session, total))
-
-    def _cards(self, session: Session) -> str:
-        """Show all results as they are now; some may have been corrected while others are still to come."""
-        cards = (result_card(number, each, self._answers.plain) for number, each in enumerate(session.results))
-        return f'<div class="ic-grid">{"".join(cards)}</div>'
 
     def _accept(self, session: Session, number: int) -> tuple[str, str]:
         example = hinting.accept(session, self._model.segmenter, str(number))
         sentence = f"{example.name} is an example now. Press Segment again for the next round."
         return example_cards(session.examples), note(sentence)
 
-    def _edit(self, session: Session, number: int) -> tuple[Any, ...]:
+    def _edit(self, session: Session, number: int) -> tuple[dict[str, Any], str, str]:
         hinting.settle(session, self._model.segmenter)
         result = results.result_of(session, number)
         if result.mask is None:
@@ -283,21 +307,51 @@ class SegmentTab:
         image, ids = read_image(result.image.path), read_mask(result.mask).ids
         value = editor_value(image, ids)  # first, as it refuses ids without a brush
         self._take(session, result.image.name, image)
-        session.correcting = result
-        sentence = f"{result.image.name} is in the editor above. Correct its mask and press '{SAVE}'."
-        return value, *self._opened(session), note(sentence)
-
-    def _save(self, session: Session, value: EditorValue | None) -> tuple[str, str]:
-        if session.image is None:
-            raise ValueError("expected a result that is being corrected, got none; press Correct on it")
-        ids = painted(value, session.image[1].shape[:2], may_be_empty=True)
-        made = hinting.correct(session, self._model.segmenter, ids)
-        sentence = f"{made.image.name} is corrected by hand, here and in downloads. Ctrl-Z takes it back."
-        return self._cards(session), note(sentence)
+        sentence = f"{result.image.name} is in the editor above. Correct its mask and press '{OPEN_EXAMPLE}'."
+        return value, self._panel(session), note(sentence)
 
     def _zip(self, session: Session, kind: str, apart: bool) -> str:
         hinting.settle(session, self._model.segmenter)
         return str(results.zip_masks(session, str(kind), apart=apart, on_problem=self._answers.warn))
+
+
+def job(
+    answers: Answers,
+    kind: Job,
+    buttons: tuple[gr.Button, gr.Button],
+    call: Callable[..., Iterator[Any]],
+    inputs: list[Any],
+    outputs: list[Any],
+    status: gr.HTML,
+    how: dict[str, Any],
+) -> Any:
+    """Connect a button that asks for a job, which waits until the network is free, and one that ends it."""
+
+    def ask(session: Session) -> None:
+        session.begin(kind)
+
+    def run(session: Session, *values: Any) -> Iterator[Any]:
+        if session.stops[kind].is_set():
+            yield {status: note("Stopped before it began.")}
+        else:
+            yield from call(session, *values)
+
+    def stop(session: Session) -> str:
+        session.stops[kind].set()
+        return note("Stopping ...")
+
+    buttons[1].click(answers.once(stop), None, [status], **how)
+    slow: dict[str, Any] = {"concurrency_id": QUEUE, "concurrency_limit": 1, **how}
+    asked = buttons[0].click(answers.once(ask), None, None, **how)
+    return asked.success(answers.stream(run), inputs, outputs, trigger_mode="once", **slow)
+
+
+def download(
+    button: gr.Button, make: Callable[..., Any], inputs: list[Any], file: gr.DownloadButton, how: dict[str, Any]
+) -> None:
+    """Let one click make a file and save it: `file` is a hidden link to it that is followed once it is there."""
+    follow = f"() => {{ setTimeout(() => document.querySelector('#{file.elem_id}')?.click(), 100); }}"
+    button.click(make, inputs, [file], **how).success(None, None, None, js=follow, queue=False)
 
 
 def summary(session: Session, total: int) -> str:

@@ -106,7 +106,7 @@ def _run(
     import uvicorn
     from fastapi import FastAPI
 
-    from incontext.ui import editor, hint_panel
+    from incontext.ui import hint_panel
     from incontext.ui import page as look
     from incontext.ui.app import page, theme
     from incontext.ui.connections import Connection
@@ -126,7 +126,7 @@ def _run(
             show_error=False,
             max_file_size=_UPLOAD,
             theme=theme(),
-            css=look.CSS + hint_panel.CSS + editor.CSS,
+            css=look.CSS + hint_panel.CSS,
         )
     guarded = Guard(app, token=token, uploads=root, on_heartbeat=sessions.hear)
     config = uvicorn.Config(

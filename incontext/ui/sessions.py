@@ -63,7 +63,6 @@ class SegmentedImage:
     confidence: float = 0.0  # mean, 0..1
     miniatures: tuple[Path, Path, Path] | None = None  # image, mask with transparency, confidence
     problem: str | None = None
-    by_hand: bool = False  # painted by the user in the place of what was found
 
 
 @dataclass(frozen=True)
@@ -77,23 +76,6 @@ class Followed:
     ids: tuple[int, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Given:
-    """What a mask that was given of a frame took the place of; undo brings it back.
-
-    Attributes:
-        mask: The one that was given before, (H, W) ids.
-        frame: What the page showed of the frame; None once the video was tracked again.
-        changed: See `Following`.
-    """
-
-    number: int
-    mask: Pixels | None
-    frame: Followed | None
-    changed: int | None
-    tracked: bool = False  # since then
-
-
 @dataclass(eq=False)
 class Following:
     """A video and what is known of it.
@@ -103,8 +85,7 @@ class Following:
         masks: (H, W) ids, by frame.
         painted: The frame that is being painted on.
         done: The frames that were tracked, in order.
-        changed: The first frame from which on `done` does not yet follow from the masks.
-        given: Every mask that was given, to be undone.
+        changed: The first frame whose mask is not yet in `done`.
     """
 
     source: Path
@@ -119,7 +100,6 @@ class Following:
     problems: list[str] = field(default_factory=list)
     settings: tuple[Any, ...] = ()
     changed: int | None = None
-    given: list[Given] = field(default_factory=list)
     between: int = 1  # frames from one state that is kept to the next
 
     @property
@@ -152,8 +132,6 @@ class Session:
     images: list[SessionImage] = field(default_factory=list)
     segmented: list[SessionImage] = field(default_factory=list)  # those of the last round, of which the results are
     results: list[SegmentedImage] = field(default_factory=list)
-    replaced: list[SegmentedImage] = field(default_factory=list)  # of this round, which undo and redo bring back
-    correcting: SegmentedImage | None = None  # the result whose mask is in the editor
     following: Following | None = None
     prepared: tuple[tuple[object, ...], Any] | None = None  # the last context, and what it was made of
     answered_by: Any = None  # the context of the last round, by which its results came

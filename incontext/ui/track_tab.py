@@ -14,10 +14,9 @@ import gradio as gr
 
 from incontext.images.masks import read_mask
 from incontext.ui import follow
-from incontext.ui.editor import editor, editor_value, painted, ready
-from incontext.ui.jobs import download, job, refused
 from incontext.ui.model import Model
 from incontext.ui.page import Answers, address, legend, note
+from incontext.ui.segment_tab import download, editor, editor_value, job, painted
 from incontext.ui.sessions import Followed, Following, Session
 
 if TYPE_CHECKING:
@@ -49,11 +48,7 @@ class TrackTab:
             with gr.Column(scale=3, min_width=300):
                 self.editor = editor("frame-editor")
                 gr.HTML(legend())
-                off: dict[str, Any] = {"interactive": False}  # until there is a video, or a mask
-                with gr.Row():
-                    self.use = gr.Button("Use this mask", variant="primary", elem_id="use-mask", scale=3, **off)
-                    self.clear = gr.Button("Clear the paint", elem_id="clear-frame", min_width=120, **off)
-                    self.undo = gr.Button("Take it back", elem_id="undo-mask", scale=1, min_width=140, **off)
+                self.use = gr.Button("Use this mask", variant="primary", elem_id="use-mask")
         self.given = gr.HTML(note("No masks so far."), elem_id="given-masks")
         gr.Markdown("### 2. Follow")
         with gr.Row():
@@ -64,7 +59,7 @@ class TrackTab:
         )
         with gr.Row():
             self.run = gr.Button("Track", variant="primary", elem_id="track", scale=4)
-            self.stop = gr.Button("Stop", elem_id="stop-track", scale=1, min_width=80, **off)
+            self.stop = gr.Button("Stop", elem_id="stop-track", scale=1, min_width=80)
         self.status = gr.HTML(note(""), elem_id="track-status")
         self.shown = gr.Slider(0, 1, 0, step=1, label="Look at frame", elem_id="scrub")
         self.view = gr.HTML("", elem_id="view-frame")
@@ -79,26 +74,11 @@ class TrackTab:
         """Connect what happens on clicks."""
         once = self._answers.once
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        loaded = [
-            self.editor,
-            self.about,
-            self.frame,
-            self.given,
-            self.shown,
-            self.view,
-            self.use,
-            self.clear,
-            self.undo,
-        ]
-        uploaded = self.video.upload(once(self._upload), [self.video], loaded, **quick)
-        refused(uploaded, self.video, quick)
-        for opened in (uploaded, self.path.input(once(self._open), [self.path], loaded, **quick)):
-            opened.success(None, None, None, js=ready("frame-editor"), queue=False)
-        self.clear.click(once(self._cleared), None, [self.editor], **quick)
+        loaded = [self.editor, self.about, self.frame, self.given, self.shown, self.view]
+        self.video.upload(once(self._upload), [self.video], loaded, **quick)
+        self.path.input(once(self._open), [self.path], loaded, **quick)
         self.frame.release(once(self._show_to_paint), [self.frame], [self.editor], **quick)
-        used = [self.given, self.view, self.undo]
-        self.use.click(once(self._use), [self.editor, self.shown], used, **quick)
-        self.undo.click(once(self._undo), [self.shown], [self.editor, self.frame, *used], **quick)
+        self.use.click(once(self._use), [self.editor], [self.given], **quick)
         context, shown = [self.memory, self.examples, self.prompt_tensors], [self.view, self.status, self.shown]
         job(self._answers, "track", (self.run, self.stop), self._track, context, shown, self.status, quick)
         self.shown.input(once(self._look), [self.shown], [self.view], trigger_mode="always_last", **quick)
@@ -125,35 +105,16 @@ class TrackTab:
         about = note(f"{video.name}: {length} frames of {width} x {height}, {video.rate:.3g} per second.")
         slider = gr.Slider(maximum=max(1, video.last), value=0)
         image = follow.frame_of(video, 0)
-        usable = gr.Button(interactive=True), gr.Button(interactive=True), gr.Button(interactive=False)
-        return editor_value(image), about, slider, note("No masks so far."), slider, "", *usable
-
-    def _cleared(self, session: Session) -> Any:
-        """Take the paint away; the frame stays."""
-        video = session.following
-        return gr.skip() if video is None else editor_value(follow.frame_of(video, video.painted))
+        return editor_value(image), about, slider, note("No masks so far."), slider, ""
 
     def _show_to_paint(self, session: Session, number: float) -> dict[str, Any]:
         return _to_paint(_video(session), int(number))
 
-    def _use(self, session: Session, value: EditorValue | None, shown: float) -> tuple[Any, ...]:
+    def _use(self, session: Session, value: EditorValue | None) -> str:
         video = _video(session)
         follow.give_mask(video, video.painted, painted(value, video.size))
-        return self._given(video, int(shown))
-
-    def _undo(self, session: Session, shown: float) -> tuple[Any, ...]:
-        video = _video(session)
-        number = follow.undo_mask(video)
-        return _to_paint(video, number), number, *self._given(video, int(shown))
-
-    def _given(self, video: Following, shown: int) -> tuple[Any, ...]:
-        """Say which masks were given, and show the frame that is looked at with its mask as it is now."""
         frames = ", ".join(map(str, sorted(video.masks)))
-        goes_on = "" if video.changed is None else f" Tracking goes on from frame {video.changed}."
-        told = note(f"Masks of frames {frames}.{goes_on}" if frames else "No masks so far.")
-        frame = video.at(shown)
-        view = gr.skip() if frame is None else _image(frame, shown in video.masks)
-        return told, view, gr.Button(interactive=bool(video.given))
+        return note(f"Masks of frames {frames}. Tracking goes on from frame {video.changed}.")
 
     def _track(
         self, session: Session, memory: float, examples: bool, prompt_tensors: list[str]
@@ -172,21 +133,14 @@ class TrackTab:
         )
         for frame in come:
             told = note(f"Frame {frame.number} of {video.last}: {_ids(frame)}")
-            yield (
-                _image(frame, frame.number in video.masks),
-                told,
-                gr.Slider(maximum=max(1, video.last), value=frame.number),
-            )
+            yield _image(frame), told, gr.Slider(maximum=max(1, video.last), value=frame.number)
         end = "stopped" if stop.is_set() else "done"
         problems = "".join(f" {self._answers.plain(problem)}." for problem in video.problems)
         yield gr.skip(), note(f"{len(video.done)} frames tracked, {end}.{problems}"), gr.skip()
 
     def _look(self, session: Session, number: float) -> str:
-        video = _video(session)
-        frame = video.at(int(number))
-        if frame is None:
-            return note(f"Frame {int(number)} is not tracked so far.")
-        return _image(frame, frame.number in video.masks)
+        frame = _video(session).at(int(number))
+        return note(f"Frame {int(number)} is not tracked so far.") if frame is None else _image(frame)
 
     def _correct(self, session: Session, number: float) -> tuple[Any, ...]:
         value = _to_paint(_video(session), int(number))
@@ -215,10 +169,9 @@ def _to_paint(video: Following, number: int) -> dict[str, Any]:
     return value
 
 
-def _image(frame: Followed, by_hand: bool) -> str:
+def _image(frame: Followed) -> str:
     alt = f"Frame {frame.number}: {_ids(frame)}"
-    mark = '<span class="ic-by-hand">by hand</span>' if by_hand else ""
-    return f'<div class="ic-frame"><img src="{address(frame.miniature)}" alt="{alt}">{mark}</div>'
+    return f'<div class="ic-frame"><img src="{address(frame.miniature)}" alt="{alt}"></div>'
 
 
 def _ids(frame: Followed) -> str:

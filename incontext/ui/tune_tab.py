@@ -21,10 +21,10 @@ from incontext.images.write import write_image
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Segmentation
 from incontext.ui import learn
-from incontext.ui.jobs import download, job, refused
 from incontext.ui.model import Model
 from incontext.ui.page import Answers, address, note, table
 from incontext.ui.paint import palette_for
+from incontext.ui.segment_tab import download, job
 from incontext.ui.sessions import Session
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class TuneTab:
             )
         with gr.Row():
             self.run = gr.Button("Tune", variant="primary", elem_id="tune", scale=4)
-            self.stop = gr.Button("Stop", elem_id="stop-tune", scale=1, min_width=80, interactive=False)
+            self.stop = gr.Button("Stop", elem_id="stop-tune", scale=1, min_width=80)
         self.status = gr.HTML(note(""), elem_id="tune-status")
         self.curve = gr.HTML("", elem_id="curve")
         self.images = gr.HTML("", elem_id="judges")
@@ -95,9 +95,9 @@ class TuneTab:
         buttons, shown = (self.run, self.stop), [self.status, self.curve, self.images]
         tuned = job(self._answers, "tune", buttons, self._tune, given, shown, self.status, quick)
         tuned.success(once(self._known), None, known, **quick)
-        loaded = self.load.upload(once(self._load), [self.load], [self.status], **quick)
-        loaded.success(once(self._known), None, known, **quick)
-        refused(loaded, self.load, quick)
+        self.load.upload(once(self._load), [self.load], [self.status], **quick).success(
+            once(self._known), None, known, **quick
+        )
         download(self.save, once(self._save), [self.chosen], self.file, quick)
 
     # ----------------------------------------------------------------------------------------- handlers
