@@ -172,7 +172,7 @@ class Prompt:
     def __post_init__(self) -> None:
         if not 0 < self.weight < inf:
             raise ValueError(f"expected a weight above 0, got {self.weight}")
-        names: dict[object, object] = {**self.names}
+        names: dict[Any, Any] = dict(self.names)
         if not all(isinstance(i, int) and 0 < i < IGNORED and isinstance(name, str) for i, name in names.items()):
             raise ValueError(f"expected names, as text, of ids in 1..254, got {names!r:.200}")
         object.__setattr__(self, "names", names)

@@ -163,8 +163,8 @@ LEVELS: dict[str, list[set[str]]] = {
     "tuning": [{"images", "namer"}, {"group"}, {"job"}, {"__init__"}],
     "ui": [
         {"connections", "guard", "paint", "places", "sessions"},
-        {"editor", "model", "page", "results"},
-        {"hinting", "jobs"},
+        {"model", "page", "results"},
+        {"hinting"},
         {"hint_panel"},
         {"follow", "learn", "model_tab", "segment_tab"},
         {"track_tab", "tune_tab"},
