@@ -37,7 +37,7 @@ def agreed(every: Sequence[Categories]) -> tuple[Categories, list[Mapping[int, i
 
 
 def renumbered(labelled: Labelled, ids: Mapping[int, int]) -> Labelled:
-    """The same image, its things of other categories: id before -> id now."""
+    """Return the same image, its things of other categories: id before -> id now."""
     return replace(labelled, draw=partial(_renumbered, labelled.draw, ids))
 
 

@@ -21,13 +21,16 @@ _ROUNDS = 4  # of looking for the nearest corner from the nearest corner
 
 
 def one_ring(selected: Flags) -> Ring:
-    """The outline of an (h, w) bool region, not empty, as a single ring (n, 2) int32 of corners (x, y)."""
+    """Return the outline of an (h, w) bool region, not empty, as a single ring (n, 2) int32 of corners (x, y)."""
     return _chained([bridged(part) for part in parts(selected)])
 
 
 def bridged(part: Part) -> Ring:
-    """A part's outer ring with the rings of its holes spliced in: each hole is reached from its upper left corner along
-    its row, leftwards to the next outline, which is that of another hole or the outer one."""
+    """Splice the rings of a part's holes into its outer ring.
+
+    Each hole is reached from its upper left corner along its row, leftwards to the next outline, which is that of
+    another hole or the outer one.
+    """
     rings = [part.outer, *part.holes]
     if len(rings) == 1:
         return part.outer
@@ -43,7 +46,7 @@ def bridged(part: Part) -> Ring:
 
 
 def _spliced(ring: Ring, start: int, waiting: Sequence[tuple[int, int]], loops: dict[int, list[Ring]]) -> list[Ring]:
-    """The ring from its start round to its start, and on its edges there and back the loops of the holes."""
+    """Return the ring from its start round to its start, and on its edges there and back the loops of the holes."""
     by_edge: defaultdict[int, list[list[Ring]]] = defaultdict(list)
     for edge, hole in waiting:
         by_edge[edge].append(loops.pop(hole))
@@ -59,7 +62,7 @@ def _spliced(ring: Ring, start: int, waiting: Sequence[tuple[int, int]], loops: 
 
 
 def _leftmost(ring: Ring) -> int:
-    """The highest of its leftmost corners."""
+    """Return the highest of its leftmost corners."""
     return int(np.lexsort((ring[:, 1], ring[:, 0]))[0])
 
 
@@ -77,7 +80,7 @@ def _landings(rings: Sequence[Ring], starts: Sequence[npt.NDArray[np.int32]]) ->
 
 
 def _walls(ring: Ring, number: int) -> tuple[npt.NDArray[np.int64], ...]:
-    """The upright edges of a ring cut into rows of pixels: row, x, the ring's number, the edge's number."""
+    """Return the upright edges of a ring cut into rows of pixels: row, x, the ring's number, the edge's number."""
     ends = np.roll(ring, -1, axis=0).astype(np.int64)
     top, length = np.minimum(ring[:, 1], ends[:, 1]), np.abs(ends[:, 1] - ring[:, 1])
     edge = np.repeat(np.arange(len(ring)), length)
@@ -103,7 +106,7 @@ def _chained(rings: Sequence[Ring]) -> Ring:
 
 
 def _near(ring: Ring, other: Ring) -> tuple[int, int]:
-    """A corner of each that is near the other, by the steps between them; not always the nearest two."""
+    """Choose a corner of each that is near the other, by the steps between them; not always the nearest two."""
     here = there = 0
     for _ in range(_ROUNDS):
         there = int(np.abs(other - ring[here]).sum(axis=1).argmin())

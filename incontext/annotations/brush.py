@@ -24,7 +24,7 @@ _WINDOW: Final = 8  # bytes: 7 bits to skip, 1 + 2 + 16 of a run's head and 32 o
 
 
 def pack(selected: npt.NDArray[np.bool_]) -> bytes:
-    """An (H, W) bool mask as brush strokes: all four channels are 255 where it is True."""
+    """Return an (H, W) bool mask as brush strokes: all four channels are 255 where it is True."""
     flat = selected.ravel()
     ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size)
     bits = [f"{CHANNELS * flat.size:032b}{_VALUE_BITS - 1:05b}", *(f"{width - 1:04b}" for width in _WIDTHS)]
@@ -89,14 +89,14 @@ class _Bits:
         self._at = 0
 
     def take(self, count: int) -> int:
-        """The next number of so many bits (at most 32)."""
+        """Return the next number of so many bits (at most 32)."""
         first, skipped = divmod(self._at, 8)
         self._advance(count)
         window = int.from_bytes(self._data[first : first + _WINDOW].ljust(_WINDOW, b"\0"), "big")
         return window >> (8 * _WINDOW - skipped - count) & ((1 << count) - 1)
 
     def take_many(self, number: int, count: int) -> npt.NDArray[np.int64]:
-        """The next so many numbers of `count` bits each."""
+        """Return the next so many numbers of `count` bits each."""
         first, skipped = divmod(self._at, 8)
         self._advance(number * count)
         spread = np.unpackbits(np.frombuffer(self._data, np.uint8)[first : (self._at + 7) // 8])

@@ -38,14 +38,14 @@ _FARTHEST: Final = 1e6  # pixels that a corner may lie outside of an image: what
 
 
 def recognises(source: Source) -> bool:
-    """A JSON file with images and annotations that are not panoptic; or a folder of such files for each split."""
+    """Recognise a JSON file with images and annotations, not panoptic; or a folder of such files for each split."""
     if source.is_folder:
         return bool(_splits(source.path))
     return source.has_keys("images", "annotations") and not _is_panoptic(source.glimpse)
 
 
 def _splits(folder: Path) -> list[Path]:
-    """The files of an export by Roboflow: one in each of the folders train, valid and test."""
+    """List the files of an export by Roboflow: one in each of the folders train, valid and test."""
     return sorted(path for path in folder.glob(f"[!.]*/{_SPLIT_FILE}") if path.is_file())
 
 
@@ -55,8 +55,10 @@ def _is_panoptic(document: Mapping[str, Any]) -> bool:
 
 
 def read(source: Source) -> Labels:
-    """The images of a COCO file, or of the files of all splits, with their objects; what cannot be used is left out,
-    and told."""
+    """List the images of a COCO file, or of the files of all splits, with their objects.
+
+    What cannot be used is left out, and told.
+    """
     if not source.is_folder:
         return _read_file(source)
     parts, problems = [], Problems()
@@ -116,7 +118,7 @@ def _sorted(
     ids: Mapping[object, int],
     crowds: set[object],
 ) -> tuple[dict[object, list[_Annotation]], int]:
-    """The usable annotations of each image that has some, and how many are of images that are not listed."""
+    """Return the usable annotations of each image that has some, and how many are of images that are not listed."""
     objects: dict[object, list[_Annotation]] = {}
     strange = 0
     for number, annotation in annotations:
@@ -153,8 +155,10 @@ class _Annotation(NamedTuple):
 
 
 def _only_crowds(annotations: Iterable[tuple[int, Mapping[str, Any]]]) -> set[object]:
-    """The categories of which every annotation is a crowd: some tools mark all that they draw with run lengths. What is
-    to be ignored is marked as such (ignore) in files that are written here."""
+    """List the categories of which every annotation is a crowd: some tools mark all that they draw with run lengths.
+
+    What is to be ignored is marked as such (ignore) in files that are written here.
+    """
     seen: dict[object, bool] = {}
     for _, annotation in annotations:
         key = key_of(annotation.get("category_id"))
@@ -164,7 +168,11 @@ def _only_crowds(annotations: Iterable[tuple[int, Mapping[str, Any]]]) -> set[ob
 
 
 def listed(path: Path, document: Mapping[str, Any], key: str, problems: Problems) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of a list of the document, with their places. ValueError where it is none, or holds none."""
+    """List the objects of a list of the document, with their places.
+
+    Raises:
+        ValueError: It is none, or holds none.
+    """
     values = document.get(key)
     if not isinstance(values, list) or (values and not any(isinstance(value, dict) for value in values)):
         raise ValueError(f'{path}: expected "{key}", a list of objects, got {brief(values)}')
@@ -176,7 +184,10 @@ def listed(path: Path, document: Mapping[str, Any], key: str, problems: Problems
 
 
 def key_of(value: object) -> object:
-    """The id of an image or a category, for a dict: numbers and text that say the same are the same; else None."""
+    """Return the id of an image or a category, for a dict: numbers and text that say the same are the same.
+
+    None for what is no id.
+    """
     if type(value) is int:
         return str(value)
     if isinstance(value, str) or is_number(value):
@@ -188,8 +199,11 @@ def key_of(value: object) -> object:
 def read_categories(
     path: Path, document: Mapping[str, Any], used: Iterable[object], problems: Problems
 ) -> tuple[Categories, dict[object, int]]:
-    """The categories of a document, and the id here for each of its own ids: the same where all are in 1..254, else
-    counted from 1 in the order of the file. Of more than 254 those count that are used."""
+    """List the categories of a document, and the id here for each of its own ids.
+
+    It is the same where all are in 1..254, else counted from 1 in the order of the file. Of more than 254 those count
+    that are used.
+    """
     wanted = {key_of(each) for each in used}
     entries = _without_headings(_entries(path, document, problems), wanted)
     if len(entries) > MOST_IDS:
@@ -207,7 +221,11 @@ def read_categories(
 
 
 def _entries(path: Path, document: Mapping[str, Any], problems: Problems) -> dict[object, dict[str, Any]]:
-    """The categories that can be used, by their ids. ValueError where there are some, and none of them can."""
+    """List the categories that can be used, by their ids.
+
+    Raises:
+        ValueError: There are some, and none of them can.
+    """
     entries: dict[object, dict[str, Any]] = {}
     bad: list[tuple[object, str]] = []
     for number, entry in listed(path, document, "categories", problems):
@@ -242,7 +260,7 @@ def _color(value: object) -> Color | None:
 
 
 def read_images(source: Source, problems: Problems) -> tuple[dict[object, Image], set[object]]:
-    """id -> each image that can be used, and the ids of those that cannot."""
+    """Map an id to each image that can be used, and the ids of those that cannot."""
     path, places = source.path, images_of(source)
     entries = listed(path, source.document, "images", problems)
     named = places.named_all(text for _, entry in entries if isinstance(text := entry.get("file_name"), str))
@@ -274,8 +292,11 @@ def _size(entry: Mapping[str, Any], image: Path | None) -> tuple[int, int]:
 
 
 def images_of(source: Source) -> Images:
-    """Where the images of a COCO file are looked for: beside it, in images/, in the folder that it is named after
-    (train2017 for instances_train2017.json), and in all of these one folder further up."""
+    """Tell where the images of a COCO file are looked for.
+
+    That is beside it, in images/, in the folder that it is named after (train2017 for instances_train2017.json), and
+    in all of these one folder further up.
+    """
     if source.images is not None:
         return Images(source.images, deep=[source.images])
     here, split = source.path.absolute().parent, source.path.stem.rpartition("_")[2]
@@ -285,7 +306,11 @@ def images_of(source: Source) -> Images:
 
 
 def _usable(segmentation: object, size: tuple[int, int], where: str, problems: Problems) -> object:
-    """A segmentation without the rings that are none. ValueError where nothing is left."""
+    """Return a segmentation without the rings that are none.
+
+    Raises:
+        ValueError: Nothing is left.
+    """
     if isinstance(segmentation, list) and segmentation:
         rings = [segmentation] if all(map(is_number, segmentation)) else segmentation
         troubles = [_ring_trouble(ring, size) for ring in rings]

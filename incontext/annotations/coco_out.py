@@ -45,7 +45,10 @@ def write_semantic(out: Path, categories: Categories) -> Iterator[Add]:
 
 
 def entries_of(thing: Thing, size: tuple[int, int], categories: Categories) -> Iterator[dict[str, Any]]:
-    """The annotations of a thing, without ids. What is ignored is a crowd, of every category where it has none."""
+    """List the annotations of a thing, without ids.
+
+    What is ignored is a crowd, of every category where it has none.
+    """
     segmentation, box = rle.from_mask(thing.whole(size)), list(thing.box)
     for category in (thing.category,) if thing.category else categories.ids:
         yield {
@@ -64,7 +67,7 @@ Put = Callable[[Result, Iterator[dict[str, Any]]], None]
 
 @contextmanager
 def coco_file(path: Path, categories: Categories, *, numbered: bool = True) -> Iterator[Put]:
-    """A COCO file that takes images with their annotations one after another, and appears when all are there.
+    """Open a COCO file that takes images with their annotations one after another, and appears when all are there.
 
     numbered: annotations get ids. Annotations wait on disk, as they come after all images in the file.
     """
@@ -100,7 +103,7 @@ def _append(stream: BinaryIO | Any, entry: Mapping[str, Any], *, first: bool) ->
 
 
 def category_entry(categories: Categories, category: int) -> dict[str, Any]:
-    """A category as COCO writes it, with its colour as panoptic files have it."""
+    """Write a category as COCO does, with its colour as panoptic files have it."""
     palette = categories.palette
     color = palette.colors[palette.ids.tolist().index(category)].tolist()
     return {"id": category, "name": categories.names[category], "supercategory": "", "isthing": 1, "color": color}

@@ -114,7 +114,10 @@ class Thing:
         confidence: float | None = None,
         is_ignored: bool = False,
     ) -> Self | None:
-        """The thing that covers these pixels, (h, w) bool from (top, left) on, cut down to its box; None for none."""
+        """Return the thing that covers these pixels, (h, w) bool from (top, left) on, cut down to its box.
+
+        Without a pixel it is None.
+        """
         if not selected.any():
             return None
         x0, y0, x1, y1 = box(selected)
@@ -138,7 +141,7 @@ class Thing:
         return selected
 
     def seen_in(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The part of an (H, W, ...) array inside of its box: a view."""
+        """Return the part of an (H, W, ...) array inside of its box: a view."""
         height, width = self.selected.shape
         return image[self.top : self.top + height, self.left : self.left + width]
 
@@ -161,7 +164,7 @@ def paint(things: Sequence[Thing], size: tuple[int, int], meaning: Meaning = "se
 
 
 def things_of(mask: Pixels, confidences: Mapping[int, float] | None = None) -> list[Thing]:
-    """A mask (H, W) of ids -> a thing for each id, ascending, and last what is ignored."""
+    """Turn a mask (H, W) of ids into a thing for each id, ascending, and last what is ignored."""
     counts = Image.fromarray(mask).histogram()  # np.bincount would copy the mask to 64 bits a pixel
     things = []
     for i in (i for i, count in enumerate(counts) if i and count):

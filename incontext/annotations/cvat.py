@@ -62,8 +62,13 @@ def _parse(
     start: Callable[[str, Attributes, int], None],
     end: Callable[[str, str, int], None],
 ) -> None:
-    """Go through XML and call back at each element's start (name, attributes, bytes before it) and end (name, its text,
-    bytes before its end). ValueError where it is broken, or declares a document type."""
+    """Go through XML and call back at each element's start and end.
+
+    The start has its name, its attributes and the bytes before it; the end its name, its text and the bytes before it.
+
+    Raises:
+        ValueError: It is broken, or declares a document type.
+    """
     parser = expat.ParserCreate()
     text: list[str] = []
 
@@ -216,7 +221,7 @@ def _problems(path: Path, outline: _Outline) -> Problems:
 
 
 def _colors(names: list[str], colors: Mapping[str, Color]) -> list[Color]:
-    """A colour for each name, or none at all where some have none."""
+    """Give a colour for each name, or none at all where some have none."""
     return [colors[name] for name in names] if all(name in colors for name in names) else []
 
 
@@ -348,7 +353,7 @@ def _image(number: int, result: Result, categories: Categories) -> bytes:
 
 
 def _legal(text: str) -> str:
-    """The text, if XML can hold it."""
+    """Return the text, if XML can hold it."""
     if re.search("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", text):
         raise ValueError(f"expected a name that XML can hold, got {brief(text)}; rename it")
     return text

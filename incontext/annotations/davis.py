@@ -68,8 +68,13 @@ def _read(source: Source) -> Labels:
 
 @dataclass(frozen=True)
 class _Clip:
-    """The masks of a video with their sizes (H, W), as far as they can be read. ids: those that are in them; colors:
-    the id of each colour in masks of colours, the same in all of them."""
+    """The masks of a video.
+
+    Attributes:
+        masks: With their sizes (H, W), as far as they can be read.
+        ids: Those that are in them.
+        colors: The id of each colour in masks of colours, the same in all of them.
+    """
 
     masks: Mapping[Path, tuple[int, int]]
     ids: frozenset[int]
@@ -101,13 +106,13 @@ class _Clip:
 
 
 def _masks(folder: Path) -> list[Path]:
-    """The masks below a folder, their suffixes in small letters or capitals."""
+    """List the masks below a folder, their suffixes in small letters or capitals."""
     paths = (path for path in folder.rglob("*") if path.suffix.lower() == ".png" and path.name[0] != ".")
     return [path for path in paths if path.is_file()]
 
 
 def _resolution(masks: Path, problems: Problems) -> str:
-    """The folder of a resolution, or "." where the folders are those of videos."""
+    """Return the folder of a resolution, or "." where the folders are those of videos."""
     folders = sorted((p for p in masks.glob("[!.]*/")), key=natural_order)
     found = [p.name for p in folders if (inside := _masks(p)) and all(path.parent != p for path in inside)]
     if not found:

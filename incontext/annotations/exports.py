@@ -16,10 +16,10 @@ from incontext.words import did_you_mean
 
 
 def writable(names: Iterable[str]) -> tuple[Format, ...]:
-    """The formats of these names.
+    """List the formats of these names.
 
     Raises:
-        ValueError: For a name that is none, or comes twice.
+    ValueError: For a name that is none, or comes twice.
     """
     known = {each.name: each for each in FORMATS if each.write is not None}
     asked = list(names)
@@ -32,7 +32,10 @@ def writable(names: Iterable[str]) -> tuple[Format, ...]:
 
 
 def folders_for(formats: Sequence[Format], out: Path, *, apart: bool) -> dict[str, Path]:
-    """format -> the folder that it is written to, made: `out` itself, or `out`/FORMAT where they are kept apart."""
+    """Map a format to the folder that it is written to, made.
+
+    `out` itself, or `out`/FORMAT where they are kept apart.
+    """
     out.mkdir(parents=True, exist_ok=True)
     return {each.name: folder_below(out, each.name) if apart else out for each in formats}
 

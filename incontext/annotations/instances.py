@@ -11,8 +11,11 @@ from incontext.images.outlines import connected
 
 
 def split(things: Iterable[Thing], *, smallest: int = 1) -> list[Thing]:
-    """Each connected region of a thing (pixels that touch at corners are connected) as a thing, in the order of its
-    first pixel, if it has at least `smallest` pixels. Confidence is the whole thing's; what is ignored stays as it is.
+    """Give each connected region of a thing as a thing of its own, in the order of its first pixel.
+
+    Pixels that touch at corners are connected. Regions of fewer than `smallest` pixels are left out.
+
+    Confidence is the whole thing's; what is ignored stays as it is.
     """
     found: list[Thing] = []
     for thing in things:

@@ -32,7 +32,7 @@ _BEFORE: Final = "/"  # marks keys of what uploads were called before; no name h
 
 
 def readings(text: str) -> Iterator[PurePosixPath]:
-    """What a name may mean, the most literal first, as paths that stay inside of a folder."""
+    """Tell what a name may mean, the most literal first, as paths that stay inside of a folder."""
     forms = dict.fromkeys([text, unquote(text), _slashed(text), _slashed(unquote(text))])
     names = dict.fromkeys(_slashed(form).rstrip("/").rpartition("/")[2] for form in forms)
     plain = (_UPLOADED.sub("", name) for name in names)
@@ -44,7 +44,11 @@ def readings(text: str) -> Iterator[PurePosixPath]:
 
 
 def relative_name(text: object) -> PurePosixPath:
-    """An image's name for results, as a file says it. ValueError for one that leads out of a folder, or is none."""
+    """Return an image's name for results, as a file says it.
+
+    Raises:
+        ValueError: It leads out of a folder, or is none.
+    """
     return checked_name(_slashed(text) if isinstance(text, str) else text)
 
 
@@ -60,14 +64,16 @@ def loosely_alike(name: str) -> str:
 
 
 def uploaded_as(name: str) -> str | None:
-    """The loose name of what an upload was called before; None for what has no upload's prefix."""
+    """Return the loose name of what an upload was called before; None for what has no upload's prefix."""
     plain = _UPLOADED.sub("", name)
     return loosely_alike(plain) if plain != name else None
 
 
 def likeness(said: str, name: str) -> int | None:
-    """How far the name of an image that a label says is from that of an image: 0 where they are the same, None where
-    another one is meant. Both are without folders."""
+    """Tell how far the name of an image that a label says is from that of an image, both without folders.
+
+    It is 0 where they are the same, None where another one is meant.
+    """
     spelled = [reading.name for reading in readings(said)]
     if said == name:
         return 0
@@ -103,7 +109,11 @@ class Images:
         self._listings: dict[Path, Mapping[str, Sequence[str]]] = {}
 
     def find(self, text: str | PurePosixPath) -> Path | None:
-        """The image that a name means, or None where there is none. ValueError where there are several."""
+        """Return the image that a name means, or None where there is none.
+
+        Raises:
+            ValueError: There are several.
+        """
         names = list(readings(str(text)))
         for name in names:
             for folder in self._folders:
@@ -115,8 +125,11 @@ class Images:
         return self._loosely(str(text), [name.name for name in names], self._below)
 
     def find_stem(self, stem: PurePosixPath) -> Path | None:
-        """The image of this name, to which the suffix of an image is still to be added, or None. ValueError where
-        there are several."""
+        """Return the image of this name, to which the suffix of an image is still to be added, or None.
+
+        Raises:
+            ValueError: There are several.
+        """
         names = [name.as_posix() for name in readings(str(stem))]
         for name in names:
             for key in (str, _composed):
@@ -130,8 +143,11 @@ class Images:
         return self._loosely(str(stem), [PurePosixPath(name).name for name in names], self._last_stems)
 
     def called(self, stem: str) -> Path | None:
-        """The image that lies in one of the folders itself and has this name before its suffix, or None. ValueError
-        where there are several."""
+        """Return the image that lies in one of the folders itself and has this name before its suffix, or None.
+
+        Raises:
+            ValueError: There are several.
+        """
         for folder in self._folders:
             names = (name for names in self._listed(folder).values() for name in names)
             images = filter(_is_image, (folder / name for name in names))
@@ -140,7 +156,7 @@ class Images:
         return None
 
     def _loosely(self, said: str, names: Iterable[str], paths: Mapping[str, Sequence[Path]]) -> Path | None:
-        """The image that is called so in any folder, in capitals or not, before or after an upload."""
+        """Return the image that is called so in any folder, in capitals or not, before or after an upload."""
         for key in dict.fromkeys(map(loosely_alike, names)):
             if found := _only(said, paths.get(key, ())):
                 return found
@@ -150,8 +166,13 @@ class Images:
         return next((found for key in keys if (found := _only(said, paths.get(key, ())))), None)
 
     def named(self, text: str | PurePosixPath) -> Named:
-        """The name that an image has in results, and where it lies: its own name below its folder, where the label's
-        name is only like it. ValueError where there are several, or the name leads out and there is no image."""
+        """Return the name that an image has in results, and where it lies.
+
+        It is its own name below its folder, where the label's name is only like it.
+
+        Raises:
+            ValueError: There are several, or the name leads out and there is no image.
+        """
         path = self.find(text)
         try:
             name = relative_name(str(text))
@@ -163,8 +184,10 @@ class Images:
         return (name if is_said or path is None else self._own_name(path)), path
 
     def named_all(self, texts: Iterable[str]) -> dict[str, Named | ValueError]:
-        """What `named` gives for each of the names of a set, or raises. Where several of them mean one image, it is
-        that of the one that is exactly its name, else of none."""
+        """Tell what `named` gives for each of the names of a set, or raises.
+
+        Where several of them mean one image, it is that of the one that is exactly its name, else of none.
+        """
         found: dict[str, Named | ValueError] = {}
         claims: defaultdict[str, list[str]] = defaultdict(list)
         for text in dict.fromkeys(texts):
@@ -189,7 +212,7 @@ class Images:
         return PurePosixPath(path.relative_to(nearest).as_posix())
 
     def _equal(self, folder: Path, parts: Sequence[str]) -> list[Path]:
-        """The files whose path below a folder is alike, part by part."""
+        """List the files whose path below a folder is alike, part by part."""
         places = [folder]
         for part in parts:
             places = [place / name for place in places for name in self._listed(place).get(alike(part), ())]
@@ -243,7 +266,11 @@ class Images:
 
 
 def _only(said: str, found: Iterable[Path]) -> Path | None:
-    """The one that was found, if it is one. ValueError with the names of two."""
+    """Return the one that was found, if it is one.
+
+    Raises:
+        ValueError: There are several; two are named.
+    """
     different = {os.path.realpath(path): path for path in found}
     if len(different) > 1:
         one, other = sorted(different.values())[:2]
@@ -277,7 +304,7 @@ def _is_image(path: Path) -> bool:
 
 
 def walked(folder: Path) -> Iterator[Path]:
-    """The images below a folder, in order, hidden ones passed over; links to folders are not followed."""
+    """List the images below a folder, in order, hidden ones passed over; links to folders are not followed."""
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name[0] != ".")
         yield from (path for name in sorted(files) if name[0] != "." and _is_image(path := Path(parent, name)))
@@ -296,8 +323,13 @@ def is_file(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Joined:
-    """Files of labels and the images that they mean. pairs: by image. alone: labels that mean no image, or not
-    clearly one; problems: a sentence for each of those that mean several."""
+    """Files of labels and the images that they mean.
+
+    Attributes:
+        pairs: By image.
+        alone: Labels that mean no image, or not clearly one.
+        problems: A sentence for each of those that mean several.
+    """
 
     pairs: Mapping[Path, Path]
     alone: Sequence[Path]

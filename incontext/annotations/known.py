@@ -28,22 +28,22 @@ _LARGE = 16 << 20  # bytes of an annotation file that is not read only to see wh
 
 
 def open_labels(path: Path, *, images: Path | None = None) -> Labels:
-    """The labelled images of a file or folder, in whichever format it is.
+    """Open the labelled images of a file or folder, in whichever format it is.
 
     Args:
-        images: The folder of the images, where they lie elsewhere than the format says.
+    images: The folder of the images, where they lie elsewhere than the format says.
 
     Raises:
-        FileNotFoundError, ValueError: It is none of the formats, several, or of no use at all.
+    FileNotFoundError, ValueError: It is none of the formats, several, or of no use at all.
     """
     return open_one(path, recognised(path, images=images))
 
 
 def open_one(path: Path, hits: Sequence[tuple[Format, Source]]) -> Labels:
-    """The only one of what :func:`recognised` found at a path.
+    """Open the only one of what :func:`recognised` found at a path.
 
     Raises:
-        ValueError: It found nothing, or several.
+    ValueError: It found nothing, or several.
     """
     if not hits:
         understood = "; ".join(f"{each.name} ({each.about})" for each in FORMATS if each.read is not None)
@@ -57,8 +57,13 @@ def open_one(path: Path, hits: Sequence[tuple[Format, Source]]) -> Labels:
 
 
 def recognised(path: Path, *, images: Path | None = None) -> Sequence[tuple[Format, Source]]:
-    """Each format that a file or folder is in; for a folder also those of annotation files that lie in it, or in its
-    subfolder "annotations". ValueError where a file that was named is broken."""
+    """Give each format that a file or folder is in.
+
+    For a folder also those of annotation files that lie in it, or in its subfolder "annotations".
+
+    Raises:
+        ValueError: A file that was named is broken.
+    """
     readable = [each for each in FORMATS if each.read is not None and each.recognises is not None]
     source = Source(path, images=images)
     hits = _tried(readable, source)

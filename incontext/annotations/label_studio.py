@@ -104,7 +104,7 @@ def _read(source: Source) -> Labels:
 
 
 def _labelled(source: Source, found: Sequence[_Shown], categories: Categories, problems: Problems) -> list[Labelled]:
-    """The images of all tasks that can be used."""
+    """List the images of all tasks that can be used."""
     path = source.path
     near = [path.parent, *(path.parent / each for each in ("images", "upload"))]
     finder = Images(*near, deep=near[1:]) if source.images is None else Images(source.images, deep=[source.images])
@@ -130,7 +130,7 @@ def _labelled(source: Source, found: Sequence[_Shown], categories: Categories, p
 
 
 def _chosen(task: object) -> list[Mapping[str, Any]] | None:
-    """The regions of the annotation that counts, or None where there is none."""
+    """List the regions of the annotation that counts, or None where there is none."""
     if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
         raise ValueError(f"expected a task with data, got {brief(task)}")
     made = [each for key in _LISTS[:2] for each in _dicts(task.get(key)) if not each.get("was_cancelled")]
@@ -155,8 +155,14 @@ class _Slot(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Shown:
-    """What was found of an image. number: of its task in the file, task: what the file calls that; about: its regions
-    as they are in the file; bad: what is wrong with those that cannot be used."""
+    """What was found of an image.
+
+    Attributes:
+        number: Of its task in the file.
+        task: What the file calls that.
+        about: Its regions as they are in the file.
+        bad: What is wrong with those that cannot be used.
+    """
 
     number: int
     task: object
@@ -167,7 +173,7 @@ class _Shown:
 
 
 def _slots(data: Mapping[str, Any]) -> list[_Slot]:
-    """The images of a task, in the order of its data."""
+    """List the images of a task, in the order of its data."""
     slots = []
     for key, value in data.items():
         listed = value if isinstance(value, list) else [value]
@@ -184,8 +190,11 @@ def _slots(data: Mapping[str, Any]) -> list[_Slot]:
 def _by_image(
     task: Mapping[str, Any], regions: Sequence[Mapping[str, Any]], others: Counter[str]
 ) -> list[tuple[_Slot, list[Mapping[str, Any]]]]:
-    """Each image that was annotated, with the regions on it. Of a list of images these are all, of several data
-    with an image each those that a region is on, or else the first."""
+    """Give each image that was annotated, with the regions on it.
+
+    Of a list of images these are all, of several data with an image each those that a region is on, or else the
+    first.
+    """
     slots = _slots(task["data"])
     on: dict[_Slot, list[Mapping[str, Any]]] = {slot: [] for slot in slots}
     unclear = 0
@@ -202,7 +211,10 @@ def _by_image(
 
 
 def _slot_of(region: Mapping[str, Any], slots: Sequence[_Slot]) -> _Slot | None:
-    """The image that a region is on: by what it is tied to (to_name), and by its place in a list (item_index)."""
+    """Return the image that a region is on.
+
+    It is known by what the region is tied to (to_name), and by its place in a list (item_index).
+    """
     keys = list(dict.fromkeys(slot.key for slot in slots))
     to = str(region.get("to_name", "")).casefold()
     like = [key for key in keys if key.casefold() == to]
@@ -241,8 +253,10 @@ def _size(regions: Sequence[Mapping[str, Any]], image: Path | None) -> tuple[int
 def _sorted(
     regions: Sequence[Mapping[str, Any]], others: Counter[str]
 ) -> tuple[Sequence[Mapping[str, Any]], list[_Brushed], list[ValueError]]:
-    """The regions themselves, those that cover something, and what is wrong with others. Some labelling pages give
-    shape and label in two results of one id."""
+    """List the regions themselves, those that cover something, and what is wrong with others.
+
+    Some labelling pages give shape and label in two results of one id.
+    """
     apart = {str(each.get("id")): each["value"].get("labels") for each in regions if _has_value(each, "labels")}
     found: list[_Brushed] = []
     bad: list[ValueError] = []
@@ -368,7 +382,7 @@ def _task(result: Result, categories: Categories) -> dict[str, object]:
 
 
 def _page(categories: Categories) -> str:
-    """The labelling page: the image, and a brush for each category."""
+    """Make the labelling page: the image, and a brush for each category."""
     lines = ['<View><Image name="image" value="$image"/>', '<BrushLabels name="label" toName="image">']
     colors = categories.palette.colors[1:].tolist()
     for name, (r, g, b) in zip(categories.names.values(), colors, strict=True):

@@ -141,8 +141,13 @@ def _read(source: Source) -> Labels:
 
 @dataclass(frozen=True, eq=False)
 class _Opened:
-    """A file that can be used. encoding: what people call it, where it is not UTF-8; image: where its image lies;
-    is_embedded: it has none, but is part of the file."""
+    """A file that can be used.
+
+    Attributes:
+        encoding: What people call it, where it is not UTF-8.
+        image: Where its image lies.
+        is_embedded: It has none, but is part of the file.
+    """
 
     path: Path
     encoding: str | None
@@ -163,7 +168,7 @@ def _opened(path: Path, finder: _Finder) -> tuple[_Opened, Mapping[str, Any]]:
 
 
 def _with_image(path: Path, finder: _Finder) -> tuple[Mapping[str, Any], str | None, Path | None]:
-    """What a file holds, its encoding where that is not UTF-8, and its image, if it is there.
+    """Tell what a file holds, its encoding where that is not UTF-8, and its image, if it is there.
 
     An encoding that the file does not say is known by the image: it is the one in which that is named. Text in an
     older one may pass for UTF-8.
@@ -196,7 +201,7 @@ def _document(path: Path, encoding: str | None) -> Mapping[str, Any]:
 
 
 def _names(document: Mapping[str, Any], others: Counter[str]) -> list[str]:
-    """The labels of the shapes that may cover something; others of them are counted by their types."""
+    """List the labels of the shapes that may cover something; others of them are counted by their types."""
     names = []
     for shape in document["shapes"]:
         if not isinstance(shape, dict):
@@ -213,7 +218,7 @@ def _kind(shape: Mapping[str, Any]) -> str:
 
 
 def _ordered(names: Mapping[str, None], root: Path) -> list[str]:
-    """The categories: those of labels.txt first, then the others by name."""
+    """List the categories: those of labels.txt first, then the others by name."""
     given: list[str] = []
     if is_file(root / _NAMES_FILE):
         lines = decoded((root / _NAMES_FILE).read_bytes()).splitlines()
@@ -249,11 +254,15 @@ class _Finder:
         self._near: dict[Path, Images] = {}  # by the folder that a file lies in
 
     def beside(self, path: Path) -> Path | None:
-        """The image beside a file that has its name. ValueError where there are several."""
+        """Return the image beside a file that has its name.
+
+        Raises:
+            ValueError: There are several.
+        """
         return Images(path.parent).called(path.stem) if self._images is None else None
 
     def find(self, path: Path, document: Mapping[str, Any]) -> Path | None:
-        """The image that a file names, if it is there.
+        """Return the image that a file names, if it is there.
 
         imagePath may lead up to two folders above the one that was opened, and no further up unless that is below the
         working folder: what comes from others is not to say which file of this machine is shown. ValueError where the
@@ -269,7 +278,7 @@ class _Finder:
         return self._beside(path.parent).find(said) if said else None
 
     def _target(self, path: Path, said: str) -> Path | None:
-        """The file at exactly that place, seen from the file that says it."""
+        """Return the file at exactly that place, seen from the file that says it."""
         target = Path(os.path.normpath(path.parent.absolute() / said))
         above = Path(os.path.normpath(self.root.absolute())).parent
         near = (above, above.parent, Path.cwd())
@@ -289,7 +298,7 @@ def _embedded(path: Path, encoding: str | None) -> Pixels:
 
 
 def _bytes(text: object, name: str) -> bytes:
-    """An image file as base64."""
+    """Encode an image file as base64."""
     try:
         if isinstance(text, str):
             return base64.b64decode(text, validate=False)
@@ -334,7 +343,7 @@ def _region(shape: Mapping[str, Any], size: tuple[int, int]) -> Region:
 
 
 def _small_mask(text: object, size: tuple[int, int]) -> Flags:
-    """A mask as a PNG in base64 -> (h, w) bool: what is not black."""
+    """Decode a mask from a PNG in base64: (h, w) bool, True where it is not black."""
     content = _bytes(text, "mask")
     try:
         height, width = image_size(content, name="its mask")

@@ -13,7 +13,7 @@ from incontext.images.ids import IGNORED, Pixels
 
 
 def used_ids(masks: Iterable[Path], read: Callable[[Path], Pixels], problems: Problems) -> set[int]:
-    """The ids 1..254 in these files; those that cannot be read add a problem."""
+    """List the ids 1..254 in these files; those that cannot be read add a problem."""
     found: set[int] = set()
     for path in masks:
         try:
@@ -24,7 +24,11 @@ def used_ids(masks: Iterable[Path], read: Callable[[Path], Pixels], problems: Pr
 
 
 def checked(mask: Pixels, categories: Categories, path: Path) -> Pixels:
-    """The mask, if all of its ids are categories, background or ignored; else ValueError."""
+    """Return the mask.
+
+    Raises:
+        ValueError: Not all of its ids are categories, background or ignored.
+    """
     if strange := set(np.unique(mask).tolist()) - {0, IGNORED, *categories.ids}:
         raise ValueError(f"{path}: expected the ids {list(categories.ids)}, got {sorted(strange)}")
     return mask

@@ -1,5 +1,4 @@
-"""Masks as images, out: an indexed PNG for each image, of categories or objects, or a black and white one for each
-class in it.
+"""Masks as images, out: an indexed PNG for each image, or a black and white one for each class in it.
 
 Reading masks is images/masks.py's, and finding the image of each is that of folders of prompts.
 """
@@ -64,7 +63,7 @@ def write_classes(out: Path, categories: Categories) -> Iterator[Add]:
 
 
 def _folders(categories: Categories) -> dict[int, str]:
-    """A folder's name for each id: the category's, with its id where the name alone would not do."""
+    """Choose a folder's name for each id: the category's, with its id where the name alone would not do."""
     safe = {i: _UNSAFE.sub("_", name)[:_MOST_LETTERS] for i, name in categories.names.items()}
     alike = [name.casefold() for name in safe.values()]
     return {

@@ -32,14 +32,14 @@ _MOST_SEGMENTS: Final = (1 << 24) - 1
 
 
 def recognises(source: Source) -> bool:
-    """A JSON file with images and annotations that have segments_info."""
+    """Recognise a JSON file with images and annotations that have segments_info."""
     if not source.has_keys("images", "annotations") or not isinstance(source.glimpse["annotations"], list):
         return False
     return any(isinstance(a, dict) and "segments_info" in a for a in source.glimpse["annotations"][:1])
 
 
 def read(source: Source) -> Labels:
-    """The images of a panoptic file; what cannot be used is left out, and told."""
+    """List the images of a panoptic file; what cannot be used is left out, and told."""
     path, document = source.path, source.document
     problems = Problems()
     annotations = listed(path, document, "annotations", problems)
@@ -80,7 +80,11 @@ Segment: TypeAlias = tuple[int, bool] | None
 def _checked(
     annotation: Mapping[str, Any], ids: Mapping[object, int], what: str, problems: Problems
 ) -> dict[int, Segment]:
-    """The segments by their numbers. ValueError where there are some, and none can be used."""
+    """List the segments by their numbers.
+
+    Raises:
+        ValueError: There are some, and none can be used.
+    """
     segments: dict[int, Segment] = {}
     if not isinstance(annotation.get("segments_info"), list):
         raise ValueError(f"expected segments_info, a list, got {brief(annotation.get('segments_info'))}")
@@ -158,7 +162,7 @@ def _colors(categories: Categories) -> Iterator[tuple[int, npt.NDArray[np.uint8]
 def _entry(
     number: int, thing: Thing, numbers: npt.NDArray[np.uint32], categories: Categories
 ) -> dict[str, object] | None:
-    """A segment, or None where later things cover it."""
+    """Return a segment, or None where later things cover it."""
     left = Thing.cut(thing.category, thing.seen_in(numbers) == number, top=thing.top, left=thing.left)
     if left is None:
         return None

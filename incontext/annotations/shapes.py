@@ -76,14 +76,22 @@ def assembled(pieces: Iterable[Piece], categories: Categories) -> list[Thing]:
 
 
 def visible(region: Region) -> Region:
-    """The same region. ValueError where it has no pixel."""
+    """Return the same region.
+
+    Raises:
+        ValueError: It has no pixel.
+    """
     if not region.selected.any():
         raise ValueError("expected something in its image, got what covers no pixel of it")
     return region
 
 
 def drawn(category: int, region: Region, confidence: float | None = None, *, is_ignored: bool = False) -> Thing:
-    """The thing that covers a region. ValueError where that has no pixel."""
+    """Return the thing that covers a region.
+
+    Raises:
+        ValueError: That has no pixel.
+    """
     selected, top, left = visible(region)
     thing = Thing.cut(category, selected, top=top, left=left, confidence=confidence, is_ignored=is_ignored)
     assert thing is not None  # as something is visible
@@ -124,7 +132,7 @@ def points(listed: object, *, least: int = 0) -> Points:
 
 
 def polygon(corners: Points, size: tuple[int, int]) -> Region:
-    """A polygon (n, 2) of (x, y); where it crosses itself, by the even-odd rule."""
+    """Draw a polygon (n, 2) of (x, y); where it crosses itself, by the even-odd rule."""
     if len(corners) < _LEAST_CORNERS:
         raise ValueError(f"expected a polygon of at least {_LEAST_CORNERS} points, got {len(corners)}")
     return Region(*filled([corners], size))
@@ -138,7 +146,7 @@ def rectangle(
     degrees: float = 0.0,
     about: tuple[float, float] | None = None,
 ) -> Region:
-    """A rectangle between two opposite corners (x, y), turned clockwise as seen, about its middle or a point."""
+    """Draw a rectangle between two opposite corners (x, y), turned clockwise as seen, about its middle or a point."""
     (x0, y0), (x1, y1) = points([corner, opposite])
     ring = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
     pivot = np.array([(x0 + x1) / 2, (y0 + y1) / 2] if about is None else about)
@@ -156,7 +164,7 @@ def _turned(offsets: Points, degrees: float) -> Points:
 def ellipse(
     center: tuple[float, float], radii: tuple[float, float], size: tuple[int, int], *, degrees: float = 0.0
 ) -> Region:
-    """An ellipse about (x, y) with its radii along x and y before it is turned, clockwise as seen."""
+    """Draw an ellipse about (x, y) with its radii along x and y before it is turned, clockwise as seen."""
     (x, y), (rx, ry) = points([center, radii])
     if min(rx, ry) <= 0:
         raise ValueError(f"expected radii above 0, got {rx:g} and {ry:g}")
@@ -175,7 +183,7 @@ def ellipse(
 
 
 def pasted(selected: Flags, top: int, left: int, size: tuple[int, int]) -> Region:
-    """A small mask (h, w) whose upper left pixel is (top, left) of the image, cut where it leaves it."""
+    """Draw a small mask (h, w) whose upper left pixel is (top, left) of the image, cut where it leaves it."""
     height, width = selected.shape
     if abs(top) > _FARTHEST or abs(left) > _FARTHEST:
         raise ValueError(f"expected a mask in or near the image, got one at {left}, {top}")

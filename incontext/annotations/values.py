@@ -43,13 +43,16 @@ class Problems(Sequence[str]):
         self.notes.append(sentence)
 
     def leave_out(self, where: str, error: Exception | str) -> None:
-        """A part is left out. where: which one, with its file; told once, however often it is met."""
+        """Note that a part is left out: `where` says which one, with its file; told once, however often it is met."""
         reason = str(error).partition(", got")[0]
         self._parts.setdefault(reason, (f"{where}: {error}", set()))[1].add(where)
 
     def settle(self, bad: Sequence[tuple[str, ValueError]], image: str, *, is_any_left: bool) -> None:
-        """Parts of an image's labels, and what is wrong with each: left out where others are left, so that nobody
-        takes it for an image that shows nothing. ValueError, with the first of them, where none is."""
+        """Leave out parts of an image's labels, as long as others are left: none is taken for showing nothing.
+
+        Raises:
+            ValueError: With the first of them, where none is.
+        """
         if bad and not is_any_left:
             where, error = bad[0]
             raise ValueError(f"{where}: {error}; of {len(bad)} parts nothing is left in {image}")
@@ -84,12 +87,12 @@ class Problems(Sequence[str]):
 
 
 def parts_left_out(problems: Sequence[str]) -> Sequence[str]:
-    """The sentences about parts of labels among some problems: those that are known once labels were drawn."""
+    """List the sentences about parts of labels among some problems: those that are known once labels were drawn."""
     return problems.parts if isinstance(problems, Problems) else ()
 
 
 def notes_among(problems: Sequence[str]) -> Sequence[str]:
-    """The sentences with which nothing is left out."""
+    """List the sentences with which nothing is left out."""
     return problems.notes if isinstance(problems, Problems) else ()
 
 
@@ -101,7 +104,11 @@ def _counted(sentence: str, count: int) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. ValueError where it is broken, or in an unknown encoding; FileNotFoundError for none."""
+    """Tell what a JSON file holds.
+
+    Raises:
+        ValueError: It is broken, or in an unknown encoding; FileNotFoundError for none.
+    """
     content = path.read_bytes()
     try:
         return json.loads(decoded(content, "strict"))
@@ -119,7 +126,11 @@ class EncodingError(ValueError):
 
 
 def glimpse_json(path: Path) -> Any:
-    """What a JSON file in an unknown encoding holds, its names perhaps spelled wrongly. ValueError for a broken one."""
+    """Tell what a JSON file in an unknown encoding holds, its names perhaps spelled wrongly.
+
+    Raises:
+        ValueError: It is broken.
+    """
     content = path.read_bytes()
     for encoding in other_encodings(content):
         try:
@@ -167,7 +178,7 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 
 def brief(value: object) -> str:
-    """A value for a sentence, however large and deep it is."""
+    """Write a value for a sentence, however large and deep it is."""
     text = repr(_beginning(value, _DEEPEST))
     return text if len(text) <= _MOST_LETTERS else text[:_MOST_LETTERS] + " ..."
 

@@ -72,7 +72,7 @@ def _recognises(source: Source) -> bool:
 
 
 def _masks(folder: Path) -> list[Path]:
-    """The masks below a folder, their suffixes in small letters or capitals."""
+    """List the masks below a folder, their suffixes in small letters or capitals."""
     paths = (path for path in folder.rglob("*") if path.suffix.lower() == ".png" and path.name[0] != ".")
     return sorted((path for path in paths if path.is_file()), key=natural_order)
 
@@ -125,8 +125,10 @@ def _lines(path: Path) -> list[str]:
 
 
 def _told(path: Path, problems: Problems) -> _Legend:
-    """What labelmap.txt says: NAME:R,G,B:parts:actions, the classes counted from 1 in its order. A line without a
-    colour has VOC's of its place."""
+    """Tell what labelmap.txt says: NAME:R,G,B:parts:actions, the classes counted from 1 in its order.
+
+    A line without a colour has VOC's of its place.
+    """
     names: list[str] = []
     colors: list[Color] = []
     special: dict[Color, int] = {(0, 0, 0): 0}
@@ -153,7 +155,7 @@ def _told(path: Path, problems: Problems) -> _Legend:
 
 
 def _class_of(line: str, place: int) -> tuple[str, Color]:
-    """The class of a line of labelmap.txt, and its colour: names may hold colons, too."""
+    """Return the class of a line of labelmap.txt, and its colour: names may hold colons, too."""
     parts = _LEGEND_LINE.fullmatch(line)
     if parts is None:
         if ":" in line:
@@ -192,7 +194,11 @@ def _draw(path: Path, objects: Path | None, legend: _Legend, problems: Problems)
 
 
 def _known_only(ids: Pixels, categories: Categories, path: Path, problems: Problems) -> Pixels:
-    """The mask, ids that are no categories ignored and told. ValueError where there are no others."""
+    """Return the mask, ids that are no categories ignored and told.
+
+    Raises:
+        ValueError: There are no others.
+    """
     present = set(np.unique(ids).tolist()) - {0, IGNORED}
     if not (present - set(categories.ids)):
         return ids
@@ -221,8 +227,13 @@ def _class_ids(path: Path, *, legend: _Legend, problems: Problems) -> Pixels:
 
 
 def _ids_of(colors: Sequence[Color], legend: _Legend, path: Path, problems: Problems) -> Pixels:
-    """The id of each colour. Those that labelmap.txt does not name are ignored and told, where it names others of them;
-    ValueError where it names none, and for colours that are not VOC's where there is no such file."""
+    """Return the id of each colour.
+
+    Those that labelmap.txt does not name are ignored and told, where it names others of them.
+
+    Raises:
+        ValueError: It names none, or there is no such file and colours are not VOC's.
+    """
     found = [legend.ids.get(color) for color in colors]
     strange = [color for color, i in zip(colors, found, strict=True) if i is None]
     if strange:

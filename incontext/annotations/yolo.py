@@ -62,7 +62,7 @@ def _recognises(source: Source) -> bool:
 
 
 def _label_folders(root: Path) -> list[Path]:
-    """The folders "labels" with text files in them, at most two levels down."""
+    """List the folders "labels" with text files in them, at most two levels down."""
     above = [root, *sorted(root.glob("[!.]*/")), *sorted(root.glob("[!.]*/[!.]*/"))]
     folders = (path for each in above for path in sorted(each.glob("[lL][aA][bB][eE][lL][sS]/")))
     return [folder for folder in folders if any(map(_is_label, folder.rglob("*")))]
@@ -151,7 +151,7 @@ def _hint(problems: Sequence[str]) -> str:
 
 
 def _names(path: Path) -> dict[int, str]:
-    """The classes of a file: index -> name."""
+    """List the classes of a file: index -> name."""
     if path.suffix.lower() not in _YAML_SUFFIXES:
         lines = decoded(path.read_bytes()).splitlines()
         return dict(enumerate(line.strip() for line in lines if line.strip()))
@@ -169,8 +169,10 @@ def _names(path: Path) -> dict[int, str]:
 def _files(
     root: Path, folders: Sequence[Path], images: Path | None, problems: Problems
 ) -> Iterator[tuple[PurePosixPath, Path, Path | None]]:
-    """Each image's name, its file, and that of its labels, None where it has none: nothing is in it, then, if all
-    labels of its set have found their images."""
+    """Give each image's name, its file, and that of its labels, None where it has none.
+
+    Nothing is in it, then, if all labels of its set have found their images.
+    """
     rest: dict[Path, None] = {}
     used: set[Path] = set()
     for labels in folders or [root]:
@@ -201,7 +203,7 @@ def _files(
 
 
 def _images_beside(labels: Path) -> Path:
-    """The folder of the images for one of labels."""
+    """Return the folder of the images for one of labels."""
     return next(iter(sorted(labels.parent.glob("[iI][mM][aA][gG][eE][sS]/"))), labels.parent / "images")
 
 
@@ -215,7 +217,7 @@ def _is_like_labels(path: Path) -> bool:
 
 
 def _highest(label: Path | None) -> int:
-    """The highest class of a file; lines that are none do not count, they are told when the file is drawn."""
+    """Return the highest class of a file; lines that are none do not count, they are told when the file is drawn."""
     lines = [] if label is None else decoded(label.read_bytes()).splitlines()
     found = (_CLASS.match(line) for line in lines)
     return max((int(each[1]) for each in found if each is not None), default=0)
@@ -243,7 +245,7 @@ def _draw(
 
 
 def _shape(words: Sequence[str], size: tuple[int, int]) -> tuple[int, Region]:
-    """A line's class and what it covers: a box of four values, or a polygon; one value more is a confidence."""
+    """Return a line's class and what it covers: a box of four values, or a polygon; one value more is a confidence."""
     try:
         index, *values = (float(word) for word in words)
     except ValueError:
@@ -286,7 +288,7 @@ def _write(out: Path, categories: Categories) -> Iterator[Add]:
 
 
 def _shares(thing: Thing, size: tuple[int, int]) -> str:
-    """The corners of a thing's one ring as shares of the image's sides, exact to a hundredth of a pixel."""
+    """List the corners of a thing's one ring as shares of the image's sides, exact to a hundredth of a pixel."""
     ring = one_ring(thing.selected) + np.array([thing.left, thing.top])
     digits = max(_DIGITS, 2 + math.ceil(math.log10(max(size))))
     columns = [
