@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from incontext.images.ids import Pixels, ids_in
+from incontext.images.ids import Pixels, check_ids, ids_in
 from incontext.images.resize import resized
 from incontext.types import box
 
@@ -49,7 +49,7 @@ def masks_of(masks: Masks, image: Pixels) -> list[Flags]:
         _refuse_other_size(given, image)
         if given.dtype == np.bool_:
             return [given.astype(np.bool_)]
-        return [given == i for i in ids_in(given.astype(np.uint8))]
+        return [given == i for i in ids_in(check_ids(given, "the mask"))]
     listed = list(masks)
     for each in listed:
         _refuse_other_size(np.asarray(each), image)

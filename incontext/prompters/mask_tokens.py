@@ -123,7 +123,7 @@ class MaskTokens:
         except SafetensorError as error:
             raise ValueError(f"{path}: expected mask tokens, got a damaged file ({error})") from None
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"{path}: expected mask tokens, as `incontext tune-namer` writes them: {error}") from None
+            raise ValueError(f"{path}: expected mask tokens, as `MaskTokens.save` writes them: {error}") from None
 
 
 def is_mask_tokens(path: str | os.PathLike[str]) -> bool:

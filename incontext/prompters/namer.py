@@ -240,7 +240,7 @@ def load_namer(
         name: A name that `incontext prompters list` knows, such as "clip" or "siglip2"; or the path of a folder that
             transformers saved.
         device: "auto" (a CUDA device if there is one, else the CPU) or a PyTorch device, which must be there.
-        tokens: What `incontext tune-namer` learned for it, or the file.
+        tokens: What `tuning.namer.tune_namer` learned for it, or the file.
 
     Raises:
         FileNotFoundError: The files are not on this machine.

@@ -5,6 +5,7 @@ Through transformers. Refuses to know ids and files.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -29,7 +30,7 @@ ELSEWHERE: Final = (
 )
 
 
-class Words:
+class Words(ABC):
     """Claims for words from a map of probabilities for each; see `parts.Reader`."""
 
     def __init__(self, network: Any, processor: Any, device: torch.device, *, side: int, most_tokens: int) -> None:
@@ -58,9 +59,9 @@ class Words:
         (claim,) = self.read(image, [phrase], least=least)
         return Claim(0, kept, claim.score) if (kept := surest_part(claim.margins)) is not None else None
 
+    @abstractmethod
     def _probabilities(self, image: Pixels, phrases: Sequence[str]) -> Tensor:
         """(T, h, w) float32 in 0..1 of all of the image, squashed to a square."""
-        raise NotImplementedError
 
     def _inputs(self, image: Pixels, phrases: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
         """Return the tokens, (T, L), and the pixels of the squashed image, (1, 3, side, side)."""
