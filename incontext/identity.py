@@ -18,6 +18,12 @@ from incontext.version import __version__
 if TYPE_CHECKING:  # the engine brings torch
     from incontext.engine import Context, Segmenter
 
+_WORDS = {
+    "weights": "the weights were others",
+    "context": "the examples were others",
+    "backbone": "the backbone was another, or counted otherwise",
+    "prompter": "the prompter was another",
+}
 _MOST_LETTERS = 60  # of a value, in a sentence
 
 
@@ -97,11 +103,11 @@ def _flat(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def _difference(name: str, before: object, now: object) -> str:
-    if name == "weights" or (name == "backbone" and before is not None and now is not None):
-        return f"the {name} were others" if name == "weights" else "the backbone was another, or counted otherwise"
-    if name == "backbone":
-        return "there was no backbone" if before is None else "there was a backbone"
-    return "the examples were others" if name == "context" else f"{name} was {_brief(before)}, now {_brief(now)}"
+    if name in ("backbone", "prompter") and (before is None or now is None):
+        return f"there was {'no' if before is None else 'a'} {name}"
+    if name in _WORDS:
+        return _WORDS[name]
+    return f"{name} was {_brief(before)}, now {_brief(now)}"
 
 
 def _brief(value: object) -> str:

@@ -23,6 +23,7 @@ from safetensors.numpy import save
 
 from incontext.images.write import whole_file
 from incontext.seen_examples import NAMES, SeenExamples
+from incontext.tensor_files import RefusedFileError, check_file, has_record, read_record
 from incontext.types import Palette, Prompt
 
 if TYPE_CHECKING:  # the model brings torch
@@ -36,6 +37,7 @@ LARGEST: Final = 1000.0  # of a value: normalised pixels lie within 3, and bfloa
 # The one entry of ours in the file's metadata. One, because the library writes entries in random order, and equal keys
 # should make equal files.
 _RECORD = "incontext_prompt_tensor"
+_WHAT = "a prompt tensor"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_NAMES = 20  # of images, where people read them
 
@@ -244,10 +246,10 @@ class PromptTensor:
             ValueError: it is no prompt tensor, a damaged or an oversized one, or of another format.
         """
         path = Path(path)
-        _check_file(path)
+        check_file(path, _WHAT, MAX_BYTES)
         try:
             with safe_open(path, framework="numpy") as file:
-                record = _record(path, file.metadata())
+                record = read_record(path, file.metadata(), _RECORD, _WHAT, (FORMAT, SEEN_FORMAT))
                 palettes = [_palette(row) for row in record["groups"]]
                 seen = record["seen"] if record["format"] == SEEN_FORMAT else None
                 _check_tensors(path, file, len(palettes), record["side"], NAMES if seen is not None else ())
@@ -260,7 +262,7 @@ class PromptTensor:
                 arrays = {name: file.get_tensor(f"seen.{name}") for name in NAMES if seen is not None}
             names = {int(i): name for i, name in record["names"].items()}
             return cls(groups, Origin(**record["origin"]), _palette(record["palette"]), names, _seen(seen, arrays))
-        except _RefusedError:
+        except RefusedFileError:
             raise
         except SafetensorError as error:
             raise ValueError(f"{path}: expected a prompt tensor, got a damaged file ({error})") from None
@@ -270,54 +272,9 @@ class PromptTensor:
             raise ValueError(f"{path}: this prompt tensor cannot be used: {error}") from None
 
 
-class _RefusedError(ValueError):
-    """A sentence that names the file already."""
-
-
 def is_prompt_tensor(path: str | os.PathLike[str]) -> bool:
     """Tell whether a file says of itself that it is a prompt tensor; nothing else of it is checked."""
-    if not Path(path).is_file():
-        return False
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return _RECORD in (file.metadata() or {})
-    except (SafetensorError, OSError):
-        return False
-
-
-def _check_file(path: Path) -> None:
-    if not path.exists():
-        raise FileNotFoundError(f"there is no prompt tensor at {path}")
-    if not path.is_file():
-        raise ValueError(f"{path}: expected a prompt tensor, got a folder")
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(
-            f"{path}: expected a prompt tensor of at most {MAX_BYTES >> 20} MiB, got {path.stat().st_size >> 20}"
-        )
-
-
-def _record(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    """Read the record of a file, of a format that is known here."""
-    if _RECORD not in (metadata or {}):
-        raise _RefusedError(
-            f"{path}: expected a prompt tensor, as `incontext tune` writes it, got another safetensors file"
-        )
-    try:
-        record = json.loads(cast("Mapping[str, str]", metadata)[_RECORD])
-    except (ValueError, RecursionError) as error:
-        raise _RefusedError(
-            f"{path}: expected the prompt tensor's metadata as JSON, got something else ({error})"
-        ) from None
-    if not isinstance(record, dict):
-        raise _RefusedError(
-            f"{path}: expected the prompt tensor's metadata as a JSON object, got {type(record).__name__}"
-        )
-    if record.get("format") not in (FORMAT, SEEN_FORMAT):
-        raise _RefusedError(
-            f"{path}: expected a prompt tensor of format {FORMAT} or {SEEN_FORMAT}, got "
-            f"{str(record.get('format'))[:40]!r}; it may come from another version of incontext"
-        )
-    return record
+    return has_record(path, _RECORD)
 
 
 def _seen(record: Mapping[str, Any] | None, arrays: Mapping[str, npt.NDArray[Any]]) -> SeenExamples | None:
@@ -331,7 +288,7 @@ def _check_tensors(path: Path, file: Any, groups: int, side: object, seen: Seque
     """
     expected = {f"group{number}.{kind}" for number in range(groups) for kind in ("images", "masks")}
     if found := (expected | {f"seen.{name}" for name in seen}) ^ set(file.keys()):
-        raise _RefusedError(
+        raise RefusedFileError(
             f"{path}: expected images and masks for each of {groups} groups of ids, "
             f"got others: {_listed(sorted(found))}"
         )
@@ -339,7 +296,7 @@ def _check_tensors(path: Path, file: Any, groups: int, side: object, seen: Seque
         piece = file.get_slice(name)
         shape, kind = piece.get_shape(), piece.get_dtype()
         if kind != "F32" or len(shape) != 4 or shape[0] < 1 or shape[1:] != [3, side, side]:
-            raise _RefusedError(f"{path}: expected {name} (N, 3, {side}, {side}) in float32, got {kind} {shape}")
+            raise RefusedFileError(f"{path}: expected {name} (N, 3, {side}, {side}) in float32, got {kind} {shape}")
 
 
 def _palette_record(palette: Palette) -> dict[str, object]:

@@ -20,7 +20,7 @@ LEVELS: dict[str, list[set[str]]] = {
     "": [
         {"images", "left_out", "progress", "version", "words"},
         {"options"},
-        {"digest", "jsonlines", "types"},
+        {"digest", "jsonlines", "tensor_files", "types"},
         {"hints"},
         {"annotations", "hint_files", "network", "proposals", "seen_examples"},
         {"prompt_tensor"},
@@ -28,7 +28,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"examples"},
         {"learning", "placed"},
         {"engine"},
-        {"identity", "rounds"},
+        {"identity", "prompting", "rounds"},
         {"folder", "training", "tuning", "video"},
         {"__init__"},
         {"bench", "demo", "evaluation"},
@@ -48,8 +48,8 @@ LEVELS: dict[str, list[set[str]]] = {
     "canvas": [{"edges", "paint", "windows"}, {"context", "hints", "votes"}, {"read"}, {"query"}, {"__init__"}],
     "cli": [
         {"help"},
-        {"counting", "options", "prompting"},
-        {"exporting"},
+        {"counting", "options"},
+        {"exporting", "marking"},
         # The commands: none of them imports another.
         {
             "backbone",
@@ -61,6 +61,7 @@ LEVELS: dict[str, list[set[str]]] = {
             "evaluate_protocol",
             "evaluate_video",
             "mark",
+            "name",
             "prompters",
             "propose",
             "rank",
@@ -112,9 +113,9 @@ LEVELS: dict[str, list[set[str]]] = {
     "folder": [
         {"outputs", "report"},
         {"identity", "labelled", "search", "sinks"},
-        {"journal", "plan"},
+        {"journal", "named", "plan"},
         {"hinted", "work"},
-        {"overlays", "run", "watch"},
+        {"overlays", "prompted", "run", "watch"},
         {"job", "rehearsal"},
         {"ray", "__init__"},
     ],
@@ -122,7 +123,7 @@ LEVELS: dict[str, list[set[str]]] = {
     "images": [
         {"alone", "arrays", "dataset", "depth", "dicom", "gate", "ids", "names", "opening", "outlines", "rle", "text"},
         {"read", "resize", "smoothing"},
-        {"masks", "write"},
+        {"masks", "variety", "write"},
         {"__init__"},
     ],
     "learning": [{"augmentation"}, {"light"}, {"losses"}, {"__init__"}],
@@ -175,7 +176,7 @@ LEVELS: dict[str, list[set[str]]] = {
     "video": [
         {"bank", "colors", "sheet", "streams", "tracks"},
         {"exports", "frames", "resume", "tracker"},
-        {"plan", "__init__"},
+        {"plan", "prompted", "__init__"},
         {"job"},
     ],
 }

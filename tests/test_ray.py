@@ -23,6 +23,7 @@ import psutil
 import pytest
 from bright import PROMPT
 from PIL import Image
+from tiny_models import save_model as save_tiny
 from waiting import PATIENCE
 
 from incontext import cli
@@ -35,6 +36,7 @@ from incontext.folder import (
     UnwritableError,
     open_report,
     plan,
+    segment_by_prompter,
     segment_folder,
 )
 from incontext.folder.ray import job as on_ray
@@ -45,6 +47,7 @@ from incontext.network.checkpoint import save_model
 from incontext.network.config import ModelConfig
 from incontext.network.model import SegGPT
 from incontext.options import DEFAULTS, LoadOptions
+from incontext.prompting import Prompting
 from incontext.types import Palette, Prompt
 
 pytestmark = [
@@ -136,6 +139,26 @@ def setup_of(weights: Path, prompt: Prompt, outputs: Outputs) -> Setup:
 
 
 # ------------------------------------------------------------------------------------------------ with Ray
+
+
+@pytest.mark.usefixtures("ours")
+def test_a_prompter_marks_on_ray_as_it_does_here(tmp_path: Path, image_files: Path) -> None:
+    pytest.importorskip("transformers", minversion="5", reason="needs the extra prompters")
+    prompting = Prompting(str(save_tiny(tmp_path / "clipseg", "clipseg")), ("cat", "dog"), 0.1)
+    queries = plan([image_files], tmp_path / "here").queries[:4]
+    networks = RayNetworks(LoadOptions(device="cpu"), workers=1, prompting=prompting)
+    jobs = [
+        replace(plan([image_files], tmp_path / name), queries=queries, marked_by=prompting.describe())
+        for name in ("here", "there")
+    ]
+    with prompting.open(networks.loading) as prompter:
+        here = segment_by_prompter(prompter, jobs[0], None)
+    there = segment_on_ray(networks, jobs[1], None)
+    assert lines(there) == lines(here)
+    assert there.job == here.job
+    assert results(tmp_path / "there") == results(tmp_path / "here")
+    with pytest.raises(ValueError, match="expected no examples where the prompter marks every image"):
+        segment_on_ray(networks, jobs[1], Prompt(np.zeros((8, 8, 3), np.uint8), np.ones((8, 8), np.uint8)))
 
 
 @pytest.mark.usefixtures("ours")

@@ -20,6 +20,7 @@ from incontext.cli import (  # noqa: F401  each adds its commands
     evaluate_protocol,
     evaluate_video,
     mark,
+    name,
     prompters,
     propose,
     rank,

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from incontext.cli.options import ensembles_of, evaluate_app, names, numbers, strictly, with_options
+from incontext.cli.options import (
+    OnlySets,
+    ReportFolder,
+    ensembles_of,
+    evaluate_app,
+    names,
+    numbers,
+    strictly,
+    with_options,
+)
 from incontext.identity import about, settings_of
 from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 from incontext.progress import ProgressLine
@@ -50,20 +59,11 @@ def evaluate_few_shot(
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many episodes of each set.")] = None,
-    sets: Annotated[str | None, typer.Option("--sets", metavar="NAME,...", help="Only these sets.")] = None,
+    sets: OnlySets = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of drawn episodes and of the intervals.")] = 0,
     options: SegmentOptions = DEFAULTS,
     loading: LoadOptions = LOADING,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="DIR",
-            help="Write report.json, report.md and report.html, and every answer's counts: the same command then goes "
-            "on where it was stopped.",
-        ),
-    ] = None,
+    out: ReportFolder = None,
     hide: Annotated[
         str, typer.Option("--hide", metavar="NAME,...", help="Sets of which report.html shows no images.")
     ] = "",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from incontext.cli.options import evaluate_app, names, numbers, strictly, with_options
+from incontext.cli.options import OnlySets, ReportFolder, evaluate_app, names, numbers, strictly, with_options
 from incontext.identity import about, settings_of
 from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 from incontext.progress import ProgressLine
@@ -46,22 +46,13 @@ def evaluate_clicks(
     iou_after: Annotated[
         str, typer.Option("--iou-after", metavar="N,...", help="Clicks after which the mean IoU is told.")
     ] = "1,3,5,10",
-    sets: Annotated[str | None, typer.Option("--sets", metavar="NAME,...", help="Only these sets or clips.")] = None,
+    sets: OnlySets = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many things of each set.")] = None,
     frames: Annotated[int, typer.Option("--frames", min=1, help="Of each object of a video.")] = 5,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of drawn episodes.")] = 0,
     options: SegmentOptions = DEFAULTS,
     loading: LoadOptions = LOADING,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="DIR",
-            help="Write report.json, report.md and report.html, and every thing's IoU after each click: the same "
-            "command then goes on where it was stopped.",
-        ),
-    ] = None,
+    out: ReportFolder = None,
 ) -> None:
     """Count clicks until masks are good (NoC@85, NoC@90), and score IoU after some, as RITM does: a table on stdout.
 

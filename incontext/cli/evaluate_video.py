@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from incontext.cli.options import evaluate_app, names, strictly, with_options
+from incontext.cli.options import ReportFolder, evaluate_app, names, strictly, with_options
 from incontext.identity import about, settings_of
 from incontext.options import DEFAULTS, LOADING, LoadOptions, Policy, SegmentOptions
 from incontext.progress import ProgressLine
@@ -55,16 +55,7 @@ def evaluate_video(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many frames of each clip.")] = None,
     options: SegmentOptions = DEFAULTS,
     loading: LoadOptions = LOADING,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="DIR",
-            help="Write report.json, report.md and report.html, and what was measured of each clip: the same command "
-            "then goes on where it was stopped.",
-        ),
-    ] = None,
+    out: ReportFolder = None,
 ) -> None:
     """Score J and F of objects followed through videos from their first masks, beside the mask copied: a table.
 

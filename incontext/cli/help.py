@@ -24,7 +24,19 @@ REST: Final = "Options"
 _GROUPS: Final[Mapping[str, frozenset[str]]] = {
     FIND: frozenset(
         {
-            *("prompt", "prompts", "prompt_tensor", "hints", "mask", "masks", "text", "prompter", "examples", "points"),
+            *(
+                "prompt",
+                "prompts",
+                "prompt_tensor",
+                "hints",
+                "mask",
+                "masks",
+                "text",
+                "prompter",
+                "examples",
+                "min_score",
+                "points",
+            ),
             *("ensemble", "task", "side", "tiles", "refine", "min_presence", "backbone", "snap_colors", "pages"),
             *("memory", "policy", "start", "stop", "every", "names", "point", "not_", "box", "refer"),
         }
@@ -45,9 +57,9 @@ _GROUPS: Final[Mapping[str, frozenset[str]]] = {
 # The commands in the order in which people meet them.
 _SECTIONS: Final = {
     "Start here": ("demo", "segment", "track", "ui"),
-    "Prepare examples": ("mark", "propose", "rank", "tune", "prompters"),
-    "Files": ("convert",),
-    "Weights, training, figures": ("weights", "prompters", "backbone", "train", "evaluate", "bench"),
+    "Prepare examples": ("mark", "propose", "rank", "tune"),
+    "Files": ("convert", "name"),
+    "Weights, training, figures": ("weights", "prompters", "tune-namer", "backbone", "train", "evaluate", "bench"),
 }
 _MORE: Final = "More"
 

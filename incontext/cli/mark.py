@@ -1,15 +1,21 @@
 """`incontext mark`: a mask of one image by hints."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from incontext.cli.options import (
+    Examples,
+    ExamplesFolder,
+    MinScore,
     PairsCommand,
+    PrompterName,
     PromptTensors,
     SnapColors,
+    Text,
     app,
     decimals,
     pairs_of,
@@ -53,23 +59,12 @@ def mark(
         Path | None,
         typer.Option("--hints", metavar="FILE", help="Hints as JSON, beside those of the other options."),
     ] = None,
-    prompt: Annotated[
-        list[Path] | None,
-        typer.Option("--prompt", metavar="IMAGE MASK", help="An example, if you have one. May be given several times."),
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option("--prompts", metavar="FOLDER|FILE", help="More examples, as `incontext segment` takes them."),
-    ] = None,
+    prompt: Examples = None,
+    prompts: ExamplesFolder = None,
     prompt_tensor: PromptTensors = None,
-    prompter: Annotated[
-        str | None,
-        typer.Option("--prompter", metavar="NAME|PATH|A+B", help="Another model marks it: incontext prompters list."),
-    ] = None,
-    text: Annotated[
-        list[str] | None,
-        typer.Option("--text", help="What the prompter looks for. Several times: ids 1, 2, ..."),
-    ] = None,
+    prompter: PrompterName = None,
+    text: Text = None,
+    min_score: MinScore = None,
     refer: Annotated[
         str | None, typer.Option("--refer", metavar="PHRASE", help="The one thing that the prompter looks for.")
     ] = None,
@@ -98,7 +93,7 @@ def mark(
     said = hints_of(point or [], not_ or [], box or [])
     if hints is not None:
         said = Hints.load(hints) if said is None else Hints.load(hints) + said
-    _refuse_misfits(said, prompter, text, refer, examples=bool(prompt or prompts or prompt_tensor))
+    _refuse_misfits(said, prompter, text, refer, min_score, examples=bool(prompt or prompts or prompt_tensor))
     if save_hints is not None and said is None:
         raise ValueError("expected hints to save with --save-hints, got none")
     pixels = read_image(image)
@@ -110,9 +105,11 @@ def mark(
             refuse_unwritable(path.parent)
 
     if prompter is not None:
-        from incontext.cli.prompting import marked
+        from incontext.prompting import open_prompter
 
-        found = marked(prompter, pixels, hints=said, text=text or None, refer=refer, loading=loading)
+        with open_prompter(prompter, loading, min_score=min_score) as opened:
+            asked = partial(opened.segment, hints=said, text=text or None)
+            found = asked(pixels) if refer is None else opened.refer(pixels, refer)
     else:
         from incontext.engine import load_with
 
@@ -127,10 +124,18 @@ def mark(
 
 
 def _refuse_misfits(
-    said: "Hints | None", prompter: str | None, text: list[str] | None, refer: str | None, *, examples: bool
+    said: "Hints | None",
+    prompter: str | None,
+    text: list[str] | None,
+    refer: str | None,
+    min_score: float | None,
+    *,
+    examples: bool,
 ) -> None:
     if (text or refer is not None) and prompter is None:
         raise ValueError("expected --prompter with --text and --refer, got none; incontext prompters list shows them")
+    if min_score is not None and not text and refer is None:
+        raise ValueError("expected --min-score beside --text or --refer, got it alone")
     if said is None and not text and refer is None:
         raise ValueError("expected something said of the image, got nothing; give --point X,Y, --box, or --hints FILE")
     if refer is not None and (text or said is not None):

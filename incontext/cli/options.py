@@ -36,12 +36,64 @@ app.add_typer(weights_app, name="weights", no_args_is_help=True)
 app.add_typer(evaluate_app, name="evaluate", no_args_is_help=True)
 
 
+Examples = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--prompt",
+        metavar="IMAGE MASK",
+        help="An example: an image, and a mask of what to find in it, or the annotation file that has it (COCO, "
+        "LabelMe, ...). May be given several times.",
+    ),
+]
+ExamplesFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        metavar="FOLDER|FILE",
+        help="More examples: a folder with images/ and masks/, files of the same names, or with NAME_mask.png "
+        "beside NAME.jpg; annotations (COCO, YOLO, LabelMe, CVAT, Label Studio, VOC); or a context file, as "
+        "`incontext rank --top` writes it.",
+    ),
+]
 PromptTensors = Annotated[
     list[Path] | None,
     typer.Option(
         "--prompt-tensor",
         metavar="FILE",
         help="What `incontext tune` learned, in place of examples or beside them. May be given several times.",
+    ),
+]
+PrompterName = Annotated[
+    str | None,
+    typer.Option(
+        "--prompter",
+        metavar="NAME|PATH|A+B",
+        help="Another model that marks: a name, a folder of files, or two with a plus; see incontext prompters list.",
+    ),
+]
+Text = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text", metavar="PHRASE", help="What the prompter looks for. Given several times, they become ids 1, 2, ..."
+    ),
+]
+MinScore = Annotated[
+    float | None,
+    typer.Option(
+        "--min-score",
+        metavar="NUMBER",
+        help="How sure the prompter must be of what it finds for a text, above 0 and below 1. Default: the model's.",
+    ),
+]
+OnlySets = Annotated[str | None, typer.Option("--sets", metavar="NAME,...", help="Only these sets or clips.")]
+ReportFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="DIR",
+        help="Write report.json, report.md and report.html, and all that was measured: the same command then goes on "
+        "where it was stopped.",
     ),
 ]
 Strict = Annotated[

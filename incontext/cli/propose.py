@@ -127,9 +127,9 @@ def _answering(prompter: str | None, loading: LoadOptions) -> "AnswersClicks":
         from incontext.engine import load_with
 
         return load_with(loading)
-    from incontext.cli.prompting import opened
+    from incontext.prompting import open_prompter
 
-    found = opened(prompter, loading)
+    found = open_prompter(prompter, loading)
     if not found.takes_hints:
         raise ValueError(
             f"expected a prompter that answers clicks, got {prompter}; use one of the SAMs, such as sam2.1"

@@ -14,7 +14,22 @@ import typer
 
 from incontext.cli.counting import are_missed, passed_over_words
 from incontext.cli.exporting import Beside, Formats, Instances, Smallest, export_job, formats_beside
-from incontext.cli.options import PairsCommand, PromptTensors, SnapColors, Strict, app, pairs_of, strictly, with_options
+from incontext.cli.marking import mark_some, marking_of, refuse_unmarkable
+from incontext.cli.options import (
+    Examples,
+    ExamplesFolder,
+    MinScore,
+    PairsCommand,
+    PrompterName,
+    PromptTensors,
+    SnapColors,
+    Strict,
+    Text,
+    app,
+    pairs_of,
+    strictly,
+    with_options,
+)
 from incontext.options import DEFAULTS, LOADING, BatchSize, LoadOptions, RunnerName, SegmentOptions
 from incontext.progress import ProgressLine
 from incontext.words import counted
@@ -47,26 +62,21 @@ def segment(
             "report.json follows at the end, and what is needed to go on after a kill is kept in this user's cache.",
         ),
     ],
-    prompt: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--prompt",
-            metavar="IMAGE MASK",
-            help="An example: an image, and a mask of what to find in it, or the annotation file that has it (COCO, "
-            "LabelMe, ...). May be given several times.",
-        ),
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            "--prompts",
-            metavar="FOLDER|FILE",
-            help="More examples: a folder with images/ and masks/, files of the same names, or with NAME_mask.png "
-            "beside NAME.jpg; annotations (COCO, YOLO, LabelMe, CVAT, Label Studio, VOC); or a context file, as "
-            "`incontext rank --top` writes it.",
-        ),
-    ] = None,
+    prompt: Examples = None,
+    prompts: ExamplesFolder = None,
     prompt_tensor: PromptTensors = None,
+    text: Text = None,
+    prompter: PrompterName = None,
+    min_score: MinScore = None,
+    examples: Annotated[
+        str | None,
+        typer.Option(
+            "--examples",
+            metavar="N|all",
+            help="How many images the prompter marks as examples for all others, chosen for variety and kept in "
+            "OUT/examples to look at; all: it marks every image itself. Default: 4.",
+        ),
+    ] = None,
     hints: Annotated[
         Path | None,
         typer.Option(
@@ -144,6 +154,8 @@ def segment(
 ) -> None:
     """Segment images by examples (--prompt, --prompts), by what was learned from them (--prompt-tensor), or both.
 
+    Without an example, let another model mark some images by a text, and ours the others (--text, --prompter).
+
     Each image's mask becomes an indexed PNG of the same name, with the ids and colours of the examples' masks.
     Subfolders are kept. An image that cannot be read is skipped; report.json lists everything. A run that is stopped,
     or killed, goes on when the same command is given again.
@@ -155,12 +167,17 @@ def segment(
     from incontext.sources.find import read_list
 
     # What a user can get wrong is found before the weights are loaded.
-    size, networks = batch_size_of(batch_size), RayNetworks(loading, workers, address)
+    marking = marking_of(prompter, text, min_score, examples)
+    marks_all = marking is not None and marking.count is None
+    size = batch_size_of(batch_size)
+    networks = RayNetworks(loading, workers, address, marking.prompting if marking is not None and marks_all else None)
     check_runner(runner, networks, dry_run=dry_run)
     if hints is not None and watch:
         raise ValueError("expected --hints for images that are there, got --watch as well; leave one out")
     said = {} if hints is None else load_many(hints)
-    given = open_context(pairs_of(prompt), prompts, prompt_tensor or [], snap=snap_colors, needed=hints is None)
+    given = open_context(
+        pairs_of(prompt), prompts, prompt_tensor or [], snap=snap_colors, needed=hints is None and marking is None
+    )
     job = plan(
         inputs,
         out,
@@ -174,14 +191,19 @@ def segment(
         pages=pages,
     )
     job = replace(job, names=given.names)
-    if hints is not None:
-        job = with_hints(job, said, {i for each in given.context for i in each.ids})
     beside = formats_beside(job, format, instances=instances, smallest=smallest)
-    warn_of_many(len(given.prompts), options)
+    context = given.context
+    if marking is not None:
+        refuse_unmarkable(marking, given, options, watch=watch)
+        job, marked = mark_some(marking, job, loading, resume=resume, keep=not dry_run)
+        context = (*context, *marked)
+    if hints is not None:
+        job = with_hints(job, said, {i for each in context for i in each.ids} or set(job.names))
+    warn_of_many(len(context), options)
     run = partial(
         runner_of(runner, networks, dry_run=dry_run),
         job,
-        given.context or None,
+        context or None,
         batch_size=size,
         resume=resume,
         **options.keywords(),
@@ -211,6 +233,11 @@ def runner_of(runner: RunnerName, networks: "RayNetworks", *, dry_run: bool) -> 
         from incontext.folder.ray.job import segment_on_ray
 
         return partial(segment_on_ray, networks)
+    if networks.prompting is not None:
+        from incontext.folder import rehearse_by_prompter, segment_by_prompter
+
+        prompter = networks.prompting.open(networks.loading)
+        return partial(rehearse_by_prompter if dry_run else segment_by_prompter, prompter)
     from incontext.engine import load_with
     from incontext.folder import rehearse, segment_folder
 

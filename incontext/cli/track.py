@@ -1,16 +1,24 @@
 """`incontext track`."""
 
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from incontext.cli.marking import prompting_of
 from incontext.cli.options import (
+    Examples,
+    ExamplesFolder,
+    MinScore,
     PairsCommand,
+    PrompterName,
     PromptTensors,
     SnapColors,
     Strict,
+    Text,
     app,
     names,
     pairs_of,
@@ -24,6 +32,7 @@ from incontext.words import counted, did_you_mean
 if TYPE_CHECKING:
     from incontext.engine import Segmenter
     from incontext.hints import Hints
+    from incontext.prompting import Prompting
     from incontext.video.frames import Mark
     from incontext.video.job import TrackProgress, TrackReport
     from incontext.video.plan import TrackJob
@@ -62,19 +71,12 @@ def track(
             "May be given several times.",
         ),
     ] = None,
-    prompt: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--prompt",
-            metavar="IMAGE MASK",
-            help="An example from another image, in place of --mask or beside it. May be given several times.",
-        ),
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option("--prompts", metavar="FOLDER|FILE", help="More examples, as `incontext segment` takes them."),
-    ] = None,
+    prompt: Examples = None,
+    prompts: ExamplesFolder = None,
     prompt_tensor: PromptTensors = None,
+    text: Text = None,
+    prompter: PrompterName = None,
+    min_score: MinScore = None,
     hints: Annotated[
         Path | None,
         typer.Option(
@@ -115,10 +117,10 @@ def track(
 ) -> None:
     """Follow objects through a video.
 
-    They are shown by a mask of its first frame (--mask), by hints on it (--hints), or by examples (--prompt, --prompts,
-    --prompt-tensor). Writes masks/, an indexed PNG for each frame; overlay.mp4; sheet.jpg; and tracks.json, which says
-    where
-    each object is and where it was lost. Stop with Ctrl-C; the same command goes on where the last state was saved.
+    They are shown by a mask of its first frame (--mask), by hints on it (--hints), by a text for which another model
+    marks it (--text, --prompter), or by examples (--prompt, --prompts, --prompt-tensor). Writes masks/, an indexed PNG
+    for each frame; overlay.mp4; sheet.jpg; and tracks.json, which says where each object is and where it was lost. Stop
+    with Ctrl-C; the same command goes on where the last state was saved.
     """
     from incontext.engine import load_with
     from incontext.examples import open_context
@@ -130,11 +132,14 @@ def track(
         if mask is None:
             raise ValueError("expected --mask with --prompt-frame, got none; give the mask of that image")
         pairs, first = [(prompt_frame, mask), *pairs], None
+    prompting = prompting_of(prompter, text, min_score)
+    if prompting is not None and mask is not None:
+        raise ValueError("expected --mask or --text for the first frame, got both; leave one out")
     given = open_context(pairs, prompts, prompt_tensor or [], snap=snap_colors, needed=False)
-    job = plan_track(
+    checked = partial(
+        plan_track,
         source,
         out,
-        mask=first,
         masks=masks_at(mask_at or []),
         hints=None if hints is None else hints_at(hints),
         prompts=given.prompts,
@@ -150,8 +155,38 @@ def track(
         snap=snap_colors,
         **options.keywords(),
     )
+    if prompting is None:
+        job = checked(mask=first)
+    else:
+        when = {"start": mark("--from", start), "stop": None if stop is None else mark("--to", stop), "every": every}
+        job = marked_first(prompting, source, out, loading, checked, **when)
     if not carry_out(load_with(loading), job, strict=strict):
         raise typer.Exit(1)
+
+
+def marked_first(
+    prompting: "Prompting",
+    source: Path,
+    out: Path,
+    loading: LoadOptions,
+    checked: "Callable[..., TrackJob]",
+    **when: Any,
+) -> "TrackJob":
+    """Have the prompter mark the first frame, once everything else is known to be right; plan to follow that.
+
+    checked: plans the job for a mask of the first frame.
+    """
+    import numpy as np
+
+    from incontext.video.frames import open_frames
+    from incontext.video.prompted import mark_first_frame
+
+    with open_frames(source, **when) as frames:
+        anything = np.ones(frames.size, np.uint8)
+    checked(mask=anything)
+    path = mark_first_frame(prompting, source, out, loading, **when)
+    print(f"{path}: the first frame, by {prompting.prompter}")
+    return checked(mask=path)
 
 
 def carry_out(segmenter: "Segmenter", job: "TrackJob", *, strict: bool = False) -> bool:

@@ -26,6 +26,13 @@ def identify(
     return {
         **of_network(segmenter, prepared.options, prepared.side),
         "context": context_hash(context),
+        **of_outputs(outputs),
+    }
+
+
+def of_outputs(outputs: Outputs) -> dict[str, object]:
+    """Name what of it is about the files that are written."""
+    return {
         **({} if outputs.draws_later else {"overlay": outputs.overlay}),
         "confidence": outputs.confidence,
         "per_tar": outputs.per_tar,

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol, Unpack
 
-from incontext.folder.identity import identify
+from incontext.folder.identity import identify, of_outputs
 from incontext.folder.journal import JOURNAL_NAME, Journal, find_earlier, wrote_tars
 from incontext.folder.overlays import draw_missing
 from incontext.folder.plan import FolderJob, Query
+from incontext.folder.prompted import PromptedRunner, RunnerWithExamples, refuse_context, text_of
 from incontext.folder.report import REPORT_NAME, FileReport, FolderReport
 from incontext.folder.run import Finish, LocalRunner
 from incontext.folder.sinks import FolderSink, sink_for
@@ -27,6 +28,7 @@ from incontext.sources.places import shown
 
 if TYPE_CHECKING:  # the engine brings torch, and a plan needs none
     from incontext.engine import Context, Segmenter
+    from incontext.prompters import Prompter
 
 
 class Runner(Protocol):
@@ -95,6 +97,40 @@ def segment_folder(
     )
 
 
+@takes_options
+def segment_by_prompter(
+    prompter: Prompter,
+    job: FolderJob,
+    context: Context | None,
+    *,
+    batch_size: BatchSize = "auto",
+    resume: bool = True,
+    arrivals: Iterable[Arrived] | None = None,
+    on_file: Callable[[FileReport], None] | None = None,
+    on_resume: Callable[[int], None] | None = None,
+    **options: Unpack[SegmentKeywords],
+) -> FolderReport:
+    """Do :func:`segment_folder` by a prompter that marks every image itself, for the text in ``job.marked_by``.
+
+    Arguments but the first are `segment_folder`'s; there is no context, and options of the network mean nothing here.
+
+    Raises:
+        OSError, ValueError: As `segment_folder` raises them; and where there is a context.
+    """
+    refuse_context(context)
+    return run_job(
+        PromptedRunner(prompter, text_of(job), job.outputs),
+        job,
+        settings=settings_of(job, None, SegmentOptions(**options), batch_size),
+        segmenter=prompter.describe(),
+        identity=of_outputs(job.outputs),
+        resume=resume,
+        arrivals=arrivals,
+        on_file=on_file,
+        on_resume=on_resume,
+    )
+
+
 def settings_of(
     job: FolderJob, context: Context | None, options: SegmentOptions, batch_size: BatchSize
 ) -> dict[str, object]:
@@ -104,6 +140,7 @@ def settings_of(
         "out": job.outputs.where,
         "prompts": [{"image": str(image), "mask": str(mask)} for image, mask in job.prompt_files],
         "prompt_tensors": _learned(context),
+        **({"marked_by": dict(job.marked_by)} if job.marked_by else {}),
         "names": {str(i): name for i, name in sorted({**_names(context), **job.names}.items())},
         **options.plain(),
         "pages": job.pages,
@@ -132,7 +169,7 @@ def run_job(
 
     Args:
         settings, segmenter: For the report.
-        identity: What all masks depend on, see `identity.identify`.
+        identity: What all masks depend on, see `identity.identify`; who marked some of them joins it here.
         resume: Leave out images that are done: their masks are there, and their files have not changed since. Those
             that failed are tried again. False does everything anew.
         arrivals: What comes in place of the plan's queries, see `watch.arrivals`; Ctrl-C is then the way to end.
@@ -145,7 +182,9 @@ def run_job(
         OSError: the output folder cannot be written to.
         ValueError: the folder holds another job's masks, or another run is writing to it.
     """
-    out = job.outputs.out
+    out, identity = job.outputs.out, {**identity, **job.marked_by}
+    if job.marked:
+        runner = RunnerWithExamples(runner, job.marked, job.outputs)
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     sink = sink_for(job.outputs)
     if (resume or job.outputs.per_tar is not None) and not (out / JOURNAL_NAME).exists():

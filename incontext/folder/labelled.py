@@ -30,7 +30,7 @@ from incontext.sources.places import is_image
 
 
 @dataclass(frozen=True, eq=False)
-class _Images:
+class LabelledImages:
     """As many images as that, made each time they are asked for."""
 
     count: int
@@ -84,7 +84,7 @@ def _with_images(labels: Labels, images: Path) -> Labels:
                 name = PurePosixPath(found.relative_to(images).as_posix())
                 yield replace(each, name=name, image=found, embedded=None)
 
-    return replace(labels, images=_Images(len(labels), make))
+    return replace(labels, images=LabelledImages(len(labels), make))
 
 
 def _open_gathered(path: Path, snap: bool) -> Labels:
@@ -135,7 +135,7 @@ def open_job(out: Path) -> Labels:
     categories = Categories.plain(ids | (names := _names(report)).keys(), names)
     if colors is not None:
         categories = _colored(categories, colors)
-    return Labels(out, "masks", _Images(count, partial(_of_report, out, report)), categories, problems)
+    return Labels(out, "masks", LabelledImages(count, partial(_of_report, out, report)), categories, problems)
 
 
 def _names(report: FolderReport) -> dict[int, str]:

@@ -71,6 +71,8 @@ class FolderJob:
     listed: tuple[str, ...] = ()  # what "-" among the inputs stands for
     names: Mapping[int, str] = field(default_factory=dict)  # what ids mean, for the report
     pages: bool = False  # each page of a file is a query
+    marked: Mapping[PurePosixPath, Path] = field(default_factory=dict)  # masks by a prompter, by names of queries
+    marked_by: Mapping[str, object] = field(default_factory=dict)  # which one, and for what: masks depend on it
     passed_over: Mapping[str, int] = field(default_factory=dict)  # files of the inputs that are no images, by suffix
 
 

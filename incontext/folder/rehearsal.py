@@ -10,25 +10,29 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Unpack
+from typing import TYPE_CHECKING, Final, TypeAlias, Unpack
 
 import psutil
 
-from incontext.folder.identity import identify
+from incontext.folder.identity import identify, of_outputs
 from incontext.folder.journal import JOURNAL_NAME, Earlier, find_earlier, parse
 from incontext.folder.plan import FolderJob, Query
+from incontext.folder.prompted import PromptedRunner, refuse_context, text_of
 from incontext.folder.report import REPORT_NAME, FileReport
 from incontext.folder.run import MOST_WAITING, PIXELS_WAITING
 from incontext.folder.sinks import FolderSink, sink_for
 from incontext.folder.watch import Arrived
-from incontext.folder.work import DecodedQuery, read, version_of, write
+from incontext.folder.work import DecodedQuery, Readable, read, version_of, write
 from incontext.options import BatchSize, SegmentKeywords, SegmentOptions, takes_options
 
 if TYPE_CHECKING:  # the engine brings torch
     from incontext.engine import Answer, Context, PreparedContext, Segmenter
+    from incontext.prompters import Prompter
 
 MOST_MEASURED: Final = 3
+Answered: TypeAlias = Callable[[DecodedQuery], Readable]
 
 _MOST_TRIED = 10  # where images cannot be read
 _BYTES_BEFORE, _BYTES_BEHIND = 3, 8  # of an image that waits before the network and behind it, for each pixel
@@ -95,11 +99,80 @@ def rehearse(
     Raises:
         ValueError: there are `arrivals`, of which nothing can be known before they come.
     """
+    _refuse_arrivals(arrivals)
+    prepared = segmenter.prepare(context, **SegmentOptions(**options).keywords())
+    count = 1 if batch_size == "auto" else batch_size
+    on_cpu = segmenter.device.type == "cpu"
+    return _rehearsed(
+        partial(_answered, segmenter, prepared, count=count),
+        job,
+        identify(segmenter, prepared, context, job.outputs),
+        count=count,
+        on_cpu=on_cpu,
+        device_bytes=(
+            0 if on_cpu else segmenter.estimate_memory(shots=prepared.shots, batch_size=count, side=prepared.side)
+        ),
+        resume=resume,
+        on_file=on_file,
+        on_resume=on_resume,
+    )
+
+
+@takes_options
+def rehearse_by_prompter(
+    prompter: Prompter,
+    job: FolderJob,
+    context: Context | None,
+    *,
+    batch_size: BatchSize = "auto",
+    resume: bool = True,
+    arrivals: Iterable[Arrived] | None = None,
+    on_file: Callable[[FileReport], None] | None = None,
+    on_resume: Callable[[int], None] | None = None,
+    **options: Unpack[SegmentKeywords],
+) -> Rehearsal:
+    """Do :func:`rehearse` for `job.segment_by_prompter`; what the prompter holds on a device is not known.
+
+    Raises:
+        ValueError: As `rehearse` raises it, and where there is a context.
+    """
+    _refuse_arrivals(arrivals)
+    refuse_context(context)
+    _ = SegmentOptions(**options), batch_size  # checked, and of no use here
+    runner = PromptedRunner(prompter, text_of(job), job.outputs)
+    return _rehearsed(
+        runner.answer,
+        job,
+        of_outputs(job.outputs),
+        count=1,
+        on_cpu=True,
+        device_bytes=0,
+        resume=resume,
+        on_file=on_file,
+        on_resume=on_resume,
+    )
+
+
+def _refuse_arrivals(arrivals: Iterable[Arrived] | None) -> None:
     if arrivals is not None:
         raise ValueError("expected --watch or --dry-run, got both; leave one out")
-    prepared = segmenter.prepare(context, **SegmentOptions(**options).keywords())
+
+
+def _rehearsed(
+    answered: Answered,
+    job: FolderJob,
+    identity: Mapping[str, object],
+    *,
+    count: int,
+    on_cpu: bool,
+    device_bytes: int,
+    resume: bool,
+    on_file: Callable[[FileReport], None] | None,
+    on_resume: Callable[[int], None] | None,
+) -> Rehearsal:
+    """Measure what answers images, `count` at a time."""
     sink = sink_for(job.outputs)
-    earlier = _earlier(sink, identify(segmenter, prepared, context, job.outputs)) if resume else None
+    earlier = _earlier(sink, {**identity, **job.marked_by}) if resume else None
     done = (
         {}
         if earlier is None
@@ -109,9 +182,7 @@ def rehearse(
     before = len(job.queries) - len(rest)
     if before and on_resume is not None:
         on_resume(before)
-    count = 1 if batch_size == "auto" else batch_size
-    measured, failures = _measured(segmenter, prepared, job, rest, count, on_file)
-    on_cpu = segmenter.device.type == "cpu"
+    measured, failures = _measured(answered, job, rest, count, on_file)
     return Rehearsal(
         len(job.queries),
         before,
@@ -119,7 +190,7 @@ def rehearse(
         failures,
         _seconds_each(measured, on_cpu=on_cpu),
         _memory(measured, len(rest)),
-        0 if on_cpu else segmenter.estimate_memory(shots=prepared.shots, batch_size=count, side=prepared.side),
+        device_bytes,
         round(_mean([each.size for each in measured]) * len(rest)) if measured else None,
     )
 
@@ -140,8 +211,7 @@ def _is_done(sink: FolderSink, query: Query, done: dict[str | None, tuple[str | 
 
 
 def _measured(
-    segmenter: Segmenter,
-    prepared: PreparedContext,
+    answered: Answered,
     job: FolderJob,
     rest: Sequence[Query],
     count: int,
@@ -162,8 +232,8 @@ def _measured(
                 failures.append(image)
                 continue
             if not done:
-                _answered(segmenter, prepared, image, count)  # the first pass of a network is slower than the others
-            measured, report = _measure(segmenter, prepared, trial, image, count)
+                answered(image)  # the first pass of a network is slower than the others
+            measured, report = _measure(answered, trial, image, count)
             done.append(measured)
             if on_file is not None:
                 on_file(report)
@@ -172,11 +242,9 @@ def _measured(
     return tuple(done), tuple(failures)
 
 
-def _measure(
-    segmenter: Segmenter, prepared: PreparedContext, trial: FolderJob, image: DecodedQuery, count: int
-) -> tuple[Measured, FileReport]:
+def _measure(answered: Answered, trial: FolderJob, image: DecodedQuery, count: int) -> tuple[Measured, FileReport]:
     start = time.perf_counter()
-    answer = _answered(segmenter, prepared, image, count)
+    answer = answered(image)
     network = (time.perf_counter() - start) / count
     report = write(trial.outputs, replace(image, seconds=0.0), answer)
     paths = trial.outputs.all_paths(image.query.name)
@@ -184,7 +252,7 @@ def _measure(
     return Measured(image.pixels, image.seconds, network, report.seconds, size), report
 
 
-def _answered(segmenter: Segmenter, prepared: PreparedContext, image: DecodedQuery, count: int) -> Answer:
+def _answered(segmenter: Segmenter, prepared: PreparedContext, image: DecodedQuery, *, count: int) -> Answer:
     """Answer a batch of so many times this image."""
     from incontext.canvas.query import PaintedAnswer
 

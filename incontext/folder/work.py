@@ -11,7 +11,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -28,15 +28,19 @@ from incontext.sources.find import version as version_at
 from incontext.sources.places import Place
 from incontext.types import Segmentation
 
-if TYPE_CHECKING:  # the engine brings torch
-    from incontext.engine import Answer
-
 _STOPS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})  # what no other image would escape
 _PIXELS_AT_ONCE = 1_000_000  # counted together: numpy needs 16 bytes for each
 
 
 class UnwritableError(OSError):
     """Nothing more can be written to the output folder: the disk is full, or has become read-only."""
+
+
+class Readable(Protocol):
+    """An answer that may still be paint."""
+
+    def read(self) -> Segmentation:
+        """Read ids and confidence, at the query's own size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +83,7 @@ def read(query: Query) -> DecodedQuery | FileReport:
     return DecodedQuery(query, image, version, time.perf_counter() - start, "; ".join(notes) or None)
 
 
-def write(outputs: Outputs, image: DecodedQuery, painted: Answer) -> FileReport:
+def write(outputs: Outputs, image: DecodedQuery, painted: Readable) -> FileReport:
     """Read the mask from the network's painting, write the results of an image and describe them.
 
     The mask comes last: where it is, the others are. Every file appears whole or not at all.

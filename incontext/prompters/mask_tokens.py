@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +20,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from incontext.images.write import whole_file
+from incontext.tensor_files import RefusedFileError, check_file, has_record, read_record
 
 FORMAT: Final = 1
 MAX_BYTES: Final = 1 << 26  # of a file: some ten times what the largest CLIP needs
 LARGEST: Final = 1000.0  # of a value
 
 _RECORD = "incontext_mask_tokens"  # one entry in the metadata, so that equal tokens make equal files
+_WHAT = "mask tokens"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -110,16 +111,15 @@ class MaskTokens:
             ValueError: It holds no mask tokens, is damaged or too large, or of another format.
         """
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file of mask tokens at {path}")
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{path}: expected mask tokens of at most {MAX_BYTES >> 20} MiB, got a larger file")
+        check_file(path, _WHAT, MAX_BYTES)
         try:
             with safe_open(path, framework="numpy") as file:
-                record = _record(path, file.metadata())
+                record = read_record(path, file.metadata(), _RECORD, _WHAT, (FORMAT,))
                 if list(file.keys()) != ["tokens"]:
                     raise ValueError(f"expected tokens alone, got {', '.join(file.keys())[:80]}")
                 return cls(file.get_tensor("tokens"), TokensOrigin(**record["origin"]))
+        except RefusedFileError:
+            raise
         except SafetensorError as error:
             raise ValueError(f"{path}: expected mask tokens, got a damaged file ({error})") from None
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -128,19 +128,4 @@ class MaskTokens:
 
 def is_mask_tokens(path: str | os.PathLike[str]) -> bool:
     """Tell whether a file says of itself that it holds mask tokens; nothing else of it is checked."""
-    if not Path(path).is_file():
-        return False
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return _RECORD in (file.metadata() or {})
-    except (SafetensorError, OSError):
-        return False
-
-
-def _record(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    if _RECORD not in (metadata or {}):
-        raise ValueError("got another safetensors file")
-    record = json.loads((metadata or {})[_RECORD])
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise ValueError(f"got another format, it may come from another version of incontext ({path.name})")
-    return record
+    return has_record(path, _RECORD)

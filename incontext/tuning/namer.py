@@ -108,7 +108,7 @@ def tune_namer(
             if judged < best:
                 best, kept = judged, tokens.detach().clone()
         if on_step is not None:
-            on_step(NamerStep(step, steps, float(loss), best))
+            on_step(NamerStep(step, steps, loss.item(), best))
     apart = 0 if judging == learning else len(judging)
     origin = TokensOrigin(
         namer=namer.weights,

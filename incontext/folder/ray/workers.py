@@ -15,17 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
-from incontext.folder.identity import identify
+from incontext.folder.identity import identify, of_outputs
 from incontext.folder.outputs import Outputs
 from incontext.folder.plan import Query
+from incontext.folder.prompted import PromptedRunner, refuse_context
 from incontext.folder.report import FileReport
 from incontext.folder.run import LocalRunner
 from incontext.folder.work import UnwritableError
 from incontext.options import LOADING, BatchSize, LoadOptions, SegmentOptions
+from incontext.prompting import Prompting
 from incontext.version import __version__
 
 if TYPE_CHECKING:  # the engine brings torch
-    from incontext.engine import Context, PreparedContext, Segmenter
+    from incontext.engine import Context
 
 MOST_DEATHS: Final = 1  # of workers that had nothing but one image in hand, before that image is given up
 
@@ -65,6 +67,7 @@ class RayNetworks:
         loading: What each process loads; a file of weights must be on storage that all machines share, and the device
             is "auto", "cpu" or "cuda".
         workers: How many; None is one for each GPU, or where there is none, for two CPU cores.
+        prompting: Who marks every image in place of the network, and for what; None: the network does.
         address: Of a cluster that this machine belongs to, "auto" or HOST:PORT; None is a Ray on this machine alone,
             which others cannot reach.
     """
@@ -72,10 +75,20 @@ class RayNetworks:
     loading: LoadOptions = LOADING
     workers: int | None = None
     address: str | None = None
+    prompting: Prompting | None = None
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"expected at least 1 worker, got {self.workers}")
+
+
+@dataclass(frozen=True, eq=False)
+class Equipment:
+    """What works on blocks, what it says of itself, and `identity.identify`."""
+
+    runner: LocalRunner | PromptedRunner
+    described: dict[str, object]
+    identity: dict[str, object]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,16 +101,20 @@ class Setup:
     options: SegmentOptions
     batch_size: BatchSize = "auto"
 
-    def prepare(self) -> tuple[Segmenter, PreparedContext]:
-        """Load the weights and prepare the context. What is raised is what those raise."""
+    def equip(self) -> Equipment:
+        """Load the weights and prepare the context, or open the prompter. What is raised is what those raise."""
+        if (prompting := self.networks.prompting) is not None:
+            refuse_context(self.context)
+            prompter = prompting.open(self.networks.loading)
+            runner = PromptedRunner(prompter, prompting.text, self.outputs)
+            return Equipment(runner, prompter.describe(), of_outputs(self.outputs))
         from incontext.engine import load_with
 
         segmenter = load_with(self.networks.loading)
-        return segmenter, segmenter.prepare(self.context, **self.options.keywords())
-
-    def runner(self) -> LocalRunner:
-        """Make what works on blocks."""
-        return LocalRunner(*self.prepare(), self.outputs, batch_size=self.batch_size)
+        prepared = segmenter.prepare(self.context, **self.options.keywords())
+        identity = identify(segmenter, prepared, self.context, self.outputs)
+        network = LocalRunner(segmenter, prepared, self.outputs, batch_size=self.batch_size)
+        return Equipment(network, segmenter.describe(), identity)
 
 
 @dataclass(frozen=True)
@@ -131,11 +148,10 @@ class Introduction:
 
 
 def introduce(setup: Setup, share: Share) -> Introduction:
-    """Try the setup where a worker would. What is raised is what `Setup.prepare` raises."""
+    """Try the setup where a worker would. What is raised is what `Setup.equip` raises."""
     share.take()
-    segmenter, prepared = setup.prepare()
-    identity = identify(segmenter, prepared, setup.context, setup.outputs)
-    return Introduction(segmenter.describe(), identity, __version__)
+    equipped = setup.equip()
+    return Introduction(equipped.described, equipped.identity, __version__)
 
 
 @dataclass(frozen=True)
@@ -194,7 +210,7 @@ class Worker:
         import ray
 
         self._share, self._ledger = share, ledger
-        self._runner: LocalRunner | None = None
+        self._runner: LocalRunner | PromptedRunner | None = None
         self._trouble: Exception | None = None  # raised here, it would bring the whole traceback of Ray with it
         try:
             share.take()
@@ -204,7 +220,7 @@ class Worker:
                     "output folder on storage that all machines share, or an address"
                 )
             known: Setup = ray.get(setup)
-            self._runner = known.runner()
+            self._runner = known.equip().runner
         except (ValueError, OSError, ImportError) as error:
             self._trouble = error
 
@@ -230,11 +246,13 @@ class Worker:
             trouble = error
         return Made(tuple(files), self._runner.waited - waited, trouble)
 
-    def _run(self, runner: LocalRunner, block: Block, files: list[tuple[int, FileReport]]) -> None:
+    def _run(self, runner: LocalRunner | PromptedRunner, block: Block, files: list[tuple[int, FileReport]]) -> None:
         queries = ((each.number, each.unpack()) for each in block)
         runner.run(queries, lambda number, file: files.append((number, file)))
 
-    def _run_alone(self, runner: LocalRunner, packed: PackedQuery, files: list[tuple[int, FileReport]]) -> None:
+    def _run_alone(
+        self, runner: LocalRunner | PromptedRunner, packed: PackedQuery, files: list[tuple[int, FileReport]]
+    ) -> None:
         """Segment an image of a block that a worker died of. If it was this one, that will show."""
         begun = self._tell("begin", packed.number)
         if begun <= MOST_DEATHS:
