@@ -521,6 +521,7 @@ def test_is_cheap(program: str) -> None:
     assert not loaded & {"torch", "timm", "huggingface_hub", "transformers"}
 
 
+@pytest.mark.slow
 def test_the_engine_loads_no_compiler() -> None:
     """PyTorch's compiler takes seconds to import, and 150 MB: who does not compile does not load it."""
     program = "import sys, incontext.engine; print(*sorted(sys.modules))"

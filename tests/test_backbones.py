@@ -364,6 +364,7 @@ def test_what_runs_is_described() -> None:
     assert "not calibrated" in str(Voter(hues(), torch.device("cpu")).describe()["backbone_votes"])
 
 
+@pytest.mark.slow
 def test_memory_counts_the_backbone() -> None:
     plain, beside = segmenter(), segmenter(voter())
     own = beside.estimate_memory(shots=2) - plain.estimate_memory(shots=2)
@@ -372,6 +373,7 @@ def test_memory_counts_the_backbone() -> None:
     assert beside.estimate_memory(shots=40) - plain.estimate_memory(shots=40) > own
 
 
+@pytest.mark.slow
 def test_little_memory_makes_batches_small(monkeypatch: pytest.MonkeyPatch) -> None:
     beside = voter()
     model = segmenter(beside)

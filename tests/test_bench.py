@@ -391,6 +391,7 @@ def test_calls_end_with_the_seconds_or_their_number(passing: Callable[[float], N
     assert only.spread == 0
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_the_block() -> None:
     with PeakMemory(CPU) as large:
         torch.ones(50_000_000)  # 200 MB, and gone again
@@ -446,6 +447,7 @@ def segmenter() -> Any:
     return Segmenter(random_model(), device="cpu", dtype="float32", name="tiny")
 
 
+@pytest.mark.slow
 def test_a_report_says_what_ran_and_how_fast(segmenter: Any) -> None:
     seen: list[bench.Row] = []
     report = bench.bench(
@@ -482,6 +484,7 @@ def test_impossible_numbers_are_refused(
         bench.bench(segmenter, shots=shots, batch_sizes=sizes)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_ends_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from incontext import cli
     from incontext.network.checkpoint import save_model

@@ -631,6 +631,7 @@ for verb, name in {steps!r}:
 """
 
 
+@pytest.mark.slow
 def test_downloads_are_cached_and_checked(
     tmp_path: Path, own_folder: Path, model: SegGPT, hub: tuple[str, Path]
 ) -> None:

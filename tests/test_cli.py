@@ -801,6 +801,7 @@ def test_train(
     assert run(*train, "-o", tmp_path / "one").status == 0  # nothing left to do
 
 
+@pytest.mark.slow
 def test_weights_get_a_presence_head_and_leave_out_what_is_not_there(
     run: Callable[..., Done], photos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ def folder(made: Path, tmp_path: Path, tiny_config: ModelConfig, monkeypatch: py
     [pytest.param(page, marks=[pytest.mark.ray] if RAY in page.read_text(encoding="utf-8") else []) for page in PAGES],
     ids=lambda page: page.relative_to(ROOT).as_posix(),
 )
+@pytest.mark.slow
 def test_the_commands_of_a_page_run(page: Path, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert folder.is_dir()
     names: dict[str, Any] = {}

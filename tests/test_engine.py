@@ -421,6 +421,7 @@ def test_other_errors_are_not_taken_for_missing_memory() -> None:
         list(Segmenter(Broken(CONFIG), device="cpu").segment_many([image_file()] * 4, prompt(), batch_size=4))
 
 
+@pytest.mark.slow
 def test_the_batch_is_planned_by_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(memory, "plan", lambda _, **wanted: asked.append(wanted) or memory.Room(3, 2))

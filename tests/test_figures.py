@@ -39,6 +39,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return figures.main()
 
 
+@pytest.mark.slow
 def test_a_figure_is_measured_once_for_the_weights_and_the_command(
     results: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,6 +60,7 @@ def test_a_figure_is_measured_once_for_the_weights_and_the_command(
     assert "measured" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_failure_is_told_and_keeps_what_was_there(
     results: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -110,6 +110,7 @@ def test_frames_come_upright(
             assert np.abs(frame.image.astype(int) - upright).mean() < 4
 
 
+@pytest.mark.slow
 def test_frames_go_as_others_come(tmp_path: Path) -> None:
     """Without waiting for a garbage collection: they are large."""
     path = write_video(tmp_path / "clip.mp4", [corners()] * 20)

@@ -402,6 +402,7 @@ print("killed", count)
 """
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_again_and_again_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     (tmp_path / "in" / "sub").mkdir(parents=True)
@@ -426,6 +427,7 @@ def test_a_job_that_is_killed_again_and_again_loses_nothing(tmp_path: Path, monk
 # ------------------------------------------------------------------------------------------- the report
 
 
+@pytest.mark.slow
 def test_a_run_holds_few_reports_however_many_images_there_are(tmp_path: Path) -> None:
     root = tmp_path / "in"
     root.mkdir()

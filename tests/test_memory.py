@@ -65,6 +65,7 @@ def test_the_estimate_is_within_fifteen_percent_of_what_was_taken(batch: int, sh
     assert abs(expected - (grown + weights + inputs)) < 0.15 * (grown + weights + inputs)
 
 
+@pytest.mark.slow
 def test_the_estimate_knows_the_weights_and_grows_with_everything() -> None:
     base = {"side": 64, "shots": 2, "batch": 1, "chunk": 3, **CPU}
     weights = 4 * sum(value.numel() for value in memory.SegGPT(CONFIG).parameters())
@@ -78,6 +79,7 @@ def test_the_estimate_knows_the_weights_and_grows_with_everything() -> None:
     assert estimate(CONFIG, **base | many | {"chunk": 2}) < 0.7 * at_once  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_device_that_is_not_here_can_be_estimated() -> None:
     on_cuda = estimate(CONFIG, side=64, shots=2, batch=4, chunk=3, device="cuda", dtype=torch.bfloat16)
     assert on_cuda > 2 * sum(p.numel() for p in memory.SegGPT(CONFIG).parameters())
@@ -92,6 +94,7 @@ def test_the_generous_figure_is_more_than_any_kernel_needs(kernel: str, shots: i
     assert needed < memory._generous(CONFIG, side, shots, 2, torch.float32)
 
 
+@pytest.mark.slow
 def test_plans_fit_into_what_is_free() -> None:
     weights = 4 * sum(p.numel() for p in memory.SegGPT(CONFIG).parameters())
 

@@ -30,6 +30,7 @@ from incontext.annotations.exports import folders_for, writable, write_all
 from incontext.folder import open_report
 from incontext.folder.labelled import open_any, results_of
 
+pytestmark = pytest.mark.slow
 COUNT = int(os.environ.get("INCONTEXT_MUTATIONS", "40"))
 FORMATS = ("coco", "panoptic", "coco-semantic", "yolo", "labelme", "cvat", "label-studio", "voc")
 TEXT_FILES = (".json", ".xml", ".txt", ".yaml", ".yml", ".jsonl")

@@ -55,8 +55,11 @@ def coco(folder: Path) -> Path:
 SMALL = ("--device", "cpu", "--dtype", "float32")
 
 
+TRAINS = [pytest.param(name, marks=pytest.mark.slow) for name in ("tune", "rank")]
+
+
 @pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("command", ["segment", "tune", "rank", "track", "convert", "propose"])
+@pytest.mark.parametrize("command", [*TRAINS, "segment", "track", "convert", "propose"])
 def test_what_is_left_out_is_in_the_status(
     run: Callable[..., Done], labelled: Path, tmp_path: Path, command: str, strict: bool
 ) -> None:
@@ -96,7 +99,7 @@ LAST = {
 }
 
 
-@pytest.mark.parametrize("command", LAST)
+@pytest.mark.parametrize("command", [*TRAINS, *(name for name in LAST if name not in ("tune", "rank"))])
 def test_the_last_line_counts_and_the_status_is_0(
     run: Callable[..., Done], labelled: Path, tmp_path: Path, command: str
 ) -> None:

@@ -166,6 +166,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_a_new_option_touches_two_files(tmp_path: Path) -> None:
     copy = tmp_path / "code" / "incontext"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "demo_masks"))

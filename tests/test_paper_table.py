@@ -34,6 +34,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
+@pytest.mark.slow
 def test_the_table_has_what_there_is_data_for_and_says_what_is_missing(tmp_path: Path, weights: Path) -> None:
     fss_1000(tmp_path / "data" / "fss")
     davis(tmp_path / "data" / "davis")
@@ -52,6 +53,7 @@ def test_the_table_has_what_there_is_data_for_and_says_what_is_missing(tmp_path:
     assert json.loads((tmp_path / "out/davis-2017/report.json").read_text())["about"]["memory"].startswith("8 frames")
 
 
+@pytest.mark.slow
 def test_without_any_data_nothing_is_measured(tmp_path: Path, weights: Path) -> None:
     (tmp_path / "data").mkdir()
     done = run(tmp_path / "data", "-o", tmp_path / "out", "--weights", weights, "--only", "mose")

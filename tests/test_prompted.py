@@ -25,6 +25,8 @@ from incontext.prompters.parts import Claim, Example
 from incontext.prompters.prompter import NothingFoundError, Prompter
 from incontext.prompting import Prompting
 
+pytestmark = pytest.mark.slow
+
 RED = (220, 30, 30)
 
 

@@ -25,6 +25,7 @@ from incontext.prompters.registry import registry
 
 pytest.importorskip("transformers", minversion="5", reason="needs the extra prompters")
 
+pytestmark = pytest.mark.slow
 IMAGE = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
 CLICKERS = ("sam", "sam_hq", "sam2", "sam2_video", "sam3_video")
 DETECTORS = ("grounding-dino", "mm-grounding-dino", "owlv2")

@@ -250,6 +250,7 @@ def crosses() -> Iterator[NamedMask]:
         yield NamedMask(image, inside, "cat" if number % 2 else "dog")
 
 
+@pytest.mark.slow
 def test_mask_tokens_learn_and_no_weight_changes_by_a_bit(clip: Path, tmp_path: Path) -> None:
     with load_namer(clip, device="cpu") as namer:
         before = {name: value.clone() for name, value in namer._network.state_dict().items()}

@@ -102,6 +102,7 @@ def test_lists_of_videos_and_scenes_ask_the_same(tmp_path: Path, evaluate: Calla
     assert report(tmp_path / "one")["figures"] == report(tmp_path / "two")["figures"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_estimates_and_writes_nothing(tmp_path: Path, evaluate: Callable[..., Done]) -> None:
     for name, units in (("fss-1000", "40 episodes"), ("davis-2017", "9 frames"), ("ade20k", "3 images")):
         make, _, _ = CASES[name]

@@ -59,6 +59,7 @@ def command(*arguments: str) -> None:
     assert stopped.value.code == 0
 
 
+@pytest.mark.slow
 def test_the_documented_recipe_for_coco_panoptic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The list of the recipe, then its two commands."""
     assert (len(THINGS), len(IDS), max(IDS)) == (80, 133, 200)

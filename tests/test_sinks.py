@@ -207,6 +207,7 @@ def test_few_files_lie_about_at_a_time(tmp_path: Path) -> None:
     assert 0 < most < 25
 
 
+@pytest.mark.slow
 def test_a_killed_job_of_tars_loses_nothing(tmp_path: Path) -> None:
     root = photos(tmp_path / "in", 30)
     run([root], tmp_path / "whole", overlay=True, per_tar=4)

@@ -14,6 +14,7 @@ import pytest
 from documented import ROOT
 from PIL import Image
 
+pytestmark = pytest.mark.slow
 NOTEBOOK = ROOT / "docs/notebooks/quickstart.ipynb"
 
 

@@ -226,6 +226,7 @@ def made_targets(sets: list[ImageSet], folder: Path) -> Targets:
     return Targets.make(files, files.fill([image for each in sets for image in each.images]), (3, 3))
 
 
+@pytest.mark.slow
 def test_a_taught_run_ends_in_an_ordinary_checkpoint_and_resumes_exactly(tmp_path: Path) -> None:
     sets = [discs(6)]
     targets, start = made_targets(sets, tmp_path), fresh(DEEP, seed=3)
@@ -260,6 +261,7 @@ def test_a_taught_run_ends_in_an_ordinary_checkpoint_and_resumes_exactly(tmp_pat
         assert torch.equal(value, again[name]), name
 
 
+@pytest.mark.slow
 def test_distilling_alone_teaches_the_features_and_judges_no_painting(tmp_path: Path) -> None:
     sets = [discs(6)]
     targets = made_targets(sets, tmp_path)

@@ -305,6 +305,7 @@ def test_every_parameter_has_exactly_one_optimizer() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.slow
 def test_resuming_gives_the_same_weights_as_not_stopping(tmp_path: Path, workers: int) -> None:
     whole = train(RECIPE, [discs()], tmp_path / "whole", workers=0)
 
@@ -384,6 +385,7 @@ def test_no_state_is_ahead_of_the_weights(tmp_path: Path, monkeypatch: pytest.Mo
     assert train(RECIPE, [discs()], tmp_path, workers=0).is_file()
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_draws_its_validation(tmp_path: Path) -> None:
     recipe = replace(RECIPE, stages=(Stage(16, 120, 16),), warmup_steps=10, matrix_lr=3e-3, other_lr=3e-3)
     losses: list[TrainingProgress] = []
@@ -534,6 +536,7 @@ def _compare_muon_in_parts(team: Team) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # in the processes they would only be printed
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     alone = load_model(train(TEAM_RECIPE, [discs()], tmp_path / "alone", workers=0, dtype="float32"))
     first = Run(TEAM_RECIPE, torch.device("cpu"), dtype="float32")

@@ -126,6 +126,7 @@ def test_what_comes_back_is_what_scored_best_and_it_says_so(segmenter: Segmenter
     assert mean_iou(found, truth, [1]) == pytest.approx(made.origin.after)
 
 
+@pytest.mark.slow
 def test_nothing_better_means_the_start_and_an_early_end(segmenter: Segmenter) -> None:
     """At a rate that throws every value far away nothing gets better: the start comes back, long before the end."""
     told: list[TuningStep] = []
@@ -562,6 +563,7 @@ def test_the_command_and_the_function_have_the_same_defaults() -> None:
     assert asked["val_share"] == wanted["held_out"]
 
 
+@pytest.mark.slow
 def test_the_documented_recipe_for_ade20k_runs_on_a_folder_of_its_layout(
     labelled: Path, run: Callable[..., tuple[int, str, str]]
 ) -> None:

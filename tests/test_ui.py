@@ -587,6 +587,7 @@ def followed(session: Session, video: Following, segmenter: Segmenter, **how: An
 
 
 @pytest.mark.parametrize("states", [5, 64])
+@pytest.mark.slow
 def test_a_video_is_followed_stopped_corrected(
     session: Session, segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, states: int
 ) -> None:

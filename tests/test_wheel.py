@@ -48,6 +48,7 @@ def test_the_wheel_holds_the_package_the_weights_and_nothing_else(wheel: Path) -
     assert wheel.stat().st_size < 26e6
 
 
+@pytest.mark.slow
 def test_the_installed_command_segments_a_folder_with_the_embedded_weights(site: Path, tmp_path: Path) -> None:
     images, masks = render_pair(np.random.default_rng(3), 128)
     (tmp_path / "photos").mkdir()
