@@ -56,7 +56,7 @@ FIGURES = (
         ("{data}/test", "--out", "{work}", "--videos", "{data}/video", "--plot", "docs/images/backbones.png"),
         30,
     ),
-    Figure("hints", "hints.py", ("{data}/test", "--out", "{work}"), 40),
+    Figure("hints", "hints.py", ("{data}/test", "--limit", "20", "--out", "{work}"), 25),
     Figure("video-hints", "hints.py", ("{data}/video", "--limit", "5", "--out", "{work}"), 10),
     Figure("proposals", "proposals.py", ("{data}", "--limit", "10"), 10),
     Figure("refine", "refine.py", ("{data}/test", "--limit", "10", "--mosaics", "1"), 6),
