@@ -139,7 +139,8 @@ def main() -> None:
             *(boxes.method(inside, uses_example=use) for use in both for inside in INSIDES),
         ]
         measured["variants"] = rows_of(measure(segmenter, things, varied, given.out, given.variants))
-    name = f"hints_{Path(given.weights).stem}_side{segmenter.config.side}"
+    beside = "" if given.no_baselines else "_baselines"
+    name = f"hints{beside}_{Path(given.weights).stem}_side{segmenter.config.side}"
     record(name + ("_video" if "video" in given.data.name else ""), measured, "cpu", weights=given.weights)
 
 

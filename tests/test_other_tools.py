@@ -8,7 +8,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from io import BytesIO, TextIOWrapper
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from commands import Done, runner
 from PIL import Image, PngImagePlugin
 
 from incontext.annotations import open_labels
+from incontext.annotations.joining import Images
 from incontext.images.read import read_image
 from incontext.video.frames import open_frames
 
@@ -262,3 +263,16 @@ def test_what_is_no_list_is_refused_before_anything_is_touched(
     done = run("segment", "-", "--prompt", "a.png", "mask.png", "-o", "out")
     assert done.status == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_an_image_whose_name_was_percent_encoded_is_found(tmp_path: Path) -> None:
+    encoded, plain = tmp_path / "a%20b.png", tmp_path / "a b.png"
+    encoded.write_bytes(b"")
+    images = Images(tmp_path)
+    assert images.find("a b.png") == encoded
+    assert images.find_stem(PurePosixPath("a b")) == encoded
+    assert images.find("c.png") is None
+    plain.write_bytes(b"")
+    images = Images(tmp_path)
+    assert images.find("a b.png") == plain, "the name as it stands comes first"
+    assert images.find("a%20b.png") == encoded

@@ -1,8 +1,9 @@
 """Which image a label means: one way for all formats, whatever their tools make of a name.
 
-A name is tried as it stands; percent-decoded; with backslashes as separators; without its folders; without what an
-upload put before it (`cb0618f1-name.jpg`). The two ways to write an accent (Unicode's NFC and NFD) are alike, and so
-are suffixes in capitals. Where several images are meant by a name, none is taken, and both are named.
+A name is tried as it stands; percent-decoded (the label's name or the image's); with backslashes as separators;
+without its folders; without what an upload put before it (`cb0618f1-name.jpg`). The two ways to write an accent
+(Unicode's NFC and NFD) are alike, and so are suffixes in capitals. Where several images are meant by a name, none is
+taken, and both are named.
 
 Refuses to know what labels are, and what is inside of images.
 """
@@ -26,6 +27,7 @@ from incontext.images.read import IMAGE_SUFFIXES
 
 _UPLOADED: Final = re.compile(r"^[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of an upload
 _BEFORE: Final = "/"  # marks keys of what uploads were called before; no name holds it
+_ENCODED: Final = "/%/"  # marks keys of percent-encoded names, decoded
 
 
 # --------------------------------------------------------------------------------------------- what names mean
@@ -156,13 +158,16 @@ class Images:
         return None
 
     def _loosely(self, said: str, names: Iterable[str], paths: Mapping[str, Sequence[Path]]) -> Path | None:
-        """Return the image that is called so in any folder, in capitals or not, before or after an upload."""
+        """Return the image that is called so in any folder, in capitals or not.
+
+        Or it is called so before or after an upload, or once its name is percent-decoded.
+        """
         for key in dict.fromkeys(map(loosely_alike, names)):
             if found := _only(said, paths.get(key, ())):
                 return found
         if any(map(uploaded_as, names)):
             return None  # another upload of an equal name is another image
-        keys = dict.fromkeys(_BEFORE + loosely_alike(name) for name in names)
+        keys = dict.fromkeys(before + loosely_alike(name) for before in (_BEFORE, _ENCODED) for name in names)
         return next((found for key in keys if (found := _only(said, paths.get(key, ())))), None)
 
     def named(self, text: str | PurePosixPath) -> Named:
@@ -286,12 +291,14 @@ def _is_at(folder: Path, text: str, place: str) -> bool:
 
 
 def _by_name(named: Iterable[tuple[str, Path]]) -> Mapping[str, Sequence[Path]]:
-    """Paths by their loose names, and by what they were called before an upload."""
+    """Paths by their loose names, by what they were called before an upload, and before they were percent-encoded."""
     found: defaultdict[str, list[Path]] = defaultdict(list)
     for name, path in named:
         found[loosely_alike(name)].append(path)
         if (before := uploaded_as(name)) is not None:
             found[_BEFORE + before].append(path)
+        if (decoded := unquote(name)) != name:
+            found[_ENCODED + loosely_alike(decoded)].append(path)
     return found
 
 
