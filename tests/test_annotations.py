@@ -295,7 +295,7 @@ def labelled_set(folder: Path, count: int = 4) -> Path:
 @pytest.mark.parametrize("given", ["file", "folder"])
 def test_annotations_are_prompts_with_names(tmp_path: Path, given: str) -> None:
     file = labelled_set(tmp_path)
-    with pytest.warns(PromptWarning, match=r"left out 1 images that are not there: p4\.png"):
+    with pytest.warns(PromptWarning, match=r"left out 1 image without a file: p4\.png"):
         files = gather(source=file if given == "file" else tmp_path)
     opened = open_prompts(files)
     assert dict(opened.names) == {3: "cat", 5: "dog"}
@@ -369,7 +369,7 @@ def test_annotations_without_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the images that it names in their folder, found none of a\.png \(.*categ"):
         gather(source=tmp_path)
     write_json(tmp_path / "i.json", coco(annotations=[annotation(image_id=0)]))
-    with pytest.raises(ValueError, match=r"found none of them, as it names none \(.*1 images without annotations"):
+    with pytest.raises(ValueError, match=r"found none of them, as it names none \(.*1 image without annotations"):
         gather(source=tmp_path)
 
 

@@ -26,6 +26,7 @@ from incontext.annotations.values import Problems, brief, checked_size, is_numbe
 from incontext.images import rle
 from incontext.images.ids import MOST_IDS, Color
 from incontext.images.outlines import filled_as_coco
+from incontext.words import counted
 
 Image: TypeAlias = tuple[PurePosixPath, tuple[int, int], Path | None]
 """An image's name in results, its size (H, W), and where it lies, if it is there."""
@@ -94,8 +95,8 @@ def _read_file(source: Source, problems: Problems | None = None) -> Labels:
     empty = [name for key, (name, _, _) in images.items() if key not in objects]
     if strange and empty:
         problems.add(
-            f"{path}: left out {len(empty)} images without annotations, such as {empty[0]}, as {strange} of "
-            "the annotations are of images that are not listed, and may be meant for them"
+            f"{path}: left out {counted(len(empty), 'image')} without annotations, such as {empty[0]}, as "
+            f"{counted(strange, 'annotation')} may be meant for them: of images that are not listed"
         )
     found = []
     for key, (name, size, image) in images.items():

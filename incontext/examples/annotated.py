@@ -13,6 +13,7 @@ from typing import Final
 from incontext.annotations import Categories, Labelled, Labels, open_labels
 from incontext.annotations.agree import agreed, renumbered
 from incontext.annotations.joining import likeness
+from incontext.words import counted
 
 ANNOTATION_SUFFIXES: Final = frozenset({".json", ".xml", ".txt"})
 _MOST_PROBLEMS: Final = 3  # in a sentence
@@ -62,7 +63,9 @@ class Annotations:
                 f"{_some(missing) or 'them, as it names none'}{_told(labels.problems)}"
             )
         told = (
-            [f"{labels.path}: left out {len(missing)} images that are not there: {_some(missing)}"] if missing else []
+            [f"{labels.path}: left out {counted(len(missing), 'image')} without a file: {_some(missing)}"]
+            if missing
+            else []
         )
         return pairs, told + list(labels.problems[:_MOST_PROBLEMS]) + _rest(labels.problems)
 
@@ -100,9 +103,14 @@ class _Opened:
             names = f" ({found[0].name} and {found[1].name})" if found else ""
             raise ValueError(
                 f"{self.labels.path}: expected labels of {image}, found {len(found) or 'none'}{names} among those of "
-                f"{len(every)} images{_told(self.labels.problems)}"
+                f"{counted(len(every), 'image')}{_told(_about(image, self.labels.problems))}"
             )
         return found[0]
+
+
+def _about(image: Path, problems: Sequence[str]) -> list[str]:
+    """Put the problems that name an image before the others."""
+    return sorted(problems, key=lambda problem: image.name not in problem)
 
 
 def _some(names: Sequence[str]) -> str:
@@ -116,4 +124,4 @@ def _told(problems: Sequence[str]) -> str:
 
 def _rest(problems: Sequence[str]) -> list[str]:
     more = len(problems) - _MOST_PROBLEMS
-    return [f"and {more} more annotations that cannot be used"] if more > 0 else []
+    return [f"and {counted(more, 'more annotation')} left out"] if more > 0 else []
