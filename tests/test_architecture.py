@@ -163,7 +163,8 @@ LEVELS: dict[str, list[set[str]]] = {
     "training.start": [{"warm"}, {"vit"}, {"__init__"}],
     "tuning": [{"images", "namer"}, {"group"}, {"job"}, {"__init__"}],
     "ui": [
-        {"connections", "guard", "paint", "places", "sessions"},
+        {"connections", "guard", "paint", "places", "work"},
+        {"sessions"},
         {"model", "page", "results"},
         {"hinting"},
         {"hint_panel"},

@@ -54,5 +54,8 @@ def page(model: Model, sessions: Sessions, root: Path) -> gr.Blocks:
         about.connect()
         tab.select(answers.once(about.refresh), None, [about.about], show_progress="hidden", api_visibility="private")
         blocks.load(None, None, None, js=SHOWING, queue=False)
+        segment.connect_again(blocks)
+        track.connect_again(blocks)
+        tune.connect_again(blocks, [segment.prompt_tensors, track.prompt_tensors])
         blocks.unload(answers.leave())
     return blocks

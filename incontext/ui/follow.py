@@ -79,15 +79,35 @@ def frame_of(following: Following, number: int) -> Pixels:
             raise ValueError(str(error)) from None
 
 
-def give_mask(following: Following, number: int, ids: Pixels) -> None:
+def give_mask(following: Following, number: int, ids: Pixels) -> Followed | None:
     """Give objects as they are in a frame, from which on they are followed.
+
+    Where that frame was tracked, the mask takes the place of what was found in it at once.
 
     Args:
         ids: (H, W) of the frame's size.
+
+    Returns:
+        The frame, if it was tracked.
     """
     Prompt(np.zeros((*following.size, 3), np.uint8), ids)  # for what it says of a mask that cannot be used
     following.masks[number] = ids
     following.changed = number if following.changed is None else min(number, following.changed)
+    frame = following.at(number)
+    if frame is None:
+        return None
+    made = replace(frame, ids=_drawn(frame_of(following, number), ids, frame))
+    following.done[following.done.index(frame)] = made
+    return made
+
+
+def _drawn(image: Pixels, ids: Pixels, frame: Followed) -> tuple[int, ...]:
+    """Write a mask (H, W), and the frame's image (H, W, 3) under it; return the ids in it."""
+    palette = palette_for(np.unique(ids).tolist())
+    found = Segmentation(ids, np.ones(ids.shape, np.float32), palette)
+    found.save(frame.mask)
+    Image.fromarray(shrunk(found.overlay(image), MINIATURE, quick=True)).save(frame.miniature, quality=85)
+    return found.ids
 
 
 def follow(

@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -26,6 +26,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COOKIE: Final = "incontext_token"
+VISITOR: Final = "incontext_visitor"  # a cookie: the name by which a browser finds its session again
+_KEPT = "Path=/; HttpOnly; SameSite=Strict"
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 MOST_UPLOADED: Final = 4 << 30  # bytes in one request
 LEAST_FREE: Final = 1 << 30  # bytes of the disk that uploads leave alone
@@ -95,10 +97,15 @@ class Guard:
             await self._ask(scope, send)
             return
 
+        visitor = _cookie(headers, VISITOR)
+        # A browser that has no name yet gets one with the page, and keeps it: its session outlives a reload.
+        named = scope["path"] == "/" and scope["method"] == "GET" and visitor is None
+        given = [(b"set-cookie", f"{VISITOR}={secrets.token_urlsafe(24)}; {_KEPT}".encode())] if named else []
+
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 kept = [pair for pair in message["headers"] if not pair[0].lower().startswith(b"access-control-")]
-                message = {**message, "headers": [*kept, *_HEADERS]}
+                message = {**message, "headers": [*kept, *_HEADERS, *given]}
             await send(message)
 
         if scope["method"] == "POST":
@@ -116,21 +123,22 @@ class Guard:
         if scope["method"] == "POST":
             await self._bounded(scope, receive, send_guarded)
         else:
-            with self._heard(scope["path"]):
+            with self._heard(scope["path"], visitor):
                 await self._app(scope, receive, send_guarded)
 
     @contextmanager
-    def _heard(self, path: str) -> Iterator[None]:
+    def _heard(self, path: str, visitor: str | None) -> Iterator[None]:
         """Tell of a heartbeat's beginning and end; of any other request nothing."""
-        visitor = _HEARTBEAT.fullmatch(path)
-        if visitor is None or self._on_heartbeat is None:
+        heartbeat = _HEARTBEAT.fullmatch(path)
+        if heartbeat is None or self._on_heartbeat is None:
             yield
             return
-        self._on_heartbeat(visitor[1], True)
+        name = visitor or heartbeat[1]
+        self._on_heartbeat(name, True)
         try:
             yield
         finally:
-            self._on_heartbeat(visitor[1], False)
+            self._on_heartbeat(name, False)
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count what comes, whatever length was told, and look at the disk, which other requests fill as well.
@@ -237,13 +245,8 @@ class Guard:
         return None
 
     def _knows(self, headers: dict[str, str]) -> bool:
-        cookies = SimpleCookie()
-        try:
-            cookies.load(headers.get("cookie", ""))
-        except Exception:  # noqa: BLE001  whatever stands in a cookie, it is not the token
-            return False
-        kept = cookies.get(COOKIE)
-        return kept is not None and self._is_token(kept.value)
+        kept = _cookie(headers, COOKIE)
+        return kept is not None and self._is_token(kept)
 
     def _is_token(self, text: str) -> bool:
         return self._token is not None and secrets.compare_digest(text.encode(), self._token.encode())
@@ -279,6 +282,17 @@ class _InTime:
         self._came += len(message.get("body", b""))
         self._whole = not message.get("more_body", False)
         return message
+
+
+def _cookie(headers: Mapping[str, str], name: str) -> str | None:
+    """Read a cookie; None where there is none of that name, or what stands there is none."""
+    cookies = SimpleCookie()
+    try:
+        cookies.load(headers.get("cookie", ""))
+    except Exception:  # noqa: BLE001  whatever stands there, it is not the cookie
+        return None
+    kept = cookies.get(name)
+    return kept.value if kept is not None and kept.value else None
 
 
 async def _body(receive: Receive) -> bytes | None:

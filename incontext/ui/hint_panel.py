@@ -153,6 +153,8 @@ SHOWING: Final = """
   const apply = (stack, answer) => {
     stack.dataset.answers = answer.number;
     stack.querySelector('.ic-mask').src = answer.mask;
+    const sure = stack.querySelector('.ic-sure');
+    if (sure && answer.sure) sure.src = answer.sure;
     stack.querySelectorAll('.ic-said > :not(.ic-cross)').forEach(each => each.remove());
     answer.said.forEach(each => window.icShowSaid(stack, each.kind, each.at, each.id, false));
     const caption = stack.closest('.ic-card')?.querySelector('.ic-found');
@@ -251,6 +253,19 @@ def shown_answer(key: str, target: Target | None, found: str, number: int) -> di
     said = [] if target is None else plain(target.drawn)
     mask = _EMPTY if answer is None else _address(answer)
     return {"key": key, "mask": mask, "said": said, "found": found, "number": number}
+
+
+def shown_result(key: str, mask: str, sure: str, found: str, number: int) -> dict[str, Any]:
+    """Describe what a browser shows of a result that was put in the place of another.
+
+    Args:
+        key: Of the result.
+        mask: The address of its miniature.
+        sure: The address of its confidence.
+        found: HTML of what is in it.
+        number: Of answers so far.
+    """
+    return {"key": key, "mask": mask, "sure": sure, "said": [], "found": found, "number": number}
 
 
 def _address(answer: Segmentation) -> str:

@@ -22,7 +22,7 @@ from incontext.rounds import Rounds
 from incontext.types import Segmentation
 from incontext.ui import results
 from incontext.ui.paint import palette_for
-from incontext.ui.sessions import Example, Session
+from incontext.ui.sessions import Example, SegmentedImage, Session
 
 if TYPE_CHECKING:
     from incontext.engine import PreparedContext, Segmenter
@@ -115,10 +115,20 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What can be taken back: a hint on an image, or an answer that became an example."""
+    """What can be taken back: a hint on an image, an answer that became an example, a result corrected by hand.
+
+    Attributes:
+        swapped: What stood in the place of a result before a correction, and since.
+    """
 
     key: str
     example: Example | None = None
+    swapped: tuple[SegmentedImage, SegmentedImage] | None = None
+
+    @property
+    def outlives(self) -> bool:
+        """Whether it can be taken back when its image is clicked on no more."""
+        return self.example is not None
 
 
 @dataclass(eq=False)
@@ -139,7 +149,7 @@ class History:
     def forget(self, keep: Sequence[str] = ()) -> None:
         """Drop all images but these, and the hints on them; examples that came of them can still be taken back."""
         self.targets = {key: each for key, each in self.targets.items() if key in keep}
-        self.done = [step for step in self.done if step.key in keep or step.example is not None]
+        self.done = [step for step in self.done if step.key in keep or step.outlives]
         self.undone.clear()
 
 
@@ -204,6 +214,16 @@ def accept(session: Session, segmenter: Segmenter, key: str) -> Example:
     return example
 
 
+def correct(session: Session, number: int, image: Pixels, ids: Pixels) -> SegmentedImage:
+    """Put a mask (H, W) that was painted in the place of a result's; hints on that image count no more."""
+    before, made = results.correct(session, number, image, ids)
+    history, key = history_of(session), str(number)
+    history.targets.pop(key, None)
+    history.done = [step for step in history.done if step.key != key or step.outlives or step.swapped is not None]
+    history.add(Step(key, swapped=(before, made)))
+    return made
+
+
 def undo(session: Session) -> str:
     """Take the last step back; the key of its image.
 
@@ -217,6 +237,9 @@ def undo(session: Session) -> str:
     history.undone.append(step)
     if step.example is not None:
         session.examples = [each for each in session.examples if each is not step.example]
+    elif step.swapped is not None:
+        results.put_back(session, int(step.key), step.swapped[0])
+        history.targets.pop(step.key, None)
     elif (target := history.targets.get(step.key)) is not None:
         target.rounds.undo()
         target.redrawn.append(target.drawn.pop())
@@ -237,6 +260,9 @@ def redo(session: Session) -> str:
     history.done.append(step)
     if step.example is not None:
         session.examples.append(step.example)
+    elif step.swapped is not None:
+        results.put_back(session, int(step.key), step.swapped[1])
+        history.targets.pop(step.key, None)
     elif (target := history.targets.get(step.key)) is not None:
         target.rounds.redo()
         target.drawn.append(target.redrawn.pop())

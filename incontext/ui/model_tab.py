@@ -10,8 +10,9 @@ from typing import Any, Final
 import gradio as gr
 
 from incontext.ui.model import Model
-from incontext.ui.page import QUEUE, Answers, note, table
+from incontext.ui.page import Answers, note, table
 from incontext.ui.sessions import Session, Sessions
+from incontext.ui.work import NETWORK
 
 NO_BACKBONE: Final = "none"
 
@@ -40,8 +41,6 @@ class ModelTab:
     def connect(self) -> None:
         """Connect what happens on clicks."""
         how: dict[str, Any] = {
-            "concurrency_id": QUEUE,
-            "concurrency_limit": 1,
             "show_progress": "hidden",
             "api_visibility": "private",
         }
@@ -56,19 +55,22 @@ class ModelTab:
 
     def _measure(self, session: Session) -> str:
         del session
-        seconds = self._model.seconds_per_image()
+        with NETWORK:
+            seconds = self._model.seconds_per_image()
         return note(f"{seconds:.3f} s for an image of 640 x 480 by one example.")
 
     def _load(self, session: Session, name: str | None) -> tuple[str, str]:
         if not name:
             raise ValueError("expected weights to load, got none; choose some")
-        self._model.switch(name, self._sessions)
+        with NETWORK:
+            self._model.switch(name, self._sessions)
         return self.refresh(session), note(
             "Loaded. Examples stay; prompt tensors belong to the weights that they were tuned for."
         )
 
     def _ask_beside(self, session: Session, name: str | None) -> tuple[str, str]:
         backbone = None if name in (None, NO_BACKBONE) else name
-        self._model.ask_beside(backbone, self._sessions)
+        with NETWORK:
+            self._model.ask_beside(backbone, self._sessions)
         told = "The weights decide alone." if backbone is None else f"{backbone} votes from now on."
         return self.refresh(session), note(told)

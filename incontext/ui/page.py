@@ -6,7 +6,7 @@ Whatever comes from users is escaped here. Refuses to know jobs.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, Final
@@ -14,10 +14,9 @@ from urllib.parse import quote
 
 import gradio as gr
 
+from incontext.ui.guard import VISITOR
 from incontext.ui.paint import BRUSHES, brush_names
 from incontext.ui.sessions import Example, SegmentedImage, Session, Sessions
-
-QUEUE: Final = "network"  # all jobs that use the network wait in one row
 
 CSS: Final = """
 .ic-note { opacity: .8; font-size: .95em }
@@ -86,7 +85,17 @@ class Answers:
 
         def handler(request: gr.Request, *values: Any) -> Any:
             with self._told():
-                return call(self._sessions.of(request.session_hash), *values)
+                return call(self._sessions.of(_visitor(request)), *values)
+
+        return _typed(handler)
+
+    def again(self, call: Callable[[Session], tuple[Any, ...]], outputs: int) -> Callable[..., Any]:
+        """Wrap call(session) for a page that is opened: so many outputs, which stay where nobody was there before."""
+
+        def handler(request: gr.Request) -> Any:
+            session = self._sessions.known(_visitor(request))
+            with self._told():
+                return tuple(gr.skip() for _ in range(outputs)) if session is None else call(session)
 
         return _typed(handler)
 
@@ -95,16 +104,17 @@ class Answers:
 
         def handler(request: gr.Request, data: gr.EventData, *values: Any) -> Any:
             with self._told():
-                return call(self._sessions.of(request.session_hash), (read or _number)(data), *values)
+                return call(self._sessions.of(_visitor(request)), (read or _number)(data), *values)
 
         return _typed(handler)
 
-    def stream(self, call: Callable[..., Iterator[Any]]) -> Callable[..., Any]:
+    def stream(self, call: Callable[..., AsyncIterator[Any]]) -> Callable[..., Any]:
         """Wrap call(session, *values), which yields the outputs as they come."""
 
-        def handler(request: gr.Request, *values: Any) -> Iterator[Any]:
+        async def handler(request: gr.Request, *values: Any) -> AsyncIterator[Any]:
             with self._told():
-                yield from call(self._sessions.of(request.session_hash), *values)
+                async for outputs in call(self._sessions.of(_visitor(request)), *values):
+                    yield outputs
 
         return _typed(handler)
 
@@ -112,7 +122,7 @@ class Answers:
         """Hear the end of a visit."""
 
         def handler(request: gr.Request) -> None:
-            self._sessions.leave(request.session_hash)
+            self._sessions.leave(_visitor(request))
 
         return _typed(handler)
 
@@ -155,6 +165,12 @@ def _typed(handler: Callable[..., Any]) -> Callable[..., Any]:
     return handler
 
 
+def _visitor(request: gr.Request) -> str | None:
+    """Tell visitors apart: by the name that their browser keeps, else by the page that is shown."""
+    kept: str | None = dict(getattr(request, "cookies", None) or {}).get(VISITOR)
+    return kept or request.session_hash
+
+
 def _number(data: gr.EventData) -> int:
     number = getattr(data, "number", None)
     if not isinstance(number, int):
@@ -167,7 +183,12 @@ def _number(data: gr.EventData) -> int:
 
 def address(path: Path) -> str:
     """Find where the page finds a file of a session."""
-    return escape(f"/gradio_api/file={quote(str(path))}", quote=True)
+    return escape(file_address(path), quote=True)
+
+
+def file_address(path: Path) -> str:
+    """Find where the page finds a file of a session: for JavaScript, not HTML."""
+    return f"/gradio_api/file={quote(str(path))}"
 
 
 def note(sentence: str) -> str:
@@ -215,17 +236,27 @@ def result_card(number: int, result: SegmentedImage, plain: Callable[[str], str]
         f'<img class="ic-sure" src="{sure}" alt="Confidence: white is sure" decoding="async">'
         f'<svg class="ic-said" aria-hidden="true"></svg></div></div>'
         f'<figcaption><strong>{name}</strong><span class="ic-found">'
-        f"{result_found(number, result.areas, result.size, result.confidence)}</span></figcaption></figure>"
+        f"{result_found(number, result.areas, result.size, None if result.by_hand else result.confidence)}</span>"
+        "</figcaption></figure>"
     )
 
 
-def result_found(number: int, areas: Mapping[int, int], size: tuple[int, int], confidence: float) -> str:
-    """Say what was found in an image (H, W), by id in pixels, and what can be done with it."""
-    buttons = (
-        f'<button type="button" class="ic-button" data-accept="{number}">Accept as example</button>'
-        f'<button type="button" class="ic-button" data-edit="{number}">Correct</button>'
-    )
-    return f"{_areas(areas, size)}<span>sure: {confidence:.0%}</span>{buttons if areas else ''}"
+def result_found(number: int, areas: Mapping[int, int], size: tuple[int, int], confidence: float | None) -> str:
+    """Say what was found in an image (H, W), by id in pixels, and what can be done with it.
+
+    Args:
+        confidence: 0..1, or None for a mask that was made by hand.
+    """
+    accept = f'<button type="button" class="ic-button" data-accept="{number}">Accept as example</button>'
+    correct = f'<button type="button" class="ic-button" data-edit="{number}">Correct</button>'
+    sure = "by hand" if confidence is None else f"sure: {confidence:.0%}"
+    return f"{_areas(areas, size)}<span>{sure}</span>{accept if areas else ''}{correct}"
+
+
+def result_cards(results: Sequence[SegmentedImage], plain: Callable[[str], str]) -> str:
+    """Show all images beside what was found in them."""
+    cards = "".join(result_card(number, result, plain) for number, result in enumerate(results))
+    return f'<div class="ic-grid">{cards}</div>' if results else ""
 
 
 def _areas(areas: Mapping[int, int], size: tuple[int, int]) -> str:

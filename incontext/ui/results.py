@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
@@ -155,9 +156,9 @@ def segment_images(session: Session, segmenter: Segmenter, prepared: PreparedCon
 
 
 def _forget_results(session: Session) -> None:
-    for result in session.results:
+    for result in (*session.results, *session.replaced):
         _remove_files(result)
-    session.results = []
+    session.results, session.replaced, session.correcting = [], [], None
 
 
 def _remove_files(result: SegmentedImage) -> None:
@@ -179,6 +180,27 @@ def replace_result(session: Session, number: int, image: Pixels, found: Segmenta
     session.results[number] = made = _result(session, before.image, image, found)
     _remove_files(before)
     return made
+
+
+def correct(session: Session, number: int, image: Pixels, ids: Pixels) -> tuple[SegmentedImage, SegmentedImage]:
+    """Put a mask (H, W) that was made by hand in the place of a result's; both are returned, the old one first.
+
+    The old one's files stay until the images are segmented again, for who wants it back.
+    """
+    before = result_of(session, number)
+    palette = palette_for(np.unique(ids).tolist())
+    found = Segmentation(ids, np.ones(ids.shape, np.float32), palette)
+    made = replace(_result(session, before.image, image, found), by_hand=True)
+    session.results[number] = made
+    session.replaced.append(before)
+    return before, made
+
+
+def put_back(session: Session, number: int, result: SegmentedImage) -> None:
+    """Put a result that a correction replaced, or the correction, in its place again."""
+    other = result_of(session, number)
+    session.results[number] = result
+    session.replaced = [*(each for each in session.replaced if each is not result), other]
 
 
 def _result(session: Session, source: SessionImage, image: Pixels, found: Segmentation) -> SegmentedImage:

@@ -5,7 +5,7 @@ Lays out components and passes values on. Refuses to know the network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,20 +26,22 @@ from incontext.ui.hint_panel import (
     prepared,
     said_of,
     shown_answer,
+    shown_result,
 )
 from incontext.ui.hinting import IMAGE, Said
 from incontext.ui.model import Model
 from incontext.ui.page import (
     CARD_CLICKS,
-    QUEUE,
     SET_OPACITY,
     SET_VIEW,
     Answers,
     example_cards,
+    file_address,
     forget,
     legend,
     note,
     result_card,
+    result_cards,
     result_found,
 )
 from incontext.ui.paint import (
@@ -53,11 +55,13 @@ from incontext.ui.paint import (
     strokes_of_ids,
 )
 from incontext.ui.sessions import Job, Session
+from incontext.ui.work import Work
 
 if TYPE_CHECKING:
     from gradio.components.image_editor import EditorValue
 
 OPEN_EXAMPLE: Final = "Add as example"
+SAVE: Final = "Save the correction"
 _CLICK: Final = "Click on what you mean; click again where the answer is wrong."
 _BRUSH = 20  # pixels of the canvas: the radius to begin with
 
@@ -92,15 +96,15 @@ def editor_value(image: Pixels, ids: Pixels | None = None) -> dict[str, Any]:
     return {"background": image_on_canvas(image), "layers": layers, "composite": None}
 
 
-def painted(value: EditorValue | None, shape: tuple[int, int]) -> Pixels:
+def painted(value: EditorValue | None, shape: tuple[int, int], *, needed: bool = True) -> Pixels:
     """Read the ids (H, W) that were painted on an image of this shape.
 
     Raises:
-        ValueError: There are none.
+        ValueError: There are none, and some are needed.
     """
     layers = [np.asarray(layer) for layer in value["layers"]] if value is not None else []
     ids = ids_from_canvas(ids_of_strokes(layers, CANVAS), shape)
-    if not ids.any():
+    if needed and not ids.any():
         raise ValueError("expected something painted on the image, got nothing; paint what you mean with a brush")
     return ids
 
@@ -158,9 +162,13 @@ class SegmentTab:
         """Connect what happens on clicks."""
         once, event = self._answers.once, self._answers.event
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        self.image.upload(once(self._choose), [self.image], [self.editor, self.clicked], **quick)
-        self.mask.upload(once(self._load_mask), [self.mask], [self.editor, self.examples], **quick)
-        self.add.click(once(self._add), [self.editor], [self.examples], **quick)
+        self.image.upload(once(self._choose), [self.image], [self.editor, self.clicked, self.add], **quick)
+        taken = self.mask.upload(once(self._load_mask), [self.mask], [self.editor, self.examples], **quick)
+        taken.failure(lambda: None, None, [self.mask], **quick)  # what was refused is not shown as taken
+        saved = [self.add, self.examples, self.tools.answer, self.status]
+        added = self.add.click(once(self._add), [self.editor], saved, **quick)
+        added.success(None, [self.tools.answer], None, js=ANSWERED, queue=False)
+        self.editor.clear(once(self._clear), None, [self.editor], **quick)
         self.examples.remove(event(self._remove), None, [self.examples], **quick)
         self.images.change(once(self._take_files), [self.images], [self.given], **quick)
         self.folder.input(once(self._take_folder), [self.folder], [self.given], **quick)
@@ -169,7 +177,7 @@ class SegmentTab:
         self.opacity.change(None, [self.opacity], None, js=SET_OPACITY, queue=False)
         self.view.change(None, [self.view], None, js=SET_VIEW, queue=False)
         self.results.accept(event(self._accept), None, [self.examples, self.status], **quick)
-        self.results.edit(event(self._edit), None, [self.editor, self.clicked, self.status], **quick)
+        self.results.edit(event(self._edit), None, [self.editor, self.clicked, self.add, self.status], **quick)
         self._connect_hints(quick)
         download(self.zip, once(self._zip), [self.kind, self.apart], self.file, quick)
 
@@ -192,14 +200,15 @@ class SegmentTab:
 
     # ----------------------------------------------------------------------------------------- handlers
 
-    def _choose(self, session: Session, path: str | None) -> tuple[dict[str, Any], str]:
+    def _choose(self, session: Session, path: str | None) -> tuple[Any, ...]:
         if path is None:
             raise ValueError("expected an image, got none; choose one")
-        return editor_value(self._take(session, Path(path).name, read_image(path))), self._panel(session)
+        image = self._take(session, Path(path).name, read_image(path))
+        return editor_value(image), self._panel(session), gr.Button(OPEN_EXAMPLE)
 
     def _take(self, session: Session, name: str, image: Pixels) -> Pixels:
         """Prepare this image as an example from now on."""
-        session.image = name, image
+        session.image, session.correcting = (name, image), None
         history = hinting.history_of(session)
         history.forget(keep=[key for key in history.targets if key != IMAGE])
         return image
@@ -219,6 +228,8 @@ class SegmentTab:
         """Describe what the page shows of an image that was clicked on."""
         history = hinting.history_of(session)
         target, found = history.targets.get(key), ""
+        if target is None and key != IMAGE:
+            return self._shown_result(session, int(key))
         answer = None if target is None else target.answer()
         if target is not None and answer is not None and key != IMAGE:
             whole, seen = target.image.shape[0] * target.image.shape[1], answer.mask.size
@@ -227,6 +238,16 @@ class SegmentTab:
             found = result_found(int(key), areas, target.image.shape[:2], float(answer.confidence.mean()))
         session.answers += 1
         return shown_answer(key, target, found, session.answers)
+
+    def _shown_result(self, session: Session, number: int) -> dict[str, Any]:
+        """Describe what the page shows of a result that was put in the place of another."""
+        result = results.result_of(session, number)
+        assert result.miniatures is not None
+        confidence = None if result.by_hand else result.confidence
+        found = result_found(number, result.areas, result.size, confidence)
+        session.answers += 1
+        _, mask, sure = map(file_address, result.miniatures)
+        return shown_result(str(number), mask, sure, found, session.answers)
 
     def _undo(self, session: Session) -> tuple[dict[str, Any], str, str]:
         key = hinting.undo(session)
@@ -262,12 +283,57 @@ class SegmentTab:
         results.add_example(session, name, image, ids)
         return gr.skip(), example_cards(session.examples)
 
-    def _add(self, session: Session, value: EditorValue | None) -> str:
+    def _add(self, session: Session, value: EditorValue | None) -> tuple[Any, ...]:
+        """Make an example of what was painted; or save it in the place of the result that is being corrected."""
         if session.image is None:
             raise ValueError("expected an image to paint on, got none; choose one first")
         name, image = session.image
-        results.add_example(session, name, image, painted(value, image.shape[:2]))
-        return example_cards(session.examples)
+        if session.correcting is None:
+            results.add_example(session, name, image, painted(value, image.shape[:2]))
+            return gr.skip(), example_cards(session.examples), gr.skip(), gr.skip()
+        number, ids = session.correcting, painted(value, image.shape[:2], needed=False)
+        hinting.correct(session, number, image, ids)
+        session.correcting = None
+        told = note(f"{name} has the corrected mask now, in downloads, too. Ctrl-Z takes it back.")
+        return gr.Button(OPEN_EXAMPLE), gr.skip(), self._shown_result(session, number), told
+
+    def _clear(self, session: Session) -> dict[str, Any]:
+        """Take the paint away, and leave the image."""
+        return gr.skip() if session.image is None else editor_value(session.image[1])
+
+    def restored(self, session: Session) -> tuple[Any, ...]:
+        """Show what a session has on a page that is opened."""
+        image, panel, label = gr.skip(), gr.skip(), gr.skip()
+        if session.image is not None:
+            ids = None
+            if session.correcting is not None:
+                mask = results.result_of(session, session.correcting).mask
+                ids, label = None if mask is None else read_mask(mask).ids, gr.Button(SAVE)
+            image, panel = editor_value(session.image[1], ids), self._panel(session)
+        names = list(session.prompt_tensors)
+        done = len(session.results)
+        return (
+            image,
+            panel,
+            label,
+            self._shown(session, IMAGE) if IMAGE in hinting.history_of(session).targets else gr.skip(),
+            example_cards(session.examples),
+            note(_count(len(session.images))),
+            result_cards(session.results, self._answers.plain),
+            note(summary(session, len(session.segmented))) if done else gr.skip(),
+            gr.CheckboxGroup(choices=names, visible=bool(names)),
+        )
+
+    def connect_again(self, blocks: gr.Blocks) -> None:
+        """Connect what happens when a page is opened: what the session has is shown, and what runs goes on."""
+        quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        places = [
+            *(self.editor, self.clicked, self.add, self.tools.answer, self.examples, self.given, self.results),
+            *(self.status, self.prompt_tensors),
+        ]
+        shown = blocks.load(self._answers.again(self.restored, len(places)), None, places, **quick)
+        shown.success(None, [self.tools.answer], None, js=ANSWERED, queue=False)
+        follow_again(self._answers, "segment", blocks, [self.results, self.status], quick)
 
     def _remove(self, session: Session, number: int) -> str:
         forget(session, number)
@@ -282,7 +348,7 @@ class SegmentTab:
             results.take_folder(session, self._model.places, folder)
         return note(_count(len(session.images)))
 
-    def _segment(self, session: Session, prompt_tensors: list[str]) -> Iterator[tuple[Any, str]]:
+    def _segment(self, session: Session, prompt_tensors: list[str]) -> Iterator[tuple[Any, ...]]:
         if not session.images:
             raise ValueError("expected images to segment, got none; drop some, or choose a folder")
         context = self._model.prepared(session, prompt_tensors)
@@ -299,7 +365,7 @@ class SegmentTab:
         sentence = f"{example.name} is an example now. Press Segment again for the next round."
         return example_cards(session.examples), note(sentence)
 
-    def _edit(self, session: Session, number: int) -> tuple[dict[str, Any], str, str]:
+    def _edit(self, session: Session, number: int) -> tuple[Any, ...]:
         hinting.settle(session, self._model.segmenter)
         result = results.result_of(session, number)
         if result.mask is None:
@@ -307,8 +373,9 @@ class SegmentTab:
         image, ids = read_image(result.image.path), read_mask(result.mask).ids
         value = editor_value(image, ids)  # first, as it refuses ids without a brush
         self._take(session, result.image.name, image)
-        sentence = f"{result.image.name} is in the editor above. Correct its mask and press '{OPEN_EXAMPLE}'."
-        return value, self._panel(session), note(sentence)
+        session.correcting = number
+        sentence = f"{result.image.name} is in the editor above. Correct its mask and press '{SAVE}'."
+        return value, self._panel(session), gr.Button(SAVE), note(sentence)
 
     def _zip(self, session: Session, kind: str, apart: bool) -> str:
         hinting.settle(session, self._model.segmenter)
@@ -325,25 +392,52 @@ def job(
     status: gr.HTML,
     how: dict[str, Any],
 ) -> Any:
-    """Connect a button that asks for a job, which waits until the network is free, and one that ends it."""
+    """Connect a button that asks for a job, which waits until the network is free, and one that ends it.
 
-    def ask(session: Session) -> None:
+    The job goes on when its page is closed: see `follow_again`.
+    """
+
+    def ask(session: Session) -> str:
         session.begin(kind)
+        return note("Starting; it waits until no other job uses the network.")
 
-    def run(session: Session, *values: Any) -> Iterator[Any]:
-        if session.stops[kind].is_set():
-            yield {status: note("Stopped before it began.")}
-        else:
-            yield from call(session, *values)
+    async def run(session: Session, *values: Any) -> AsyncIterator[Any]:
+        work = session.works.get(kind)
+        if work is None or work.is_done:
+            if session.stops[kind].is_set():
+                yield {status: note("Stopped before it began.")}
+                return
+            work = session.works[kind] = Work(gr.skip())
+            work.start(lambda: call(session, *values))
+        try:
+            async for told in work.follow():
+                yield told
+        except (ValueError, OSError):
+            yield {status: note("")}
+            raise
 
     def stop(session: Session) -> str:
         session.stops[kind].set()
         return note("Stopping ...")
 
     buttons[1].click(answers.once(stop), None, [status], **how)
-    slow: dict[str, Any] = {"concurrency_id": QUEUE, "concurrency_limit": 1, **how}
-    asked = buttons[0].click(answers.once(ask), None, None, **how)
+    slow: dict[str, Any] = {"concurrency_limit": None, **how}  # it only looks on: `work.NETWORK` is the queue
+    asked = buttons[0].click(answers.once(ask), None, [status], **how)
     return asked.success(answers.stream(run), inputs, outputs, trigger_mode="once", **slow)
+
+
+def follow_again(answers: Answers, kind: Job, blocks: gr.Blocks, outputs: list[Any], how: dict[str, Any]) -> None:
+    """Go on showing a job of the session that runs while a page is opened."""
+
+    async def run(session: Session) -> AsyncIterator[Any]:
+        work = session.works.get(kind)
+        if work is not None and not work.is_done:
+            async for told in work.follow():
+                yield told
+        else:
+            yield tuple(gr.skip() for _ in outputs)
+
+    blocks.load(answers.stream(run), None, outputs, concurrency_limit=None, **how)
 
 
 def download(

@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, get_args
 from incontext.images.ids import Pixels
 from incontext.prompt_tensor import PromptTensor
 from incontext.types import Prompt
+from incontext.ui.work import Work
 
 GRACE: Final = 600.0  # seconds that a session outlives its page, for connections that come back
 UNHEARD: Final = 3600.0  # seconds that a session stays which no page is known to show, after it was last in use
@@ -62,6 +63,7 @@ class SegmentedImage:
     areas: dict[int, int] = field(default_factory=dict)  # id -> pixels
     confidence: float = 0.0  # mean, 0..1
     miniatures: tuple[Path, Path, Path] | None = None  # image, mask with transparency, confidence
+    by_hand: bool = False
     problem: str | None = None
 
 
@@ -136,6 +138,9 @@ class Session:
     prepared: tuple[tuple[object, ...], Any] | None = None  # the last context, and what it was made of
     answered_by: Any = None  # the context of the last round, by which its results came
     history: Any = None  # what was clicked on: ui/hinting.py
+    correcting: int | None = None  # the number of the result that is in the editor
+    replaced: list[SegmentedImage] = field(default_factory=list)  # what corrections took the place of: undo needs them
+    works: dict[Job, Work] = field(default_factory=dict)  # the last job of each kind
     answers: int = 0  # to clicks, so far
     stops: dict[Job, threading.Event] = field(default_factory=lambda: {job: threading.Event() for job in get_args(Job)})
     uploads: set[Path] = field(default_factory=set)  # what `kept` has kept
@@ -234,13 +239,20 @@ class Sessions:
             if (session := self._all.get(visitor)) is not None:
                 session.heartbeats, session.seen = count, time.monotonic()
 
+    def known(self, visitor: str | None) -> Session | None:
+        """Find the session of a visitor, if there is one."""
+        with self._lock:
+            return self._all.get(visitor or "")
+
     def leave(self, visitor: str | None) -> None:
-        """Note that the visitor's page was closed: its jobs end, and after a while the session goes."""
+        """Note that the visitor's page was closed.
+
+        Unless the visitor comes back, the session goes after a while, and its jobs end.
+        """
         with self._lock:
             session = self._all.get(visitor or "")
             if session is None:
                 return
-            session.end()
             session.seen, session.left = time.monotonic(), True
         after(self._grace + 0.05, self.sweep)
 

@@ -16,7 +16,7 @@ from incontext.images.masks import read_mask
 from incontext.ui import follow
 from incontext.ui.model import Model
 from incontext.ui.page import Answers, address, legend, note
-from incontext.ui.segment_tab import download, editor, editor_value, job, painted
+from incontext.ui.segment_tab import download, editor, editor_value, follow_again, job, painted
 from incontext.ui.sessions import Followed, Following, Session
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ class TrackTab:
         self.video.upload(once(self._upload), [self.video], loaded, **quick)
         self.path.input(once(self._open), [self.path], loaded, **quick)
         self.frame.release(once(self._show_to_paint), [self.frame], [self.editor], **quick)
-        self.use.click(once(self._use), [self.editor], [self.given], **quick)
+        self.use.click(once(self._use), [self.editor], [self.given, self.view], **quick)
+        self.editor.clear(once(self._clear), None, [self.editor], **quick)
         context, shown = [self.memory, self.examples, self.prompt_tensors], [self.view, self.status, self.shown]
         job(self._answers, "track", (self.run, self.stop), self._track, context, shown, self.status, quick)
         self.shown.input(once(self._look), [self.shown], [self.view], trigger_mode="always_last", **quick)
@@ -100,21 +101,47 @@ class TrackTab:
 
     def _loaded(self, session: Session, path: Path) -> tuple[Any, ...]:
         video = follow.open_video(session, path)
-        height, width = video.size
-        length = "an unknown number of" if video.count is None else str(video.count)
-        about = note(f"{video.name}: {length} frames of {width} x {height}, {video.rate:.3g} per second.")
         slider = gr.Slider(maximum=max(1, video.last), value=0)
         image = follow.frame_of(video, 0)
-        return editor_value(image), about, slider, note("No masks so far."), slider, ""
+        return editor_value(image), _about(video), slider, note("No masks so far."), slider, ""
+
+    def restored(self, session: Session) -> tuple[Any, ...]:
+        """Show what a session has on a page that is opened."""
+        video = session.following
+        names = list(session.prompt_tensors)
+        group = gr.CheckboxGroup(choices=names, visible=bool(names))
+        if video is None:
+            return (*(gr.skip() for _ in range(7)), group)
+        painted_on = gr.Slider(maximum=max(1, video.last), value=video.painted)
+        last = video.done[-1] if video.done else None
+        shown = gr.Slider(maximum=max(1, video.last), value=last.number if last else 0)
+        given = _masks_of(video) if video.masks else gr.skip()
+        told = note(f"{len(video.done)} frames tracked.") if last else gr.skip()
+        view = _image(last) if last else ""
+        return _to_paint(video, video.painted), _about(video), painted_on, given, shown, view, told, group
+
+    def connect_again(self, blocks: gr.Blocks) -> None:
+        """Connect what happens when a page is opened: what the session has is shown, and what runs goes on."""
+        quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        places = [
+            *(self.editor, self.about, self.frame, self.given, self.shown, self.view, self.status),
+            self.prompt_tensors,
+        ]
+        blocks.load(self._answers.again(self.restored, len(places)), None, places, **quick)
+        follow_again(self._answers, "track", blocks, [self.view, self.status, self.shown], quick)
 
     def _show_to_paint(self, session: Session, number: float) -> dict[str, Any]:
         return _to_paint(_video(session), int(number))
 
-    def _use(self, session: Session, value: EditorValue | None) -> str:
+    def _use(self, session: Session, value: EditorValue | None) -> tuple[str, Any]:
         video = _video(session)
-        follow.give_mask(video, video.painted, painted(value, video.size))
-        frames = ", ".join(map(str, sorted(video.masks)))
-        return note(f"Masks of frames {frames}. Tracking goes on from frame {video.changed}.")
+        corrected = follow.give_mask(video, video.painted, painted(value, video.size))
+        return _masks_of(video), gr.skip() if corrected is None else _image(corrected)
+
+    def _clear(self, session: Session) -> dict[str, Any]:
+        """Take the paint away, and leave the frame."""
+        video = session.following
+        return gr.skip() if video is None else editor_value(follow.frame_of(video, video.painted))
 
     def _track(
         self, session: Session, memory: float, examples: bool, prompt_tensors: list[str]
@@ -152,6 +179,17 @@ class TrackTab:
 
     def _zip(self, session: Session) -> str:
         return str(follow.zip_of(_video(session), session.new_folder() / "masks.zip"))
+
+
+def _about(video: Following) -> str:
+    height, width = video.size
+    length = "an unknown number of" if video.count is None else str(video.count)
+    return note(f"{video.name}: {length} frames of {width} x {height}, {video.rate:.3g} per second.")
+
+
+def _masks_of(video: Following) -> str:
+    frames = ", ".join(map(str, sorted(video.masks)))
+    return note(f"Masks of frames {frames}. Tracking goes on from frame {video.changed}.")
 
 
 def _video(session: Session) -> Following:

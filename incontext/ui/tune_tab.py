@@ -24,7 +24,7 @@ from incontext.ui import learn
 from incontext.ui.model import Model
 from incontext.ui.page import Answers, address, note, table
 from incontext.ui.paint import palette_for
-from incontext.ui.segment_tab import download, job
+from incontext.ui.segment_tab import download, follow_again, job
 from incontext.ui.sessions import Session
 
 if TYPE_CHECKING:
@@ -101,6 +101,13 @@ class TuneTab:
         download(self.save, once(self._save), [self.chosen], self.file, quick)
 
     # ----------------------------------------------------------------------------------------- handlers
+
+    def connect_again(self, blocks: gr.Blocks, groups: Sequence[gr.CheckboxGroup]) -> None:
+        """Connect what happens when a page is opened: what the session has is shown, and what runs goes on."""
+        quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        places = [self.listed, self.chosen, *groups]
+        blocks.load(self._answers.again(self._known, len(places)), None, places, **quick)
+        follow_again(self._answers, "tune", blocks, [self.status, self.curve, self.images], quick)
 
     def _tune(
         self,
