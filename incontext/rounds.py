@@ -9,15 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from incontext.engine import Context, PreparedContext, Segmenter
 from incontext.hints import Hints
-from incontext.images.ids import Pixels
+from incontext.images.ids import IGNORED, Pixels
 from incontext.images.read import ImageLike, read_image
 from incontext.network.model import PromptTokens
 from incontext.prompt_tensor import PromptTensor, listed
 from incontext.types import Prompt, Segmentation
+
+if TYPE_CHECKING:  # it brings seconds
+    from incontext.prompters import Prompter
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,3 +178,50 @@ class Rounds:
             if set(hints.ids) <= {i for each in together for i in each.ids}:  # a new id has no example
                 prepared = self._segmenter.prepare(together, known=prepared.tokens, **self._options)
         return self._segmenter.segment(self.query, prepared, hints=hints)
+
+
+class PrompterRounds(Rounds):
+    """Rounds that a prompter answers: to a text, which hints then correct, or to hints alone.
+
+    Attributes:
+        text: The phrases; without any, hints alone say what to find.
+    """
+
+    def __init__(
+        self, prompter: Prompter, query: ImageLike, text: Sequence[str] = (), *, segmenter: Segmenter | None = None
+    ) -> None:
+        """Begin with what is found for the text.
+
+        Args:
+            prompter: What answers.
+            query: A path, a PIL image or an (H, W, 3) uint8 array.
+            text: Phrases; the first becomes id 1.
+            segmenter: What corrects finds by hints where the prompter reads text alone: it is shown the find.
+
+        Raises:
+            FileNotFoundError, ValueError: The query or the text cannot be used; the message says why.
+        """
+        self.query = read_image(query)
+        self.text = tuple(text)
+        self.context = None
+        self._prompter, self._corrects = prompter, segmenter
+        self._done = [_Round(None, self._asked(self.query, None) if self.text else None)]
+        self._undone = []
+
+    def on(self, image: Pixels) -> Segmentation:
+        """Answer all that was said so far on the same image (H, W, 3) at another size."""
+        hints = self.hints
+        return self._asked(
+            image, None if hints is None else hints.resized(self.query.shape[:2], (image.shape[0], image.shape[1]))
+        )
+
+    def _answered(self, hints: Hints) -> Segmentation:
+        return self._asked(self.query, hints)
+
+    def _asked(self, image: Pixels, hints: Hints | None) -> Segmentation:
+        if hints is None or self._prompter.takes_hints or self._corrects is None:
+            return self._prompter.segment(image, hints=hints, text=self.text or None)
+        found = self._prompter.segment(image, text=self.text)
+        if not found.is_empty:
+            hints = Hints(scribbles=np.where(found.mask > 0, found.mask, IGNORED).astype(np.uint8)) + hints
+        return self._corrects.segment(image, None, hints=hints)

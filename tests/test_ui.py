@@ -22,16 +22,22 @@ from PIL import Image
 
 from incontext.cli import main
 from incontext.engine import Segmenter
+from incontext.hints import Hints, Point, Scribbles
 from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
 from incontext.network.config import ModelConfig
 from incontext.network.model import SegGPT
 from incontext.options import LoadOptions
 from incontext.prompt_tensor import PromptTensor
+from incontext.prompters.parts import Claim, Clicks
+from incontext.prompters.prompter import Prompter
+from incontext.rounds import PrompterRounds
 from incontext.tuning import TuningStep
-from incontext.ui import follow, learn, paint, results
+from incontext.types import Segmentation
+from incontext.ui import follow, hinting, learn, paint, results
 from incontext.ui import sessions as sessions_module
 from incontext.ui.guard import LEAST_FREE, MOST_UPLOADED, Guard
+from incontext.ui.hinting import Said
 from incontext.ui.model import Model
 from incontext.ui.places import Places
 from incontext.ui.sessions import MOST_SESSIONS, Followed, Following, Session, SessionImage, Sessions
@@ -932,3 +938,116 @@ def test_nothing_else_needs_the_page() -> None:
         if "incontext.ui" in path.read_text(encoding="utf-8") and not path.is_relative_to(folder / "ui")
     ]
     assert users == ["cli/ui.py"]
+
+
+# ------------------------------------------------------------------------------------------ another model beside
+
+
+class FindsRed:
+    """A reader of text that finds red pixels for "red", and nothing for other words."""
+
+    def check(self, phrases: Sequence[str]) -> None: ...
+
+    def read(self, image: Pixels, phrases: Sequence[str], *, least: float, examples: Sequence[object] = ()) -> Any:
+        red = image[..., 0] > image[..., 1].astype(int) + 60
+        for number, phrase in enumerate(phrases):
+            if phrase == "red" and red.any():
+                yield Claim(number, np.where(red, 5.0, -5.0).astype(np.float32), 0.9)
+
+    def refer(self, image: Pixels, phrase: str, *, least: float) -> Claim | None:
+        return next(self.read(image, [phrase], least=least), None)
+
+
+class MarksSquares:
+    """Answers a click with the 20 x 20 pixels around it, beside what was there before."""
+
+    def masks(self, image: Pixels, objects: Sequence[Clicks]) -> Iterator[tuple[Any, float]]:
+        for each in objects:
+            inside = np.zeros(image.shape[:2], np.bool_) if each.mask is None else each.mask.copy()
+            for (x, y), on in zip(each.points, each.inside, strict=True):
+                inside[max(0, int(y) - 10) : int(y) + 10, max(0, int(x) - 10) : int(x) + 10] = on
+            yield np.where(inside, 5.0, -5.0).astype(np.float32), 0.9
+
+
+def page_with(prompter: Prompter, sessions: Sessions, segmenter: Segmenter, root: Path) -> Page:
+    from incontext.ui import app
+
+    model = Model(segmenter, Places(()), prompter=prompter)
+    return Page(built(lambda: app.page(model, sessions, root)))
+
+
+@pytest.mark.parametrize("clicks", [True, False])
+def test_a_text_marks_the_image_and_clicks_correct_it(
+    sessions: Sessions, session: Session, segmenter: Segmenter, tmp_path: Path, clicks: bool
+) -> None:
+    with_gradio()
+    clicker = MarksSquares() if clicks else None
+    prompter = Prompter("rigged", reader=FindsRed(), clicker=clicker, sha256="0", min_score=0.5, device="cpu")
+    page = page_with(prompter, sessions, segmenter, tmp_path)
+    image = np.full((60, 80, 3), 90, np.uint8)
+    image[10:30, 20:40] = (220, 40, 40)
+    session.image = "photo.png", image
+    find, _ = page.steps("find")
+    ((answer, told),) = page.run(find, text="red, blue")
+    assert "Nothing found for blue" in told
+    assert answer["key"] == "image"
+    found = hinting.history_of(session).targets["image"].answer()
+    assert found is not None
+    assert np.array_equal(found.mask == 1, image[..., 0] == 220)
+    example = hinting.accept(session, segmenter, "image")
+    assert np.array_equal(example.prompt.mask == 1, image[..., 0] == 220)
+    said = Said("image", "click", ((0.9, 0.9),))
+    target = hinting.say(session, segmenter, said, 1)
+    corrected = target.answer()
+    assert corrected is not None
+    if clicks:
+        assert corrected.mask[54, 72] == 1, "the prompter answers clicks"
+        assert np.array_equal(target.whole(segmenter).mask, corrected.mask)
+    hinting.undo(session)
+    error = with_gradio().Error
+    for empty in ("", " , ", None):
+        with pytest.raises(error, match="expected a text to look for"):
+            page.run(find, text=empty)
+    session.image = None
+    with pytest.raises(error, match="expected an image to look at"):
+        page.run(find, text="red")
+
+
+def test_clicks_go_to_a_prompter_that_answers_them(sessions: Sessions, session: Session, segmenter: Segmenter) -> None:
+    prompter = Prompter("rigged", reader=None, clicker=MarksSquares(), sha256="0", min_score=0.5, device="cpu")
+    session.image = "photo.png", np.full((60, 80, 3), 90, np.uint8)
+    hinting.answered_by(session, segmenter, prompter)
+    target = hinting.say(session, segmenter, Said("image", "click", ((0.5, 0.5),)), 3)
+    answer = target.answer()
+    assert answer is not None
+    assert answer.ids == (3,)
+    assert (answer.mask == 3).sum() == 400
+
+
+def test_without_a_clicker_the_network_is_shown_the_find() -> None:
+    asked: list[Hints] = []
+
+    def segment(query: Pixels, context: None, *, hints: Hints) -> Segmentation:
+        asked.append(hints)
+        shape = query.shape[:2]
+        return Segmentation(np.zeros(shape, np.uint8), np.ones(shape, np.float32), paint.palette_for([1]))
+
+    image = np.full((60, 80, 3), 90, np.uint8)
+    image[10:30, 20:40] = (220, 40, 40)
+    prompter = Prompter("rigged", reader=FindsRed(), clicker=None, sha256="0", min_score=0.5, device="cpu")
+    corrects: Any = SimpleNamespace(segment=segment)
+    rounds = PrompterRounds(prompter, image, ["red"], segmenter=corrects)
+    rounds.hint(points=[(5, 6, 0)])
+    shown, said = asked[0].marks
+    assert isinstance(shown, Scribbles)
+    assert np.array_equal(shown.mask == 1, image[..., 0] == 220)
+    assert isinstance(said, Point)
+    large = image.repeat(2, axis=0).repeat(2, axis=1)
+    rounds.on(large)
+    shown, said = asked[1].marks
+    assert isinstance(shown, Scribbles)
+    assert shown.mask.shape == (120, 160)
+    assert isinstance(said, Point)
+    assert (round(said.x), round(said.y)) == (10, 12)
+    with pytest.raises(ValueError, match="answers no hints"):
+        PrompterRounds(prompter, image, ["red"]).hint(points=[(5, 6, 0)])

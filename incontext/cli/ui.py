@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from incontext.cli.options import app, with_options
+from incontext.cli.options import PrompterName, app, with_options
 from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
 
 
@@ -32,6 +32,7 @@ def ui(
         typer.Option("--port", min=0, max=65535, help="Default: the first free one from 7860 on. 0: any."),
     ] = None,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
+    prompter: PrompterName = None,
     options: SegmentOptions = DEFAULTS,
     loading: LoadOptions = LOADING,
 ) -> None:
@@ -49,7 +50,7 @@ def ui(
 
     print("Starting the page; this takes some seconds.", file=sys.stderr, flush=True)
     try:
-        serve(PageOptions(host, port, folder or (), loading, options), on_ready=ready)
+        serve(PageOptions(host, port, folder or (), loading, options, prompter), on_ready=ready)
     except KeyboardInterrupt:
         print("Ended.", file=sys.stderr)
         raise typer.Exit(130) from None

@@ -18,7 +18,7 @@ from incontext.hints import Hints
 from incontext.images.ids import IGNORED, Pixels
 from incontext.images.read import read_image
 from incontext.images.resize import shrunk
-from incontext.rounds import Rounds
+from incontext.rounds import PrompterRounds, Rounds
 from incontext.types import Segmentation
 from incontext.ui import results
 from incontext.ui.paint import palette_for
@@ -26,6 +26,7 @@ from incontext.ui.sessions import Example, SegmentedImage, Session
 
 if TYPE_CHECKING:
     from incontext.engine import PreparedContext, Segmenter
+    from incontext.prompters import Prompter
 
 SMALL: Final = 640  # pixels along the longer side of what is clicked on
 MOST_STEPS: Final = 64  # that can be taken back
@@ -107,7 +108,10 @@ class Target:
         hints = self.rounds.hints
         if self.rounds.query.shape != self.image.shape or self.rounds.answer is None:
             scaled = None if hints is None else hints.resized(self.rounds.query.shape[:2], self.image.shape[:2])
-            found = segmenter.segment(self.image, self.context, hints=scaled)
+            if isinstance(self.rounds, PrompterRounds):
+                found = self.rounds.on(self.image)
+            else:
+                found = segmenter.segment(self.image, self.context, hints=scaled)
         else:
             found = self.rounds.answer
         return replace(found, palette=palette_for(found.palette.ids.tolist()))
@@ -182,6 +186,34 @@ def target_of(session: Session, segmenter: Segmenter, key: str) -> Target:
     return history.targets[key]
 
 
+def begin_by(session: Session, segmenter: Segmenter, prompter: Prompter, text: Sequence[str] = ()) -> Target:
+    """Let a prompter answer from now on what is said of the image that is being prepared.
+
+    Args:
+        segmenter: What corrects finds where the prompter answers no hints.
+        prompter: Opened.
+        text: Phrases that it looks for at once; hints then correct what is found. Without any, hints alone count.
+
+    Raises:
+        ValueError: There is no image, or the text cannot be used.
+    """
+    if session.image is None:
+        raise ValueError("expected an image to look at, got none; choose one first")
+    name, image = session.image
+    rounds = PrompterRounds(prompter, shrunk(image, SMALL), text, segmenter=segmenter)
+    target = Target(name, image, rounds, None)
+    history = history_of(session)
+    history.forget(keep=[key for key in history.targets if key != IMAGE])
+    history.targets[IMAGE] = target
+    return target
+
+
+def answered_by(session: Session, segmenter: Segmenter, prompter: Prompter) -> None:
+    """Let a prompter answer the clicks on the image that is being prepared, unless something answers them already."""
+    if IMAGE not in history_of(session).targets:
+        begin_by(session, segmenter, prompter)
+
+
 def say(session: Session, segmenter: Segmenter, said: Said, i: int) -> Target:
     """Take a hint and answer it.
 
@@ -204,7 +236,7 @@ def accept(session: Session, segmenter: Segmenter, key: str) -> Example:
     """
     if key == IMAGE:
         target = target_of(session, segmenter, key)
-        if target.rounds.hints is None:
+        if target.rounds.hints is None and target.rounds.answer is None:
             raise ValueError("expected a click on what you mean, got none; click on the image first")
         example = results.add_example(session, target.name, target.image, target.whole(segmenter).mask)
     else:

@@ -19,6 +19,7 @@ from incontext.ui.places import Places
 
 if TYPE_CHECKING:
     from incontext.engine import PreparedContext, Segmenter
+    from incontext.prompters import Prompter
     from incontext.ui.sessions import Session, Sessions
 
 _SUFFIXES: Final = frozenset({".safetensors", ".pth", ".pt"})
@@ -31,12 +32,14 @@ class Model:
 
     Attributes:
         loading, options: What was asked for at the start, and holds for other weights, too.
+        prompter: Another model that marks examples by text, and perhaps by clicks.
     """
 
     segmenter: Segmenter
     places: Places
     loading: LoadOptions = LOADING
     options: SegmentOptions = DEFAULTS
+    prompter: Prompter | None = None
 
     def choices(self) -> list[str]:
         """List the names of registered weights on this machine, and files of weights in the opened folders."""
@@ -123,4 +126,5 @@ class Model:
         """Say what really runs."""
         told = self.segmenter.describe()
         name = str(told["weights"])
-        return {**told, "weights": Path(name).name if Path(name).is_absolute() else name}
+        beside = {} if self.prompter is None else {"prompter": self.prompter.name}
+        return {**told, "weights": Path(name).name if Path(name).is_absolute() else name, **beside}

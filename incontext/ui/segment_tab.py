@@ -16,6 +16,7 @@ from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
 from incontext.images.read import read_image
 from incontext.images.resize import shrunk
+from incontext.prompters.phrases import phrases_of
 from incontext.ui import hinting, results
 from incontext.ui.hint_panel import (
     ANSWERED,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 
 OPEN_EXAMPLE: Final = "Add as example"
 SAVE: Final = "Save the correction"
+_FOUND: Final = "Found. Click where it is wrong, then press Accept."
 _CLICK: Final = "Click on what you mean; click again where the answer is wrong."
 _BRUSH = 20  # pixels of the canvas: the radius to begin with
 
@@ -120,6 +122,11 @@ class SegmentTab:
             self.mask = gr.File(label="Its mask, if you have one", file_types=["image"], height=150, elem_id="mask")
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=300):
+                with gr.Row(visible=model.prompter is not None and model.prompter.takes_text, equal_height=True):
+                    self.text = gr.Textbox(
+                        label="Or say what you mean; several things with commas", max_lines=1, elem_id="text", scale=3
+                    )
+                    self.find = gr.Button("Find it", elem_id="find", scale=1, min_width=100)
                 self.tools = Tools()
                 self.clicked = gr.HTML(note(_CLICK), js_on_load=POINTING, elem_id="clicked")
                 with gr.Row():
@@ -190,6 +197,9 @@ class SegmentTab:
             asked = shown.hint(event(self._hint, said_of), [self.tools.what, self.tools.id], [answer], **how)
             asked.success(None, [answer], None, js=ANSWERED, queue=False)
         changed = [answer, self.examples, self.status]
+        for asked in (self.find.click, self.text.submit):
+            found = asked(once(self._find), [self.text], [answer, self.status], **how)
+            found.success(None, [answer], None, js=ANSWERED, queue=False)
         for button, call in (
             (self.tools.undo, self._undo),
             (self.tools.redo, self._redo),
@@ -221,8 +231,22 @@ class SegmentTab:
 
     def _hint(self, session: Session, done: tuple[Said, bool], what: str, i: int | None) -> dict[str, Any]:
         said, negative = done
+        prompter = self._model.prompter
+        if prompter is not None and prompter.takes_hints and said.key == IMAGE:
+            hinting.answered_by(session, self._model.segmenter, prompter)
         hinting.say(session, self._model.segmenter, said, 0 if negative or what == NOT_THIS else int(i or 1))
         return self._shown(session, said.key)
+
+    def _find(self, session: Session, text: str | None) -> tuple[dict[str, Any], str]:
+        """Have the prompter look for a text in the image that is being prepared."""
+        prompter = self._model.prompter
+        phrases = [part.strip() for part in (text or "").split(",") if part.strip()]
+        if prompter is None or not phrases:
+            raise ValueError('expected a text to look for, such as "a red car", got none')
+        answer = hinting.begin_by(session, self._model.segmenter, prompter, phrases_of(phrases)).answer()
+        lost = [phrase for i, phrase in enumerate(phrases, start=1) if answer is None or i not in answer.ids]
+        told = f"Nothing found for {', '.join(lost)}; try other words, or click on it." if lost else _FOUND
+        return self._shown(session, IMAGE), note(told)
 
     def _shown(self, session: Session, key: str) -> dict[str, Any]:
         """Describe what the page shows of an image that was clicked on."""

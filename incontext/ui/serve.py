@@ -25,6 +25,7 @@ from typing import Final
 from incontext.images.alone import lock, open_alone
 from incontext.images.opening import promised_formats_only
 from incontext.options import DEFAULTS, LOADING, LoadOptions, SegmentOptions
+from incontext.prompting import open_prompter
 from incontext.ui.guard import LOOPBACK, Guard
 from incontext.ui.model import Model
 from incontext.ui.places import Places
@@ -49,6 +50,7 @@ class PageOptions:
         folders: What the page may read from disk.
         loading: The network.
         options: How visitors' images are segmented.
+        prompter: Another model that marks examples by text and clicks, as `load_prompter` takes it; nothing is fetched.
         grace: See `Sessions`.
     """
 
@@ -57,6 +59,7 @@ class PageOptions:
     folders: Sequence[str | os.PathLike[str]] = ()
     loading: LoadOptions = LOADING
     options: SegmentOptions = DEFAULTS
+    prompter: str | None = None
     grace: float = GRACE
 
 
@@ -83,7 +86,8 @@ def serve(asked: PageOptions, *, on_ready: Callable[[str], None] | None = None) 
         _require_gradio()
         from incontext.engine import load_with
 
-        model = Model(load_with(asked.loading), places, asked.loading, asked.options)
+        prompter = None if asked.prompter is None else open_prompter(asked.prompter, asked.loading)
+        model = Model(load_with(asked.loading), places, asked.loading, asked.options, prompter)
         sessions = Sessions(root / "sessions", grace=asked.grace)
         port = listening.getsockname()[1]
         host = f"[{asked.host}]" if ":" in asked.host else asked.host
