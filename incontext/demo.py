@@ -181,10 +181,10 @@ def run(segmenter: Segmenter, out: Path, *, on_job: Callable[[JobReport], None] 
         FileNotFoundError: what `find_photographs` raises.
         OSError: ``out`` cannot be written to.
     """
-    photographs = find_photographs()
+    find_photographs()  # before anything is written
     reports = []
     for job in JOBS:
-        reports.append(_run_job(segmenter, job, photographs, out / job.name))
+        reports.append(_run_job(segmenter, job, out / job.name))
         if on_job is not None:
             on_job(reports[-1])
     sheet = out / SHEET_NAME
@@ -192,16 +192,36 @@ def run(segmenter: Segmenter, out: Path, *, on_job: Callable[[JobReport], None] 
     return DemoReport(tuple(reports), sheet)
 
 
-def _run_job(segmenter: Segmenter, job: Job, photographs: Path, folder: Path) -> JobReport:
-    photograph = read_image(photographs / job.photograph)
-    queries, masks = folder / "queries", folder / "masks"
-    prompt_image, prompt_mask = folder / "prompt.png", folder / "prompt_mask.png"
-    queries.mkdir(parents=True, exist_ok=True)
-    write_image(prompt_image, job.prompt.of(photograph))
-    with whole_file(prompt_mask) as stream:
+@dataclass(frozen=True)
+class JobFiles:
+    """What a job begins with: the example's image and mask, and the folder of images to segment."""
+
+    image: Path
+    mask: Path
+    queries: Path
+
+
+def write_files(job: Job, folder: Path) -> JobFiles:
+    """Write what a job begins with into a folder.
+
+    Raises:
+        FileNotFoundError: What `find_photographs` raises.
+        OSError: The folder cannot be written to.
+    """
+    photograph = read_image(find_photographs() / job.photograph)
+    files = JobFiles(folder / "prompt.png", folder / "prompt_mask.png", folder / "queries")
+    files.queries.mkdir(parents=True, exist_ok=True)
+    write_image(files.image, job.prompt.of(photograph))
+    with whole_file(files.mask) as stream:
         stream.write((MASKS / f"{job.name}.png").read_bytes())
     for name, crop in job.queries.items():
-        write_image(queries / f"{name}.png", crop.of(photograph))
+        write_image(files.queries / f"{name}.png", crop.of(photograph))
+    return files
+
+
+def _run_job(segmenter: Segmenter, job: Job, folder: Path) -> JobReport:
+    files, masks = write_files(job, folder), folder / "masks"
+    prompt_image, prompt_mask, queries = files.image, files.mask, files.queries
 
     # From here on it is what `command` does: files in, files out.
     prompt = Prompt.open(prompt_image, prompt_mask)

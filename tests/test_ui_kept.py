@@ -6,6 +6,7 @@ In a real browser; in place of the network the page asks a stand-in, which takes
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -160,3 +161,22 @@ def test_a_mask_that_is_refused_is_not_shown_as_taken(visits: Any, files: list[P
         visit.choose("mask", mask_of(files[0]))
     page.click("#add")
     visit.count("#examples figure", 1)
+
+
+def test_the_first_minute_and_names(visits: Any) -> None:
+    pytest.importorskip("skimage", reason="needs the demo's images, of the extra demo")
+    visit = visits()
+    page = visit.page
+    with visit.editing("editor"):
+        page.click("#samples")
+    visit.says("status", "Press Segment")
+    visit.count("#examples figure", 1)
+    page.fill("#id-names input, #id-names textarea", "coin")
+    page.keyboard.press("Enter")
+    visit.says("examples", "1 coin")
+    page.click("#segment")
+    visit.says("status", re.compile(r"of 5 images, 0:00:\d\d left"))
+    visit.says("status", "5 of 5 images segmented")
+    visit.count("#results .ic-card", 5)
+    reloaded(visit)
+    visit.says("examples", "1 coin")

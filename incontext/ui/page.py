@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ import gradio as gr
 from incontext.ui.guard import VISITOR
 from incontext.ui.paint import BRUSHES, brush_names
 from incontext.ui.sessions import Example, SegmentedImage, Session, Sessions
+from incontext.words import counted
 
 CSS: Final = """
 .ic-note { opacity: .8; font-size: .95em }
@@ -206,11 +208,11 @@ def legend() -> str:
     return f'<div class="ic-legend" aria-label="Colours and their ids">{"".join(items)}</div>'
 
 
-def example_cards(examples: Sequence[Example]) -> str:
-    """Show the examples in use, each with a button to remove it."""
+def example_cards(examples: Sequence[Example], names: Mapping[int, str] = MappingProxyType({})) -> str:
+    """Show the examples in use, each with a button to remove it. names: what ids mean."""
     cards = (
         f'<figure><img src="{address(example.miniature)}" alt="Example {number + 1}: {escape(example.name)}">'
-        f"<figcaption>{escape(example.name)}: {', '.join(map(str, example.prompt.ids))}<br>"
+        f"<figcaption>{escape(example.name)}: {', '.join(escape(called(i, names)) for i in example.prompt.ids)}<br>"
         f'<button type="button" class="ic-button" data-remove="{number}" '
         f'aria-label="Remove example {number + 1}">Remove</button></figcaption></figure>'
         for number, example in enumerate(examples)
@@ -218,8 +220,15 @@ def example_cards(examples: Sequence[Example]) -> str:
     return f'<div class="ic-row">{"".join(cards)}</div>' if examples else note("No examples so far.")
 
 
-def result_card(number: int, result: SegmentedImage, plain: Callable[[str], str]) -> str:
-    """Show an image beside what was found in it."""
+def called(i: int, names: Mapping[int, str]) -> str:
+    """Write an id with what it means, if that is known."""
+    return f"{i} {names[i]}" if i in names else str(i)
+
+
+def result_card(
+    number: int, result: SegmentedImage, plain: Callable[[str], str], names: Mapping[int, str] = MappingProxyType({})
+) -> str:
+    """Show an image beside what was found in it. names: what ids mean."""
     name = escape(result.image.name)
     if result.miniatures is None:
         return (
@@ -236,37 +245,57 @@ def result_card(number: int, result: SegmentedImage, plain: Callable[[str], str]
         f'<img class="ic-sure" src="{sure}" alt="Confidence: white is sure" decoding="async">'
         f'<svg class="ic-said" aria-hidden="true"></svg></div></div>'
         f'<figcaption><strong>{name}</strong><span class="ic-found">'
-        f"{result_found(number, result.areas, result.size, None if result.by_hand else result.confidence)}</span>"
+        f"{found_in(number, result, names)}</span>"
         "</figcaption></figure>"
     )
 
 
-def result_found(number: int, areas: Mapping[int, int], size: tuple[int, int], confidence: float | None) -> str:
+def result_found(
+    number: int,
+    areas: Mapping[int, int],
+    size: tuple[int, int],
+    confidence: float | None,
+    objects: Mapping[int, int] = MappingProxyType({}),
+    names: Mapping[int, str] = MappingProxyType({}),
+) -> str:
     """Say what was found in an image (H, W), by id in pixels, and what can be done with it.
 
     Args:
         confidence: 0..1, or None for a mask that was made by hand.
+        objects: Connected parts, by id, as far as they were counted.
+        names: What ids mean.
     """
     accept = f'<button type="button" class="ic-button" data-accept="{number}">Accept as example</button>'
     correct = f'<button type="button" class="ic-button" data-edit="{number}">Correct</button>'
     sure = "by hand" if confidence is None else f"sure: {confidence:.0%}"
-    return f"{_areas(areas, size)}<span>{sure}</span>{accept if areas else ''}{correct}"
+    return f"{_areas(areas, size, objects, names)}<span>{sure}</span>{accept if areas else ''}{correct}"
 
 
-def result_cards(results: Sequence[SegmentedImage], plain: Callable[[str], str]) -> str:
-    """Show all images beside what was found in them."""
-    cards = "".join(result_card(number, result, plain) for number, result in enumerate(results))
+def found_in(number: int, result: SegmentedImage, names: Mapping[int, str]) -> str:
+    """Say what was found in an image; see `result_found`."""
+    sure = None if result.by_hand else result.confidence
+    return result_found(number, result.areas, result.size, sure, result.objects, names)
+
+
+def result_cards(
+    results: Sequence[SegmentedImage], plain: Callable[[str], str], names: Mapping[int, str] = MappingProxyType({})
+) -> str:
+    """Show all images beside what was found in them. names: what ids mean."""
+    cards = "".join(result_card(number, result, plain, names) for number, result in enumerate(results))
     return f'<div class="ic-grid">{cards}</div>' if results else ""
 
 
-def _areas(areas: Mapping[int, int], size: tuple[int, int]) -> str:
+def _areas(
+    areas: Mapping[int, int], size: tuple[int, int], objects: Mapping[int, int], names: Mapping[int, str]
+) -> str:
     if not areas:
         return "<span>nothing found</span>"
     whole = size[0] * size[1]
     colors = dict(enumerate(brush_names(), start=1))
     shares = (
         f'<span><i class="ic-swatch" style="background:{colors.get(i, "transparent")}"></i> '
-        f"{i}: {pixels / whole:.1%} ({pixels} px)</span>"
+        f"{escape(called(i, names))}: {pixels / whole:.1%} ({pixels} px)"
+        f"{', ' + counted(objects[i], 'object') if i in objects else ''}</span>"
         for i, pixels in areas.items()
     )
     return "".join(shares)

@@ -5,9 +5,10 @@ Refuses to know the page.
 
 from __future__ import annotations
 
+import csv
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import label
 
 from incontext.annotations.core import Categories, Result, things_of
 from incontext.annotations.exports import writable, write_all
 from incontext.annotations.instances import split
 from incontext.annotations.known import FORMATS
+from incontext.images.gate import below
 from incontext.images.ids import Pixels
 from incontext.images.masks import read_mask
 from incontext.images.read import IMAGE_SUFFIXES, read_image
@@ -214,6 +217,7 @@ def _result(session: Session, source: SessionImage, image: Pixels, found: Segmen
         {i: int(counts[i]) for i in found.ids},
         float(found.confidence.mean()),
         _miniatures(session, image, found),
+        objects={i: int(label(found.mask == i)[1]) for i in found.ids},
     )
 
 
@@ -242,9 +246,18 @@ def zip_folder(folder: Path, target: Path) -> Path:
     return target
 
 
+# What can be downloaded beside annotation formats: name -> what people read.
+PICTURED: Final = {
+    "overlays": "each image under its mask, as JPEG",
+    "cut-outs": "what was found of each image, on nothing, as PNG",
+    "csv": "a table of areas and counts",
+}
+
+
 def formats() -> list[tuple[str, str]]:
     """List what masks can be downloaded as: what people read, and the format's name."""
-    return [(f"{each.name}: {each.about}", each.name) for each in FORMATS if each.write is not None]
+    known = [(f"{each.name}: {each.about}", each.name) for each in FORMATS if each.write is not None]
+    return [*known, *((f"{name}: {about}", name) for name, about in PICTURED.items())]
 
 
 def zip_masks(session: Session, name: str, *, apart: bool, on_problem: Callable[[str], None]) -> Path:
@@ -257,19 +270,61 @@ def zip_masks(session: Session, name: str, *, apart: bool, on_problem: Callable[
     Raises:
         ValueError: There are no results, or no such format.
     """
-    chosen = writable([name])
+    chosen = () if name in PICTURED else writable([name])
     named = list(_named(session.results))
     if not named:
         raise ValueError("expected results to download, got none; segment some images first")
+    if name in PICTURED:
+        return _zip_pictured(session, name, named)
     ids = sorted({i for _, result in named for i in result.areas})
     colors = palette_for(ids)
     shown = {i: (r, g, b) for i, (r, g, b) in zip(colors.ids.tolist(), colors.colors.tolist(), strict=True) if i}
-    categories = Categories(dict(Categories.plain(ids).names), shown)
-    folder, target = session.new_folder(), session.new_folder() / "masks.zip"
+    categories = Categories(dict(Categories.plain(ids, session.names).names), shown)
+    folder, target = session.new_folder(), session.new_folder() / f"masks-{name}.zip"
     write_all((_written(*each, apart) for each in named), chosen, {name: folder}, categories, on_problem=on_problem)
     zip_folder(folder, target)
     shutil.rmtree(folder)
     return target
+
+
+def _zip_pictured(session: Session, name: str, named: Sequence[tuple[PurePosixPath, SegmentedImage]]) -> Path:
+    """Write overlays, cut-outs or a table of all results as a ZIP."""
+    folder, target = session.new_folder(), session.new_folder() / f"{name}.zip"
+    if name == "csv":
+        write_table(folder / "areas.csv", named, session.names)
+    else:
+        for place, result in named:
+            cut_out = name == "cut-outs"
+            path = below(folder, place.with_suffix(".png" if cut_out else ".jpg"))
+            Image.fromarray(_pictured(result, cut_out=cut_out)).save(path, quality=92)
+    zip_folder(folder, target)
+    shutil.rmtree(folder)
+    return target
+
+
+def write_table(path: Path, named: Sequence[tuple[PurePosixPath, SegmentedImage]], names: Mapping[int, str]) -> None:
+    """Write a row for each id in each image: pixels, their share, connected parts, the mean confidence."""
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(["image", "id", "name", "pixels", "share", "objects", "confidence"])
+        for _, result in named:
+            whole = max(1, result.size[0] * result.size[1])
+            sure = "" if result.by_hand else round(result.confidence, 4)
+            for i, pixels in result.areas.items():
+                share = round(pixels / whole, 6)
+                table.writerow([result.image.name, i, names.get(i, ""), pixels, share, result.objects.get(i, ""), sure])
+            if not result.areas:
+                table.writerow([result.image.name, "", "", 0, 0.0, 0, sure])
+
+
+def _pictured(result: SegmentedImage, *, cut_out: bool) -> Pixels:
+    """Draw an image (H, W, 3) under its mask; or (H, W, 4) what was found of it, clear elsewhere."""
+    image = read_image(result.image.path)
+    ids = read_mask(result.mask).ids if result.mask is not None else np.zeros(image.shape[:2], np.uint8)
+    if cut_out:
+        return np.dstack([image, np.where(ids > 0, 255, 0).astype(np.uint8)])
+    palette = palette_for(np.unique(ids).tolist())
+    return Segmentation(ids, np.ones(ids.shape, np.float32), palette).overlay(image)
 
 
 def _written(name: PurePosixPath, result: SegmentedImage, apart: bool) -> Result:

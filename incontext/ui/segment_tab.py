@@ -5,14 +5,17 @@ Lays out components and passes values on. Refuses to know the network.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
 import numpy as np
 
-from incontext.images.ids import Pixels
+from incontext.demo import JOBS, write_files
+from incontext.images.ids import MOST_IDS, Pixels
 from incontext.images.masks import read_mask
 from incontext.images.read import read_image
 from incontext.images.resize import shrunk
@@ -39,6 +42,7 @@ from incontext.ui.page import (
     example_cards,
     file_address,
     forget,
+    found_in,
     legend,
     note,
     result_card,
@@ -116,7 +120,9 @@ class SegmentTab:
 
     def __init__(self, answers: Answers, model: Model) -> None:
         self._answers, self._model = answers, model
-        gr.Markdown("### 1. Show one example")
+        with gr.Row(equal_height=True):
+            gr.Markdown("### 1. Show one example")
+            self.samples = gr.Button("Try it with sample images", elem_id="samples", size="sm", min_width=200)
         with gr.Row(equal_height=True):
             self.image = gr.File(label="An image", file_types=["image"], height=150, elem_id="image")
             self.mask = gr.File(label="Its mask, if you have one", file_types=["image"], height=150, elem_id="mask")
@@ -136,6 +142,12 @@ class SegmentTab:
                 self.editor = editor("editor")
                 gr.HTML(legend())
                 self.add = gr.Button(OPEN_EXAMPLE, variant="primary", elem_id="add")
+        self.names = gr.Textbox(
+            label="What ids 1, 2, ... mean, with commas between; exports carry these names",
+            placeholder="nucleus, cell",
+            max_lines=1,
+            elem_id="id-names",
+        )
         self.examples = gr.HTML(note("No examples so far."), js_on_load=CARD_CLICKS, elem_id="examples")
         self.prompt_tensors = gr.CheckboxGroup(
             label="Prompt tensors to use as well", choices=[], visible=False, elem_id="prompt-tensors"
@@ -176,6 +188,10 @@ class SegmentTab:
         added = self.add.click(once(self._add), [self.editor], saved, **quick)
         added.success(None, [self.tools.answer], None, js=ANSWERED, queue=False)
         self.editor.clear(once(self._clear), None, [self.editor], **quick)
+        for told in (self.names.blur, self.names.submit):
+            told(once(self._name), [self.names], [self.examples, self.results], **quick)
+        tried = [self.editor, self.clicked, self.add, self.examples, self.given, self.status]
+        self.samples.click(once(self._sample), None, tried, **quick)
         self.examples.remove(event(self._remove), None, [self.examples], **quick)
         self.images.change(once(self._take_files), [self.images], [self.given], **quick)
         self.folder.input(once(self._take_folder), [self.folder], [self.given], **quick)
@@ -259,7 +275,8 @@ class SegmentTab:
             whole, seen = target.image.shape[0] * target.image.shape[1], answer.mask.size
             counts = np.bincount(answer.mask.ravel(), minlength=256)
             areas = {i: round(int(counts[i]) * whole / seen) for i in answer.ids}
-            found = result_found(int(key), areas, target.image.shape[:2], float(answer.confidence.mean()))
+            size, sure = target.image.shape[:2], float(answer.confidence.mean())
+            found = result_found(int(key), areas, size, sure, names=session.names)
         session.answers += 1
         return shown_answer(key, target, found, session.answers)
 
@@ -267,24 +284,23 @@ class SegmentTab:
         """Describe what the page shows of a result that was put in the place of another."""
         result = results.result_of(session, number)
         assert result.miniatures is not None
-        confidence = None if result.by_hand else result.confidence
-        found = result_found(number, result.areas, result.size, confidence)
+        found = found_in(number, result, session.names)
         session.answers += 1
         _, mask, sure = map(file_address, result.miniatures)
         return shown_result(str(number), mask, sure, found, session.answers)
 
     def _undo(self, session: Session) -> tuple[dict[str, Any], str, str]:
         key = hinting.undo(session)
-        return self._shown(session, key), example_cards(session.examples), note("Taken back.")
+        return self._shown(session, key), example_cards(session.examples, session.names), note("Taken back.")
 
     def _redo(self, session: Session) -> tuple[dict[str, Any], str, str]:
         key = hinting.redo(session)
-        return self._shown(session, key), example_cards(session.examples), note("Done again.")
+        return self._shown(session, key), example_cards(session.examples, session.names), note("Done again.")
 
     def _accept_image(self, session: Session) -> tuple[dict[str, Any], str, str]:
         example = hinting.accept(session, self._model.segmenter, IMAGE)
         sentence = f"{example.name} is an example now. Ctrl-Z takes it back."
-        return self._shown(session, IMAGE), example_cards(session.examples), note(sentence)
+        return self._shown(session, IMAGE), example_cards(session.examples, session.names), note(sentence)
 
     def _to_brush(self, session: Session) -> tuple[dict[str, Any], str]:
         target = hinting.target_of(session, self._model.segmenter, IMAGE)
@@ -303,9 +319,9 @@ class SegmentTab:
                 f"{path}: expected a mask of the image's size, {width} x {height}, got {mask_width} x {mask_height}"
             )
         if is_paintable(ids):
-            return editor_value(image, ids), example_cards(session.examples)
+            return editor_value(image, ids), example_cards(session.examples, session.names)
         results.add_example(session, name, image, ids)
-        return gr.skip(), example_cards(session.examples)
+        return gr.skip(), example_cards(session.examples, session.names)
 
     def _add(self, session: Session, value: EditorValue | None) -> tuple[Any, ...]:
         """Make an example of what was painted; or save it in the place of the result that is being corrected."""
@@ -314,7 +330,7 @@ class SegmentTab:
         name, image = session.image
         if session.correcting is None:
             results.add_example(session, name, image, painted(value, image.shape[:2]))
-            return gr.skip(), example_cards(session.examples), gr.skip(), gr.skip()
+            return gr.skip(), example_cards(session.examples, session.names), gr.skip(), gr.skip()
         number, ids = session.correcting, painted(value, image.shape[:2], needed=False)
         hinting.correct(session, number, image, ids)
         session.correcting = None
@@ -335,33 +351,64 @@ class SegmentTab:
                 ids, label = None if mask is None else read_mask(mask).ids, gr.Button(SAVE)
             image, panel = editor_value(session.image[1], ids), self._panel(session)
         names = list(session.prompt_tensors)
-        done = len(session.results)
         return (
             image,
             panel,
             label,
             self._shown(session, IMAGE) if IMAGE in hinting.history_of(session).targets else gr.skip(),
-            example_cards(session.examples),
+            example_cards(session.examples, session.names),
             note(_count(len(session.images))),
-            result_cards(session.results, self._answers.plain),
-            note(summary(session, len(session.segmented))) if done else gr.skip(),
             gr.CheckboxGroup(choices=names, visible=bool(names)),
+            ", ".join(session.names.get(i, "") for i in range(1, max(session.names, default=0) + 1)),
         )
+
+    def found(self, session: Session) -> tuple[Any, ...]:
+        """Show the results of a session on a page that is opened."""
+        if not session.results:
+            return gr.skip(), gr.skip()
+        cards = result_cards(session.results, self._answers.plain, session.names)
+        return cards, note(summary(session, len(session.segmented)))
 
     def connect_again(self, blocks: gr.Blocks) -> None:
         """Connect what happens when a page is opened: what the session has is shown, and what runs goes on."""
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         places = [
-            *(self.editor, self.clicked, self.add, self.tools.answer, self.examples, self.given, self.results),
-            *(self.status, self.prompt_tensors),
+            *(self.editor, self.clicked, self.add, self.tools.answer, self.examples, self.given),
+            *(self.prompt_tensors, self.names),
         ]
         shown = blocks.load(self._answers.again(self.restored, len(places)), None, places, **quick)
         shown.success(None, [self.tools.answer], None, js=ANSWERED, queue=False)
-        follow_again(self._answers, "segment", blocks, [self.results, self.status], quick)
+        follow_again(self._answers, "segment", blocks, [self.results, self.status], self.found, quick)
 
     def _remove(self, session: Session, number: int) -> str:
         forget(session, number)
-        return example_cards(session.examples)
+        return example_cards(session.examples, session.names)
+
+    def _name(self, session: Session, text: str | None) -> tuple[str, str]:
+        """Call ids by these names from now on."""
+        called = [part.strip() for part in (text or "").split(",")]
+        session.names = {i: name for i, name in enumerate(called, start=1) if name and i <= MOST_IDS}
+        cards = result_cards(session.results, self._answers.plain, session.names)
+        return example_cards(session.examples, session.names), cards
+
+    def _sample(self, session: Session) -> tuple[Any, ...]:
+        """Take an example and images of the demo."""
+        (coins,) = (job for job in JOBS if job.name == "coins")
+        try:
+            files = write_files(coins, session.new_folder())
+        except FileNotFoundError as error:
+            raise ValueError(str(error)) from None
+        image = self._take(session, files.image.name, read_image(files.image))
+        results.add_example(session, "coins.png", image, read_mask(files.mask).ids)
+        results.take_files(session, [str(path) for path in sorted(files.queries.iterdir())])
+        return (
+            editor_value(image),
+            self._panel(session),
+            gr.Button(OPEN_EXAMPLE),
+            example_cards(session.examples, session.names),
+            note(_count(len(session.images))),
+            note("The coins of one corner are the example. Press Segment to find the others."),
+        )
 
     def _take_files(self, session: Session, paths: Sequence[str] | None) -> str:
         results.take_files(session, paths or [])
@@ -378,16 +425,17 @@ class SegmentTab:
         context = self._model.prepared(session, prompt_tensors)
         history = hinting.history_of(session)
         history.forget(keep=[key for key in history.targets if key == IMAGE])
-        cards, total = '<div class="ic-grid">', len(session.images)
+        cards, total, began = '<div class="ic-grid">', len(session.images), time.monotonic()
         for number, result in enumerate(results.segment_images(session, self._model.segmenter, context)):
-            cards += result_card(number, result, self._answers.plain)
-            yield cards, note(f"{number + 1} of {total} images")
+            cards += result_card(number, result, self._answers.plain, session.names)
+            left = (time.monotonic() - began) / (number + 1) * (total - number - 1)
+            yield cards, note(f"{number + 1} of {total} images, {timedelta(seconds=round(left))} left")
         yield gr.skip(), note(summary(session, total))
 
     def _accept(self, session: Session, number: int) -> tuple[str, str]:
         example = hinting.accept(session, self._model.segmenter, str(number))
         sentence = f"{example.name} is an example now. Press Segment again for the next round."
-        return example_cards(session.examples), note(sentence)
+        return example_cards(session.examples, session.names), note(sentence)
 
     def _edit(self, session: Session, number: int) -> tuple[Any, ...]:
         hinting.settle(session, self._model.segmenter)
@@ -428,11 +476,9 @@ def job(
     async def run(session: Session, *values: Any) -> AsyncIterator[Any]:
         work = session.works.get(kind)
         if work is None or work.is_done:
-            if session.stops[kind].is_set():
-                yield {status: note("Stopped before it began.")}
-                return
             work = session.works[kind] = Work(gr.skip())
-            work.start(lambda: call(session, *values))
+            stopped = tuple(note("Stopped before it began.") if each is status else gr.skip() for each in outputs)
+            work.start(lambda: call(session, *values), session.stops[kind], stopped)
         try:
             async for told in work.follow():
                 yield told
@@ -450,8 +496,18 @@ def job(
     return asked.success(answers.stream(run), inputs, outputs, trigger_mode="once", **slow)
 
 
-def follow_again(answers: Answers, kind: Job, blocks: gr.Blocks, outputs: list[Any], how: dict[str, Any]) -> None:
-    """Go on showing a job of the session that runs while a page is opened."""
+def follow_again(
+    answers: Answers,
+    kind: Job,
+    blocks: gr.Blocks,
+    outputs: list[Any],
+    found: Callable[[Session], tuple[Any, ...]],
+    how: dict[str, Any],
+) -> None:
+    """Go on showing a job of the session that runs while a page is opened; else what came of the last one.
+
+    found: what the session has of this kind, for the same outputs.
+    """
 
     async def run(session: Session) -> AsyncIterator[Any]:
         work = session.works.get(kind)
@@ -459,7 +515,7 @@ def follow_again(answers: Answers, kind: Job, blocks: gr.Blocks, outputs: list[A
             async for told in work.follow():
                 yield told
         else:
-            yield tuple(gr.skip() for _ in outputs)
+            yield found(session)
 
     blocks.load(answers.stream(run), None, outputs, concurrency_limit=None, **how)
 

@@ -64,6 +64,7 @@ class SegmentedImage:
     confidence: float = 0.0  # mean, 0..1
     miniatures: tuple[Path, Path, Path] | None = None  # image, mask with transparency, confidence
     by_hand: bool = False
+    objects: dict[int, int] = field(default_factory=dict)  # id -> connected parts
     problem: str | None = None
 
 
@@ -138,6 +139,7 @@ class Session:
     prepared: tuple[tuple[object, ...], Any] | None = None  # the last context, and what it was made of
     answered_by: Any = None  # the context of the last round, by which its results came
     history: Any = None  # what was clicked on: ui/hinting.py
+    names: dict[int, str] = field(default_factory=dict)  # what ids mean
     correcting: int | None = None  # the number of the result that is in the editor
     replaced: list[SegmentedImage] = field(default_factory=list)  # what corrections took the place of: undo needs them
     works: dict[Job, Work] = field(default_factory=dict)  # the last job of each kind

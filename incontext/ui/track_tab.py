@@ -107,28 +107,30 @@ class TrackTab:
 
     def restored(self, session: Session) -> tuple[Any, ...]:
         """Show what a session has on a page that is opened."""
-        video = session.following
         names = list(session.prompt_tensors)
         group = gr.CheckboxGroup(choices=names, visible=bool(names))
+        video = session.following
         if video is None:
-            return (*(gr.skip() for _ in range(7)), group)
-        painted_on = gr.Slider(maximum=max(1, video.last), value=video.painted)
-        last = video.done[-1] if video.done else None
-        shown = gr.Slider(maximum=max(1, video.last), value=last.number if last else 0)
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), group
+        slider = gr.Slider(maximum=max(1, video.last), value=video.painted)
         given = _masks_of(video) if video.masks else gr.skip()
-        told = note(f"{len(video.done)} frames tracked.") if last else gr.skip()
-        view = _image(last) if last else ""
-        return _to_paint(video, video.painted), _about(video), painted_on, given, shown, view, told, group
+        return _to_paint(video, video.painted), _about(video), slider, given, group
+
+    def found(self, session: Session) -> tuple[Any, ...]:
+        """Show what was tracked in a session on a page that is opened."""
+        video = session.following
+        if video is None or not video.done:
+            return gr.skip(), gr.skip(), gr.skip()
+        last = video.done[-1]
+        shown = gr.Slider(maximum=max(1, video.last), value=last.number)
+        return _image(last), note(f"{len(video.done)} frames tracked."), shown
 
     def connect_again(self, blocks: gr.Blocks) -> None:
         """Connect what happens when a page is opened: what the session has is shown, and what runs goes on."""
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        places = [
-            *(self.editor, self.about, self.frame, self.given, self.shown, self.view, self.status),
-            self.prompt_tensors,
-        ]
+        places = [self.editor, self.about, self.frame, self.given, self.prompt_tensors]
         blocks.load(self._answers.again(self.restored, len(places)), None, places, **quick)
-        follow_again(self._answers, "track", blocks, [self.view, self.status, self.shown], quick)
+        follow_again(self._answers, "track", blocks, [self.view, self.status, self.shown], self.found, quick)
 
     def _show_to_paint(self, session: Session, number: float) -> dict[str, Any]:
         return _to_paint(_video(session), int(number))

@@ -107,7 +107,9 @@ class TuneTab:
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         places = [self.listed, self.chosen, *groups]
         blocks.load(self._answers.again(self._known, len(places)), None, places, **quick)
-        follow_again(self._answers, "tune", blocks, [self.status, self.curve, self.images], quick)
+        follow_again(
+            self._answers, "tune", blocks, [self.status, self.curve, self.images], lambda _: (gr.skip(),) * 3, quick
+        )
 
     def _tune(
         self,

@@ -35,9 +35,17 @@ class Work:
         """Whether it has ended, well or not."""
         return self._done.is_set()
 
-    def start(self, steps: Callable[[], Iterable[tuple[Any, ...]]]) -> None:
-        """Do the steps once the network is free."""
-        threading.Thread(target=self._run, args=(steps,), name="job", daemon=True).start()
+    def start(
+        self, steps: Callable[[], Iterable[tuple[Any, ...]]], stop: threading.Event, stopped: tuple[Any, ...]
+    ) -> None:
+        """Do the steps once the network is free.
+
+        Args:
+            steps: What the job does and tells.
+            stop: Asks it to end; the steps look at it themselves.
+            stopped: What is told where that comes before the first step.
+        """
+        threading.Thread(target=self._run, args=(steps, stop, stopped), name="job", daemon=True).start()
 
     def wait(self) -> None:
         """Wait for the end."""
@@ -64,11 +72,18 @@ class Work:
         if self._error is not None:
             raise self._error
 
-    def _run(self, steps: Callable[[], Iterable[tuple[Any, ...]]]) -> None:
+    def _run(
+        self, steps: Callable[[], Iterable[tuple[Any, ...]]], stop: threading.Event, stopped: tuple[Any, ...]
+    ) -> None:
         try:
-            with NETWORK:
-                for values in steps():
+            while not (is_free := NETWORK.acquire(timeout=_LOOKS)) and not stop.is_set():
+                pass
+            try:
+                for values in [stopped] if stop.is_set() else steps():
                     self._tell(values)
+            finally:
+                if is_free:
+                    NETWORK.release()
         except BaseException as error:  # noqa: BLE001  it is told where the job is followed
             self._error = error
         finally:
