@@ -25,8 +25,9 @@ GPU_SECONDS ?= 500
 
 .PHONY: demo test fast check gpu figures quotes docs clean chromium
 
-# Two files at a time, in the order that tests/conftest.py gives: slow files first.
-TESTS := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three files at a time, on two cores, as those with a browser wait a lot; in the order that tests/conftest.py gives: slow
+# files first.
+TESTS := -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 PYTEST_OPTIONS ?=
 
 test: $(VENV)/.installed-dev chromium

@@ -13,7 +13,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 # Files that take long, longest first: with several workers none of them is to begin when the others are done.
-LONGEST = ("test_ray", "test_ui_browser", "test_training")
+LONGEST = (
+    "test_ray",
+    "test_ui_browser",
+    "test_ui_kept",
+    "test_ui_hints",
+    "test_training",
+    "test_ui_server",
+    "test_engine",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -141,27 +141,29 @@ def test_the_command_does_the_same(report: demo.DemoReport, weights: Path) -> No
     assert [path.read_bytes() for path in masks] == before
 
 
-def test_default_weights_need_no_option(segmenter: Segmenter, photographs: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("photographs")
+def test_default_weights_need_no_option(segmenter: Segmenter, tmp_path: Path) -> None:
     segmenter = Segmenter(segmenter.model, device="cpu", name="default")
-    assert "--weights" not in demo._run_job(segmenter, demo.JOBS[0], photographs, tmp_path).command
+    assert "--weights" not in demo._run_job(segmenter, demo.JOBS[0], tmp_path).command
 
 
-def test_it_can_run_again(report: demo.DemoReport, segmenter: Segmenter, photographs: Path) -> None:
+def test_it_can_run_again(report: demo.DemoReport, segmenter: Segmenter) -> None:
     """What was left of another run is overwritten, and an image that a user added is segmented with the others."""
     job_report = report.jobs[0]
     added = job_report.folder / "queries" / "added.png"
     added.write_bytes((job_report.folder / "prompt.png").read_bytes())
     (job_report.folder / "prompt_mask.png").write_bytes(b"")
-    again = demo._run_job(segmenter, job_report.job, photographs, job_report.folder)
+    again = demo._run_job(segmenter, job_report.job, job_report.folder)
     added.unlink()
     assert again.result.done == len(job_report.job.queries) + 1
     assert (job_report.folder / "masks" / "added.png").exists()
 
 
-def test_a_failure_is_told(segmenter: Segmenter, photographs: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("photographs")
+def test_a_failure_is_told(segmenter: Segmenter, tmp_path: Path) -> None:
     (tmp_path / "queries").mkdir()
     (tmp_path / "queries" / "added.png").write_bytes(b"no image")
-    job_report = demo._run_job(segmenter, demo.JOBS[0], photographs, tmp_path)
+    job_report = demo._run_job(segmenter, demo.JOBS[0], tmp_path)
     assert job_report.result.failed == 1
     assert "added.png" in job_report.describe()
 

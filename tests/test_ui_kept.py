@@ -33,7 +33,7 @@ clicked.stand_in()
 from incontext.ui import results
 quick = results._segmented
 def slow(*given):
-    time.sleep(1.5)
+    time.sleep(1.0)
     return quick(*given)
 results._segmented = slow
 {test_ui_browser.SERVER.replace("grace=1.0", "grace=60.0")}"""

@@ -89,7 +89,7 @@ def mark_examples(
     if count < 1:
         raise ValueError(f"expected at least 1 example, got {count}")
     _refuse_places(job)
-    told, folder = {**prompting.describe(), "examples": count}, job.outputs.out / EXAMPLES
+    told, folder = {**(job.marked_by or prompting.describe()), "examples": count}, job.outputs.out / EXAMPLES
     earlier = _earlier(folder, told, resume=resume)
     if earlier is not None:
         return _opened(folder, prompting, earlier["names"], int(earlier["tried"]), reused=True)

@@ -247,7 +247,7 @@ def zip_folder(folder: Path, target: Path) -> Path:
 
 
 # What can be downloaded beside annotation formats: name -> what people read.
-PICTURED: Final = {
+DRAWN: Final = {
     "overlays": "each image under its mask, as JPEG",
     "cut-outs": "what was found of each image, on nothing, as PNG",
     "csv": "a table of areas and counts",
@@ -257,7 +257,7 @@ PICTURED: Final = {
 def formats() -> list[tuple[str, str]]:
     """List what masks can be downloaded as: what people read, and the format's name."""
     known = [(f"{each.name}: {each.about}", each.name) for each in FORMATS if each.write is not None]
-    return [*known, *((f"{name}: {about}", name) for name, about in PICTURED.items())]
+    return [*known, *((f"{name}: {about}", name) for name, about in DRAWN.items())]
 
 
 def zip_masks(session: Session, name: str, *, apart: bool, on_problem: Callable[[str], None]) -> Path:
@@ -270,12 +270,12 @@ def zip_masks(session: Session, name: str, *, apart: bool, on_problem: Callable[
     Raises:
         ValueError: There are no results, or no such format.
     """
-    chosen = () if name in PICTURED else writable([name])
+    chosen = () if name in DRAWN else writable([name])
     named = list(_named(session.results))
     if not named:
         raise ValueError("expected results to download, got none; segment some images first")
-    if name in PICTURED:
-        return _zip_pictured(session, name, named)
+    if name in DRAWN:
+        return _zip_drawn(session, name, named)
     ids = sorted({i for _, result in named for i in result.areas})
     colors = palette_for(ids)
     shown = {i: (r, g, b) for i, (r, g, b) in zip(colors.ids.tolist(), colors.colors.tolist(), strict=True) if i}
@@ -287,7 +287,7 @@ def zip_masks(session: Session, name: str, *, apart: bool, on_problem: Callable[
     return target
 
 
-def _zip_pictured(session: Session, name: str, named: Sequence[tuple[PurePosixPath, SegmentedImage]]) -> Path:
+def _zip_drawn(session: Session, name: str, named: Sequence[tuple[PurePosixPath, SegmentedImage]]) -> Path:
     """Write overlays, cut-outs or a table of all results as a ZIP."""
     folder, target = session.new_folder(), session.new_folder() / f"{name}.zip"
     if name == "csv":
@@ -296,7 +296,7 @@ def _zip_pictured(session: Session, name: str, named: Sequence[tuple[PurePosixPa
         for place, result in named:
             cut_out = name == "cut-outs"
             path = below(folder, place.with_suffix(".png" if cut_out else ".jpg"))
-            Image.fromarray(_pictured(result, cut_out=cut_out)).save(path, quality=92)
+            Image.fromarray(_drawn(result, cut_out=cut_out)).save(path, quality=92)
     zip_folder(folder, target)
     shutil.rmtree(folder)
     return target
@@ -317,7 +317,7 @@ def write_table(path: Path, named: Sequence[tuple[PurePosixPath, SegmentedImage]
                 table.writerow([result.image.name, "", "", 0, 0.0, 0, sure])
 
 
-def _pictured(result: SegmentedImage, *, cut_out: bool) -> Pixels:
+def _drawn(result: SegmentedImage, *, cut_out: bool) -> Pixels:
     """Draw an image (H, W, 3) under its mask; or (H, W, 4) what was found of it, clear elsewhere."""
     image = read_image(result.image.path)
     ids = read_mask(result.mask).ids if result.mask is not None else np.zeros(image.shape[:2], np.uint8)
